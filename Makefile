@@ -1,0 +1,42 @@
+# Every target sets up .venv by itself on a fresh machine: python3 (3.11 or later) and make are all it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+JOBS ?= 2
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help setup links test lint demo bench clean
+
+help:
+	@echo "make demo   train a small PaLI-3 on the built-in pictures and open its report"
+	@echo "make test   run the tests          make lint   ruff and pyright"
+	@echo "make bench  speed and memory ratios   make clean  remove what the other targets made"
+
+.venv/ready: setup.cfg pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+setup: .venv/ready
+
+# editors and pyright see one package, as it installs
+links:
+	mkdir -p .typing/openpali
+	for room in modeling data recipes eval scripts; do ln -sfn ../../$$room .typing/openpali/$$room; done
+	for file in src/openpali/*.py; do ln -sfn ../../$$file .typing/openpali/; done
+
+test: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -q tests
+
+lint: .venv/ready links
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+demo: .venv/ready
+	$(BIN)/python -m openpali.scripts.demo
+
+clean:
+	rm -rf .venv .typing build *.egg-info src/*.egg-info .pytest_cache .ruff_cache outputs
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""From files to batches: examples, sources, tasks, mixtures and the collator."""

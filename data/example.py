@@ -1,0 +1,42 @@
+"""One training or evaluation example, and the boxes on its picture."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Box:
+    """A labelled box in coordinates normalised to [0, 1], origin at the top left."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """What every source and task ends in: pictures and a prompt, the target, and what the metric needs.
+
+    Attributes:
+        id: unique within the source; names the record in predictions and error messages.
+        task: name of the task that made it.
+        images: RGB pictures in the order in which the model reads them (video frames are pictures).
+        prefix: the prompt.
+        suffix: the target text; empty when unknown.
+        references: every answer that counts as right, `(suffix,)` for most tasks.
+        boxes: true boxes on the first image, for metrics and for drawing.
+        meta: anything else that the task's metric or the report wants (JSON values only).
+    """
+
+    id: str
+    task: str
+    images: tuple[Image.Image, ...]
+    prefix: str
+    suffix: str = ""
+    references: tuple[str, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    meta: dict[str, Any] = field(default_factory=dict)

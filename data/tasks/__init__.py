@@ -1,0 +1,1 @@
+"""Tasks: one short file each, from a record to an `Example`."""

@@ -1,0 +1,1 @@
+"""Evaluation: decoding, metrics and the report."""

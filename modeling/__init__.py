@@ -1,0 +1,1 @@
+"""The boxes of the papers' figures: configurations, models, processors, losses and codecs."""

@@ -1,0 +1,1 @@
+"""One file per training stage, readable from top to bottom."""
