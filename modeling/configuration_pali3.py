@@ -1,0 +1,182 @@
+"""Configuration of PaLI-3 (arXiv 2310.09199): a SigLIP encoder, a projector and any encoder-decoder."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+PRESETS = Path(__file__).parent / "presets"
+
+# ViT-G/14, SigLIP 2B: PaLI-3 section 3.1
+VIT_G14: dict[str, Any] = {
+    "hidden_size": 1664,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+# the 3B UL2 encoder-decoder has the shape of T5 v1.1 XL; the vocabulary is T5's with
+# 1024 location tokens, 128 segmentation tokens and <image>, rounded up to a multiple of 128
+UL2_3B: dict[str, Any] = {
+    "vocab_size": 33280,
+    "d_model": 2048,
+    "d_kv": 64,
+    "d_ff": 5120,
+    "num_layers": 24,
+    "num_decoder_layers": 24,
+    "num_heads": 32,
+    "feed_forward_proj": "gated-gelu",
+    "dropout_rate": 0.0,
+    "tie_word_embeddings": False,
+    "decoder_start_token_id": 0,
+    "bos_token_id": 0,
+}
+
+
+class Pali3Config(PreTrainedConfig):
+    r"""Configuration of [`Pali3ForConditionalGeneration`]. `Pali3Config()` is the 5B model of the paper.
+
+    Args:
+        vision_config (`dict` or `SiglipVisionConfig`, *optional*):
+            The image encoder, ViT-G/14 when left out. It is used before pooling, so `vision_use_head` is False.
+        text_config (`dict` or `PreTrainedConfig`, *optional*):
+            Any encoder-decoder of Transformers (T5, UMT5, T5Gemma are tested), by its `model_type`.
+            The shape of T5 v1.1 XL when left out.
+        projector (`str`, *optional*, defaults to `"linear"`):
+            `"linear"`, or `"mlp"` for one hidden GELU layer. The last layer starts at zero either way.
+        image_token_id (`int`, *optional*, defaults to 33252):
+            Placeholder in `input_ids`; one for every patch of every image.
+        label_smoothing (`float`, *optional*, defaults to 0.0):
+            Smoothing of the training loss.
+        tie_word_embeddings (`bool`, *optional*):
+            Whether the vocabulary projection is the embedding table. Taken from the text model when left out.
+        scale_decoder_outputs (`bool`, *optional*):
+            Whether hidden states are multiplied by `d_model ** -0.5` before the vocabulary projection. Left out,
+            it is so for T5-like text models whose projection is tied, as T5 was trained.
+        pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id (`int`, *optional*):
+            Taken from the text model when left out.
+
+    Example:
+
+    ```python
+    >>> from openpali import Pali3Config, Pali3ForConditionalGeneration
+
+    >>> config = Pali3Config.from_preset("nano", vocab_size=4096)
+    >>> model = Pali3ForConditionalGeneration(config)
+    ```"""
+
+    model_type = "pali3"
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(
+            config_class=AutoConfig, model_type="siglip_vision_model", init_kwargs=VIT_G14
+        ),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="t5", init_kwargs=UL2_3B),
+    }
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    projector: str = "linear"
+    image_token_id: int = 33252
+    label_smoothing: float = 0.0
+    is_encoder_decoder: bool = True
+    tie_word_embeddings: bool | None = None
+    scale_decoder_outputs: bool | None = None
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    decoder_start_token_id: int | None = None
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.projector not in ("linear", "mlp"):
+            raise ValueError(f"projector must be 'linear' or 'mlp', not {self.projector!r}")
+        if not self.text_config.is_encoder_decoder:
+            raise ValueError(
+                f"PaLI-3 needs an encoder-decoder as its text model; {self.text_config.model_type!r} is not one."
+                " T5, UMT5 and T5Gemma are."
+            )
+        if self.tie_word_embeddings is None:
+            self.tie_word_embeddings = self._text_model_ties()
+        if self.scale_decoder_outputs is None:
+            self.scale_decoder_outputs = self._is_t5_like() and self.tie_word_embeddings
+        self._resolve_special_tokens()
+        self.vision_config.vision_use_head = False
+
+    def _resolve_special_tokens(self) -> None:
+        """Take from the text model (T5Gemma keeps them in its decoder) what was not given."""
+        if self.pad_token_id is None:
+            self.pad_token_id = self._text_token("pad_token_id")
+        if self.eos_token_id is None:
+            self.eos_token_id = self._text_token("eos_token_id")
+        if self.decoder_start_token_id is None:
+            self.decoder_start_token_id = self._text_token(
+                "decoder_start_token_id", "bos_token_id", "pad_token_id"
+            )
+        if self.bos_token_id is None:
+            self.bos_token_id = self.decoder_start_token_id
+
+    def _is_t5_like(self) -> bool:
+        return self.text_config.model_type in ("t5", "umt5", "mt5", "longt5")
+
+    def _text_model_ties(self) -> bool:
+        """T5's configuration always says that it ties; whether it scales tells v1.1 from the original."""
+        if self.text_config.model_type == "t5":
+            return bool(self.text_config.scale_decoder_outputs)
+        return bool(self.text_config.tie_word_embeddings)
+
+    @property
+    def image_seq_length(self) -> int:
+        """Number of tokens of one image."""
+        return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
+
+    def _text_token(self, *names: str) -> int:
+        """The first of `names` that the text model or its decoder part sets."""
+        decoder = self.text_config.decoder if self.text_config.model_type == "t5gemma" else self.text_config
+        for config in (self.text_config, decoder):
+            for name in names:
+                token = getattr(config, name, None)
+                if token is not None:
+                    return token[0] if isinstance(token, list) else token
+        raise ValueError(f"text_config sets none of {', '.join(names)}")
+
+    @classmethod
+    def from_preset(
+        cls,
+        name: str,
+        vocab_size: int | None = None,
+        image_token_id: int | None = None,
+        image_size: int | None = None,
+        **kwargs,
+    ) -> "Pali3Config":
+        """Read one of the shipped sizes (`modeling/presets/pali3-*.yaml`).
+
+        Args:
+            name: for instance "nano" or "5b".
+            vocab_size: replaces the text model's.
+            image_token_id: the tokenizer's `<image>`.
+            image_size: replaces the image encoder's, in pixels.
+            **kwargs: any other field of the configuration.
+
+        Raises:
+            ValueError: if there is no such preset; the message lists those there are.
+        """
+        import yaml
+
+        known = {path.stem.removeprefix("pali3-"): path for path in PRESETS.glob("pali3-*.yaml")}
+        if name not in known:
+            raise ValueError(f"no preset {name!r}; there are {', '.join(sorted(known)) or 'none here'}")
+        fields = yaml.safe_load(known[name].read_text())
+        if vocab_size is not None:
+            fields["text_config"]["vocab_size"] = vocab_size
+        if image_token_id is not None:
+            fields["image_token_id"] = image_token_id
+        if image_size is not None:
+            fields["vision_config"]["image_size"] = image_size
+        return cls(**(fields | kwargs))
+
+
+__all__ = ["Pali3Config"]

@@ -1,0 +1,538 @@
+"""PaLI-3 (arXiv 2310.09199): a SigLIP image encoder in front of an encoder-decoder.
+
+What departs from a plain encoder-decoder of Transformers:
+- the image encoder's tokens, before pooling, pass a zero-initialised projector and take the place of the
+  `<image>` placeholders that stand before the prefix; several images and video frames are just more of them;
+- text encoder and decoder may be any pair of Transformers (T5, UMT5, T5Gemma are tested), used as they are;
+- the loss is averaged per example and never builds the logits of unsupervised positions;
+- logits are given back with labels only when asked for, since they are the largest tensor of a training step.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling, ModelOutput
+from transformers.models.siglip.modeling_siglip import SiglipVisionModel
+from transformers.utils import can_return_tuple
+
+from .configuration_pali3 import Pali3Config
+from .token_loss import IGNORE_INDEX, per_example_loss
+
+
+@dataclass
+class Pali3ModelOutput(ModelOutput):
+    """Output of [`Pali3Model`]; shapes as in Transformers' `Seq2SeqModelOutput`."""
+
+    last_hidden_state: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    decoder_attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+    encoder_last_hidden_state: torch.Tensor | None = None
+    encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    encoder_attentions: tuple[torch.Tensor, ...] | None = None
+    image_hidden_states: torch.Tensor | None = None
+
+
+@dataclass
+class Pali3Seq2SeqLMOutput(ModelOutput):
+    """Output of [`Pali3ForConditionalGeneration`]; `logits` is None when labels came without `output_logits`."""
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    decoder_attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+    encoder_last_hidden_state: torch.Tensor | None = None
+    encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    encoder_attentions: tuple[torch.Tensor, ...] | None = None
+    image_hidden_states: torch.Tensor | None = None
+
+
+@dataclass
+class Pali3EncoderOutput(BaseModelOutput):
+    """Text encoder's output and the projected image tokens, float[total_images, tokens, D]."""
+
+    image_hidden_states: torch.Tensor | None = None
+
+
+class Pali3Projector(nn.Module):
+    """Image features to the text model's width: one linear layer, or an MLP for the comparison."""
+
+    def __init__(self, config: Pali3Config):
+        super().__init__()
+        vision_width, text_width = config.vision_config.hidden_size, text_hidden_size(config)
+        self.hidden = nn.Linear(vision_width, text_width) if config.projector == "mlp" else None
+        self.output = nn.Linear(text_width if self.hidden else vision_width, text_width)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """float[N, tokens, D_vision] -> float[N, tokens, D_text]."""
+        if self.hidden is not None:
+            features = nn.functional.gelu(self.hidden(features), approximate="tanh")
+        return self.output(features)
+
+
+def text_hidden_size(config: Pali3Config) -> int:
+    """Width of the text encoder; T5Gemma's encoder and decoder may differ."""
+    text_config = config.text_config
+    return text_config.encoder.hidden_size if text_config.model_type == "t5gemma" else text_config.hidden_size
+
+
+def decoder_config(config: Pali3Config) -> Any:
+    """The part of the text configuration that describes the decoder."""
+    return config.text_config.decoder if config.text_config.model_type == "t5gemma" else config.text_config
+
+
+class Pali3PreTrainedModel(PreTrainedModel):
+    """Weight initialisation and what the model supports."""
+
+    config: Pali3Config
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_flash_attn = False
+    _supports_attention_backend = False
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """T5-like models share one embedding table even where the vocabulary projection is not tied to it."""
+        if all_submodels:
+            return super().get_expanded_tied_weights_keys(all_submodels)
+        return dict(self._tied_weights_keys or {})
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, Pali3Projector):
+            init.zeros_(module.output.weight)
+            init.zeros_(module.output.bias)
+            if module.hidden is not None:
+                init.lecun_normal_(module.hidden.weight)
+                init.zeros_(module.hidden.bias)
+        elif isinstance(module, Pali3Model):
+            # T5 initialises its embedding from T5Model, which is not part of this tree
+            if module.shares_embeddings:
+                factor = self.config.text_config.initializer_factor
+                init.normal_(module.encoder.text_encoder.embed_tokens.weight, std=factor)
+        elif isinstance(module, Pali3ForConditionalGeneration) and not self.config.tie_word_embeddings:
+            init.normal_(module.lm_head.weight, std=decoder_config(self.config).hidden_size ** -0.5)
+
+
+class Pali3Encoder(Pali3PreTrainedModel):
+    """Image encoder, projector and text encoder: everything that is computed once per generation."""
+
+    def __init__(self, config: Pali3Config, text_encoder: PreTrainedModel | None = None):
+        super().__init__(config)
+        self.vision_tower = SiglipVisionModel(config.vision_config)
+        self.projector = Pali3Projector(config)
+        self.text_encoder = text_encoder or AutoModel.from_config(config.text_config).encoder
+        # T5Gemma multiplies all its inputs by this; image tokens enter as they are (papers.md, PaliGemma)
+        scales_inputs = config.text_config.model_type == "t5gemma"
+        self.image_scale = text_hidden_size(config) ** -0.5 if scales_inputs else 1.0
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The text encoder's embedding table."""
+        return self.text_encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the text encoder's embedding table."""
+        self.text_encoder.set_input_embeddings(value)
+
+    @can_return_tuple
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """Encode and project images.
+
+        Args:
+            pixel_values: float[total_images, 3, H, W] in [-1, 1], or float[B, N, 3, H, W].
+            **kwargs: `output_hidden_states`, `output_attentions` and `return_dict`, for the image encoder.
+
+        Returns:
+            The image encoder's output, with the projected tokens, float[total_images, tokens, D_text], as
+            `pooler_output`.
+        """
+        outputs = self.vision_tower(pixel_values=pixel_values.flatten(0, -4), **kwargs)
+        outputs.pooler_output = self.projector(outputs.last_hidden_state)
+        return outputs
+
+    def merge_images(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, image_features: torch.Tensor
+    ) -> torch.Tensor:
+        """Put image tokens in the place of the placeholders, in order.
+
+        Raises:
+            ValueError: if there are more or fewer placeholders than image tokens.
+        """
+        if input_ids is None:
+            placeholder = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
+            mask = (inputs_embeds == self.get_input_embeddings()(placeholder)).all(-1)
+        else:
+            mask = input_ids == self.config.image_token_id
+        mask = mask.unsqueeze(-1).expand_as(inputs_embeds)
+        if not torch.compiler.is_compiling() and mask.sum() != image_features.numel():
+            tokens = int(mask.sum()) // inputs_embeds.shape[-1]
+            raise ValueError(
+                f"{tokens} image placeholders in input_ids but {image_features.shape[0]} images of"
+                f" {image_features.shape[1]} tokens: let the processor write the placeholders"
+            )
+        return inputs_embeds.masked_scatter(mask, image_features.to(inputs_embeds))
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs,
+    ) -> Pali3EncoderOutput:
+        """Encode images and prefix.
+
+        Args:
+            input_ids: int[B, L], image placeholders included.
+            attention_mask: int[B, L], 0 on padding.
+            pixel_values: float[total_images, 3, H, W] or float[B, N, 3, H, W], in [-1, 1].
+            inputs_embeds: float[B, L, D] in place of `input_ids`.
+            **kwargs: passed to the text encoder.
+
+        Raises:
+            ValueError: if both or neither of `input_ids` and `inputs_embeds` are given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        image_features = None
+        if pixel_values is not None:
+            image_features = self.get_image_features(pixel_values).pooler_output
+            scaled = image_features * self.image_scale
+            inputs_embeds = self.merge_images(input_ids, inputs_embeds, scaled)
+        outputs = self.text_encoder(
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask, **without_return_dict(kwargs)
+        )
+        return Pali3EncoderOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=image_features,
+        )
+
+
+def without_return_dict(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Inner modules always answer with their output class; tuples are made once, at the outside."""
+    return {key: value for key, value in kwargs.items() if key != "return_dict"}
+
+
+class Pali3Model(Pali3PreTrainedModel):
+    """PaLI-3 without the vocabulary projection."""
+
+    def __init__(self, config: Pali3Config):
+        super().__init__(config)
+        text_model = AutoModel.from_config(config.text_config)
+        self.shares_embeddings = "shared" in dict(text_model.named_children())
+        self.encoder = Pali3Encoder(config, text_model.encoder)
+        self.decoder = text_model.decoder
+        if self.shares_embeddings:
+            self._tied_weights_keys = {
+                "decoder.embed_tokens.weight": "encoder.text_encoder.embed_tokens.weight"
+            }
+        self.post_init()
+
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
+        """The image encoder for `modality="image"`, otherwise images and text together."""
+        return self.encoder.vision_tower if modality in ("image", "video") else self.encoder
+
+    def get_decoder(self) -> nn.Module:
+        """The text decoder."""
+        return self.decoder
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The text encoder's embedding table."""
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embedding table, the decoder's too where it is the same."""
+        self.encoder.set_input_embeddings(value)
+        if self.shares_embeddings:
+            self.decoder.set_input_embeddings(value)
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """See `Pali3Encoder.get_image_features`."""
+        return self.encoder.get_image_features(pixel_values, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: Any = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> Pali3ModelOutput:
+        """Encode images and prefix, then decode.
+
+        Args:
+            input_ids: int[B, L], image placeholders included.
+            pixel_values: float[total_images, 3, H, W] or float[B, N, 3, H, W], in [-1, 1].
+            attention_mask: int[B, L], 0 on padding.
+            decoder_input_ids: int[B, T]; the start token alone when left out.
+            decoder_attention_mask: int[B, T].
+            encoder_outputs: of an earlier call; images and prefix are not encoded again.
+            past_key_values: of an earlier call.
+            inputs_embeds: float[B, L, D] in place of `input_ids`.
+            decoder_inputs_embeds: float[B, T, D] in place of `decoder_input_ids`.
+            use_cache: whether to return `past_key_values`.
+            **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`.
+        """
+        kwargs = without_return_dict(kwargs)
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                pixel_values=pixel_values,
+                inputs_embeds=inputs_embeds,
+                return_dict=True,
+                **kwargs,
+            )
+        elif not isinstance(encoder_outputs, ModelOutput):
+            encoder_outputs = Pali3EncoderOutput(*encoder_outputs)
+        encoded = encoder_outputs.last_hidden_state
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            start = self.config.decoder_start_token_id
+            decoder_input_ids = torch.full((encoded.shape[0], 1), start, device=encoded.device)
+        decoded = self.decoder(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            inputs_embeds=decoder_inputs_embeds,
+            past_key_values=past_key_values,
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=attention_mask,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return Pali3ModelOutput(
+            last_hidden_state=decoded.last_hidden_state,
+            past_key_values=decoded.past_key_values,
+            decoder_hidden_states=decoded.hidden_states,
+            decoder_attentions=decoded.attentions,
+            cross_attentions=decoded.cross_attentions,
+            encoder_last_hidden_state=encoded,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
+            image_hidden_states=encoder_outputs.get("image_hidden_states"),
+        )
+
+
+class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
+    """PaLI-3: pictures and a prefix in, text out."""
+
+    # the loss is a mean over examples already: the Trainer divides by its accumulation steps
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: Pali3Config):
+        super().__init__(config)
+        self.model = Pali3Model(config)
+        decoder = decoder_config(config)
+        self.lm_head = nn.Linear(decoder.hidden_size, decoder.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            table = "encoder.text_encoder" if self.model.shares_embeddings else "decoder"
+            self._tied_weights_keys = {"lm_head.weight": f"model.{table}.embed_tokens.weight"}
+        self.output_scale = decoder.hidden_size**-0.5 if config.scale_decoder_outputs else 1.0
+        self.softcap = decoder.final_logit_softcapping if config.text_config.model_type == "t5gemma" else None
+        self.post_init()
+
+    @classmethod
+    def from_backbones(
+        cls, vision: str, text: str, image_token_id: int | None = None, **kwargs
+    ) -> "Pali3ForConditionalGeneration":
+        """Assemble a model from a published image encoder and a published encoder-decoder.
+
+        Args:
+            vision: Hub name or folder of a SigLIP model (its image tower is used, without pooling head).
+            text: Hub name or folder of a T5, UMT5 or T5Gemma model.
+            image_token_id: id of `<image>`; the last row of the embedding table when left out, which the
+                published tables have as padding. Give the tokenizer's id after adding `<image>` to it.
+            **kwargs: fields of [`Pali3Config`], for instance `projector="mlp"`.
+
+        Returns:
+            The model in evaluation mode; its projector is new, so it answers only after training.
+        """
+        vision_tower = SiglipVisionModel.from_pretrained(vision, config=vision_config_of(vision))
+        language_model = AutoModelForSeq2SeqLM.from_pretrained(text)
+        text_config = language_model.config
+        head = language_model.get_output_embeddings().weight
+        tied = any(head.data_ptr() == p.data_ptr() for p in embedding_tables(language_model))
+        if image_token_id is None:
+            image_token_id = head.shape[0] - 1
+        kwargs.setdefault("tie_word_embeddings", tied)
+        config = Pali3Config(
+            vision_config=vision_tower.config, text_config=text_config, image_token_id=image_token_id, **kwargs
+        )
+        model = cls(config)
+        model.model.encoder.vision_tower.load_state_dict(vision_tower.state_dict())
+        model.model.encoder.text_encoder.load_state_dict(language_model.get_encoder().state_dict())
+        model.model.decoder.load_state_dict(language_model.get_decoder().state_dict())
+        model.lm_head.load_state_dict({"weight": head.detach()})
+        model.tie_weights()
+        return model.eval()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The vocabulary projection."""
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the vocabulary projection."""
+        self.lm_head = new_embeddings
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """Resize every table that has one row per token: encoder's, decoder's and the projection.
+
+        Args:
+            new_num_tokens: rows to have; None changes nothing but the padding.
+            pad_to_multiple_of: round the number of rows up to a multiple of this.
+            mean_resizing: draw new rows around the mean of the old ones (see Transformers).
+
+        Returns:
+            The encoder's table.
+        """
+        resize_decoder = not self.model.shares_embeddings
+        if resize_decoder and (new_num_tokens is not None or pad_to_multiple_of is not None):
+            table = self._get_resized_embeddings(
+                self.model.decoder.get_input_embeddings(), new_num_tokens, pad_to_multiple_of, mean_resizing
+            )
+            self.model.decoder.set_input_embeddings(table)
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        if resize_decoder:
+            rows = embeddings.num_embeddings
+            self.config.text_config.encoder.vocab_size = rows
+            self.config.text_config.decoder.vocab_size = rows
+        return embeddings
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """See `Pali3Encoder.get_image_features`."""
+        return self.model.get_image_features(pixel_values, **kwargs)
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """Shift labels to the right behind the start token; -100 becomes padding. int[B, T] -> int[B, T]."""
+        start = labels.new_full((labels.shape[0], 1), self.config.decoder_start_token_id)
+        shifted = torch.cat([start, labels[:, :-1]], dim=1)
+        return shifted.masked_fill(shifted == IGNORE_INDEX, self.config.pad_token_id)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: Any = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        output_logits: bool | None = None,
+        label_smoothing: float | None = None,
+        **kwargs,
+    ) -> Pali3Seq2SeqLMOutput:
+        """Loss with `labels`, logits without.
+
+        Args:
+            input_ids: int[B, L], image placeholders included.
+            pixel_values: float[total_images, 3, H, W] or float[B, N, 3, H, W], in [-1, 1].
+            attention_mask: int[B, L], 0 on padding.
+            decoder_input_ids: int[B, T]; made from `labels` when left out.
+            decoder_attention_mask: int[B, T].
+            encoder_outputs: of an earlier call.
+            past_key_values: of an earlier call.
+            inputs_embeds: float[B, L, D] in place of `input_ids`.
+            decoder_inputs_embeds: float[B, T, D] in place of `decoder_input_ids`.
+            labels: int[B, T], the suffix and its end token, -100 on padding.
+            use_cache: whether to return `past_key_values`.
+            logits_to_keep: logits of the last so many positions (0: all), or of these positions.
+            output_logits: whether to compute logits; by default only without labels.
+            label_smoothing: in place of the configuration's.
+            **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`.
+
+        Returns:
+            `loss`: float[], mean over examples of the mean token loss; `logits`: float[B, T, V].
+        """
+        if labels is not None:
+            use_cache = False if use_cache is None else use_cache
+            if decoder_input_ids is None and decoder_inputs_embeds is None:
+                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            encoder_outputs=encoder_outputs,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            decoder_inputs_embeds=decoder_inputs_embeds,
+            use_cache=use_cache,
+            return_dict=True,
+            **without_return_dict(kwargs),
+        )
+        hidden_states = outputs.last_hidden_state * self.output_scale
+        loss = logits = None
+        if labels is not None:
+            smoothing = self.config.label_smoothing if label_smoothing is None else label_smoothing
+            loss = per_example_loss(hidden_states, self.lm_head.weight, labels, smoothing, self.softcap)
+        if output_logits or (output_logits is None and labels is None):
+            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden_states[:, keep])
+            if self.softcap is not None:
+                logits = self.softcap * torch.tanh(logits / self.softcap)
+        fields = {key: value for key, value in outputs.items() if key != "last_hidden_state"}
+        return Pali3Seq2SeqLMOutput(loss=loss, logits=logits, **fields)
+
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs) -> None:
+        """T5Gemma's decoder slides its self-attention window; attention to the encoder must never slide."""
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        cache = model_kwargs.get("past_key_values")
+        if self.config.text_config.model_type != "t5gemma" or not isinstance(cache, EncoderDecoderCache):
+            return
+        if not cache.is_updated.get(0):
+            cache.cross_attention_cache = DynamicCache()
+
+
+def vision_config_of(name: str) -> Any:
+    """The image tower's configuration, without its pooling head, of a SigLIP checkpoint of either kind."""
+    config = AutoConfig.from_pretrained(name)
+    vision_config = config.vision_config if config.model_type == "siglip" else config
+    if vision_config.model_type != "siglip_vision_model":
+        raise ValueError(f"{name} holds a {config.model_type!r} model; from_backbones needs a SigLIP one")
+    vision_config.vision_use_head = False
+    return vision_config
+
+
+def embedding_tables(language_model: PreTrainedModel) -> list[torch.Tensor]:
+    """The tables that an encoder-decoder embeds its inputs with."""
+    parts = (language_model.get_encoder(), language_model.get_decoder())
+    return [part.get_input_embeddings().weight for part in parts]
+
+
+__all__ = ["Pali3ForConditionalGeneration", "Pali3Model", "Pali3PreTrainedModel"]
