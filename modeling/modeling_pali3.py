@@ -380,7 +380,10 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
             image_token_id = head.shape[0] - 1
         kwargs.setdefault("tie_word_embeddings", tied)
         config = Pali3Config(
-            vision_config=vision_tower.config, text_config=text_config, image_token_id=image_token_id, **kwargs
+            vision_config=vision_tower.config,
+            text_config=text_config,
+            image_token_id=image_token_id,
+            **kwargs,
         )
         model = cls(config)
         model.model.encoder.vision_tower.load_state_dict(vision_tower.state_dict())

@@ -1,5 +1,18 @@
-"""openpali: the PaLI vision-language models for Hugging Face Transformers, with every training stage."""
+"""openpali: the PaLI vision-language models for Hugging Face Transformers, with every training stage.
+
+Importing it registers PaLI-3 with the Auto classes, so that `pipeline("image-text-to-text", model=folder)` works.
+"""
+
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from openpali._version import __version__
+from openpali.modeling.configuration_pali3 import Pali3Config
+from openpali.modeling.export import export
+from openpali.modeling.modeling_pali3 import Pali3ForConditionalGeneration
+from openpali.modeling.processing_pali3 import Pali3Processor
 
-__all__ = ["__version__"]
+AutoConfig.register(Pali3Config.model_type, Pali3Config, exist_ok=True)
+AutoModelForImageTextToText.register(Pali3Config, Pali3ForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(Pali3Config, Pali3Processor, exist_ok=True)
+
+__all__ = ["Pali3Config", "Pali3ForConditionalGeneration", "Pali3Processor", "__version__", "export"]

@@ -1,0 +1,62 @@
+"""Write a checkpoint folder that runs where openpali is not installed."""
+
+import argparse
+import copy
+from pathlib import Path
+
+from transformers import PreTrainedModel, ProcessorMixin
+
+from .configuration_pali3 import Pali3Config
+from .modeling_pali3 import Pali3ForConditionalGeneration
+from .processing_pali3 import Pali3Processor
+
+AUTO_CLASSES = {
+    Pali3Config: "AutoConfig",
+    Pali3ForConditionalGeneration: "AutoModelForImageTextToText",
+    Pali3Processor: "AutoProcessor",
+}
+
+
+def export(model: PreTrainedModel, processor: ProcessorMixin, folder: str | Path) -> Path:
+    """Save model and processor together with the code that runs them.
+
+    The folder loads anywhere with `trust_remote_code=True`, also after `huggingface_hub` has uploaded it. Only
+    this writes code: ordinary saves of training stay small.
+
+    Args:
+        model: a PaLI-3 model; models that Transformers knows are saved as they are, since they need no code.
+        processor: the model's processor.
+        folder: created when missing.
+
+    Returns:
+        The folder.
+    """
+    needs_code = isinstance(model.config, Pali3Config)
+    processor = copy.deepcopy(processor)  # saving marks its parts as remote code
+    try:
+        for cls, auto_class in AUTO_CLASSES.items() if needs_code else ():
+            cls.register_for_auto_class(auto_class)
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    finally:
+        for cls in AUTO_CLASSES:
+            cls._auto_class = None
+        vars(model.config).pop("auto_map", None)
+    return Path(folder)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """`openpali export MODEL FOLDER`."""
+    parser = argparse.ArgumentParser(
+        prog="openpali export", description=(export.__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("model", help="folder or Hub name of a checkpoint")
+    parser.add_argument("folder", type=Path, help="where to write")
+    arguments = parser.parse_args(argv)
+    model = Pali3ForConditionalGeneration.from_pretrained(arguments.model)
+    processor = Pali3Processor.from_pretrained(arguments.model)
+    print(f"wrote {export(model, processor, arguments.folder)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""Processor of PaLI-3: pictures, prefixes and suffixes in, model inputs and labels out.
+
+It has the signature of Transformers' `PaliGemmaProcessor`, so that one collator serves both families. Prefix and
+suffix are tokenised apart: the prefix, behind the image placeholders, is the encoder's input; the suffix with
+its end token is the decoder's target.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature
+from transformers.image_utils import is_valid_image
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
+
+logger = logging.getLogger(__name__)
+
+IMAGE_TOKEN = "<image>"
+IGNORE_INDEX = -100
+LOCATION_TOKENS = [f"<loc{i:04d}>" for i in range(1024)]
+SEGMENTATION_TOKENS = [f"<seg{i:03d}>" for i in range(128)]
+
+# pictures first, then what is said, as the model was trained; the answer is the decoder's, so no role is written
+CHAT_TEMPLATE = (
+    "{%- for message in messages if message['content'] is not string %}"
+    "{%- for part in message['content'] if part['type'] == 'image' %}<image>{%- endfor %}"
+    "{%- endfor %}"
+    "{%- for message in messages %}"
+    "{%- if not loop.first %}{{ '\n' }}{%- endif %}"
+    "{%- if message['content'] is string %}{{ message['content'] }}"
+    "{%- else %}{%- for part in message['content'] if part['type'] == 'text' %}"
+    "{{ part['text'] }}{%- endfor %}{%- endif %}"
+    "{%- endfor %}"
+)
+
+
+class Pali3TextKwargs(TextKwargs, total=False):
+    """Text options: `max_length` bounds the prefix, `suffix_max_length` the suffix, both in tokens."""
+
+    suffix_max_length: int | None
+
+
+class Pali3ProcessorKwargs(ProcessingKwargs, total=False):
+    """Options of `Pali3Processor`, by modality."""
+
+    text_kwargs: Pali3TextKwargs
+
+
+class Pali3Processor(ProcessorMixin):
+    """One call from pictures and texts to a batch.
+
+    Args:
+        image_processor: of SigLIP; its size is the model's.
+        tokenizer: any tokenizer that has `<image>` as one token.
+        chat_template: Jinja template of the messages form; a plain one when left out.
+        image_seq_length: tokens of one image, `(image_size / patch_size) ** 2`.
+
+    Attributes:
+        truncation_counts: how many prefixes and suffixes were cut to their limit so far.
+
+    Raises:
+        ValueError: if the tokenizer has no `<image>` token.
+    """
+
+    valid_processor_kwargs = Pali3ProcessorKwargs
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+        image_seq_length: int = 256,
+        **kwargs,
+    ):
+        self.image_seq_length = image_seq_length
+        self.image_token = IMAGE_TOKEN
+        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        if self.image_token_id is None or self.image_token_id == tokenizer.unk_token_id:
+            raise ValueError(
+                f"the tokenizer has no {IMAGE_TOKEN} token; Pali3Processor.from_backbones adds it, or"
+                f" tokenizer.add_special_tokens({{'additional_special_tokens': ['{IMAGE_TOKEN}']}})"
+            )
+        self.truncation_counts: Counter[str] = Counter()
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+
+    @classmethod
+    def from_backbones(cls, vision: str, text: str, image_seq_length: int | None = None) -> "Pali3Processor":
+        """Assemble a processor from a published image encoder and encoder-decoder.
+
+        Args:
+            vision: Hub name or folder of a SigLIP checkpoint.
+            text: Hub name or folder of a T5, UMT5 or T5Gemma checkpoint.
+            image_seq_length: tokens of one image; read from the image encoder's configuration when left out.
+
+        Returns:
+            The processor, its tokenizer extended by `<image>`, 1024 location and 128 segmentation tokens.
+        """
+        if image_seq_length is None:
+            from .modeling_pali3 import vision_config_of
+
+            config = vision_config_of(vision)
+            image_seq_length = (config.image_size // config.patch_size) ** 2
+        tokenizer = AutoTokenizer.from_pretrained(text)
+        tokenizer.add_tokens(LOCATION_TOKENS + SEGMENTATION_TOKENS)
+        tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
+        image_processor = AutoImageProcessor.from_pretrained(vision)
+        return cls(image_processor, tokenizer, image_seq_length=image_seq_length)
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        suffix: str | Sequence[str] | None = None,
+        videos: Any = None,
+        **kwargs: Unpack[Pali3ProcessorKwargs],
+    ) -> BatchFeature:
+        """Make model inputs, and labels when a suffix is given.
+
+        Args:
+            images: one picture, a list with one picture per text, or a list of lists with the pictures of each
+                text; a picture is a PIL image, an array, a path or a URL. With a single text every picture is
+                that text's.
+            text: the prefix or prefixes. `<image>` may mark the pictures' places; otherwise they come first.
+            suffix: the target or targets.
+            videos: as `images`, with a list of frames for each text; frames are read as pictures, in order.
+            **kwargs: `return_tensors`, `padding` (default: to the longest), `padding_side`, `max_length` (of
+                the prefix, pictures not counted), `suffix_max_length`, and the image processor's options.
+
+        Returns:
+            `pixel_values`: float[total_images, 3, H, W] in [-1, 1], `input_ids` and `attention_mask`:
+            int[B, L] with one placeholder for each image token, and with a suffix `labels`: int[B, T], padded
+            with -100.
+
+        Raises:
+            ValueError: if the numbers of texts, pictures, placeholders or suffixes do not fit together.
+        """
+        options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        text_options = options["text_kwargs"]
+        nested = self._pictures_per_text(images if videos is None else videos, text)
+        texts = [""] * len(nested) if text is None else [text] if isinstance(text, str) else list(text)
+        suffixes = [suffix] if isinstance(suffix, str) else suffix
+        if suffixes is not None and len(suffixes) != len(texts):
+            raise ValueError(f"{len(texts)} texts but {len(suffixes)} suffixes")
+
+        data: dict[str, Any] = {}
+        flat = [picture for pictures in nested for picture in pictures]
+        if flat:
+            data["pixel_values"] = self.image_processor(flat, **options["images_kwargs"])["pixel_values"]
+        prefixes = self._encode_prefixes(texts, [len(pictures) for pictures in nested], text_options)
+        padded = self._pad(prefixes, self.tokenizer.pad_token_id, text_options)
+        data["input_ids"] = padded
+        lengths = [len(ids) for ids in prefixes]
+        left = text_options.get("padding_side", self.tokenizer.padding_side) == "left"
+        data["attention_mask"] = [
+            [0] * (len(row) - n) + [1] * n if left else [1] * n + [0] * (len(row) - n)
+            for row, n in zip(padded, lengths)
+        ]
+        if suffixes is not None:
+            targets = self._encode_suffixes(list(suffixes), text_options.get("suffix_max_length"))
+            data["labels"] = self._pad(targets, IGNORE_INDEX, {"padding": True, "padding_side": "right"})
+        return BatchFeature(data, tensor_type=text_options.get("return_tensors"))
+
+    def _pictures_per_text(self, images: Any, text: str | Sequence[str] | None) -> list[list[Any]]:
+        """A list of pictures for every text, whatever form they came in."""
+        if images is None:
+            if text is None:
+                raise ValueError("neither text nor images were given")
+            return [[] for _ in ([text] if isinstance(text, str) else text)]
+        fetched = self.image_processor.fetch_images(images)
+        if is_valid_image(fetched):
+            fetched = [fetched]
+        if all(isinstance(pictures, (list, tuple)) for pictures in fetched):
+            nested = [list(pictures) for pictures in fetched]
+        elif isinstance(text, str):
+            nested = [list(fetched)]
+        elif text is not None and (counts := self._placeholder_counts(text, len(fetched))):
+            rest = iter(fetched)
+            nested = [[next(rest) for _ in range(count)] for count in counts]
+        else:
+            nested = [[picture] for picture in fetched]
+        number_of_texts = len(nested) if text is None else 1 if isinstance(text, str) else len(text)
+        if len(nested) != number_of_texts:
+            raise ValueError(
+                f"{number_of_texts} texts but pictures for {len(nested)}: give one picture or one list of"
+                " pictures for each text"
+            )
+        return nested
+
+    def _placeholder_counts(self, texts: Sequence[str], pictures: int) -> list[int] | None:
+        """Pictures of each text by its placeholders, where they account for every picture."""
+        counts = [text.count(self.image_token) for text in texts]
+        return counts if sum(counts) == pictures else None
+
+    def _encode_prefixes(
+        self, texts: list[str], picture_counts: list[int], options: dict[str, Any]
+    ) -> list[list[int]]:
+        """Token ids of each prefix, every placeholder repeated for each of its image tokens."""
+        marked = []
+        for text, count in zip(texts, picture_counts):
+            placeholders = text.count(self.image_token)
+            if placeholders == 0:
+                text = self.image_token * count + text
+            elif placeholders != count:
+                raise ValueError(
+                    f"{placeholders} {self.image_token} placeholders but {count} pictures in {text!r}"
+                )
+            marked.append(text)
+        add_special_tokens = options.get("add_special_tokens", True)
+        encoded = self.tokenizer(marked, add_special_tokens=add_special_tokens)["input_ids"]
+        limit = options.get("max_length")
+        return [self._expand(self._truncate_prefix(ids, limit)) for ids in encoded]
+
+    def _expand(self, ids: list[int]) -> list[int]:
+        expanded: list[int] = []
+        for token in ids:
+            expanded.extend([token] * (self.image_seq_length if token == self.image_token_id else 1))
+        return expanded
+
+    def _truncate_prefix(self, ids: list[int], limit: int | None) -> list[int]:
+        """Cut text tokens from the end, keeping pictures and the end token."""
+        words = [i for i, token in enumerate(ids) if token != self.image_token_id]
+        if limit is None or len(words) <= limit:
+            return ids
+        self._count_truncation("prefix", len(words), limit)
+        ends = bool(ids) and ids[-1] == self.tokenizer.eos_token_id
+        dropped = set(words[limit - 1 : -1] if ends else words[limit:])
+        return [token for i, token in enumerate(ids) if i not in dropped]
+
+    def _encode_suffixes(self, suffixes: list[str], limit: int | None) -> list[list[int]]:
+        """Token ids of each suffix and its end token."""
+        encoded = []
+        for ids in self.tokenizer(suffixes, add_special_tokens=False)["input_ids"]:
+            ids = [*ids, self.tokenizer.eos_token_id]
+            if limit is not None and len(ids) > limit:
+                self._count_truncation("suffix", len(ids), limit)
+                ids = ids[:limit]
+            encoded.append(ids)
+        return encoded
+
+    def _count_truncation(self, which: str, length: int, limit: int) -> None:
+        if not self.truncation_counts[which]:
+            logger.warning(
+                "a %s of %d tokens was cut to the limit of %d; later ones are cut and counted in"
+                " processor.truncation_counts without a word",
+                which,
+                length,
+                limit,
+            )
+        self.truncation_counts[which] += 1
+
+    def _pad(self, rows: list[list[int]], value: int, options: dict[str, Any]) -> list[list[int]]:
+        padding = options.get("padding", True)
+        if padding in (False, "do_not_pad"):
+            return rows
+        width = max((len(row) for row in rows), default=0)
+        multiple = options.get("pad_to_multiple_of") or 1
+        width = -(-width // multiple) * multiple
+        if options.get("padding_side", self.tokenizer.padding_side) == "left":
+            return [[value] * (width - len(row)) + row for row in rows]
+        return [row + [value] * (width - len(row)) for row in rows]
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
+        """The placeholders of one picture, as text."""
+        return self.image_token * self.image_seq_length
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """What the model reads."""
+        return ["input_ids", "attention_mask", "pixel_values", "labels"]
+
+
+__all__ = ["Pali3Processor"]

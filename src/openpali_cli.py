@@ -1,0 +1,47 @@
+"""The `openpali` command: one door per verb, opened only when it is called.
+
+It stands beside the package because importing the package imports torch, and help must not wait for that.
+"""
+
+import sys
+from importlib import import_module
+from importlib.metadata import version
+
+# verb: (module whose main(argv) it calls, help)
+VERBS = {
+    "predict": ("openpali.eval.predict", "answer a prompt about a picture and draw the boxes"),
+    "transfer": ("openpali.recipes.transfer", "fine-tune a checkpoint on a task or on your own data"),
+    "eval": ("openpali.eval.run", "score a checkpoint on a task and write the report"),
+    "export": ("openpali.modeling.export", "write a checkpoint folder that runs without openpali"),
+}
+
+
+def usage() -> str:
+    """The table of verbs."""
+    rows = "\n".join(f"  {verb:<10}{text}" for verb, (_, text) in VERBS.items())
+    return f"usage: openpali VERB [options]\n\n{rows}\n\n`openpali VERB --help` tells the options of a verb."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; without one, or with an unknown one, print the table.
+
+    Returns:
+        Exit status: 0, or 2 when the verb is unknown.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    verb, *rest = arguments
+    if verb in ("-V", "--version"):
+        print(version("openpali"))
+        return 0
+    if verb not in VERBS:
+        print(f"openpali: no verb {verb!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    import_module(VERBS[verb][0]).main(rest)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
