@@ -1,0 +1,129 @@
+"""Open a picture from anywhere on this machine, and say plainly what is wrong with one that cannot be used."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps
+
+MAX_PIXELS = 89_478_485
+MIN_SIDE = 4
+
+ImageSource: TypeAlias = str | Path | bytes | Image.Image | np.ndarray
+
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, IndexError, EOFError, KeyError, struct.error, zlib.error)
+
+
+class BadImage(ValueError):
+    """A picture that cannot be used. The message says why and what to do about it."""
+
+
+def load_image(source: ImageSource) -> Image.Image:
+    """Decode a picture to RGB, upright, after checking its size from the header.
+
+    Args:
+        source: a path, encoded bytes, a PIL image, or `uint8[H, W]`, `uint8[H, W, 3]` or `uint8[H, W, 4]`.
+
+    Raises:
+        BadImage: missing, unreadable, truncated, below `MIN_SIDE` on a side or above `MAX_PIXELS`.
+    """
+    image, name = _open(source)
+    _check_size(image.size, name)
+    try:
+        image = ImageOps.exif_transpose(image)
+        return _to_rgb(image)
+    except _BOMBS + _DECODE_ERRORS as error:
+        if isinstance(error, OSError) and "truncated" in str(error):
+            reason = f"{name} is truncated: the file ends before the picture does. Copy it again from its origin."
+        else:
+            reason = f"{name} cannot be decoded ({error}). Open it in an image viewer and save it again."
+        raise BadImage(reason) from error
+
+
+def image_size(source: ImageSource) -> tuple[int, int]:
+    """Width and height in pixels from the header alone; nothing is decoded.
+
+    Raises:
+        BadImage: missing, not a picture, below `MIN_SIDE` on a side or above `MAX_PIXELS`.
+    """
+    image, name = _open(source)
+    _check_size(image.size, name)
+    if not isinstance(source, Image.Image):
+        image.close()
+    return image.size
+
+
+def _open(source: ImageSource) -> tuple[Image.Image, str]:
+    if isinstance(source, Image.Image):
+        return source, "the image"
+    if isinstance(source, np.ndarray):
+        return _from_array(source), "the array"
+    name = "the image data" if isinstance(source, bytes) else str(source)
+    try:
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else _existing(source)), name
+    except _BOMBS as error:
+        raise BadImage(_too_large(name, str(error))) from error
+    except _DECODE_ERRORS as error:
+        if isinstance(error, BadImage):
+            raise
+        raise BadImage(
+            f"{name} is not a picture that can be read: {_plain(error)}. Convert it to PNG or JPEG."
+        ) from error
+
+
+def _existing(source: str | Path) -> Path:
+    if str(source).startswith(("http://", "https://")):
+        raise BadImage(f"{source} is an address on the web; download the picture and give its path.")
+    path = Path(source)
+    if not path.exists():
+        raise BadImage(f"{path} does not exist. Check the path and the folder that it is relative to.")
+    if not path.is_file():
+        raise BadImage(f"{path} is not a file. Give the path of one picture.")
+    return path
+
+
+def _plain(error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return "permission denied"
+    return "unknown format" if "cannot identify" in str(error) else str(error)
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4):
+        raise BadImage(
+            f"an array of {array.dtype}{list(array.shape)} is not a picture. Give uint8[height, width, 3] in 0..255."
+        )
+    if 0 in array.shape:
+        raise BadImage(f"an array of shape {list(array.shape)} has no pixels. Give at least {MIN_SIDE}x{MIN_SIDE}.")
+    return Image.fromarray(array[:, :, 0] if array.ndim == 3 and channels == 1 else array)
+
+
+def _check_size(size: tuple[int, int], name: str) -> None:
+    width, height = size
+    if min(size) < MIN_SIDE:
+        raise BadImage(
+            f"{name} is {width}x{height} pixels, too small: each side needs at least {MIN_SIDE}. Replace the picture."
+        )
+    if width * height > MAX_PIXELS:
+        raise BadImage(_too_large(name, f"{width}x{height} pixels"))
+
+
+def _too_large(name: str, size: str) -> str:
+    return f"{name} is too large ({size}; at most {MAX_PIXELS:,} pixels). Make a smaller copy of the picture."
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Decode. Transparency becomes white; 16-bit grey keeps its range rather than saturating."""
+    mode: Any = image.mode
+    if mode == "I" or mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.float32) / 257
+        return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layers = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
+    return image.convert("RGB") if mode != "RGB" else image.copy()

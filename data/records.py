@@ -1,0 +1,68 @@
+"""Records that cannot be used: said once, in one sentence, and listed in a file that a person can read."""
+
+import json
+import os
+from pathlib import Path
+
+
+class BadRecord(Exception):
+    """A record that cannot be used, where it is, why, and what to do.
+
+    Attributes:
+        file: the file or the source that holds the record.
+        record: its line, key or number within the file.
+        reason: what is wrong.
+        remedy: what the person can do.
+    """
+
+    def __init__(self, file: str, record: str | int, reason: str, remedy: str = "") -> None:
+        super().__init__(file, record, reason, remedy)
+        self.file, self.record, self.reason, self.remedy = str(file), str(record), reason, remedy
+
+    def __str__(self) -> str:
+        reason = self.reason.rstrip(". ")
+        return f"{self.file}:{self.record}: {reason}." + (f" {self.remedy}" if self.remedy else "")
+
+    def to_json(self) -> str:
+        """One JSON object with `file`, `record`, `reason` and `remedy`, on one line."""
+        row = {"file": self.file, "record": self.record, "reason": self.reason, "remedy": self.remedy}
+        return json.dumps(row, ensure_ascii=False)
+
+
+class SkipLog:
+    """The list of skipped records, shared by every process that reads data.
+
+    Each line is written by a single append, so that DataLoader workers and ranks may share the file.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        """Keep the list in `path` (`skipped_records.jsonl` when a folder is given), or in memory when None."""
+        self.path = None if path is None else Path(path)
+        if self.path is not None and self.path.is_dir():
+            self.path = self.path / "skipped_records.jsonl"
+        self._memory: list[str] = []
+        self._seen: set[tuple[str, str]] = set()
+
+    def add(self, bad: BadRecord) -> None:
+        """Append one record, once per process."""
+        key = (bad.file, bad.record)
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        if self.path is None:
+            self._memory.append(bad.to_json())
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(handle, (bad.to_json() + "\n").encode())
+        finally:
+            os.close(handle)
+
+    def read(self) -> list[dict[str, str]]:
+        """Every skipped record once, in the order in which they were found."""
+        lines = self._memory
+        if self.path is not None:
+            lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
+        rows = [json.loads(line) for line in lines]
+        return list({(row["file"], row["record"]): row for row in reversed(rows)}.values())[::-1]
