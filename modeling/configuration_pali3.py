@@ -70,15 +70,14 @@ class Pali3Config(PreTrainedConfig):
 
     model_type = "pali3"
     sub_configs_defaults = {
-        "vision_config": SubConfigSpec(
-            config_class=AutoConfig, model_type="siglip_vision_model", init_kwargs=VIT_G14
-        ),
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="siglip_vision_model", init_kwargs=VIT_G14),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="t5", init_kwargs=UL2_3B),
     }
     keys_to_ignore_at_inference = ["past_key_values"]
 
-    vision_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    # given as a dict or a configuration, a configuration after construction
+    vision_config: Any = None
+    text_config: Any = None
     projector: str = "linear"
     image_token_id: int = 33252
     label_smoothing: float = 0.0
@@ -113,9 +112,7 @@ class Pali3Config(PreTrainedConfig):
         if self.eos_token_id is None:
             self.eos_token_id = self._text_token("eos_token_id")
         if self.decoder_start_token_id is None:
-            self.decoder_start_token_id = self._text_token(
-                "decoder_start_token_id", "bos_token_id", "pad_token_id"
-            )
+            self.decoder_start_token_id = self._text_token("decoder_start_token_id", "bos_token_id", "pad_token_id")
         if self.bos_token_id is None:
             self.bos_token_id = self.decoder_start_token_id
 
@@ -177,6 +174,16 @@ class Pali3Config(PreTrainedConfig):
         if image_size is not None:
             fields["vision_config"]["image_size"] = image_size
         return cls(**(fields | kwargs))
+
+
+def vision_config_of(name: str) -> Any:
+    """The image tower's configuration, without its pooling head, of a SigLIP checkpoint of either kind."""
+    config = AutoConfig.from_pretrained(name)
+    vision_config = config.vision_config if config.model_type == "siglip" else config
+    if vision_config.model_type != "siglip_vision_model":
+        raise ValueError(f"{name} holds a {config.model_type!r} model; from_backbones needs a SigLIP one")
+    vision_config.vision_use_head = False
+    return vision_config
 
 
 __all__ = ["Pali3Config"]

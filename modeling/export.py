@@ -47,9 +47,7 @@ def export(model: PreTrainedModel, processor: ProcessorMixin, folder: str | Path
 
 def main(argv: list[str] | None = None) -> None:
     """`openpali export MODEL FOLDER`."""
-    parser = argparse.ArgumentParser(
-        prog="openpali export", description=(export.__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="openpali export", description=(export.__doc__ or "").split("\n")[0])
     parser.add_argument("model", help="folder or Hub name of a checkpoint")
     parser.add_argument("folder", type=Path, help="where to write")
     arguments = parser.parse_args(argv)

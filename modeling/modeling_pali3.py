@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling, ModelOutput
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from transformers.utils import can_return_tuple
 
-from .configuration_pali3 import Pali3Config
+from .configuration_pali3 import Pali3Config, vision_config_of
 from .token_loss import IGNORE_INDEX, per_example_loss
 
 
@@ -95,7 +95,7 @@ class Pali3PreTrainedModel(PreTrainedModel):
     config: Pali3Config
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
@@ -120,8 +120,8 @@ class Pali3PreTrainedModel(PreTrainedModel):
         elif isinstance(module, Pali3Model):
             # T5 initialises its embedding from T5Model, which is not part of this tree
             if module.shares_embeddings:
-                factor = self.config.text_config.initializer_factor
-                init.normal_(module.encoder.text_encoder.embed_tokens.weight, std=factor)
+                table: Any = module.encoder.get_input_embeddings()
+                init.normal_(table.weight, std=self.config.text_config.initializer_factor)
         elif isinstance(module, Pali3ForConditionalGeneration) and not self.config.tie_word_embeddings:
             init.normal_(module.lm_head.weight, std=decoder_config(self.config).hidden_size ** -0.5)
 
@@ -208,16 +208,12 @@ class Pali3Encoder(Pali3PreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
-        if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
-        image_features = None
+        embeds: torch.Tensor = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+        image_features: Any = None
         if pixel_values is not None:
             image_features = self.get_image_features(pixel_values).pooler_output
-            scaled = image_features * self.image_scale
-            inputs_embeds = self.merge_images(input_ids, inputs_embeds, scaled)
-        outputs = self.text_encoder(
-            inputs_embeds=inputs_embeds, attention_mask=attention_mask, **without_return_dict(kwargs)
-        )
+            embeds = self.merge_images(input_ids, embeds, image_features * self.image_scale)
+        outputs = self.text_encoder(inputs_embeds=embeds, attention_mask=attention_mask, **without_return_dict(kwargs))
         return Pali3EncoderOutput(
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=outputs.hidden_states,
@@ -241,9 +237,7 @@ class Pali3Model(Pali3PreTrainedModel):
         self.encoder = Pali3Encoder(config, text_model.encoder)
         self.decoder = text_model.decoder
         if self.shares_embeddings:
-            self._tied_weights_keys = {
-                "decoder.embed_tokens.weight": "encoder.text_encoder.embed_tokens.weight"
-            }
+            self._tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.text_encoder.embed_tokens.weight"}
         self.post_init()
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
@@ -310,9 +304,9 @@ class Pali3Model(Pali3PreTrainedModel):
             )
         elif not isinstance(encoder_outputs, ModelOutput):
             encoder_outputs = Pali3EncoderOutput(*encoder_outputs)
-        encoded = encoder_outputs.last_hidden_state
+        encoded = encoder_outputs[0]
         if decoder_input_ids is None and decoder_inputs_embeds is None:
-            start = self.config.decoder_start_token_id
+            start: Any = self.config.decoder_start_token_id
             decoder_input_ids = torch.full((encoded.shape[0], 1), start, device=encoded.device)
         decoded = self.decoder(
             input_ids=decoder_input_ids,
@@ -331,8 +325,8 @@ class Pali3Model(Pali3PreTrainedModel):
             decoder_attentions=decoded.attentions,
             cross_attentions=decoded.cross_attentions,
             encoder_last_hidden_state=encoded,
-            encoder_hidden_states=encoder_outputs.hidden_states,
-            encoder_attentions=encoder_outputs.attentions,
+            encoder_hidden_states=encoder_outputs.get("hidden_states"),
+            encoder_attentions=encoder_outputs.get("attentions"),
             image_hidden_states=encoder_outputs.get("image_hidden_states"),
         )
 
@@ -357,40 +351,36 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_backbones(
-        cls, vision: str, text: str, image_token_id: int | None = None, **kwargs
+        cls, vision: str, text: str, processor: Any = None, **kwargs
     ) -> "Pali3ForConditionalGeneration":
         """Assemble a model from a published image encoder and a published encoder-decoder.
 
         Args:
             vision: Hub name or folder of a SigLIP model (its image tower is used, without pooling head).
             text: Hub name or folder of a T5, UMT5 or T5Gemma model.
-            image_token_id: id of `<image>`; the last row of the embedding table when left out, which the
-                published tables have as padding. Give the tokenizer's id after adding `<image>` to it.
+            processor: of `Pali3Processor.from_backbones` with the same names. It says which token is `<image>`,
+                and the embedding tables grow to its vocabulary. Without it the last row is taken, which the
+                published tables have as padding.
             **kwargs: fields of [`Pali3Config`], for instance `projector="mlp"`.
 
         Returns:
             The model in evaluation mode; its projector is new, so it answers only after training.
         """
         vision_tower = SiglipVisionModel.from_pretrained(vision, config=vision_config_of(vision))
-        language_model = AutoModelForSeq2SeqLM.from_pretrained(text)
-        text_config = language_model.config
+        language_model: Any = AutoModelForSeq2SeqLM.from_pretrained(text)
         head = language_model.get_output_embeddings().weight
-        tied = any(head.data_ptr() == p.data_ptr() for p in embedding_tables(language_model))
-        if image_token_id is None:
-            image_token_id = head.shape[0] - 1
+        tied = any(head.data_ptr() == table.data_ptr() for table in embedding_tables(language_model))
         kwargs.setdefault("tie_word_embeddings", tied)
-        config = Pali3Config(
-            vision_config=vision_tower.config,
-            text_config=text_config,
-            image_token_id=image_token_id,
-            **kwargs,
-        )
+        kwargs.setdefault("image_token_id", head.shape[0] - 1 if processor is None else processor.image_token_id)
+        config = Pali3Config(vision_config=vision_tower.config, text_config=language_model.config, **kwargs)
         model = cls(config)
         model.model.encoder.vision_tower.load_state_dict(vision_tower.state_dict())
         model.model.encoder.text_encoder.load_state_dict(language_model.get_encoder().state_dict())
         model.model.decoder.load_state_dict(language_model.get_decoder().state_dict())
         model.lm_head.load_state_dict({"weight": head.detach()})
         model.tie_weights()
+        if processor is not None and len(processor.tokenizer) > head.shape[0]:
+            model.resize_token_embeddings(len(processor.tokenizer), pad_to_multiple_of=64)
         return model.eval()
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -436,9 +426,10 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """Shift labels to the right behind the start token; -100 becomes padding. int[B, T] -> int[B, T]."""
-        start = labels.new_full((labels.shape[0], 1), self.config.decoder_start_token_id)
-        shifted = torch.cat([start, labels[:, :-1]], dim=1)
-        return shifted.masked_fill(shifted == IGNORE_INDEX, self.config.pad_token_id)
+        start: Any = self.config.decoder_start_token_id
+        pad: Any = self.config.pad_token_id
+        shifted = torch.cat([labels.new_full((labels.shape[0], 1), start), labels[:, :-1]], dim=1)
+        return shifted.masked_fill(shifted == IGNORE_INDEX, pad)
 
     @can_return_tuple
     def forward(
@@ -512,9 +503,10 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         fields = {key: value for key, value in outputs.items() if key != "last_hidden_state"}
         return Pali3Seq2SeqLMOutput(loss=loss, logits=logits, **fields)
 
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs) -> None:
+    def _prepare_cache_for_generation(self: Any, generation_config, model_kwargs, *args, **kwargs) -> None:
         """T5Gemma's decoder slides its self-attention window; attention to the encoder must never slide."""
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        mixin: Any = GenerationMixin
+        mixin._prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs)
         cache = model_kwargs.get("past_key_values")
         if self.config.text_config.model_type != "t5gemma" or not isinstance(cache, EncoderDecoderCache):
             return
@@ -522,19 +514,9 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
             cache.cross_attention_cache = DynamicCache()
 
 
-def vision_config_of(name: str) -> Any:
-    """The image tower's configuration, without its pooling head, of a SigLIP checkpoint of either kind."""
-    config = AutoConfig.from_pretrained(name)
-    vision_config = config.vision_config if config.model_type == "siglip" else config
-    if vision_config.model_type != "siglip_vision_model":
-        raise ValueError(f"{name} holds a {config.model_type!r} model; from_backbones needs a SigLIP one")
-    vision_config.vision_use_head = False
-    return vision_config
-
-
 def embedding_tables(language_model: PreTrainedModel) -> list[torch.Tensor]:
     """The tables that an encoder-decoder embeds its inputs with."""
-    parts = (language_model.get_encoder(), language_model.get_decoder())
+    parts: Any = (language_model.get_encoder(), language_model.get_decoder())
     return [part.get_input_embeddings().weight for part in parts]
 
 

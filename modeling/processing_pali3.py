@@ -14,6 +14,8 @@ from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature
 from transformers.image_utils import is_valid_image
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 
+from .configuration_pali3 import vision_config_of
+
 logger = logging.getLogger(__name__)
 
 IMAGE_TOKEN = "<image>"
@@ -97,10 +99,8 @@ class Pali3Processor(ProcessorMixin):
             The processor, its tokenizer extended by `<image>`, 1024 location and 128 segmentation tokens.
         """
         if image_seq_length is None:
-            from .modeling_pali3 import vision_config_of
-
             config = vision_config_of(vision)
-            image_seq_length = (config.image_size // config.patch_size) ** 2
+            image_seq_length = int((config.image_size // config.patch_size) ** 2)
         tokenizer = AutoTokenizer.from_pretrained(text)
         tokenizer.add_tokens(LOCATION_TOKENS + SEGMENTATION_TOKENS)
         tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
@@ -202,9 +202,7 @@ class Pali3Processor(ProcessorMixin):
             if placeholders == 0:
                 text = self.image_token * count + text
             elif placeholders != count:
-                raise ValueError(
-                    f"{placeholders} {self.image_token} placeholders but {count} pictures in {text!r}"
-                )
+                raise ValueError(f"{placeholders} {self.image_token} placeholders but {count} pictures in {text!r}")
             marked.append(text)
         add_special_tokens = options.get("add_special_tokens", True)
         encoded = self.tokenizer(marked, add_special_tokens=add_special_tokens)["input_ids"]

@@ -35,9 +35,7 @@ def per_example_loss(
         float[], differentiable. An example without any label adds zero and still counts in the batch.
     """
     supervised = labels != IGNORE_INDEX
-    token_losses = token_cross_entropy(
-        hidden_states[supervised], weight, labels[supervised], label_smoothing, softcap
-    )
+    token_losses = token_cross_entropy(hidden_states[supervised], weight, labels[supervised], label_smoothing, softcap)
     counts = supervised.sum(dim=1)
     example_weight = 1.0 / (counts.clamp(min=1) * labels.shape[0])
     weights = example_weight.repeat_interleave(counts).to(token_losses.dtype)
