@@ -1,0 +1,150 @@
+"""Boxes: precision, recall and F1 at IoU 0.5, and COCO mean average precision."""
+
+import datasets
+import evaluate
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+
+_DESCRIPTION = "Precision, recall, F1 of labelled boxes at IoU 0.5, and COCO mAP by faster-coco-eval."
+_CITATION = """
+@inproceedings{lin2014microsoft,
+    title={Microsoft COCO: Common objects in context},
+    author={Lin, Tsung-Yi and Maire, Michael and Belongie, Serge and others},
+    booktitle={ECCV}, year={2014}}
+"""
+_KWARGS = """
+Args:
+    predictions: per picture a list of {"box": [x0, y0, x1, y1], "label": str, "score": float, optional}.
+        A box without a score has 1.0. A model that writes boxes as text has no scores at all, so all its boxes
+        tie, in the order in which they were written, and its mAP is not that of a ranked detector.
+    references: per picture a list of {"box": [x0, y0, x1, y1], "label": str}, in the same units as the
+        predictions; any unit will do. Labels match without regard to case and surrounding space.
+    iou: threshold of precision, recall and F1 (default 0.5).
+    return_scores: also return `scores`, the F1 of each picture (default False).
+Returns:
+    precision, recall, f1: over all boxes of the set. A picture with no box and none predicted is right (per-picture
+        F1 1.0); a set without any box on either side has f1 1.0.
+    map, map50: COCO's AP at IoU 0.50:0.95 and at 0.50, averaged over the labels that occur in the references
+        (0.0 when there are none), so boxes of other labels lower the precision and not the mAP.
+"""
+
+Boxes = list[dict]
+
+
+class BoxF1(evaluate.Metric):
+    """F1 and mAP of labelled boxes."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        number, text = datasets.Value("float64"), datasets.Value("string")
+        boxes = [{"box": datasets.Sequence(number), "label": text, "score": number}]
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS,
+            features=datasets.Features({"predictions": boxes, "references": boxes}),
+        )
+
+    def add_batch(self, *, predictions: list[Boxes], references: list[Boxes], **kwargs: object) -> None:
+        """Add pictures; fills in missing scores, since a column of records has no optional fields."""
+        found = [[clean(box, f"prediction {i}") for box in boxes] for i, boxes in enumerate(predictions)]
+        true = [[clean(box, f"reference {i}") for box in boxes] for i, boxes in enumerate(references)]
+        super().add_batch(predictions=found, references=true, **kwargs)
+
+    def add(self, *, prediction: Boxes, reference: Boxes, **kwargs: object) -> None:
+        """Add one picture."""
+        self.add_batch(predictions=[prediction], references=[reference], **kwargs)
+
+    def _compute(
+        self, predictions: list[Boxes], references: list[Boxes], iou: float = 0.5, return_scores: bool = False
+    ) -> dict[str, float | list[float]]:
+        pairs = list(zip(predictions, references, strict=True))
+        hits = [count_matches(found, true, iou) for found, true in pairs]
+        totals = sum(hits), sum(map(len, predictions)), sum(map(len, references))
+        result: dict[str, float | list[float]] = {
+            "f1": f1(*totals),
+            "precision": totals[0] / totals[1] if totals[1] else float(not totals[2]),
+            "recall": totals[0] / totals[2] if totals[2] else float(not totals[1]),
+            **coco_map(predictions, references),
+        }
+        scores = [f1(hit, len(found), len(true)) for hit, (found, true) in zip(hits, pairs, strict=True)]
+        return result | {"scores": scores} if return_scores else result
+
+
+def clean(box: dict, where: str) -> dict:
+    """A box with its score filled in and its label folded; complain about a malformed one."""
+    if len(box["box"]) != 4 or not np.isfinite(box["box"]).all():
+        raise ValueError(f"{where}: a box is four finite numbers x0, y0, x1, y1, not {box['box']}")
+    score = box.get("score")
+    label = (box["label"] or "").strip().lower()
+    return {"box": list(box["box"]), "label": label, "score": 1.0 if score is None else score}
+
+
+def f1(hits: int, found: int, true: int) -> float:
+    """Harmonic mean of hits / found and hits / true; 1.0 when there was nothing to find and nothing found."""
+    return 2 * hits / (found + true) if found + true else 1.0
+
+
+def count_matches(found: Boxes, true: Boxes, threshold: float) -> int:
+    """Boxes that match a true box of their label one to one, the highest score choosing first."""
+    free = list(range(len(true)))
+    hits = 0
+    for box in sorted(found, key=lambda box: -box["score"]):
+        overlaps = [(intersection_over_union(box["box"], true[i]["box"]), i) for i in free]
+        overlaps = [(value, i) for value, i in overlaps if true[i]["label"] == box["label"]]
+        value, best = max(overlaps, key=lambda pair: pair[0], default=(-1.0, -1))
+        if best >= 0 and value >= threshold:
+            free.remove(best)
+            hits += 1
+    return hits
+
+
+def intersection_over_union(a: list[float], b: list[float]) -> float:
+    """IoU of two boxes x0, y0, x1, y1; 0 when both are empty."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(width, 0.0) * max(height, 0.0)
+    union = area(a) + area(b) - shared
+    return shared / union if union > 0 else 0.0
+
+
+def area(box: list[float]) -> float:
+    """Area, 0 for a box turned inside out."""
+    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
+
+
+def coco_map(found: list[Boxes], true: list[Boxes]) -> dict[str, float]:
+    """AP at IoU 0.50:0.95 and at 0.50 by the COCO protocol (at most 100 boxes a picture and label)."""
+    labels = sorted({box["label"] for boxes in true for box in boxes})
+    detections = annotations(found, labels)
+    if not labels or not detections:
+        return {"map": 0.0, "map50": 0.0}
+    categories = [{"id": index + 1, "name": label} for index, label in enumerate(labels)]
+    images = [{"id": index + 1} for index in range(len(true))]
+    truth = COCO({"images": images, "categories": categories, "annotations": annotations(true, labels)})
+    evaluator = COCOeval_faster(truth, truth.loadRes(detections), "bbox", print_function=lambda *_: None)
+    # sizes depend on the unit of the boxes, so only the size range "all" is meant, without its usual limit
+    evaluator.params.areaRng = [[0, float("inf")]] * 4
+    evaluator.run()
+    return {"map": max(evaluator.stats_as_dict["AP_all"], 0.0), "map50": max(evaluator.stats_as_dict["AP_50"], 0.0)}
+
+
+def annotations(pictures: list[Boxes], labels: list[str]) -> list[dict]:
+    """COCO annotations (x, y, width, height) of the boxes that have one of these labels."""
+    rows = []
+    for index, boxes in enumerate(pictures):
+        for box in boxes:
+            if box["label"] not in labels:
+                continue
+            x0, y0, x1, y1 = box["box"]
+            rows.append(
+                {
+                    "id": len(rows) + 1,
+                    "image_id": index + 1,
+                    "category_id": labels.index(box["label"]) + 1,
+                    "bbox": [x0, y0, max(x1 - x0, 0.0), max(y1 - y0, 0.0)],
+                    "area": area(box["box"]),
+                    "iscrowd": 0,
+                    "score": box["score"],
+                }
+            )
+    return rows

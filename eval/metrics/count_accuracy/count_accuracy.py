@@ -1,0 +1,52 @@
+"""Accuracy of counting: number words become digits, then the strings must be equal (TallyQA, CountBenchQA)."""
+
+import datasets
+import evaluate
+
+_DESCRIPTION = "Share of exactly right counts, after turning the words none, zero … twenty into digits."
+_CITATION = """
+@inproceedings{acharya2019tallyqa,
+    title={TallyQA: Answering complex counting questions},
+    author={Acharya, Manoj and Kafle, Kushal and Kanan, Christopher},
+    booktitle={AAAI}, year={2019}}
+"""
+_KWARGS = """
+Args:
+    predictions: list of str. Only a whole answer is read as a number: "twenty one" and " three" stay as they are.
+    references: list of str.
+    return_scores: also return `scores`, 0.0 or 1.0 per prediction (default False).
+Returns:
+    count_accuracy: float in [0, 1].
+"""
+
+WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+    " seventeen eighteen nineteen twenty"
+).split()
+DIGITS = {"none": "0", **{word: str(number) for number, word in enumerate(WORDS)}}
+
+
+class CountAccuracy(evaluate.Metric):
+    """Exactly right counts."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        text = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS,
+            features=datasets.Features({"predictions": text, "references": text}),
+        )
+
+    def _compute(
+        self, predictions: list[str], references: list[str], return_scores: bool = False
+    ) -> dict[str, float | list[float]]:
+        pairs = zip(predictions, references, strict=True)
+        scores = [float(to_digits(prediction) == to_digits(reference)) for prediction, reference in pairs]
+        result: dict[str, float | list[float]] = {"count_accuracy": sum(scores) / len(scores)}
+        return result | {"scores": scores} if return_scores else result
+
+
+def to_digits(text: str) -> str:
+    """Digits of a number word from none to twenty; any other text unchanged."""
+    return DIGITS.get(text.lower(), text)
