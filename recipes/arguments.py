@@ -1,0 +1,187 @@
+"""Arguments of the recipes: dataclasses filled from one YAML file and from `--key value` overrides."""
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from openpali.recipes.config_file import ConfigError, as_dict, find_config, nearest, number, read_yaml
+
+Schedule = Literal["cosine", "rsqrt", "constant"]
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """What every stage has: Transformers' `TrainingArguments`, and the papers' choices beside them.
+
+    `weight_decay` is torch AdamW's, multiplied by the learning rate: the papers' 1e-6 at learning rate
+    1e-5 is 0.1 here. It touches only the matrices of the components in `decay`, and `lr_multipliers` do
+    not change it.
+    """
+
+    schedule: Schedule = field(default="cosine", metadata={"help": "cosine to 0, rsqrt, or constant"})
+    cooldown_steps: float = field(
+        default=0.0, metadata={"help": "last steps (below 1: share of the run) in which rsqrt falls to 0"}
+    )
+    rsqrt_timescale: int = field(default=10_000, metadata={"help": "steps after which rsqrt is 0.71"})
+    lr_multipliers: dict | str | None = field(
+        default=None, metadata={"help": "component: factor on its learning rate, as in {vision_tower: 0.1}"}
+    )
+    freeze: list[str] = field(default_factory=list, metadata={"help": "components that do not train"})
+    decay: list[str] = field(
+        default_factory=lambda: ["vision_tower", "projector", "multi_modal_projector"],
+        metadata={"help": "components whose matrices decay"},
+    )
+    eval_limit: int = field(default=256, metadata={"help": "validation examples while training"})
+    tensorboard: bool = field(default=True, metadata={"help": "write TensorBoard events into output_dir"})
+    resume: str | None = field(
+        default=None,
+        metadata={
+            "help": "auto: the last complete checkpoint; a checkpoint folder; none: start anew."
+            " Left out, a run with the same configuration goes on and any other one is refused."
+        },
+    )
+    overwrite: bool = field(default=False, metadata={"help": "remove what an earlier run left in output_dir"})
+    # Transformers' defaults that these recipes change
+    logging_steps: float = field(default=10, metadata={"help": "steps between two log lines"})
+    save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept"})
+    use_cache: bool = field(default=True, metadata={"help": "saved with the model, for generation"})
+    report_to: None | str | list[str] = field(default="none", metadata={"help": "further trackers"})
+    dataloader_pin_memory: bool = field(default=False, metadata={"help": "pin batches for a GPU"})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "leave at false"})
+    resolved: dict[str, Any] = field(init=False, default_factory=dict, repr=False)
+
+    def __post_init__(self):
+        if not self.output_dir:
+            raise ConfigError("output_dir is missing: say where the run is to be kept, for instance outputs/run")
+        if self.label_smoothing_factor:
+            raise ConfigError("label_smoothing_factor smooths the wrong tokens for these models; use label_smoothing")
+        if self.resume_from_checkpoint:
+            raise ConfigError("use resume (auto, none, or a checkpoint folder), not resume_from_checkpoint")
+        if self.load_best_model_at_end:
+            raise ConfigError("load_best_model_at_end is always done here: eval_steps turns evaluation on")
+        self.lr_multipliers = as_dict(self.lr_multipliers, "lr_multipliers") or {}
+        if self.eval_steps:
+            self.eval_strategy = "steps"
+        super().__post_init__()
+
+
+def parse(classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """Fill dataclasses from `--config file.yaml` and from overrides behind it.
+
+    `--source.size 64` reaches into a nested value. The last class must be a [`RunArguments`]; it keeps what
+    was decided in `resolved`, which `save_config` writes.
+
+    Args:
+        classes: dataclasses; no two may share a field.
+        argv: the command line without the program's name; `sys.argv[1:]` when left out.
+
+    Raises:
+        ConfigError: for a missing file, an unknown key, a value of the wrong type.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    config, argv = take_option(argv, "--config")
+    known = {f.name: (f, get_type_hints(cls)[f.name]) for cls in classes for f in fields(cls) if f.init}
+    values = read_yaml(find_config(config), known) if config else {}
+    nested, argv = take_nested(argv, known)
+    parser = Parser(classes, allow_abbrev=False)
+    parser.add_argument("--config", help="YAML file, or the name of a shipped one (pali3/nano-pretrain)")
+    defaults = {key: parser.get_default(key) for key in known}
+    parser.set_defaults(**values)
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise ConfigError(f"unknown argument {unknown[0]}{nearest(unknown[0].lstrip('-'), known)}")
+    given = {key: value for key, value in vars(namespace).items() if key in known}
+    for key, inner, value in nested:
+        given[key] = set_nested(as_dict(given[key], key) or {}, inner, value)
+    built = parser.parse_dict(given)
+    built[-1].resolved = resolve(given, defaults)
+    return built
+
+
+class Parser(HfArgumentParser):
+    """HfArgumentParser whose errors are one sentence and not two pages of usage."""
+
+    def error(self, message: str) -> Any:
+        """Called by argparse."""
+        raise ConfigError(f"{message} (--help lists every argument)")
+
+
+def take_option(argv: list[str], option: str) -> tuple[str | None, list[str]]:
+    """Split `--option value` or `--option=value` off a command line; the last one counts."""
+    value, rest, i = None, [], 0
+    while i < len(argv):
+        if argv[i] == option:
+            if i + 1 == len(argv):
+                raise ConfigError(f"{option} needs a value")
+            value, i = argv[i + 1], i + 1
+        elif argv[i].startswith(option + "="):
+            value = argv[i].split("=", 1)[1]
+        else:
+            rest.append(argv[i])
+        i += 1
+    return value, rest
+
+
+def take_nested(argv: list[str], known: dict) -> tuple[list[tuple[str, list[str], Any]], list[str]]:
+    """Split `--key.inner value` off a command line, as (key, path below it, value)."""
+    found, rest, i = [], [], 0
+    while i < len(argv):
+        name, _, value = argv[i].partition("=")
+        if not (name.startswith("--") and "." in name):
+            rest.append(argv[i])
+            i += 1
+            continue
+        if "=" not in argv[i]:
+            if i + 1 == len(argv):
+                raise ConfigError(f"{name} needs a value")
+            i, value = i + 1, argv[i + 1]
+        key, *inner = name[2:].split(".")
+        if key not in known:
+            raise ConfigError(f"unknown argument {name}{nearest(key, known)}")
+        found.append((key, inner, number(yaml.safe_load(value))))
+        i += 1
+    return found, rest
+
+
+def set_nested(tree: dict, path: list[str], value: Any) -> dict:
+    """A copy of `tree` in which the value below `path` is `value`."""
+    if len(path) == 1:
+        return tree | {path[0]: value}
+    inner = tree.get(path[0])
+    return tree | {path[0]: set_nested(inner if isinstance(inner, dict) else {}, path[1:], value)}
+
+
+def resolve(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Every value of our own fields, and of `TrainingArguments` those that differ from the defaults."""
+    inherited = {f.name for f in fields(TrainingArguments)}
+    return {k: v for k, v in given.items() if k not in inherited or v != defaults[k]}
+
+
+def save_config(path: Path, run: RunArguments) -> None:
+    """Write the resolved configuration; `--config` reads it again."""
+    # whether and how to go on is of one command, not of the run
+    content = {k: v for k, v in run.resolved.items() if k not in ("resume", "overwrite")}
+    header = "# The resolved configuration of this run. What it leaves out has its default.\n"
+    path.write_text(header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def command(main: Callable[..., Any]) -> Callable[..., Any]:
+    """Let `main` end with one sentence for a mistake that its user can mend, instead of a traceback."""
+
+    @functools.wraps(main)
+    def run(argv: list[str] | None = None) -> Any:
+        from openpali.data.images import BadImage
+        from openpali.data.records import BadRecord
+
+        try:
+            return main(argv)
+        except (ConfigError, BadRecord, BadImage) as error:
+            sys.exit(f"error: {error}")
+
+    return run

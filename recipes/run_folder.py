@@ -1,0 +1,152 @@
+"""The folder of a run: whose it is, where it goes on, and which weights were best."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+from transformers import PreTrainedModel
+
+from openpali.recipes.arguments import RunArguments, save_config
+from openpali.recipes.config_file import ConfigError
+
+CONFIG_FILE = "config.yaml"
+LOG_FILE = "logs.jsonl"
+SKIPPED_FILE = "skipped_records.jsonl"
+BEST_FOLDER = "best"
+BEST_FILE = "best.json"
+LEFT_BY_A_RUN = (CONFIG_FILE, LOG_FILE, SKIPPED_FILE, BEST_FOLDER, "tensorboard", "report.html")
+# any of the patterns is enough; the later ones are what FSDP and DeepSpeed write
+PARTS = {
+    "weights": ("*.safetensors", "pytorch_model*", "global_step*"),
+    "optimizer": ("optimizer*", "global_step*"),
+    "schedule": ("scheduler.pt", "global_step*"),
+    "random states": ("rng_state*",),
+}
+
+
+def open_run(args: RunArguments) -> Path | None:
+    """Claim `output_dir`, write the resolved configuration into it, and find where to go on.
+
+    Returns:
+        The checkpoint to resume from; None to start at step 0.
+
+    Raises:
+        ConfigError: if the folder holds another run and neither `resume` nor `overwrite` says what to do, or
+            if the checkpoint named by `resume` is missing or incomplete.
+    """
+    folder = Path(args.output_dir)
+    with args.main_process_first(local=False):
+        if args.process_index == 0:
+            if args.overwrite:
+                clear(folder, args)
+            refuse_foreign(folder, args)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_config(folder / CONFIG_FILE, args)
+        if args.resume not in (None, "auto", "none"):
+            return named_checkpoint(Path(args.resume))
+        return last_checkpoint(folder)
+
+
+def clear(folder: Path, args: RunArguments) -> None:
+    """Remove what an earlier run left, and nothing else that may lie in the folder."""
+    if args.resume not in (None, "none"):
+        raise ConfigError("resume and overwrite contradict each other: give one of them")
+    if not (folder / CONFIG_FILE).exists():
+        return
+    saved = [*folder.glob("checkpoint-*"), *folder.glob("*.safetensors*")]
+    for path in [folder / name for name in LEFT_BY_A_RUN] + saved:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def refuse_foreign(folder: Path, args: RunArguments) -> None:
+    """Raise ConfigError if starting this run here would mix it with another one."""
+    saved = folder / CONFIG_FILE
+    if not saved.exists():
+        if any(folder.glob("*.safetensors")):
+            raise ConfigError(f"{folder} holds a model already; choose another output_dir")
+        return
+    changes = differences(yaml.safe_load(saved.read_text()) or {}, args)
+    if args.resume == "none":
+        raise ConfigError(f"{folder} holds a run; add --overwrite to remove it, or choose another output_dir")
+    if changes and args.resume is None:
+        raise ConfigError(
+            f"{folder} holds a run with another configuration ({'; '.join(changes[:4])}); add --resume auto to"
+            " go on with the new one, --overwrite to start anew, or choose another output_dir"
+        )
+    if changes:
+        print(f"Going on with another configuration: {'; '.join(changes)}", flush=True)
+
+
+def differences(saved: dict[str, Any], args: RunArguments) -> list[str]:
+    """Keys whose values differ between a saved configuration and this one, in words."""
+    # the same representation on both sides
+    mine = yaml.safe_load(yaml.safe_dump(args.resolved))
+    ignored = ("resume", "overwrite", "output_dir")
+    keys = [key for key in dict.fromkeys([*saved, *mine]) if key not in ignored]
+    return [f"{k}: {saved.get(k)} before, {mine.get(k)} now" for k in keys if saved.get(k) != mine.get(k)]
+
+
+def missing_parts(checkpoint: Path) -> list[str]:
+    """What a checkpoint lacks; the trainer's state is written last, so a torn one lacks at least that."""
+    missing = [part for part, globs in PARTS.items() if not any(any(checkpoint.glob(g)) for g in globs)]
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        missing.append("trainer state")
+    return missing
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The complete checkpoint with the most steps; torn ones are named and passed over."""
+    found = [p for p in folder.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
+    for path in sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")), reverse=True):
+        missing = missing_parts(path)
+        if not missing:
+            return path
+        print(f"Passing over {path}: it lacks {', '.join(missing)}", flush=True)
+    return None
+
+
+def named_checkpoint(path: Path) -> Path:
+    """The checkpoint that the user named, if it is one.
+
+    Raises:
+        ConfigError: saying what it lacks.
+    """
+    if not path.is_dir():
+        raise ConfigError(f"resume: there is no checkpoint folder {path}")
+    missing = missing_parts(path)
+    if missing:
+        raise ConfigError(f"resume: {path} is incomplete, it lacks {', '.join(missing)}")
+    return path
+
+
+def load_weights(model: nn.Module, folder: Path | str) -> None:
+    """Put a checkpoint's weights into a model, all of them or none.
+
+    The Trainer loads with strict=False and only warns about what it did not find, which trains on from the
+    wrong weights wherever names on disk differ from names in memory; `from_pretrained` knows both.
+
+    Raises:
+        RuntimeError: naming parameters that the checkpoint lacks.
+    """
+    assert isinstance(model, PreTrainedModel)
+    loaded, info = type(model).from_pretrained(
+        folder, config=model.config, dtype=model.dtype, output_loading_info=True
+    )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise RuntimeError(f"{folder} lacks {len(missing)} parameters, among them {', '.join(missing[:3])}")
+    model.load_state_dict(loaded.state_dict(), strict=True)
+
+
+def read_best(folder: Path) -> dict[str, Any] | None:
+    """Step and value of the best weights kept so far."""
+    path = folder / BEST_FOLDER / BEST_FILE
+    return json.loads(path.read_text()) if path.exists() else None

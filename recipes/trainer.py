@@ -1,0 +1,256 @@
+"""One trainer and one way to run it, for every stage."""
+
+import json
+import math
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from openpali.recipes import optimization
+from openpali.recipes.arguments import RunArguments
+from openpali.recipes.callbacks import RunLog, StopRequest, Throughput
+from openpali.recipes.run_folder import BEST_FILE, BEST_FOLDER, load_weights, read_best
+from openpali.recipes.sampling import RunSampler, quiet_worker
+
+Loss = Callable[[nn.Module, dict[str, Any]], torch.Tensor]
+Evaluate = Callable[[PreTrainedModel], dict[str, float]]
+
+
+def model_loss(model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+    """The loss that the model itself computes, a mean over the examples of the batch."""
+    return model(**inputs).loss
+
+
+class PaliTrainer(Trainer):
+    """Transformers' Trainer with the papers' schedules and parameter groups, and with exact resumption.
+
+    Args:
+        model: what to train; its frozen parameters have `requires_grad=False` already.
+        args: of the run; `max_steps` must be set.
+        table: components of the model, see `optimization.components`.
+        train_dataset: map-style; item i is the same whenever it is asked for.
+        data_collator: examples to the model's inputs.
+        processing_class: saved with every checkpoint.
+        evaluate: scores of the model on validation data, larger is better.
+        best_metric: the score by which the best weights are kept.
+        loss: mean over the batch, given model and inputs.
+        callbacks: more of them.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: RunArguments,
+        table: list[optimization.Component],
+        train_dataset: Any,
+        data_collator: Callable[[list], Any],
+        processing_class: ProcessorMixin | None = None,
+        evaluate: Evaluate | None = None,
+        best_metric: str | None = None,
+        loss: Loss = model_loss,
+        callbacks: Sequence[TrainerCallback] = (),
+    ):
+        self.run_args, self.table = args, table
+        self.scores, self.best_metric, self.loss = evaluate, best_metric, loss
+        args.disable_tqdm = True
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            data_collator=data_collator,
+            eval_dataset=[] if evaluate else None,
+            processing_class=processing_class,
+            callbacks=[RunLog(Path(args.output_dir), args.tensorboard), *callbacks],
+        )
+        self.pop_callback(PrinterCallback)
+        # losses are means over examples: the Trainer is to divide them by the accumulation steps
+        self.model_accepts_loss_kwargs = False
+        self.examples_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        self.examples_per_step *= args.world_size
+        self.throughput = Throughput(self.examples_per_step)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of the whole run in one pass, see `RunSampler`."""
+        args = self.args
+        loader = DataLoader(
+            self.train_dataset,
+            batch_size=args.per_device_train_batch_size,
+            sampler=RunSampler(len(self.train_dataset), args.max_steps * self.examples_per_step, args.seed),
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=quiet_worker,
+            drop_last=True,
+        )
+        return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW, or what `optim` names, over the table's parameter groups."""
+        if self.optimizer is None:
+            groups = optimization.parameter_groups(self.table, self.args.learning_rate)
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = kind(groups, **options)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+        """The schedule of the arguments."""
+        args, total = self.run_args, num_training_steps
+        cooldown = args.cooldown_steps if args.cooldown_steps >= 1 else math.ceil(total * args.cooldown_steps)
+        curve = optimization.schedule(
+            args.schedule, args.get_warmup_steps(total), total, int(cooldown), args.rsqrt_timescale
+        )
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, curve)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The recipe's loss; `return_outputs` is for evaluation loops that these recipes do not use."""
+        return self.loss(model, inputs)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: the stock estimate walks over every parameter at every step."""
+        return 0
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add examples per second, and the epoch by examples seen."""
+        step = self.state.global_step
+        self.state.epoch = step * self.examples_per_step / len(self.train_dataset)
+        if "loss" in logs:
+            logs["examples_per_second"] = self.throughput.rate(step)
+        super().log(logs, start_time)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Score the model, keep its weights if they are the best so far, leave random states untouched."""
+        assert self.scores is not None
+        assert isinstance(self.model, PreTrainedModel)
+        state = random.getstate()
+        with self.throughput.paused(), torch.random.fork_rng(), torch.no_grad():
+            self.model.eval()
+            metrics = {f"eval_{key}": float(value) for key, value in self.scores(self.model).items()}
+            self.log(metrics)
+            self.keep_best(metrics)
+        random.setstate(state)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def keep_best(self, metrics: dict[str, float]) -> None:
+        """Save weights that beat those in `best/`, or that are the first.
+
+        Raises:
+            KeyError: if the evaluation does not give the metric of the run.
+        """
+        if f"eval_{self.best_metric}" not in metrics:
+            raise KeyError(f"evaluation gives {', '.join(metrics)}, and not the metric {self.best_metric}")
+        folder = Path(self.run_args.output_dir)
+        value, best = metrics[f"eval_{self.best_metric}"], read_best(folder)
+        if best is not None and not value > best["value"]:
+            return
+        fresh = folder / f"{BEST_FOLDER}.new"
+        self.save_model(str(fresh), _internal_call=True)
+        if self.args.should_save:
+            row = {"step": self.state.global_step, "metric": self.best_metric, "value": value}
+            (fresh / BEST_FILE).write_text(json.dumps(row))
+            shutil.rmtree(folder / BEST_FOLDER, ignore_errors=True)
+            fresh.rename(folder / BEST_FOLDER)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with self.throughput.paused():
+            super()._save_checkpoint(*args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled or not isinstance(self.model, PreTrainedModel):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_weights(self.model, resume_from_checkpoint)
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        start = super()._init_training_state(*args, **kwargs)
+        self.throughput.restart(self.state.global_step)
+        return start
+
+
+def run_training(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    args: RunArguments,
+    train_dataset: Any,
+    collator: Callable[[list], Any],
+    evaluate: Evaluate | None = None,
+    best_metric: str | None = None,
+    loss: Loss = model_loss,
+    resume_from: Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> PaliTrainer:
+    """Freeze, train, load the best weights back, and save them with the processor into `output_dir`.
+
+    Args:
+        model: what to train.
+        processor: saved with the model.
+        args: of the run; `max_steps` is derived from `num_train_epochs` where it is not given.
+        train_dataset: map-style data of a known length.
+        collator: a list of its items to the model's inputs.
+        evaluate: scores on validation data, called every `eval_steps` steps and after the last one.
+        best_metric: the score that decides which weights are best.
+        loss: mean over the batch, given model and inputs.
+        resume_from: what `open_run` answered.
+        callbacks: more of Transformers' callbacks.
+
+    Raises:
+        SystemExit: with code 130 after Ctrl-C or SIGTERM, once a checkpoint is written.
+    """
+    table = optimization.components(model, args)
+    optimization.freeze(table)
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    if args.max_steps <= 0:
+        args.max_steps = max(1, math.ceil(args.num_train_epochs * len(train_dataset) / batch))
+    if evaluate is None or not args.eval_steps:
+        args.eval_strategy = "no"
+    stop = StopRequest()
+    trainer = PaliTrainer(
+        model,
+        args,
+        table,
+        train_dataset,
+        collator,
+        processor,
+        evaluate,
+        best_metric,
+        loss,
+        callbacks=[stop, *callbacks],
+    )
+    say = print if trainer.is_world_process_zero() else (lambda text: None)
+    say(optimization.describe(table, args.learning_rate))
+    say(
+        f"{args.max_steps:,} steps of {batch:,} examples, {args.max_steps * batch / len(train_dataset):.3g}"
+        f" epochs of {len(train_dataset):,}; {args.schedule} schedule"
+        + (f"; going on from {resume_from}" if resume_from else "")
+    )
+    with stop:
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    folder, step = Path(args.output_dir), trainer.state.global_step
+    if stop.requested and step < args.max_steps:
+        say(f"Stopped at step {step}. The same command goes on from {folder / f'checkpoint-{step}'}.")
+        raise SystemExit(130)
+    best = read_best(folder)
+    if best is not None:
+        load_weights(model, folder / BEST_FOLDER)
+        say(f"Best {best['metric']} {best['value']:.4g}, at step {best['step']}: these weights are kept.")
+    trainer.save_model(str(folder))
+    say(f"Saved model and processor to {folder}")
+    return trainer

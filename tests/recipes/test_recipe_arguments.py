@@ -1,0 +1,112 @@
+from dataclasses import dataclass, field
+
+import pytest
+import yaml
+from openpali.recipes.arguments import RunArguments, command, parse, save_config
+from openpali.recipes.config_file import CONFIGS, ConfigError, find_config
+
+
+@dataclass
+class Extra:
+    data: str | None = None
+    source: dict | str | None = None
+    languages: list[str] = field(default_factory=lambda: ["en"])
+
+
+def write(folder, **content):
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump({"output_dir": str(folder / "run"), **content}))
+    return str(path)
+
+
+def test_file_and_overrides(tmp_path):
+    path = write(tmp_path, learning_rate=3e-4, max_steps=7, source={"name": "emoji", "size": 64}, freeze=["a"])
+    extra, run = parse(
+        [Extra, RunArguments],
+        ["--config", path, "--data", "my.jsonl", "--max_steps=9", "--languages", "de", "fr", "--source.size", "32"],
+    )
+    assert (extra.data, extra.languages) == ("my.jsonl", ["de", "fr"])
+    assert extra.source == {"name": "emoji", "size": 32}
+    assert (run.learning_rate, run.max_steps, run.freeze) == (3e-4, 9, ["a"])
+
+
+def test_scientific_notation_is_a_number_everywhere(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        f"output_dir: {tmp_path}\nlearning_rate: 1e-3\nmax_steps: 1e3\nlr_multipliers: {{vision_tower: 1e-1}}\n"
+    )
+    (run,) = parse([RunArguments], ["--config", str(path)])
+    assert (run.learning_rate, run.max_steps, run.lr_multipliers) == (1e-3, 1000, {"vision_tower": 0.1})
+
+
+def test_words_that_look_like_numbers_stay_words(tmp_path):
+    extra, _ = parse([Extra, RunArguments], ["--config", write(tmp_path, data="1e5a.jsonl")])
+    assert extra.data == "1e5a.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"learning_rat": 1}, r"run.yaml: unknown key 'learning_rat'; did you mean 'learning_rate'\?"),
+        ({"max_steps": "many"}, "run.yaml: max_steps must be a whole number, not 'many'"),
+        ({"max_steps": 1.5}, "max_steps must be a whole number, not 1.5"),
+        ({"learning_rate": [1]}, "learning_rate must be a number"),
+        ({"freeze": "vision_tower"}, "freeze must be a list"),
+        ({"overwrite": "perhaps"}, "overwrite must be true or false"),
+        ({"schedule": "linear"}, "schedule must be one of cosine, rsqrt, constant"),
+        ({"label_smoothing_factor": 0.1}, "use label_smoothing"),
+        ({"load_best_model_at_end": True}, "eval_steps turns evaluation on"),
+    ],
+)
+def test_mistakes_in_the_file_name_file_key_and_remedy(tmp_path, content, message):
+    with pytest.raises(ConfigError, match=message):
+        parse([Extra, RunArguments], ["--config", write(tmp_path, **content)])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--max_stpes", "3"], r"unknown argument --max_stpes; did you mean 'max_steps'\?"),
+        (["--max_steps", "three"], "invalid int value: 'three'"),
+        (["--config", "pali3/no-such"], "no configuration file pali3/no-such"),
+        (["--config"], "--config needs a value"),
+        (["--sorce.size", "3"], "did you mean 'source'"),
+        (["--output_dir", "x", "--lr_multipliers", "[1]"], "lr_multipliers must be a mapping"),
+        ([], "output_dir is missing"),
+    ],
+)
+def test_mistakes_on_the_command_line(argv, message):
+    with pytest.raises(ConfigError, match=message):
+        extra, _ = parse([Extra, RunArguments], argv)
+
+
+def test_resolved_configuration_reads_back_to_the_same_run(tmp_path):
+    path = write(tmp_path, learning_rate="2e-3", source={"name": "emoji"}, warmup_steps=0.1)
+    argv = ["--config", path, "--languages", "de", "--source.size", "32"]
+    first, run = parse([Extra, RunArguments], argv)
+    save_config(tmp_path / "config.yaml", run)
+    again, rerun = parse([Extra, RunArguments], ["--config", str(tmp_path / "config.yaml")])
+    assert again == first
+    assert rerun.resolved == run.resolved
+    saved = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert saved["learning_rate"] == 2e-3
+    assert saved["schedule"] == "cosine"
+    assert "adam_epsilon" not in saved
+
+
+def test_shipped_configurations_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wanted = CONFIGS / "pali3" / "nano-pretrain.yaml"
+    for name in ("pali3/nano-pretrain", "recipes/configs/pali3/nano-pretrain.yaml", "pali3/nano-pretrain.yaml"):
+        assert find_config(name) == wanted
+    with pytest.raises(ConfigError, match="did you mean 'pali3/nano-pretrain'"):
+        find_config("pali3/nano-pretain")
+
+
+def test_command_ends_with_one_sentence(capsys):
+    @command
+    def main(argv=None):
+        raise ConfigError("say it plainly")
+
+    with pytest.raises(SystemExit, match="^error: say it plainly$"):
+        main([])
