@@ -13,17 +13,17 @@ _CITATION = """
 _KWARGS = """
 Args:
     predictions: list of str. Only a whole answer is read as a number: "twenty one" and " three" stay as they are.
-    references: list of str.
+    references: list of str, or list of lists of str where several answers are right.
     return_scores: also return `scores`, 0.0 or 1.0 per prediction (default False).
 Returns:
     count_accuracy: float in [0, 1].
 """
 
-WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-    " seventeen eighteen nineteen twenty"
-).split()
-DIGITS = {"none": "0", **{word: str(number) for number, word in enumerate(WORDS)}}
+WORDS = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen twenty
+"""
+DIGITS = {"none": "0", **{word: str(number) for number, word in enumerate(WORDS.split())}}
 
 
 class CountAccuracy(evaluate.Metric):
@@ -35,14 +35,21 @@ class CountAccuracy(evaluate.Metric):
             description=_DESCRIPTION,
             citation=_CITATION,
             inputs_description=_KWARGS,
-            features=datasets.Features({"predictions": text, "references": text}),
+            features=[
+                datasets.Features({"predictions": text, "references": datasets.Sequence(text)}),
+                datasets.Features({"predictions": text, "references": text}),
+            ],
         )
 
     def _compute(
-        self, predictions: list[str], references: list[str], return_scores: bool = False
+        self, predictions: list[str], references: list[list[str]] | list[str], return_scores: bool = False
     ) -> dict[str, float | list[float]]:
-        pairs = zip(predictions, references, strict=True)
-        scores = [float(to_digits(prediction) == to_digits(reference)) for prediction, reference in pairs]
+        scores = []
+        for index, (prediction, counts) in enumerate(zip(predictions, references, strict=True)):
+            counts = [counts] if isinstance(counts, str) else counts
+            if not counts:
+                raise ValueError(f"prediction {index} has no reference: give at least one count")
+            scores.append(float(to_digits(prediction) in {to_digits(count) for count in counts}))
         result: dict[str, float | list[float]] = {"count_accuracy": sum(scores) / len(scores)}
         return result | {"scores": scores} if return_scores else result
 

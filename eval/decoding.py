@@ -1,0 +1,125 @@
+"""Answers of any image-text-to-text model of Transformers for a list of Examples."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+from transformers import BatchFeature, PreTrainedModel
+
+from openpali.data.example import Example
+
+GREY = (128, 128, 128)
+
+
+def generate(
+    model: PreTrainedModel,
+    processor: Any,
+    examples: Sequence[Example],
+    batch_size: int,
+    max_new_tokens: int,
+    num_beams: int = 1,
+    blank_images: bool = False,
+    progress: bool = True,
+) -> list[str]:
+    """Answer every example, greedily or by beam search.
+
+    Prompts of like length share a batch, so that little is padded; the answers come back in the given order.
+
+    Args:
+        model: encoder-decoder or decoder-only, on any device, in training mode or not; it is left as it was.
+        processor: the model's processor.
+        examples: what to answer; suffixes and references are not shown to the model.
+        batch_size: examples a batch.
+        max_new_tokens: limit of an answer.
+        num_beams: 1 is greedy.
+        blank_images: show mid-grey pictures of the same sizes instead, to see what the text alone gives away.
+        progress: show a progress bar.
+
+    Returns:
+        One stripped text per example, special tokens left out and location tokens kept.
+    """
+    options = (batch_size, max_new_tokens, num_beams, blank_images)
+    with tqdm(total=len(examples), unit="ex", disable=not progress) as bar:
+        texts = {}
+        for index, text in answers(model, processor, examples, *options):
+            texts[index] = text
+            bar.update()
+    return [texts[index] for index in range(len(examples))]
+
+
+def answers(
+    model: PreTrainedModel,
+    processor: Any,
+    examples: Sequence[Example],
+    batch_size: int,
+    max_new_tokens: int,
+    num_beams: int = 1,
+    blank_images: bool = False,
+) -> Iterator[tuple[int, str]]:
+    """As `generate`, but yields index and text of each example as soon as its batch is done, in batch order."""
+    # the longest first: if memory is short, it is short at once
+    order = sorted(range(len(examples)), key=lambda i: prompt_size(examples[i]), reverse=True)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        with evaluating(model):
+            inputs = encode(model, processor, [examples[i] for i in chosen], blank_images)
+            ids = model.generate(  # type: ignore[operator]
+                **inputs, max_new_tokens=max_new_tokens, num_beams=num_beams, do_sample=False, use_cache=True
+            )
+        if not model.config.is_encoder_decoder:
+            ids = ids[:, inputs["input_ids"].shape[1] :]
+        texts = processor.batch_decode(ids, skip_special_tokens=True)
+        yield from ((index, text.strip()) for index, text in zip(chosen, texts))
+
+
+def prompt_size(example: Example) -> tuple[int, int]:
+    """What decides how long the model's input is: pictures first, then characters."""
+    return len(example.images), len(example.prefix)
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation and inference mode; afterwards every module has the mode that it had before."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        # not model.train(): frozen towers may be in evaluation mode while the rest trains
+        for module in training:
+            module.training = True
+
+
+def encode(model: PreTrainedModel, processor: Any, examples: Sequence[Example], blank_images: bool) -> BatchFeature:
+    """Model inputs of prompts and pictures, on the model's device and in its precision."""
+    images = [[blank(image) if blank_images else image for image in example.images] for example in examples]
+    side = {} if model.config.is_encoder_decoder else {"padding_side": "left"}
+    texts = [prompt(processor, example) for example in examples]
+    inputs = processor(images=images, text=texts, return_tensors="pt", padding=True, **side)
+    # PaliGemma's processor returns labels even when there is no suffix
+    inputs.pop("labels", None)
+    return inputs.to(model.device, dtype=model.dtype)
+
+
+def prompt(processor: Any, example: Example) -> str:
+    """The prefix as the model expects it.
+
+    A processor that takes a `suffix` (PaLI-3's, PaliGemma's) is given the prefix as it is; a chat model its template.
+    """
+    if "suffix" not in inspect.signature(type(processor).__call__).parameters and processor.chat_template:
+        content = [{"type": "image"} for _ in example.images] + [{"type": "text", "text": example.prefix}]
+        messages = [{"role": "user", "content": content}]
+        return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    if processor.image_token in example.prefix:
+        return example.prefix
+    return processor.image_token * len(example.images) + example.prefix
+
+
+def blank(image: Image.Image) -> Image.Image:
+    """A mid-grey picture of the same size."""
+    return Image.new("RGB", image.size, GREY)
