@@ -1,1 +1,57 @@
-"""Tasks: one short file each, from a record to an `Example`."""
+"""Tasks: one short file each, from a record to an `Example`. Copy forkme.py to write your own."""
+
+import random
+from typing import Any, Protocol
+
+from openpali.data.example import Example
+from openpali.data.sources import build
+
+TASKS = {
+    "answer": "openpali.data.tasks.answer:Answer",
+    "caption": "openpali.data.tasks.caption:Caption",
+    "detect": "openpali.data.tasks.detect:Detect",
+    "forkme": "openpali.data.tasks.forkme:ForkMe",
+    "ocr": "openpali.data.tasks.ocr:Ocr",
+    "plain": "openpali.data.tasks.plain:Plain",
+}
+
+
+class Task(Protocol):
+    """What a task has.
+
+    Attributes:
+        name: the task's name in tables and reports.
+        metric: folder of its metric under eval/metrics.
+        metric_key: the one number of that metric by which checkpoints are compared; larger is better.
+        max_new_tokens: longest answer to generate.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def metric(self) -> str: ...  # noqa: D102
+    @property
+    def metric_key(self) -> str: ...  # noqa: D102
+    @property
+    def max_new_tokens(self) -> int: ...  # noqa: D102
+
+    def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
+        """The example of a record, any choice drawn from `rng`; None when the record does not suit."""
+        ...
+
+    def prediction(self, text: str, example: Example) -> Any:
+        """What the metric takes as the prediction, from generated text."""
+        ...
+
+    def reference(self, example: Example) -> Any:
+        """What the metric takes as the reference."""
+        ...
+
+
+def load_task(spec: dict[str, Any]) -> Task:
+    """The task that a dict describes: `{"name": "answer", "kinds": ["what"]}`, its options beside its name.
+
+    Raises:
+        ValueError: an unknown name or option; the message gives the nearest known one.
+    """
+    return build(spec, TASKS, "task")

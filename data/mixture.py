@@ -1,0 +1,157 @@
+"""A source under a task as a torch dataset, and several of them sampled by weight.
+
+Both are pure functions of their seed and the index: any worker, any process and a resumed run read the same examples.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from openpali.data.example import Example
+from openpali.data.records import BadRecord, SkipLog
+from openpali.data.sources import Source, load_source
+from openpali.data.tasks import Task, load_task
+
+_MIN_SEEN = 10
+
+
+class TaskDataset(Dataset[Example]):
+    """Item i is the task's example of record i, with every choice drawn from (seed, i).
+
+    A record that is bad, or that the task has no use for, is replaced by the next one. Bad ones go to the skip log.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        task: Task,
+        seed: int = 0,
+        skip_log: SkipLog | None = None,
+        max_bad_share: float = 0.1,
+    ) -> None:
+        """Put a task on a source.
+
+        Args:
+            source: holds the records.
+            task: makes examples of them.
+            seed: of the task's choices.
+            skip_log: where bad records are listed.
+            max_bad_share: with more than this share of bad records among those read (at least 10), reading ends.
+        """
+        if len(source) == 0:
+            raise ValueError(f"the source {source.name!r} is empty")
+        self.source, self.task, self.seed = source, task, seed
+        self.skip_log = skip_log if skip_log is not None else SkipLog()
+        self.max_bad_share = max_bad_share
+        self._read: set[int] = set()
+        self._bad: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        return self.example(index, random.Random(f"{self.seed}-{index}"))
+
+    def example(self, index: int, rng: random.Random) -> Example:
+        """The example of record `index`, or of the first usable one after it.
+
+        Raises:
+            BadRecord: too many records are bad, or all are.
+            ValueError: the task has no use for any record.
+        """
+        last_bad = None
+        for step in range(len(self.source)):
+            position = (index + step) % len(self.source)
+            try:
+                example = self.task.example(self.source[position], rng)
+                self._read.add(position)
+            except BadRecord as bad:
+                last_bad = bad
+                self._note(position, bad)
+                continue
+            if example is not None:
+                return example
+        if last_bad is not None and len(self._bad) == len(self.source):
+            raise BadRecord(self.source.name, "all", f"no record is good; the last one: {last_bad}")
+        raise ValueError(f"the task {self.task.name!r} has no use for any record of the source {self.source.name!r}")
+
+    def _note(self, position: int, bad: BadRecord) -> None:
+        self._read.add(position)
+        self._bad.add(position)
+        self.skip_log.add(bad)
+        if len(self._read) >= _MIN_SEEN and len(self._bad) > self.max_bad_share * len(self._read):
+            raise BadRecord(
+                self.source.name,
+                bad.record,
+                f"{len(self._bad)} of {len(self._read)} records read are bad; the last one: {bad}",
+                "Mend the data, or raise max_bad_share.",
+            )
+
+
+@dataclass(frozen=True)
+class MixtureRow:
+    """One line of a mixture's table."""
+
+    name: str
+    task: str
+    source: str
+    weight: float
+    expected_examples: float
+
+
+class Mixture(Dataset[Example]):
+    """Item j draws its dataset by weight, its record and the task's choices from (seed, j) alone."""
+
+    def __init__(
+        self,
+        datasets: dict[str, TaskDataset],
+        weights: dict[str, float] | None = None,
+        num_examples: int = 10_000,
+        seed: int = 0,
+    ) -> None:
+        """Mix datasets.
+
+        Args:
+            datasets: name to dataset.
+            weights: name to a number that is not negative; equal shares by default. They need not sum to one.
+            num_examples: length of the mixture.
+            seed: another seed is another sample.
+        """
+        weights = weights if weights is not None else dict.fromkeys(datasets, 1.0)
+        if set(weights) != set(datasets):
+            raise ValueError(f"weights are for {sorted(weights)}, datasets are {sorted(datasets)}")
+        if not datasets or min(weights.values()) < 0 or sum(weights.values()) <= 0:
+            raise ValueError(f"weights={weights}: none may be negative and one must be positive")
+        self.datasets, self.num_examples, self.seed = dict(datasets), num_examples, seed
+        total = sum(weights.values())
+        self.weights = {name: weights[name] / total for name in datasets}
+
+    def __len__(self) -> int:
+        return self.num_examples
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < self.num_examples:
+            raise IndexError(f"example {index} of {self.num_examples}")
+        rng = random.Random(f"{self.seed}-{index}")
+        name = rng.choices(list(self.weights), list(self.weights.values()))[0]
+        dataset = self.datasets[name]
+        return dataset.example(rng.randrange(len(dataset)), rng)
+
+    def table(self) -> list[MixtureRow]:
+        """Task, source, weight and expected number of examples of each dataset, the weights summing to one."""
+        return [
+            MixtureRow(name, data.task.name, data.source.name, weight, weight * self.num_examples)
+            for name, data, weight in zip(self.datasets, self.datasets.values(), self.weights.values())
+        ]
+
+
+def show(task: dict[str, Any], source: dict[str, Any] | None = None, count: int = 10) -> None:
+    """Print the prefix and suffix of the first examples of a task, on the built-in pictures by default."""
+    dataset = TaskDataset(load_source(source or {"name": "emoji"}), load_task(task))
+    for index in range(min(count, len(dataset))):
+        example = dataset[index]
+        print(f"{example.id}  {example.prefix!r} -> {example.suffix!r}")

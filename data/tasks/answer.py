@@ -1,0 +1,128 @@
+"""`answer {lang} {question}`: what, how many, which colour, where, and whether something is there."""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from openpali.data.example import Example
+from openpali.data.sources.phrases import KINDS, colour_word, phrases, position_word, question
+
+ABSENT = 0.2
+"""Share of counting questions about something that is not there."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Questions on the built-in pictures, with a word, a number or a place as the answer.
+
+    Attributes:
+        kinds: which of `what`, `count`, `colour`, `where` and `presence` to ask.
+        languages: languages of question and answer, one drawn for each example.
+    """
+
+    kinds: tuple[str, ...] = KINDS
+    languages: tuple[str, ...] = ("en",)
+    max_new_tokens: int = 16
+    name: str = "answer"
+
+    def __post_init__(self) -> None:
+        for field in ("kinds", "languages"):
+            value = getattr(self, field)
+            object.__setattr__(self, field, (value,) if isinstance(value, str) else tuple(value))
+        if not self.kinds or not self.languages or not set(self.kinds) <= set(KINDS):
+            raise ValueError(f"kinds={list(self.kinds)}, languages={list(self.languages)}: kinds are {', '.join(KINDS)}.")
+        for language in self.languages:
+            phrases(language)
+
+    @property
+    def metric(self) -> str:
+        """Counts have a metric of their own; every other answer is right or wrong."""
+        return "count_accuracy" if self.kinds == ("count",) else "exact_match"
+
+    @property
+    def metric_key(self) -> str:
+        """The share of right answers."""
+        return self.metric
+
+    def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
+        """A question of a random kind among those that the scene allows."""
+        language = rng.choice(self.languages)
+        for kind in rng.sample(self.kinds, len(self.kinds)):
+            found = _ASK[kind](record, language, rng)
+            if found is None:
+                continue
+            asked, answer, about = found
+            return Example(
+                id=record["id"],
+                task=self.name,
+                images=(record["image"],),
+                prefix=f"answer {language} {asked}",
+                suffix=answer,
+                references=(answer,),
+                boxes=tuple(item["box"] for item in about),
+                meta={"kind": kind, "language": language},
+            )
+        return None
+
+    def prediction(self, text: str, example: Example) -> str:
+        """The text without space around it."""
+        return text.strip()
+
+    def reference(self, example: Example) -> list[str]:
+        """Every right answer."""
+        return list(example.references)
+
+
+def _what(record: dict[str, Any], language: str, rng: random.Random) -> Any:
+    """Of a single object; of one of several by its place, when no other is there."""
+    objects = record["objects"]
+    if len(objects) == 1:
+        return question("what", language), objects[0]["names"][language], objects
+    places = [item["position"] for item in objects]
+    alone = [item for item in objects if places.count(item["position"]) == 1]
+    if not alone:
+        return None
+    item = rng.choice(alone)
+    return question("what_at", language, position=item["position"]), item["names"][language], [item]
+
+
+def _count(record: dict[str, Any], language: str, rng: random.Random) -> Any:
+    absent = rng.random() < ABSENT or not record["objects"]
+    item = rng.choice(record["absent"] if absent else record["objects"])
+    same = [other for other in record["objects"] if other["concept"] == item["concept"]]
+    return question("count", language, thing=item["names"][language]), str(len(same)), same
+
+
+def _presence(record: dict[str, Any], language: str, rng: random.Random) -> Any:
+    """Yes and no are equally likely."""
+    absent = rng.random() < 0.5 or not record["objects"]
+    item = rng.choice(record["absent"] if absent else record["objects"])
+    same = [other for other in record["objects"] if other["concept"] == item["concept"]]
+    answer = phrases(language)["yes_no"][0 if same else 1]
+    return question("presence", language, thing=item["names"][language]), answer, same
+
+
+def _colour(record: dict[str, Any], language: str, rng: random.Random) -> Any:
+    items = [item for item in _single(record) if item["colour"] is not None]
+    if not items:
+        return None
+    item = rng.choice(items)
+    return question("colour", language, thing=item["names"][language]), colour_word(item["colour"], language), [item]
+
+
+def _where(record: dict[str, Any], language: str, rng: random.Random) -> Any:
+    items = _single(record)
+    if not items:
+        return None
+    item = rng.choice(items)
+    answer = position_word(item["position"], language)
+    return question("where", language, thing=item["names"][language]), answer, [item]
+
+
+def _single(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Objects of which the scene has one."""
+    concepts = [item["concept"] for item in record["objects"]]
+    return [item for item in record["objects"] if concepts.count(item["concept"]) == 1]
+
+
+_ASK = {"what": _what, "count": _count, "colour": _colour, "where": _where, "presence": _presence}

@@ -1,0 +1,53 @@
+"""`caption {lang}`: what is on the picture."""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from openpali.data.example import Example
+
+
+@dataclass(frozen=True)
+class Caption:
+    """Captions from records that carry `captions`: language to one text or to several.
+
+    Attributes:
+        languages: languages to caption in, one drawn for each example among those that the record has.
+    """
+
+    languages: tuple[str, ...] = ("en",)
+    metric: str = "cider"
+    metric_key: str = "cider"
+    max_new_tokens: int = 48
+    name: str = "caption"
+
+    def __post_init__(self) -> None:
+        languages = self.languages
+        object.__setattr__(self, "languages", (languages,) if isinstance(languages, str) else tuple(languages))
+
+    def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
+        """A caption in one language; every caption of that language is a reference."""
+        known = [language for language in self.languages if record["captions"].get(language)]
+        if not known:
+            return None
+        language = rng.choice(known)
+        captions = record["captions"][language]
+        captions = (captions,) if isinstance(captions, str) else tuple(captions)
+        return Example(
+            id=record["id"],
+            task=self.name,
+            images=(record["image"],),
+            prefix=f"caption {language}",
+            suffix=rng.choice(captions),
+            references=captions,
+            boxes=tuple(item["box"] for item in record.get("objects", ())),
+            meta={"language": language},
+        )
+
+    def prediction(self, text: str, example: Example) -> str:
+        """The text without space around it."""
+        return text.strip()
+
+    def reference(self, example: Example) -> list[str]:
+        """Every caption of the picture in the example's language."""
+        return list(example.references)

@@ -1,0 +1,57 @@
+"""A small tokenizer for models that are trained from nothing, with T5's special tokens."""
+
+from collections.abc import Iterable
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+PAD, EOS, UNKNOWN, IMAGE = "<pad>", "</s>", "<unk>", "<image>"
+LOCATION_TOKENS = tuple(f"<loc{i:04d}>" for i in range(1024))
+SEGMENTATION_TOKENS = tuple(f"<seg{i:03d}>" for i in range(128))
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over prefixes and suffixes: any text in any script comes back unchanged.
+
+    As in T5, padding is 0, the end token that closes every text is 1 and the unknown token is 2. The 1024 location
+    and 128 segmentation tokens are ordinary tokens, which decoding keeps; `<image>` is special and is left out.
+
+    Args:
+        texts: what the model will read and write, in any order; repeating a text weighs it.
+        vocab_size: tokens to learn, with the three special ones and the 256 bytes; the last 1153 come on top.
+
+    Returns:
+        A tokenizer of `vocab_size + 1153` tokens at most, fewer when the texts run out of pairs to join.
+
+    Raises:
+        ValueError: `vocab_size` below 259.
+    """
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if vocab_size < len(alphabet) + 3:
+        raise ValueError(f"vocab_size={vocab_size}: the bytes and special tokens alone need {len(alphabet) + 3}")
+    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, EOS, UNKNOWN],
+        initial_alphabet=sorted(alphabet),
+        show_progress=False,
+    )
+    # sorted, so that the order in which texts arrive cannot break a tie
+    tokenizer.train_from_iterator(sorted(texts), trainer)
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in LOCATION_TOKENS + SEGMENTATION_TOKENS])
+    tokenizer.add_special_tokens([AddedToken(IMAGE, normalized=False, special=True)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {EOS}", pair=f"$A {EOS} $B {EOS}", special_tokens=[(EOS, 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        unk_token=UNKNOWN,
+        extra_special_tokens=[IMAGE],
+        clean_up_tokenization_spaces=False,
+        padding_side="right",
+        model_max_length=int(1e9),
+    )
