@@ -37,7 +37,7 @@ def load_image(source: ImageSource) -> Image.Image:
         image = ImageOps.exif_transpose(image)
         return _to_rgb(image)
     except _BOMBS + _DECODE_ERRORS as error:
-        if isinstance(error, OSError) and "truncated" in str(error):
+        if isinstance(error, OSError) and "truncated" in str(error).lower():
             reason = f"{name} is truncated: the file ends before the picture does. Copy it again from its origin."
         else:
             reason = f"{name} cannot be decoded ({error}). Open it in an image viewer and save it again."

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from openpali.data.example import Example
 from openpali.data.records import BadRecord, SkipLog
-from openpali.data.sources import Source, load_source
+from openpali.data.sources import CheckedSource, Source, load_source
 from openpali.data.tasks import Task, load_task
 
 _MIN_SEEN = 10
@@ -20,7 +20,8 @@ _MIN_SEEN = 10
 class TaskDataset(Dataset[Example]):
     """Item i is the task's example of record i, with every choice drawn from (seed, i).
 
-    A record that is bad, or that the task has no use for, is replaced by the next one. Bad ones go to the skip log.
+    A record that is bad, or that the task has no use for, is replaced by the next one. Bad ones, with those
+    that the source left out beforehand, go to the skip log.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class TaskDataset(Dataset[Example]):
         self.source, self.task, self.seed = source, task, seed
         self.skip_log = skip_log if skip_log is not None else SkipLog()
         self.max_bad_share = max_bad_share
+        for bad in source.bad if isinstance(source, CheckedSource) else ():
+            self.skip_log.add(bad)
         self._read: set[int] = set()
         self._bad: set[int] = set()
 
@@ -73,6 +76,11 @@ class TaskDataset(Dataset[Example]):
                 last_bad = bad
                 self._note(position, bad)
                 continue
+            except KeyError as error:
+                raise ValueError(
+                    f"the task {self.task.name!r} needs {error}, which the records of the source "
+                    f"{self.source.name!r} do not have; the task 'plain' takes prefix and suffix as they are"
+                ) from error
             if example is not None:
                 return example
         if last_bad is not None and len(self._bad) == len(self.source):
@@ -150,8 +158,9 @@ class Mixture(Dataset[Example]):
 
 
 def show(task: dict[str, Any], source: dict[str, Any] | None = None, count: int = 10) -> None:
-    """Print the prefix and suffix of the first examples of a task, on the built-in pictures by default."""
-    dataset = TaskDataset(load_source(source or {"name": "emoji"}), load_task(task))
+    """Print the prefix and suffix of some examples of a task, on the built-in pictures by default."""
+    records = load_source(source or {"name": "emoji", "objects": [1, 4]})
+    dataset = TaskDataset(records, load_task(task))
     for index in range(min(count, len(dataset))):
-        example = dataset[index]
+        example = dataset[index * len(dataset) // count if len(dataset) > count else index]
         print(f"{example.id}  {example.prefix!r} -> {example.suffix!r}")

@@ -3,7 +3,9 @@
 import importlib
 import inspect
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
+
+from openpali.data.records import BadRecord
 
 SOURCES = {
     "emoji": "openpali.data.sources.emoji:EmojiScenes",
@@ -23,6 +25,13 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One record; `BadRecord` when it cannot be used."""
         ...
+
+
+@runtime_checkable
+class CheckedSource(Source, Protocol):
+    """A source that reads its records beforehand, leaves out the bad ones and lists them."""
+
+    bad: list[BadRecord]
 
 
 def load_source(spec: dict[str, Any]) -> Source:

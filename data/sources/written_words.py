@@ -6,15 +6,14 @@ import random
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-WORDS = tuple(
-    (
-        "ant bag bat bed bee big boat book box boy bus cake car cat cold cup day dog door down duck egg exit eye fan "
-        "farm fast fire fish flag fly fox free frog gate girl go gold good green hand hat hello home hot house ice "
-        "in ink jam jar key king kite lake left lion love man map milk moon new nest no north now off old on one open "
-        "out park pen pig play pull push queen rain red ring road room run salt sea ship shop sky slow snow sofa south "
-        "star stop sun taxi tea ten tree two up van walk water west wind wolf yes zoo"
-    ).split()
+_WORDS = (
+    "ant bag bat bed bee big boat book box boy bus cake car cat cold cup day dog door down duck egg exit eye fan "
+    "farm fast fire fish flag fly fox free frog gate girl go gold good green hand hat hello home hot house ice "
+    "in ink jam jar key king kite lake left lion love man map milk moon new nest no north now off old on one "
+    "open out park pen pig play pull push queen rain red ring road room run salt sea ship shop sky slow snow "
+    "sofa south star stop sun taxi tea ten tree two up van walk water west wind wolf yes zoo"
 )
+WORDS = tuple(_WORDS.split())
 
 _INKS = (("white", "black"), ("black", "white"), ("yellow", "black"), ("white", "navy"), ("darkred", "white"))
 

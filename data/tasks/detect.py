@@ -46,10 +46,10 @@ class Detect:
             boxes=boxes,
         )
 
-    def prediction(self, text: str, example: Example) -> list[Box]:
+    def prediction(self, text: str, example: Example) -> list[dict[str, Any]]:
         """The boxes that can be read from the text; the rest of it counts for nothing."""
-        return [Box(box.x1, box.y1, box.x2, box.y2, box.label) for box in parse_detections(text).boxes]
+        return [{"box": [box.x1, box.y1, box.x2, box.y2], "label": box.label} for box in parse_detections(text).boxes]
 
-    def reference(self, example: Example) -> list[Box]:
+    def reference(self, example: Example) -> list[dict[str, Any]]:
         """The true boxes."""
-        return list(example.boxes)
+        return [{"box": [box.x0, box.y0, box.x1, box.y1], "label": box.label} for box in example.boxes]

@@ -1,0 +1,44 @@
+"""Scenes per second of the built-in pictures with drawings already cached.
+
+python benchmarks/scenes.py --processes 2
+"""
+
+import argparse
+import multiprocessing
+import time
+
+from openpali.data.sources.emoji import EmojiScenes
+
+KINDS: dict[str, dict] = {
+    "64 px, 1 to 2 objects": {"size": 64},
+    "96 px, 1 to 2 objects": {"size": 96},
+    "96 px, 1 to 4 objects of 204": {"size": 96, "objects": (1, 4), "concepts": 204},
+    "96 px, with words": {"size": 96, "words": True},
+}
+
+
+def compose(options: dict, start: int, count: int) -> int:
+    """Compose `count` scenes from `start` on; returns how many pixels that made, so that nothing is optimised away."""
+    scenes = EmojiScenes(length=start + count, **options)
+    return sum(scenes[index]["image"].width ** 2 for index in range(start, start + count))
+
+
+def main() -> None:
+    """Print one line for each kind of scene."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--scenes", type=int, default=2000, help="scenes for each process and kind")
+    arguments = parser.parse_args()
+    with multiprocessing.get_context("fork").Pool(arguments.processes) as pool:
+        for name, options in KINDS.items():
+            warm = [(options, 0, 500)] * arguments.processes
+            pool.starmap(compose, warm, chunksize=1)
+            parts = [(options, 500 + n * arguments.scenes, arguments.scenes) for n in range(arguments.processes)]
+            start = time.perf_counter()
+            pool.starmap(compose, parts, chunksize=1)
+            rate = arguments.scenes * arguments.processes / (time.perf_counter() - start)
+            print(f"{name:32} {rate:7.0f} scenes/s in {arguments.processes} processes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""A person's own data: a line `{"image": "dog.png", "prefix": "what is this?", "suffix": "a dog"}` for each record."""
+
+import json
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from PIL import Image
+
+from openpali.data.images import BadImage, image_size, load_image
+from openpali.data.records import BadRecord
+
+_KNOWN = ("image", "images", "prefix", "suffix", "references", "id")
+_MANY = 100
+_MAX_BAD_SHARE = 0.1
+
+
+class JsonlSource:
+    """Records of a JSON-lines file, read from disk as they are asked for.
+
+    The whole file is checked at the start: every line's JSON, that every picture is there and of a usable size (from
+    its header), and the first pictures by decoding them. Records that fail are left out and listed in `bad`.
+
+    Attributes:
+        bad: what is wrong with each record that was left out.
+    """
+
+    name = "jsonl"
+
+    def __init__(self, path: str | Path, image_root: str | Path | None = None, check_decode: int = 1000) -> None:
+        """Check and index a file.
+
+        Args:
+            path: the file. Each line has `image` (a path, or a list of paths), `prefix`, `suffix`, and `references`
+                (a list) where several answers are right.
+            image_root: folder that image paths are relative to and may not leave; by default that of the file.
+            check_decode: how many records to check by decoding their pictures.
+
+        Raises:
+            BadRecord: the file is missing, no record is good, or more than a tenth of 100 or more are bad.
+        """
+        self.path = Path(path)
+        self.image_root = Path(image_root) if image_root is not None else self.path.parent
+        self.bad: list[BadRecord] = []
+        self._starts, self._lines = array("q"), array("q")
+        self._check(check_decode)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """`id`, `image` (PIL RGB) or `images`, `prefix`, `suffix`, and `references` where given."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)} of {self.path}")
+        number = self._lines[index]
+        with self.path.open("rb") as file:
+            file.seek(self._starts[index])
+            record = self._parse(file.readline(), number)
+        pictures = [self._decode(path, number) for path in self._image_paths(record, number)]
+        found: dict[str, Any] = {"id": f"{self.path.name}:{number}", "prefix": record["prefix"]}
+        found |= {"images": pictures} if len(pictures) > 1 else {"image": pictures[0]}
+        found |= {"suffix": record["suffix"]}
+        return found | ({"references": record["references"]} if record.get("references") else {})
+
+    def _check(self, check_decode: int) -> None:
+        """Index the good records, list the bad ones, and stop where too many are bad."""
+        seen: dict[Path, BadImage | None] = {}
+        for number, start, line in self._read_lines():
+            try:
+                record = self._parse(line, number)
+                for path in self._image_paths(record, number):
+                    self._check_image(path, number, seen, decode=len(self._starts) < check_decode)
+            except BadRecord as bad:
+                self.bad.append(bad)
+                continue
+            self._starts.append(start)
+            self._lines.append(number)
+        self._judge()
+
+    def _judge(self) -> None:
+        good, bad = len(self._starts), len(self.bad)
+        if good + bad == 0:
+            raise BadRecord(str(self.path), "all", "it has no records", "Write one JSON object a line.")
+        if good == 0:
+            raise BadRecord(str(self.path), "all", f"none of its {bad} records is good; the first: {self.bad[0]}")
+        if good + bad >= _MANY and bad > _MAX_BAD_SHARE * (good + bad):
+            few = " ".join(str(record) for record in self.bad[:3])
+            reason = f"{bad} of its {good + bad} records are bad, more than a tenth. The first: {few}"
+            raise BadRecord(str(self.path), "all", reason, "Mend or remove them.")
+
+    def _read_lines(self) -> Iterator[tuple[int, int, bytes]]:
+        """Number from 1, byte offset and content of every line that is not blank."""
+        if not self.path.is_file():
+            raise BadRecord(str(self.path), "all", "there is no such file", "Check the path.")
+        start = 0
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, start, line
+                start += len(line)
+
+    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            record = json.loads(line.decode("utf-8-sig"))
+        except (ValueError, RecursionError) as error:
+            raise self._bad(number, f"it is not JSON in UTF-8 ({error})", "Mend the line.") from error
+        if not isinstance(record, dict):
+            raise self._bad(number, "it is not a JSON object", 'Write {"image": ..., "prefix": ..., "suffix": ...}.')
+        for key in ("prefix", "suffix"):
+            if not isinstance(record.get(key), str):
+                found = type(record[key]).__name__ if key in record else "missing"
+                raise self._bad(number, f'"{key}" is {found}', f'Give "{key}" as text.')
+        references = record.get("references")
+        if references is not None and not _are_texts(references):
+            raise self._bad(number, '"references" is not a list of texts', "Give a list of texts, or leave it out.")
+        if unknown := sorted(set(record) - set(_KNOWN)):
+            raise self._bad(number, f"it has unknown keys {unknown}", f"Known ones are {', '.join(_KNOWN)}.")
+        return record
+
+    def _image_paths(self, record: dict[str, Any], number: int) -> list[Path]:
+        """Absolute paths of a record's pictures, inside `image_root`."""
+        names = record.get("image", record.get("images"))
+        paths = [names] if isinstance(names, str) else names
+        if not _are_texts(paths):
+            raise self._bad(number, '"image" is missing or no path', 'Give "image" as a path or a list of paths.')
+        return [self._inside(path, number) for path in paths]
+
+    def _inside(self, name: str, number: int) -> Path:
+        if name.startswith(("http://", "https://")):
+            raise self._bad(number, f"{name} is an address on the web", "Download the picture and give its path.")
+        root = self.image_root.resolve()
+        try:
+            path = (root / name).resolve()
+            inside = path.is_relative_to(root)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._bad(number, f"{name!r} is not a path ({error})", "Mend it.") from error
+        if not inside:
+            raise self._bad(
+                number, f"{name} is outside {self.image_root}", "Move the picture there, or give another image_root."
+            )
+        return path
+
+    def _check_image(self, path: Path, number: int, seen: dict[Path, BadImage | None], decode: bool) -> None:
+        """Raise what is wrong with a picture; each is looked at once however many records share it."""
+        if path not in seen:
+            try:
+                load_image(path) if decode else image_size(path)
+                seen[path] = None
+            except BadImage as error:
+                seen[path] = error
+        error = seen[path]
+        if error is not None:
+            raise self._bad(number, str(error)) from error
+
+    def _decode(self, path: Path, number: int) -> Image.Image:
+        try:
+            return load_image(path)
+        except BadImage as error:
+            raise self._bad(number, str(error)) from error
+
+    def _bad(self, number: int, reason: str, remedy: str = "") -> BadRecord:
+        return BadRecord(str(self.path), number, reason, remedy)
+
+
+def _are_texts(value: Any) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(item, str) and item for item in value)
