@@ -45,9 +45,9 @@ class TaskResult:
     Attributes:
         name: of the task.
         metrics: values by name; `metric_key` is the one to select checkpoints by, `examples` their number.
-        predictions: rows of JSON values in the order of the dataset: `id`, `index` (in the dataset), `task`,
-            `prefix`, `text` (the answer), `prediction` (parsed for the metric), `reference` (likewise),
-            `references` (strings), `boxes` (true ones) and `predicted_boxes` (both lists of
+        predictions: rows of JSON values in the order of the dataset: `id`, `index` (in the dataset), `pictures`
+            (how many), `task`, `prefix`, `text` (the answer), `prediction` (parsed for the metric), `reference`
+            (likewise), `references` (strings), `boxes` (true ones) and `predicted_boxes` (both lists of
             `{"box": [x0, y0, x1, y1] in [0, 1], "label"}`), `score`.
         metric_key: the task's chief metric.
         notes: what a metric says in words, such as the tokeniser of CIDEr.
@@ -163,6 +163,7 @@ def prediction_row(index: int, example: Example, task: Task, text: str) -> dict[
     return {
         "id": example.id,
         "index": index,
+        "pictures": len(example.images),
         "task": task.name,
         "prefix": example.prefix,
         "text": text,

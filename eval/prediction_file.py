@@ -1,0 +1,76 @@
+"""predictions.jsonl: written line by line, and read again by a run that was interrupted."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class PredictionFile:
+    """A JSON-lines file of predictions, and beside it the settings that it was made with.
+
+    Attributes:
+        path: the file.
+        done: answers by example id that an earlier run of the same settings left.
+    """
+
+    def __init__(self, path: str | Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
+        """Open the file; go on with what it holds.
+
+        Args:
+            path: of the JSON lines.
+            settings: whatever changes the predictions, as JSON values.
+            overwrite: forget what an earlier run left.
+
+        Raises:
+            ValueError: the file was made with other settings.
+        """
+        self.path = Path(path)
+        self.done: dict[str, str] = {}
+        kept = self.path.with_suffix(".settings.json")
+        if overwrite:
+            self.path.unlink(missing_ok=True)
+        elif self.path.exists():
+            refuse_other_settings(self.path, json.loads(kept.read_text()) if kept.exists() else {}, settings)
+            rows = self.complete_rows()
+            self.done = {row["id"]: row["text"] for row in rows}
+            # without the torn line that a killed run may leave
+            self.replace(rows)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(settings, indent=1) + "\n")
+
+    def complete_rows(self) -> list[dict[str, Any]]:
+        """The lines that were written whole."""
+        # not splitlines(): answers may hold other line separators
+        lines = self.path.read_text("utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one prediction."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def replace(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Write all rows anew, such as with their scores; the old file stays until the new one is complete."""
+        new = self.path.with_suffix(".new")
+        new.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        os.replace(new, self.path)
+
+
+def refuse_other_settings(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ValueError where predictions of two settings would end up in one file."""
+    keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
+    if keys:
+        changes = "; ".join(f"{key}: {before.get(key)} before, {now.get(key)} now" for key in keys)
+        raise ValueError(
+            f"{path} was made with other settings ({changes}). Give another --output, or --overwrite to start anew."
+        )
+
+
+def fingerprint(name: str) -> Any:
+    """Names, sizes and times of a file or of a checkpoint folder's files; None for a name that is no path."""
+    path = Path(name)
+    files = [path] if path.is_file() else sorted(path.glob("*")) if path.is_dir() else []
+    kept = [file for file in files if file == path or file.suffix in (".safetensors", ".bin", ".json", ".jinja")]
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in kept] or None
