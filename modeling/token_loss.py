@@ -1,18 +1,18 @@
 """The training loss of both model families: token cross-entropy without a full logits tensor.
 
-Hidden states are gathered at the supervised positions before the vocabulary projection, the projection is
-chunked, and the loss is averaged over each example's tokens before it is averaged over the batch (PaliGemma,
-arXiv 2407.07726, section 3.2), so that a long answer weighs no more than a short one.
+Hidden states are gathered at the supervised positions before the vocabulary projection, the projection is done in
+chunks of the vocabulary, and the loss is averaged over each example's tokens before it is averaged over the batch
+(PaliGemma, arXiv 2407.07726, section 3.2), so that a long answer weighs no more than a short one.
 """
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 IGNORE_INDEX = -100
-# below this many logits (64 MiB in float32) one matrix product is faster than chunks, and memory is no concern
-UNCHUNKED_LOGITS = 1 << 24
-SOFTCAP_CHUNK = 512
+# logits held at a time: 64 MiB in float32
+CHUNK_LOGITS = 1 << 24
 
 
 def per_example_loss(
@@ -38,8 +38,7 @@ def per_example_loss(
     token_losses = token_cross_entropy(hidden_states[supervised], weight, labels[supervised], label_smoothing, softcap)
     counts = supervised.sum(dim=1)
     example_weight = 1.0 / (counts.clamp(min=1) * labels.shape[0])
-    weights = example_weight.repeat_interleave(counts).to(token_losses.dtype)
-    return (token_losses * weights).sum()
+    return (token_losses * example_weight.repeat_interleave(counts)).sum()
 
 
 def token_cross_entropy(
@@ -59,56 +58,90 @@ def token_cross_entropy(
         softcap: see `per_example_loss`.
 
     Returns:
-        float[N] in float32 at least.
+        float[N], in float32 at least.
     """
-    if hidden_states.shape[0] == 0:
-        # keeps every parameter in the graph, which distributed training relies on
-        return (hidden_states.sum() + 0.0 * weight.sum()).reshape(1)[:0]
-    if softcap is not None:
-        return _softcapped(hidden_states, weight, targets, label_smoothing, softcap)
-    loss = _plain(hidden_states, weight, targets)
-    if label_smoothing:
-        loss = loss + _smoothing(hidden_states, weight, targets, label_smoothing)
-    return loss
+    if torch.is_autocast_enabled(hidden_states.device.type):
+        hidden_states = hidden_states.to(torch.get_autocast_dtype(hidden_states.device.type))
+    return ChunkedCrossEntropy.apply(hidden_states, weight, targets, label_smoothing, softcap)
 
 
-def _plain(hidden_states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Unsmoothed cross-entropy, chunked by torch once the logits would be large."""
-    if hidden_states.shape[0] * weight.shape[0] <= UNCHUNKED_LOGITS:
-        return F.cross_entropy(F.linear(hidden_states, weight).float(), targets, reduction="none")
-    options = torch.nn.LinearCrossEntropyOptions()
-    return F.linear_cross_entropy(hidden_states, weight, targets, reduction="none", options=options).float()
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """Linear projection and cross-entropy over chunks of the vocabulary; backward computes the logits again.
 
-
-def _smoothing(
-    hidden_states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, epsilon: float
-) -> torch.Tensor:
-    """What smoothing adds to the cross-entropy: linear in the logits, so no logits tensor is needed.
-
-    With logits z and target t the smoothed loss is lse(z) - (1-ε)·z_t - ε/(V-1)·Σ_{k≠t} z_k.
+    Chunks of the vocabulary, unlike chunks of the tokens, each write their own rows of the weight's gradient, so
+    that no gradient as large as the table is made per chunk. With logits z, target t and smoothing ε the loss is
+    `lse(z) - (1-ε)·z_t - ε/(V-1)·Σ_{k≠t} z_k`.
     """
-    target_logit = (hidden_states * weight[targets]).sum(dim=-1).float()
-    logit_sum = (hidden_states @ weight.sum(dim=0)).float()
-    return epsilon * target_logit - epsilon / (weight.shape[0] - 1) * (logit_sum - target_logit)
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        epsilon: float,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        """float[N]; keeps no logits."""
+        rest = epsilon / (weight.shape[0] - 1)
+        lse = hidden.new_full((hidden.shape[0],), -torch.inf, dtype=wide(hidden.dtype))
+        target_logit, logit_sum = torch.zeros_like(lse), torch.zeros_like(lse)
+        for begin, rows in vocabulary_chunks(weight, hidden.shape[0]):
+            logits = chunk_logits(hidden, rows, softcap)
+            lse = torch.logaddexp(lse, logits.logsumexp(dim=1))
+            index, inside = targets_inside(targets, begin, rows.shape[0])
+            target_logit += logits.gather(1, index)[:, 0] * inside
+            if epsilon:
+                logit_sum += logits.sum(dim=1)
+        ctx.save_for_backward(hidden, weight, targets, lse)
+        ctx.epsilon, ctx.softcap = epsilon, softcap
+        return lse - (1 - epsilon) * target_logit - rest * (logit_sum - target_logit)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of hidden states and weight, where they are needed."""
+        hidden, weight, targets, lse = ctx.saved_tensors
+        rest = ctx.epsilon / (weight.shape[0] - 1)
+        grad_loss = grads[0][:, None]
+        grad_hidden = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        for begin, rows in vocabulary_chunks(weight, hidden.shape[0]):
+            logits = chunk_logits(hidden, rows, ctx.softcap)
+            grad = torch.exp(logits - lse[:, None])
+            if ctx.epsilon:
+                grad -= rest
+            index, inside = targets_inside(targets, begin, rows.shape[0])
+            grad.scatter_add_(1, index, -(1 - ctx.epsilon - rest) * inside[:, None].to(grad.dtype))
+            grad *= grad_loss
+            if ctx.softcap is not None:
+                grad *= 1 - (logits / ctx.softcap).square()
+            grad = grad.to(hidden.dtype)
+            if grad_hidden is not None:
+                grad_hidden += grad @ rows.to(hidden.dtype)
+            if grad_weight is not None:
+                grad_weight[begin : begin + rows.shape[0]] = grad.T @ hidden
+        return grad_hidden, grad_weight, None, None, None
 
 
-def _softcapped(
-    hidden_states: torch.Tensor,
-    weight: torch.Tensor,
-    targets: torch.Tensor,
-    epsilon: float,
-    softcap: float,
-) -> torch.Tensor:
-    """The same through a tanh, chunk by chunk, logits recomputed in backward."""
+def vocabulary_chunks(weight: torch.Tensor, tokens: int) -> Any:
+    """Pairs of the first row and the rows of each chunk of float[V, D]."""
+    size = max(1024, CHUNK_LOGITS // max(tokens, 1))
+    return ((begin, weight[begin : begin + size]) for begin in range(0, weight.shape[0], size))
 
-    def chunk_loss(hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        logits = softcap * torch.tanh(F.linear(hidden, weight).float() / softcap)
-        loss = F.cross_entropy(logits, target, reduction="none")
-        if epsilon:
-            target_logit = logits.gather(1, target[:, None])[:, 0]
-            others = logits.sum(dim=-1) - target_logit
-            loss = loss + epsilon * target_logit - epsilon / (weight.shape[0] - 1) * others
-        return loss
 
-    chunks = zip(hidden_states.split(SOFTCAP_CHUNK), targets.split(SOFTCAP_CHUNK))
-    return torch.cat([checkpoint(chunk_loss, h, t, use_reentrant=False) for h, t in chunks])
+def chunk_logits(hidden: torch.Tensor, rows: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    """float[N, rows], in float32 at least."""
+    logits = (hidden @ rows.to(hidden.dtype).T).to(wide(hidden.dtype))
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def targets_inside(targets: torch.Tensor, begin: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Column of each target in the chunk, int[N, 1] (any column where it is outside), and whether it is inside."""
+    inside = (targets >= begin) & (targets < begin + size)
+    return (targets - begin).clamp(0, size - 1)[:, None], inside
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """What sums over the vocabulary are done in."""
+    return torch.promote_types(dtype, torch.float32)
