@@ -65,10 +65,25 @@ class RunArguments(TrainingArguments):
             raise ConfigError("use resume (auto, none, or a checkpoint folder), not resume_from_checkpoint")
         if self.load_best_model_at_end:
             raise ConfigError("load_best_model_at_end is always done here: eval_steps turns evaluation on")
-        self.lr_multipliers = as_dict(self.lr_multipliers, "lr_multipliers") or {}
+        self.lr_multipliers = as_dict(self.lr_multipliers, "lr_multipliers")
         if self.eval_steps:
             self.eval_strategy = "steps"
         super().__post_init__()
+
+    @property
+    def folder(self) -> Path:
+        """`output_dir` as a path."""
+        return Path(str(self.output_dir))
+
+    def say(self, text: str) -> None:
+        """Print on the main process only."""
+        if self.process_index == 0:
+            print(text, flush=True)
+
+    @property
+    def examples_per_step(self) -> int:
+        """Examples that one optimizer step sees, on all processes together."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
 
 
 def parse(classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -89,7 +104,7 @@ def parse(classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[A
     known = {f.name: (f, get_type_hints(cls)[f.name]) for cls in classes for f in fields(cls) if f.init}
     values = read_yaml(find_config(config), known) if config else {}
     nested, argv = take_nested(argv, known)
-    parser = Parser(classes, allow_abbrev=False)
+    parser = Parser(list(classes), allow_abbrev=False)  # pyright: ignore[reportArgumentType]
     parser.add_argument("--config", help="YAML file, or the name of a shipped one (pali3/nano-pretrain)")
     defaults = {key: parser.get_default(key) for key in known}
     parser.set_defaults(**values)
@@ -98,7 +113,7 @@ def parse(classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[A
         raise ConfigError(f"unknown argument {unknown[0]}{nearest(unknown[0].lstrip('-'), known)}")
     given = {key: value for key, value in vars(namespace).items() if key in known}
     for key, inner, value in nested:
-        given[key] = set_nested(as_dict(given[key], key) or {}, inner, value)
+        given[key] = set_nested(as_dict(given[key], key), inner, value)
     built = parser.parse_dict(given)
     built[-1].resolved = resolve(given, defaults)
     return built

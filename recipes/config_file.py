@@ -15,11 +15,11 @@ class ConfigError(ValueError):
     """A mistake in a configuration or on the command line; its text names the place and the remedy."""
 
 
-def as_dict(value: dict | str | None, key: str) -> dict | None:
+def as_dict(value: dict | str | None, key: str) -> dict[str, Any]:
     """A nested value from YAML as it is, or one from the command line, as in `{name: emoji, size: 64}`."""
     parsed = yaml.safe_load(value) if isinstance(value, str) else value
     if parsed is None or isinstance(parsed, dict):
-        return None if parsed is None else {str(k): number(v) for k, v in parsed.items()}
+        return {str(k): number(v) for k, v in (parsed or {}).items()}
     raise ConfigError(f"{key} must be a mapping, as in {{name: value}}, not {value!r}")
 
 
@@ -85,16 +85,18 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     if value is None and (type(None) in options or Any in options):
         return None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    amount = value if isinstance(value, int | float) and not isinstance(value, bool) else None
     for option in options:
         kind = get_origin(option) or option
         if kind is Any or kind is Literal and value in get_args(option):
             return value
         if kind in (bool, dict, list, str) and isinstance(value, kind):
             return value
-        if is_number and (kind is float or kind is int and value == int(value)):
-            return kind(value)
-    if is_number and str in options:
+        if amount is not None and kind is float:
+            return float(amount)
+        if amount is not None and kind is int and amount == round(amount):
+            return round(amount)
+    if amount is not None and str in options:
         return str(value)
     raise ConfigError(f"{where} must be {describe(options)}, not {value!r}")
 

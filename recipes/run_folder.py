@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from torch import nn
@@ -17,7 +17,7 @@ LOG_FILE = "logs.jsonl"
 SKIPPED_FILE = "skipped_records.jsonl"
 BEST_FOLDER = "best"
 BEST_FILE = "best.json"
-LEFT_BY_A_RUN = (CONFIG_FILE, LOG_FILE, SKIPPED_FILE, BEST_FOLDER, "tensorboard", "report.html")
+LEFT_BY_A_RUN = (CONFIG_FILE, LOG_FILE, SKIPPED_FILE, BEST_FOLDER, "tensorboard", "report.html", "metrics.json")
 # any of the patterns is enough; the later ones are what FSDP and DeepSpeed write
 PARTS = {
     "weights": ("*.safetensors", "pytorch_model*", "global_step*"),
@@ -37,7 +37,7 @@ def open_run(args: RunArguments) -> Path | None:
         ConfigError: if the folder holds another run and neither `resume` nor `overwrite` says what to do, or
             if the checkpoint named by `resume` is missing or incomplete.
     """
-    folder = Path(args.output_dir)
+    folder = args.folder
     with args.main_process_first(local=False):
         if args.process_index == 0:
             if args.overwrite:
@@ -137,9 +137,8 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
         RuntimeError: naming parameters that the checkpoint lacks.
     """
     assert isinstance(model, PreTrainedModel)
-    loaded, info = type(model).from_pretrained(
-        folder, config=model.config, dtype=model.dtype, output_loading_info=True
-    )
+    options: dict[str, Any] = {"config": model.config, "dtype": model.dtype, "output_loading_info": True}
+    loaded, info = cast(tuple[PreTrainedModel, dict], type(model).from_pretrained(folder, **options))
     missing = sorted(info["missing_keys"])
     if missing:
         raise RuntimeError(f"{folder} lacks {len(missing)} parameters, among them {', '.join(missing[:3])}")

@@ -59,7 +59,7 @@ class PaliTrainer(Trainer):
         loss: Loss = model_loss,
         callbacks: Sequence[TrainerCallback] = (),
     ):
-        self.run_args, self.table = args, table
+        self.run_args, self.table, self.data = args, table, train_dataset
         self.scores, self.best_metric, self.loss = evaluate, best_metric, loss
         args.disable_tqdm = True
         super().__init__(
@@ -67,24 +67,22 @@ class PaliTrainer(Trainer):
             args=args,
             train_dataset=train_dataset,
             data_collator=data_collator,
-            eval_dataset=[] if evaluate else None,
+            eval_dataset={} if evaluate else None,
             processing_class=processing_class,
-            callbacks=[RunLog(Path(args.output_dir), args.tensorboard), *callbacks],
+            callbacks=[RunLog(args.folder, args.tensorboard), *callbacks],
         )
         self.pop_callback(PrinterCallback)
         # losses are means over examples: the Trainer is to divide them by the accumulation steps
         self.model_accepts_loss_kwargs = False
-        self.examples_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
-        self.examples_per_step *= args.world_size
-        self.throughput = Throughput(self.examples_per_step)
+        self.throughput = Throughput(args.examples_per_step)
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of the whole run in one pass, see `RunSampler`."""
-        args = self.args
+        args = self.run_args
         loader = DataLoader(
-            self.train_dataset,
+            self.data,
             batch_size=args.per_device_train_batch_size,
-            sampler=RunSampler(len(self.train_dataset), args.max_steps * self.examples_per_step, args.seed),
+            sampler=RunSampler(len(self.data), args.max_steps * args.examples_per_step, args.seed),
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
@@ -98,7 +96,7 @@ class PaliTrainer(Trainer):
         """AdamW, or what `optim` names, over the table's parameter groups."""
         if self.optimizer is None:
             groups = optimization.parameter_groups(self.table, self.args.learning_rate)
-            kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
             self.optimizer = kind(groups, **options)
         return self.optimizer
 
@@ -130,7 +128,7 @@ class PaliTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add examples per second, and the epoch by examples seen."""
         step = self.state.global_step
-        self.state.epoch = step * self.examples_per_step / len(self.train_dataset)
+        self.state.epoch = step * self.run_args.examples_per_step / len(self.data)
         if "loss" in logs:
             logs["examples_per_second"] = self.throughput.rate(step)
         super().log(logs, start_time)
@@ -157,7 +155,7 @@ class PaliTrainer(Trainer):
         """
         if f"eval_{self.best_metric}" not in metrics:
             raise KeyError(f"evaluation gives {', '.join(metrics)}, and not the metric {self.best_metric}")
-        folder = Path(self.run_args.output_dir)
+        folder = self.run_args.folder
         value, best = metrics[f"eval_{self.best_metric}"], read_best(folder)
         if best is not None and not value > best["value"]:
             return
@@ -216,7 +214,7 @@ def run_training(
     """
     table = optimization.components(model, args)
     optimization.freeze(table)
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    batch = args.examples_per_step
     if args.max_steps <= 0:
         args.max_steps = max(1, math.ceil(args.num_train_epochs * len(train_dataset) / batch))
     if evaluate is None or not args.eval_steps:
@@ -234,23 +232,22 @@ def run_training(
         loss,
         callbacks=[stop, *callbacks],
     )
-    say = print if trainer.is_world_process_zero() else (lambda text: None)
-    say(optimization.describe(table, args.learning_rate))
-    say(
+    args.say(optimization.describe(table, args.learning_rate))
+    args.say(
         f"{args.max_steps:,} steps of {batch:,} examples, {args.max_steps * batch / len(train_dataset):.3g}"
         f" epochs of {len(train_dataset):,}; {args.schedule} schedule"
         + (f"; going on from {resume_from}" if resume_from else "")
     )
     with stop:
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-    folder, step = Path(args.output_dir), trainer.state.global_step
+    folder, step = args.folder, trainer.state.global_step
     if stop.requested and step < args.max_steps:
-        say(f"Stopped at step {step}. The same command goes on from {folder / f'checkpoint-{step}'}.")
+        args.say(f"Stopped at step {step}. The same command goes on from {folder / f'checkpoint-{step}'}.")
         raise SystemExit(130)
     best = read_best(folder)
     if best is not None:
         load_weights(model, folder / BEST_FOLDER)
-        say(f"Best {best['metric']} {best['value']:.4g}, at step {best['step']}: these weights are kept.")
+        args.say(f"Best {best['metric']} {best['value']:.4g}, at step {best['step']}: these weights are kept.")
     trainer.save_model(str(folder))
-    say(f"Saved model and processor to {folder}")
+    args.say(f"Saved model and processor to {folder}")
     return trainer

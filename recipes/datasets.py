@@ -1,0 +1,129 @@
+"""Sources and tasks as configurations name them: their splits, and what is wrong with their records."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from openpali.data.records import SkipLog
+from openpali.data.sources import Source, load_source
+from openpali.data.sources.jsonl import JsonlSource
+from openpali.data.tasks import Task, load_task
+from openpali.recipes.arguments import RunArguments
+from openpali.recipes.config_file import ConfigError
+from openpali.recipes.run_folder import SKIPPED_FILE
+
+SHOWN = 20
+
+
+class Part:
+    """Some records of a source, as a source."""
+
+    def __init__(self, source: Source, indices: Sequence[int]):
+        self.source, self.indices = source, indices
+        self.name = source.name
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.source[self.indices[index]]
+
+
+def make_source(spec: dict[str, Any]) -> Source:
+    """`load_source`, its complaints as configuration errors."""
+    try:
+        return load_source(spec)
+    except ValueError as error:
+        raise ConfigError(f"source: {error}") from error
+
+
+def make_task(spec: dict[str, Any]) -> Task:
+    """`load_task`, its complaints as configuration errors."""
+    try:
+        return load_task(spec)
+    except ValueError as error:
+        raise ConfigError(f"task: {error}") from error
+
+
+def splits(spec: dict[str, Any], run: RunArguments) -> dict[str, Source]:
+    """Train, validation and test parts of a source.
+
+    A source with a `split` option is asked for each. Of any other one some records are set aside, always the
+    same ones: a fifth of fewer than 100, else a tenth, 512 at most; they serve as validation and as test part.
+    What is wrong with its records is printed and listed in the run's folder.
+    """
+    if "split" in spec:
+        return {name: make_source(spec | {"split": name}) for name in ("train", "validation", "test")}
+    source = make_source(spec)
+    if isinstance(source, JsonlSource):
+        tell_bad_records(source, run)
+    total = len(source)
+    held_out = max(1, min(512, total // 5 if total < 100 else total // 10))
+    chosen = set(random.Random(0).sample(range(total), held_out))
+    rest = [i for i in range(total) if i not in chosen] or list(chosen)
+    validation = Part(source, sorted(chosen))
+    run.say(f"{source.name}: {total} records; {len(rest)} to train on, {held_out} set aside for validation and test")
+    return {"train": Part(source, rest), "validation": validation, "test": validation}
+
+
+def tell_bad_records(source: JsonlSource, run: RunArguments) -> None:
+    """Say what is wrong with each record that was left out, and list all of them in the run's folder."""
+    if run.process_index > 0:
+        return
+    log = skip_log(run)
+    for bad in source.bad:
+        log.add(bad)
+    if source.bad:
+        total = len(source) + len(source.bad)
+        run.say(f"{source.path}: {len(source.bad)} of {total} records cannot be used and are skipped:")
+        for bad in source.bad[:SHOWN]:
+            run.say(f"  {bad}")
+        if len(source.bad) > SHOWN:
+            run.say(f"  and {len(source.bad) - SHOWN} more, in {log.path}")
+
+
+def skip_log(run: RunArguments) -> SkipLog:
+    """The list of skipped records of a run."""
+    return SkipLog(run.folder / SKIPPED_FILE)
+
+
+def tell_skipped(run: RunArguments) -> None:
+    """At the end: how many records were skipped in all."""
+    log = skip_log(run)
+    skipped = log.read()
+    if skipped:
+        run.say(f"Skipped {len(skipped)} records that cannot be used; {log.path} says what is wrong with each")
+
+
+def tell_long_texts(
+    path: str | Path, tokenizer: Any, max_length: int | None, suffix_max_length: int | None, run: RunArguments
+) -> dict[str, int]:
+    """Count, before training, the texts of a JSONL file that will be cut to their limit, and show the first.
+
+    Returns:
+        Numbers of prefixes and suffixes that are too long.
+    """
+    counts, shown = {"prefix": 0, "suffix": 0}, []
+    limits = {"prefix": ("max_length", max_length), "suffix": ("suffix_max_length", suffix_max_length)}
+    for number, line in enumerate(Path(path).read_text("utf-8-sig", errors="replace").splitlines(), 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        for key, (option, limit) in limits.items():
+            text = record.get(key) if isinstance(record, dict) else None
+            if limit is None or not isinstance(text, str):
+                continue
+            # the end token is part of both
+            tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
+            if tokens > limit:
+                counts[key] += 1
+                shown.append(f"  {path}:{number}: its {key} has {tokens} tokens and is cut to {option}={limit}")
+    if shown:
+        run.say(f"{path}: {counts['prefix']} prefixes and {counts['suffix']} suffixes are longer than the limit:")
+        for text in shown[:SHOWN]:
+            run.say(text)
+        run.say("  Raise the limit in the configuration or on the command line, or shorten the texts.")
+    return counts

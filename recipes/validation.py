@@ -1,0 +1,89 @@
+"""Scores while a model trains, and the report when it has."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from openpali.data.mixture import TaskDataset
+from openpali.eval.evaluate_task import TaskResult, evaluate_task
+from openpali.eval.report import OPENMOJI_CREDITS, pictures, write_report
+from openpali.recipes.arguments import RunArguments
+from openpali.recipes.callbacks import read_log
+from openpali.recipes.run_folder import LOG_FILE
+
+
+@dataclass
+class Validation:
+    """Datasets to score a model on; called with a model it is what `run_training` wants as `evaluate`.
+
+    Attributes:
+        datasets: by name; with a single one its metrics are not prefixed by the name.
+        processor: of the model.
+        batch_size: examples a batch.
+        limit: examples of each dataset.
+    """
+
+    datasets: dict[str, TaskDataset]
+    processor: Any
+    batch_size: int
+    limit: int
+
+    def results(self, model: PreTrainedModel, blank_images: bool = False) -> dict[str, TaskResult]:
+        """Answers and scores of every dataset."""
+        options: dict[str, Any] = {"batch_size": self.batch_size, "limit": self.limit, "progress": False}
+        return {
+            name: evaluate_task(model, self.processor, data, data.task, blank_images=blank_images, **options)
+            for name, data in self.datasets.items()
+        }
+
+    def __call__(self, model: PreTrainedModel) -> dict[str, float]:
+        """Metrics by name."""
+        scores = {}
+        for name, result in self.results(model).items():
+            prefix = f"{name}_" if len(self.datasets) > 1 else ""
+            numbers = {key: value for key, value in result.metrics.items() if key != "examples"}
+            scores |= {f"{prefix}{key}": value for key, value in numbers.items()}
+        return scores
+
+    def chief_metric(self, name: str | None = None) -> str:
+        """Key of the metric that decides, of the dataset of that name or of the first one."""
+        name = name or next(iter(self.datasets))
+        key = self.datasets[name].task.metric_key
+        return f"{name}_{key}" if len(self.datasets) > 1 else key
+
+
+def final_report(
+    model: PreTrainedModel, test: Validation, run: RunArguments, title: str, settings: dict[str, Any]
+) -> list[TaskResult]:
+    """Score the finished model, also on blank images, print it, and write `metrics.json` and `report.html`.
+
+    Args:
+        model: with its best weights.
+        test: held-out datasets.
+        run: whose folder takes the files.
+        title: heading of the report.
+        settings: what a reader of the report needs to know.
+    """
+    results, images = [], {}
+    blanks = test.results(model, blank_images=True)
+    for name, result in test.results(model).items():
+        result.name, result.blank_metrics = name, blanks[name].metrics
+        images |= pictures(result, test.datasets[name])
+        results.append(result)
+        shown = ", ".join(
+            f"{key} {value:.3f} ({blanks[name].metrics[key]:.3f} on blank images)"
+            for key, value in result.metrics.items()
+            if key != "examples"
+        )
+        run.say(f"{name}, {result.metrics['examples']:.0f} test examples: {shown}")
+    if run.process_index == 0:
+        content = {r.name: {"metrics": r.metrics, "blank_images": r.blank_metrics} for r in results}
+        (run.folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n")
+        emoji = any(data.source.name == "emoji" for data in test.datasets.values())
+        logs = read_log(run.folder / LOG_FILE)
+        credits = OPENMOJI_CREDITS if emoji else ""
+        path = write_report(run.folder / "report.html", title, results, images, logs, credits, settings=settings)
+        run.say(f"Report: {path}")
+    return results
