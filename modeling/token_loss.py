@@ -37,7 +37,7 @@ def per_example_loss(
     supervised = labels != IGNORE_INDEX
     token_losses = token_cross_entropy(hidden_states[supervised], weight, labels[supervised], label_smoothing, softcap)
     counts = supervised.sum(dim=1)
-    example_weight = 1.0 / (counts.clamp(min=1) * labels.shape[0])
+    example_weight = 1.0 / (counts.clamp(min=1) * labels.shape[0]).to(token_losses.dtype)
     return (token_losses * example_weight.repeat_interleave(counts)).sum()
 
 
