@@ -40,8 +40,10 @@ def draw_box(
     draw: ImageDraw.ImageDraw, picture: tuple[int, int], box: dict[str, Any], colour: str, size: int, above: bool
 ) -> None:
     """One frame and its label, kept inside the picture."""
-    x0, y0, x1, y1 = (min(max(x, 0.0), 1.0) * (side - 1) for x, side in zip(box["box"], (*picture, *picture)))
-    draw.rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), outline=colour, width=max(2, size // 6))
+    x0, y0, x1, y1 = (round(min(max(x, 0.0), 1.0) * side) for x, side in zip(box["box"], (*picture, *picture)))
+    # the frame's own pixels lie inside the box
+    x1, y1 = max(x1 - 1, x0), max(y1 - 1, y0)
+    draw.rectangle((x0, y0, x1, y1), outline=colour, width=max(2, size // 6))
     label = box["label"]
     # the font that comes with Pillow has no other letters, and hollow squares help nobody
     if not label or not all(letter.isprintable() and ord(letter) < 256 for letter in label):

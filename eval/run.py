@@ -1,4 +1,4 @@
-"""Score a checkpoint on a task, keep the predictions and write the report.
+r"""Score a checkpoint on a task, keep the predictions and write the report.
 
     openpali eval --model outputs/demo/transfer --task answer --task_options '{"kinds": ["what"]}' \
         --source '{"name": "emoji", "split": "test", "objects": [1, 1]}' --limit 500 --blank_images \

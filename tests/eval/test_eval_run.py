@@ -1,0 +1,168 @@
+import json
+import os
+
+import pytest
+from PIL import Image
+from tiny_models import COLOURS, tiny_pali3
+
+from openpali.eval import run as runner
+from openpali.eval.evaluate_task import load_metric
+from openpali.eval.predict import main as predict
+from openpali.eval.prediction_file import PredictionFile
+from openpali.eval.run import main, read_source
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model, processor = tiny_pali3()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Ten pictures, one of them broken."""
+    lines = []
+    for i in range(10):
+        Image.new("RGB", (24, 24), COLOURS[i % len(COLOURS)]).save(tmp_path / f"{i}.png")
+        lines.append(json.dumps({"image": f"{i}.png", "prefix": "what is this"[: 4 + i], "suffix": "dog"}))
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    path = tmp_path / "my.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def arguments(checkpoint, records, output, *more):
+    required = ["--model", checkpoint, "--task", "plain", "--source", records, "--output", output]
+    return [str(word) for word in (*required, "--batch_size", "2", "--device", "cpu", *more)]
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+
+
+def test_run_writes_predictions_metrics_and_report(checkpoint, records, tmp_path, capsys):
+    output = tmp_path / "out"
+    main(arguments(checkpoint, records, output, "--blank_images"))
+    rows = lines_of(output / "predictions.jsonl")
+    # the broken picture is left out, and nothing counts twice
+    assert len(rows) == len({row["id"] for row in rows}) == 9
+    metrics = json.loads((output / "metrics.json").read_text())
+    again = load_metric("exact_match").compute(
+        predictions=[row["prediction"] for row in rows], references=[row["reference"] for row in rows]
+    )
+    assert metrics["metrics"] == again | {"examples": 9.0}
+    blank = lines_of(output / "predictions_blank.jsonl")
+    assert [row["id"] for row in blank] == [row["id"] for row in rows]
+    assert [row["text"] for row in blank] != [row["text"] for row in rows]
+    assert metrics["blank_metrics"]["examples"] == 9.0
+    assert len(lines_of(output / "skipped_records.jsonl")) == 1
+    html = (output / "report.html").read_text()
+    assert html.count("<article>") == 9
+    assert "Blank images" in html
+    assert "exact_match 0.0 %" in capsys.readouterr().out
+
+
+def test_a_stopped_run_goes_on_with_what_it_has(checkpoint, records, tmp_path, monkeypatch):
+    """Killed in the middle of a line; the rest is answered, what was there is not answered again."""
+    main(arguments(checkpoint, records, tmp_path / "whole"))
+    whole = lines_of(tmp_path / "whole" / "predictions.jsonl")
+    output = tmp_path / "out"
+    main(arguments(checkpoint, records, output))
+    path = output / "predictions.jsonl"
+    kept = [row | {"text": "kept"} for row in lines_of(path)[:4]]
+    path.write_text("".join(json.dumps(row) + "\n" for row in kept) + '{"id": "my.jso')
+    written = []
+    write = PredictionFile.write
+    monkeypatch.setattr(PredictionFile, "write", lambda self, row: (written.append(row["id"]), write(self, row)))
+    main(arguments(checkpoint, records, output))
+    rows = lines_of(path)
+    assert sorted(written) == sorted(row["id"] for row in whole[4:])
+    assert [row["text"] for row in rows] == ["kept"] * 4 + [row["text"] for row in whole[4:]]
+    assert all("score" in row for row in rows)
+
+
+@pytest.mark.parametrize("change", ["beams", "checkpoint", "records"])
+def test_predictions_of_other_settings_are_not_mixed(checkpoint, records, tmp_path, change):
+    output = tmp_path / "out"
+    main(arguments(checkpoint, records, output))
+    more = ("--num_beams", "2") if change == "beams" else ()
+    if change != "beams":
+        file = records if change == "records" else checkpoint / "model.safetensors"
+        os.utime(file, ns=(1, 1))
+    with pytest.raises(SystemExit, match="made with other settings .* --overwrite to start anew"):
+        main(arguments(checkpoint, records, output, *more))
+    main(arguments(checkpoint, records, output, *more, "--overwrite"))
+
+
+def test_a_larger_limit_goes_on_from_a_smaller_one(checkpoint, records, tmp_path):
+    output = tmp_path / "out"
+    main(arguments(checkpoint, records, output, "--limit", "3"))
+    assert len(lines_of(output / "predictions.jsonl")) == 3
+    main(arguments(checkpoint, records, output, "--limit", "5"))
+    assert len(lines_of(output / "predictions.jsonl")) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--task", "plane"], "Did you mean 'plain'"),
+        (["--task_options", "[1]"], "expected options such as"),
+        (["--task_options", "{a: b: c}"], "neither JSON nor YAML"),
+        (["--source", "nowhere.yaml"], "nowhere.yaml"),
+        (["--source", '{"name": "jsonl", "root": "x"}'], "no option 'root'"),
+        (["--model", "./no-such-folder"], "no-such-folder"),
+    ],
+)
+def test_mistakes_are_said_in_a_sentence(checkpoint, records, tmp_path, change, message):
+    with pytest.raises(SystemExit, match="openpali eval: ") as caught:
+        main([*arguments(checkpoint, records, tmp_path / "out"), *change])
+    assert message in str(caught.value)
+
+
+def test_sources_can_be_given_in_four_ways(tmp_path):
+    expected = {"name": "emoji", "split": "test"}
+    (tmp_path / "s.yaml").write_text("name: emoji\nsplit: test\n")
+    (tmp_path / "s.json").write_text(json.dumps(expected))
+    assert read_source(str(tmp_path / "s.yaml")) == read_source(str(tmp_path / "s.json")) == expected
+    assert read_source(json.dumps(expected)) == read_source("{name: emoji, split: test}") == expected
+    assert read_source("my.jsonl") == {"name": "jsonl", "path": "my.jsonl"}
+    assert read_source("emoji") == {"name": "emoji"}
+
+
+def test_the_command_in_the_docstring_parses(monkeypatch):
+    import shlex
+
+    command = runner.__doc__.split("\n\n")[1].replace("\\\n", " ")
+    seen = []
+    monkeypatch.setattr(runner, "run", lambda args: seen.append(args) or (_ for _ in ()).throw(ValueError("stop")))
+    with pytest.raises(SystemExit):
+        main(shlex.split(command)[2:])
+    assert seen[0].limit == 500
+    assert seen[0].blank_images is True
+
+
+def test_predict_answers_and_draws(checkpoint, tmp_path, monkeypatch, capsys):
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (200, 100), "red").save(picture)
+    predict([str(checkpoint), str(picture), "what is this", "--max_new_tokens", "5", "--device", "cpu"])
+    plain = capsys.readouterr().out
+    assert plain.count("\n") == 1
+    answer = "<loc0256><loc0512><loc0768><loc1023> dog ; nonsense"
+    monkeypatch.setattr("openpali.eval.predict.generate", lambda *args, **kwargs: [answer])
+    saved = tmp_path / "new" / "boxes.png"
+    predict([str(checkpoint), str(picture), "detect dog", "--save", str(saved), "--device", "cpu"])
+    assert capsys.readouterr().out.splitlines()[:2] == [answer, "dog: x 100 to 200, y 25 to 75"]
+    drawn = Image.open(saved)
+    assert drawn.size == (320, 160)
+    assert drawn.getpixel((160, 80)) == (0xF7, 0x67, 0x07)
+    assert drawn.getpixel((140, 80)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("picture", ["missing.png", "broken.png"])
+def test_predict_says_what_is_wrong_with_a_picture(checkpoint, tmp_path, picture):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(SystemExit, match=f"openpali predict: .*{picture}"):
+        predict([str(checkpoint), str(tmp_path / picture)])
