@@ -32,7 +32,8 @@ class BadRecord(Exception):
 class SkipLog:
     """The list of skipped records, shared by every process that reads data.
 
-    Each line is written by a single append, so that DataLoader workers and ranks may share the file.
+    Each line is written by a single append, so that DataLoader workers and ranks may share the file. Without a file
+    the list is that of this process alone.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -64,5 +65,7 @@ class SkipLog:
         lines = self._memory
         if self.path is not None:
             lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
-        rows = [json.loads(line) for line in lines]
-        return list({(row["file"], row["record"]): row for row in reversed(rows)}.values())[::-1]
+        rows: dict[tuple[str, str], dict[str, str]] = {}
+        for row in map(json.loads, lines):
+            rows.setdefault((row["file"], row["record"]), row)
+        return list(rows.values())

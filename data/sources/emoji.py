@@ -17,6 +17,7 @@ from openpali.data.sources.drawings import (
     concept_chars,
     default_cache_dir,
     load_drawing,
+    raster_for,
 )
 from openpali.data.sources.phrases import LANGUAGES, caption
 from openpali.data.sources.placement import Placed, grid_position, mask_box, place_all, write_all
@@ -113,7 +114,7 @@ class EmojiScenes:
         return [_naming(self._drawing(char)) for char in self._chars]
 
     def _drawing(self, char: str) -> Drawing:
-        return load_drawing(char, self.cache_dir)
+        return load_drawing(char, self.cache_dir, raster_for(self.size))
 
     def _choose(self, rng: random.Random) -> list[str]:
         """Emoji of the scene; each after the first may repeat an earlier one, so that counting has a point."""

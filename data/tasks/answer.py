@@ -30,9 +30,8 @@ class Answer:
             value = getattr(self, field)
             object.__setattr__(self, field, (value,) if isinstance(value, str) else tuple(value))
         if not self.kinds or not self.languages or not set(self.kinds) <= set(KINDS):
-            raise ValueError(
-                f"kinds={list(self.kinds)}, languages={list(self.languages)}: kinds are {', '.join(KINDS)}."
-            )
+            chosen = f"kinds={list(self.kinds)}, languages={list(self.languages)}"
+            raise ValueError(f"{chosen}: give at least one of each; kinds are {', '.join(KINDS)}.")
         for language in self.languages:
             phrases(language)
 

@@ -1,0 +1,120 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from openpali.data.images import MAX_PIXELS, BadImage, image_size, load_image
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds hardly any data."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def noise() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+
+
+def test_every_kind_of_source_gives_the_same_pixels(noise, tmp_path):
+    noise.save(tmp_path / "a.png")
+    sources = [tmp_path / "a.png", str(tmp_path / "a.png"), encoded(noise), noise, np.asarray(noise)]
+    for source in sources:
+        image = load_image(source)
+        assert image.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(noise))
+        assert image_size(source) == (60, 40)
+
+
+def test_exif_orientation_is_applied():
+    upright = np.zeros((8, 16, 3), np.uint8)
+    upright[:, 8:] = 255
+    sideways = Image.fromarray(np.rot90(upright))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = load_image(encoded(sideways, exif=exif))
+    np.testing.assert_array_equal(np.asarray(image), upright)
+
+
+def test_transparency_becomes_white_and_16_bit_grey_keeps_its_range():
+    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    assert load_image(clear).getpixel((0, 0)) == (255, 255, 255)
+    palette = Image.new("P", (8, 8), 0)
+    palette.info["transparency"] = 0
+    assert load_image(encoded(palette, transparency=0)).getpixel((0, 0)) == (255, 255, 255)
+    grey = Image.fromarray(np.full((8, 8), 257 * 100, np.uint16))
+    assert load_image(encoded(grey)).getpixel((3, 3)) == (100, 100, 100)
+
+
+def test_modes_that_are_not_rgb(noise):
+    for mode in ("L", "CMYK", "1", "LA", "YCbCr"):
+        assert load_image(noise.convert(mode)).mode == "RGB"
+    assert load_image(np.full((8, 8, 1), 7, np.uint8)).getpixel((0, 0)) == (7, 7, 7)
+
+
+def test_a_truncated_jpeg(noise, tmp_path):
+    data = encoded(noise, "JPEG")
+    (tmp_path / "half.jpg").write_bytes(data[: len(data) // 2])
+    assert image_size(tmp_path / "half.jpg") == (60, 40)
+    with pytest.raises(BadImage, match=r"half\.jpg is truncated.*Copy it again"):
+        load_image(tmp_path / "half.jpg")
+
+
+@pytest.mark.parametrize("check", [load_image, image_size])
+def test_sizes_are_refused_from_the_header(check, monkeypatch, tmp_path):
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    (tmp_path / "huge.png").write_bytes(png_header(30_000, 30_000))
+    # just above our limit Pillow itself only warns
+    (tmp_path / "large.png").write_bytes(png_header(10_000, 9_000))
+    assert MAX_PIXELS < 10_000 * 9_000
+    # decoding would fail the test, not the machine
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded before its size was checked"))
+    with pytest.raises(BadImage, match=r"dot\.png is 1x1 pixels, too small.*at least 4"):
+        check(tmp_path / "dot.png")
+    with pytest.raises(BadImage, match=r"huge\.png is too large.*smaller copy"):
+        check(tmp_path / "huge.png")
+    with pytest.warns(Image.DecompressionBombWarning), pytest.raises(BadImage, match=r"too large \(10000x9000 pixels"):
+        check(tmp_path / "large.png")
+
+
+def test_files_that_are_no_pictures(tmp_path):
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name, reason in [
+        ("text.png", "not a picture that can be read: unknown format"),
+        ("empty.png", "not a picture that can be read"),
+        ("none.png", "does not exist"),
+        (".", "is not a file"),
+    ]:
+        with pytest.raises(BadImage, match=reason):
+            load_image(tmp_path / name)
+    with pytest.raises(BadImage, match="address on the web; download"):
+        load_image("https://example.org/a.png")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((8, 8, 2), np.uint8),
+        np.zeros(8, np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+    ],
+)
+def test_arrays_that_are_no_pictures(array):
+    with pytest.raises(BadImage, match="an array of"):
+        load_image(array)
