@@ -115,7 +115,7 @@ def parse(classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[A
     for key, inner, value in nested:
         given[key] = set_nested(as_dict(given[key], key), inner, value)
     built = parser.parse_dict(given)
-    built[-1].resolved = resolve(given, defaults)
+    built[-1].resolved = resolve(given, defaults, classes[-1])
     return built
 
 
@@ -172,10 +172,11 @@ def set_nested(tree: dict, path: list[str], value: Any) -> dict:
     return tree | {path[0]: set_nested(inner if isinstance(inner, dict) else {}, path[1:], value)}
 
 
-def resolve(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Every value of our own fields, and of `TrainingArguments` those that differ from the defaults."""
-    inherited = {f.name for f in fields(TrainingArguments)}
-    return {k: v for k, v in given.items() if k not in inherited or v != defaults[k]}
+def resolve(given: dict[str, Any], defaults: dict[str, Any], run_class: type) -> dict[str, Any]:
+    """Every value of our own fields; of Transformers' those whose default is ours or that were given."""
+    inherited = {f.name: f.default for f in fields(TrainingArguments)}
+    ours = {f.name for f in fields(run_class) if f.name in inherited and f.default != inherited[f.name]}
+    return {k: v for k, v in given.items() if k not in inherited or k in ours or v != defaults[k]}
 
 
 def save_config(path: Path, run: RunArguments) -> None:
@@ -191,9 +192,13 @@ def command(main: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> Any:
+        from transformers.utils.logging import disable_progress_bar
+
         from openpali.data.images import BadImage
         from openpali.data.records import BadRecord
 
+        # one for every checkpoint that is written would drown the progress of the run
+        disable_progress_bar()
         try:
             return main(argv)
         except (ConfigError, BadRecord, BadImage) as error:

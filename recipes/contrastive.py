@@ -8,7 +8,7 @@ The result is a `SiglipModel` with its processor, which stock Transformers loads
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -94,7 +94,7 @@ def make_tokenizer(args: ContrastiveArguments, source: Source) -> Any:
         tokenizer = train_tokenizer(texts_of(source, tasks, args.tokenizer_records), args.vocab_size)
     tokenizer.model_max_length = args.text_length
     # SigLIP has no attention mask: padding is attended to
-    tokenizer.model_input_names = ["input_ids"]
+    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = ["input_ids"]
     return tokenizer
 
 
@@ -126,7 +126,7 @@ def make_model(args: ContrastiveArguments, tokenizer: Any) -> SiglipModel:
 
 def make_processor(model: SiglipModel, tokenizer: Any) -> SiglipProcessor:
     """Pictures of the model's size, squashed to a square, and the tokenizer."""
-    side = model.vision_model.config.image_size
+    side = int(cast(int, model.vision_model.config.image_size))
     return SiglipProcessor(SiglipImageProcessorPil(size={"height": side, "width": side}), tokenizer)
 
 
@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
 
     run_training(model, processor, run, train, collator, evaluate, args.best_metric, contrastive_loss, checkpoint)
     tell_skipped(run)
-    run.say(f"Stage 1: python -m openpali.recipes.pretrain --vision_checkpoint {run.folder} --config ...")
+    run.say(f"Next, stage 1: openpali.recipes.pretrain with --vision_checkpoint {run.folder}")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,23 @@ class Part:
         return self.source[self.indices[index]]
 
 
+def check_folder(name: str | None, key: str) -> str:
+    """The folder or Hub name of a checkpoint.
+
+    Raises:
+        ConfigError: if it is missing, or looks like a folder and is none.
+    """
+    if not name:
+        raise ConfigError(f"{key} is missing: give --{key} with the folder or Hub name of a checkpoint")
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise ConfigError(f"{key}: {name} holds no model (no config.json); has its run finished?")
+    elif path.is_absolute() or name.startswith((".", "outputs/")) or name.count("/") != 1:
+        raise ConfigError(f"{key}: there is no folder {name}; train that stage first, or give another one")
+    return name
+
+
 def make_source(spec: dict[str, Any]) -> Source:
     """`load_source`, its complaints as configuration errors."""
     try:

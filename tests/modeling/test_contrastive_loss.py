@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
-from openpali.modeling.contrastive_loss import initialize_logits, sigmoid_loss
 from transformers import SiglipConfig, SiglipModel
 from transformers.models.siglip import SiglipTextConfig, SiglipVisionConfig
+
+from openpali.modeling.contrastive_loss import initialize_logits, sigmoid_loss
 
 
 def embeddings(n: int, m: int | None = None, width: int = 8) -> tuple[torch.Tensor, torch.Tensor]:

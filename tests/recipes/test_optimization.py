@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
+
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError
 from openpali.recipes.optimization import components, describe, freeze, parameter_groups, schedule
-from torch import nn
 
 
 class Toy(nn.Module):

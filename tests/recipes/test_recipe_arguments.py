@@ -2,6 +2,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import yaml
+
 from openpali.recipes.arguments import RunArguments, command, parse, save_config
 from openpali.recipes.config_file import CONFIGS, ConfigError, find_config
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tiny_run import ITEMS, tiny_model, tiny_run, validation_loss
+
 from openpali import Pali3ForConditionalGeneration
 from openpali.recipes.callbacks import read_log
 from openpali.recipes.config_file import ConfigError
 from openpali.recipes.run_folder import BEST_FOLDER, last_checkpoint, load_weights
 from openpali.recipes.sampling import RunSampler
-from tiny_run import ITEMS, tiny_model, tiny_run, validation_loss
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from transformers import TrainerCallback
+
 from openpali import Pali3Config, Pali3ForConditionalGeneration
 from openpali.recipes.arguments import RunArguments, parse
 from openpali.recipes.run_folder import open_run
 from openpali.recipes.trainer import PaliTrainer, run_training
-from transformers import TrainerCallback
 
 IMAGE, VOCABULARY = 60, 64
 ITEMS = 10

@@ -1,0 +1,106 @@
+"""Stage 3: fine-tune a checkpoint on one task, the built-in ones or your own data.
+
+    python -m openpali.recipes.transfer --config recipes/configs/transfers/count.yaml
+    accelerate launch -m openpali.recipes.transfer --config recipes/configs/transfers/jsonl.yaml --data my.jsonl
+
+Each line of my.jsonl is an object such as {"image": "dog.png", "prefix": "what is this?", "suffix": "a dog"}.
+Any image-text-to-text checkpoint of PaLI-3 or PaliGemma can be the start.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
+
+import openpali  # noqa: F401  registers PaLI-3
+from openpali.data.collator import Collator
+from openpali.data.mixture import TaskDataset
+from openpali.recipes.arguments import RunArguments, command, parse
+from openpali.recipes.config_file import ConfigError, as_dict
+from openpali.recipes.datasets import (
+    check_folder,
+    make_task,
+    skip_log,
+    splits,
+    tell_long_texts,
+    tell_skipped,
+)
+from openpali.recipes.run_folder import open_run
+from openpali.recipes.trainer import run_training
+from openpali.recipes.validation import Validation, final_report
+
+
+@dataclass
+class TransferArguments:
+    """What is particular to a transfer."""
+
+    model: str | None = field(default=None, metadata={"help": "checkpoint to start from"})
+    source: dict | str | None = field(default=None, metadata={"help": "records: name and options"})
+    data: str | None = field(default=None, metadata={"help": "your JSONL file, in place of the source"})
+    image_root: str | None = field(default=None, metadata={"help": "folder of the JSONL's images; its own if unset"})
+    task: dict | str | None = field(default=None, metadata={"help": "name and options; plain for a JSONL file"})
+    max_length: int | None = field(default=None, metadata={"help": "tokens of a prompt; longer ones are cut"})
+    suffix_max_length: int | None = field(default=None, metadata={"help": "tokens of a target, likewise"})
+    label_smoothing: float | None = field(default=None, metadata={"help": "of the loss; the model's if unset"})
+    max_bad_share: float = field(default=0.1, metadata={"help": "records that may turn out bad while training"})
+    test_limit: int = field(default=512, metadata={"help": "test examples at the end"})
+    dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata={"help": "of the weights"})
+
+    def __post_init__(self):
+        self.source, self.task = as_dict(self.source, "source"), as_dict(self.task, "task")
+        if self.data:
+            self.source = {"name": "jsonl", "path": self.data, "image_root": self.image_root}
+        if not self.source:
+            raise ConfigError("there is no data: give --data my.jsonl, or source in the configuration")
+        if self.source.get("name") == "jsonl" and self.task.get("name") != "plain":
+            self.task = {"name": "plain"}
+        if not self.task:
+            raise ConfigError("there is no task: give its name and options in the configuration")
+        if not self.model:
+            raise ConfigError("there is no model: give --model with the folder or Hub name of a checkpoint")
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Fine-tune, keep the best weights by the task's metric, and write a report."""
+    args, run = parse([TransferArguments, RunArguments], argv)
+    checkpoint = open_run(run)
+
+    source, task = as_dict(args.source, "source"), make_task(as_dict(args.task, "task"))
+    parts = splits(source, run)
+    options: dict[str, Any] = {"skip_log": skip_log(run), "max_bad_share": args.max_bad_share}
+    data = {name: TaskDataset(part, task, run.seed, **options) for name, part in parts.items()}
+
+    set_seed(run.seed)
+    folder = check_folder(args.model, "model")
+    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=args.dtype)
+    if args.label_smoothing is not None:
+        model.config.label_smoothing = args.label_smoothing
+    if source["name"] == "jsonl":
+        tell_long_texts(source["path"], processor.tokenizer, args.max_length, args.suffix_max_length, run)
+    collator = Collator(processor, args.max_length, args.suffix_max_length)
+    fit_batch(run, len(data["train"]))
+
+    batch = run.per_device_eval_batch_size
+    validation = Validation({task.name: data["validation"]}, processor, batch, run.eval_limit)
+    best = validation.chief_metric()
+    run_training(model, processor, run, data["train"], collator, validation, best, resume_from=checkpoint)
+
+    test = Validation({task.name: data["test"]}, processor, batch, args.test_limit)
+    settings = {"checkpoint": run.folder, "started from": args.model, "task": args.task, "source": args.source}
+    final_report(model, test, run, f"Transfer to {task.name}", settings)
+    tell_skipped(run)
+    for which, count in processor.truncation_counts.items() if run.dataloader_num_workers == 0 else ():
+        run.say(f"{count} times a {which} was cut to its limit while training")
+
+
+def fit_batch(run: RunArguments, examples: int) -> None:
+    """A batch larger than the data would hold every example several times."""
+    if run.per_device_train_batch_size > examples:
+        run.say(f"The batch of {run.per_device_train_batch_size} is larger than the data: {examples} instead")
+        run.per_device_train_batch_size = examples
+
+
+if __name__ == "__main__":
+    main()
