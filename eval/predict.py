@@ -48,7 +48,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--save", type=Path, help="write the picture with the answer's boxes drawn on it")
     parser.add_argument("--max_new_tokens", type=int, default=64, help="longest answer (default: %(default)s)")
     parser.add_argument("--num_beams", type=int, default=1, help="1 is greedy (default: %(default)s)")
-    parser.add_argument("--device", help="default: the first accelerator, else the CPU")
+    parser.add_argument("--device", help="the first accelerator, else the CPU, when left out")
     return parser.parse_args(argv)
 
 
