@@ -130,6 +130,11 @@ class Pali3Config(PreTrainedConfig):
         """Number of tokens of one image."""
         return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
 
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Any:
+        """The text model's configuration; of T5Gemma, which is composed itself, its decoder's."""
+        text_config = super().get_text_config(decoder=decoder, encoder=encoder)
+        return text_config.decoder if text_config.model_type == "t5gemma" else text_config
+
     def _text_token(self, *names: str) -> int:
         """The first of `names` that the text model or its decoder part sets."""
         decoder = self.text_config.decoder if self.text_config.model_type == "t5gemma" else self.text_config

@@ -8,6 +8,7 @@ What departs from a plain encoder-decoder of Transformers:
 - logits are given back with labels only when asked for, since they are the largest tensor of a training step.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,8 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling, ModelOutput
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
-from transformers.utils import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_pali3 import Pali3Config, vision_config_of
 from .token_loss import IGNORE_INDEX, per_example_loss
@@ -192,7 +194,7 @@ class Pali3Encoder(Pali3PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Pali3EncoderOutput:
         """Encode images and prefix.
 
@@ -222,7 +224,7 @@ class Pali3Encoder(Pali3PreTrainedModel):
         )
 
 
-def without_return_dict(kwargs: dict[str, Any]) -> dict[str, Any]:
+def without_return_dict(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Inner modules always answer with their output class; tuples are made once, at the outside."""
     return {key: value for key, value in kwargs.items() if key != "return_dict"}
 
@@ -275,7 +277,7 @@ class Pali3Model(Pali3PreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Pali3ModelOutput:
         """Encode images and prefix, then decode.
 
@@ -292,7 +294,7 @@ class Pali3Model(Pali3PreTrainedModel):
             use_cache: whether to return `past_key_values`.
             **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`.
         """
-        kwargs = without_return_dict(kwargs)
+        options = without_return_dict(kwargs)
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
                 input_ids=input_ids,
@@ -300,7 +302,7 @@ class Pali3Model(Pali3PreTrainedModel):
                 pixel_values=pixel_values,
                 inputs_embeds=inputs_embeds,
                 return_dict=True,
-                **kwargs,
+                **options,
             )
         elif not isinstance(encoder_outputs, ModelOutput):
             encoder_outputs = Pali3EncoderOutput(*encoder_outputs)
@@ -316,7 +318,7 @@ class Pali3Model(Pali3PreTrainedModel):
             encoder_hidden_states=encoded,
             encoder_attention_mask=attention_mask,
             use_cache=use_cache,
-            **kwargs,
+            **options,
         )
         return Pali3ModelOutput(
             last_hidden_state=decoded.last_hidden_state,
@@ -416,8 +418,8 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         if resize_decoder:
             rows = embeddings.num_embeddings
-            self.config.text_config.encoder.vocab_size = rows
-            self.config.text_config.decoder.vocab_size = rows
+            text_config = self.config.text_config
+            text_config.vocab_size = text_config.encoder.vocab_size = text_config.decoder.vocab_size = rows
         return embeddings
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
@@ -448,7 +450,7 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         output_logits: bool | None = None,
         label_smoothing: float | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Pali3Seq2SeqLMOutput:
         """Loss with `labels`, logits without.
 
