@@ -240,6 +240,8 @@ def run_training(
     )
     with stop:
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    # the main process may still be writing its best weights
+    trainer.accelerator.wait_for_everyone()
     folder, step = args.folder, trainer.state.global_step
     if stop.requested and step < args.max_steps:
         args.say(f"Stopped at step {step}. The same command goes on from {folder / f'checkpoint-{step}'}.")
