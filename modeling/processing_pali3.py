@@ -124,8 +124,9 @@ class Pali3Processor(ProcessorMixin):
             text: the prefix or prefixes. `<image>` may mark the pictures' places; otherwise they come first.
             suffix: the target or targets.
             videos: as `images`, with a list of frames for each text; frames are read as pictures, in order.
-            **kwargs: `return_tensors`, `padding` (default: to the longest), `padding_side`, `max_length` (of
-                the prefix, pictures not counted), `suffix_max_length`, and the image processor's options.
+            **kwargs: `return_tensors`, `padding` (default: to the longest; `"max_length"`: to the limits below),
+                `padding_side` (of the prefix), `max_length` (of the prefix, pictures not counted),
+                `suffix_max_length`, and the image processor's options.
 
         Returns:
             `pixel_values`: float[total_images, 3, H, W] in [-1, 1], `input_ids` and `attention_mask`:
@@ -148,7 +149,10 @@ class Pali3Processor(ProcessorMixin):
         if flat:
             data["pixel_values"] = self.image_processor(flat, **options["images_kwargs"])["pixel_values"]
         prefixes = self._encode_prefixes(texts, [len(pictures) for pictures in nested], text_options)
-        padded = self._pad(prefixes, self.tokenizer.pad_token_id, text_options)
+        pictures = max((row.count(self.image_token_id) for row in prefixes), default=0)
+        limit = text_options.get("max_length")
+        full = None if limit is None else limit + pictures
+        padded = self._pad(prefixes, self.tokenizer.pad_token_id, text_options, full)
         data["input_ids"] = padded
         lengths = [len(ids) for ids in prefixes]
         left = text_options.get("padding_side", self.tokenizer.padding_side) == "left"
@@ -157,8 +161,9 @@ class Pali3Processor(ProcessorMixin):
             for row, n in zip(padded, lengths)
         ]
         if suffixes is not None:
-            targets = self._encode_suffixes(list(suffixes), text_options.get("suffix_max_length"))
-            data["labels"] = self._pad(targets, IGNORE_INDEX, {"padding": True, "padding_side": "right"})
+            limit = text_options.get("suffix_max_length")
+            targets = self._encode_suffixes(list(suffixes), limit)
+            data["labels"] = self._pad(targets, IGNORE_INDEX, text_options | {"padding_side": "right"}, limit)
         return BatchFeature(data, tensor_type=text_options.get("return_tensors"))
 
     def _pictures_per_text(self, images: Any, text: str | Sequence[str] | None) -> list[list[Any]]:
@@ -247,25 +252,26 @@ class Pali3Processor(ProcessorMixin):
             )
         self.truncation_counts[which] += 1
 
-    def _pad(self, rows: list[list[int]], value: int, options: dict[str, Any]) -> list[list[int]]:
+    def _pad(
+        self, rows: list[list[int]], value: int, options: dict[str, Any], full: int | None = None
+    ) -> list[list[int]]:
+        """Rows of one width: the longest's, or with `padding="max_length"` at least `full`."""
         padding = options.get("padding", True)
         if padding in (False, "do_not_pad"):
             return rows
         width = max((len(row) for row in rows), default=0)
+        if padding == "max_length" and full is not None:
+            width = max(width, full)
         multiple = options.get("pad_to_multiple_of") or 1
         width = -(-width // multiple) * multiple
         if options.get("padding_side", self.tokenizer.padding_side) == "left":
             return [[value] * (width - len(row)) + row for row in rows]
         return [row + [value] * (width - len(row)) for row in rows]
 
-    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
-        """The placeholders of one picture, as text."""
-        return self.image_token * self.image_seq_length
-
     @property
     def model_input_names(self) -> list[str]:
-        """What the model reads."""
-        return ["input_ids", "attention_mask", "pixel_values", "labels"]
+        """What the model reads when it answers."""
+        return ["input_ids", "attention_mask", "pixel_values"]
 
 
 __all__ = ["Pali3Processor"]
