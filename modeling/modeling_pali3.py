@@ -111,6 +111,13 @@ class Pali3PreTrainedModel(PreTrainedModel):
             return super().get_expanded_tied_weights_keys(all_submodels)
         return dict(self._tied_weights_keys or {})
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """Transformers passes over modules without parameters of their own, such as the projector and T5's layers,
+        when it initialises code from elsewhere; it need not, since all of it goes through `initialization`.
+        """
+        return False
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, Pali3Projector):
