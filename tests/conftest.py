@@ -1,0 +1,38 @@
+import pytest
+import torch
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from openpali import Pali3Config, Pali3ForConditionalGeneration, Pali3Processor
+from openpali.data.tokenizer import train_tokenizer
+
+torch.set_num_threads(1)
+
+SENTENCES = ["what is this", "caption en", "a red dog", "two green cats", "detect dog"]
+SIDE, PATCH = 16, 8
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """About 1,450 tokens: bytes, a few joined pairs, locations, segments and `<image>`. Do not change it."""
+    return train_tokenizer(SENTENCES * 4, vocab_size=300)
+
+
+@pytest.fixture
+def tiny_processor(tiny_tokenizer):
+    """Pictures of 16 px, four tokens each."""
+    image_processor = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
+    return Pali3Processor(image_processor, tiny_tokenizer, image_seq_length=(SIDE // PATCH) ** 2)
+
+
+@pytest.fixture
+def tiny_model(tiny_processor):
+    """A random PaLI-3 that fits `tiny_processor` and whose answer depends on the picture."""
+    vision = {"model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 32}
+    vision |= {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": SIDE, "patch_size": PATCH}
+    text = {"model_type": "t5", "vocab_size": len(tiny_processor.tokenizer), "d_model": 16, "d_kv": 8, "d_ff": 32}
+    text |= {"num_layers": 1, "num_heads": 2, "dropout_rate": 0.0, "decoder_start_token_id": 0}
+    torch.manual_seed(0)
+    config = Pali3Config(vision_config=vision, text_config=text, image_token_id=tiny_processor.image_token_id)
+    model = Pali3ForConditionalGeneration(config).eval()
+    torch.nn.init.normal_(model.model.encoder.projector.output.weight, std=0.5)
+    return model
