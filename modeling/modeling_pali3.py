@@ -513,14 +513,20 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         return Pali3Seq2SeqLMOutput(loss=loss, logits=logits, **fields)
 
     def _prepare_cache_for_generation(self: Any, generation_config, model_kwargs, *args, **kwargs) -> None:
-        """T5Gemma's decoder slides its self-attention window; attention to the encoder must never slide."""
-        mixin: Any = GenerationMixin
-        mixin._prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs)
+        """Caches are as deep as the decoder, which Transformers takes to be as deep as T5's encoder. T5Gemma's decoder
+        slides its window over its own tokens only: attention to the encoder must never slide.
+        """
+        given = model_kwargs.get("past_key_values")
+        GenerationMixin._prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs)
         cache = model_kwargs.get("past_key_values")
-        if self.config.text_config.model_type != "t5gemma" or not isinstance(cache, EncoderDecoderCache):
+        if given is not None or not isinstance(cache, EncoderDecoderCache):
             return
-        if not cache.is_updated.get(0):
-            cache.cross_attention_cache = DynamicCache()
+        own_tokens = cache.self_attention_cache
+        if type(own_tokens) is DynamicCache:
+            own_tokens = DynamicCache(config=self.get_decoder().config)
+        elif self.config.text_config.model_type != "t5gemma":
+            return
+        model_kwargs["past_key_values"] = EncoderDecoderCache(own_tokens, DynamicCache())
 
 
 def embedding_tables(language_model: PreTrainedModel) -> list[torch.Tensor]:

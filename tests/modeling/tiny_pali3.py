@@ -42,17 +42,18 @@ def tiny_config(kind: str, **fields) -> Pali3Config:
     return Pali3Config(**parts, image_token_id=IMAGE, **fields)
 
 
-def tiny_pali3(kind: str, seed: int = 0, **fields) -> Pali3ForConditionalGeneration:
+def tiny_pali3(kind: str, seed: int = 1, **fields) -> Pali3ForConditionalGeneration:
     torch.manual_seed(seed)
     model = Pali3ForConditionalGeneration(tiny_config(kind, **fields)).eval()
     torch.nn.init.normal_(model.model.encoder.projector.output.weight, std=0.5)
+    # small, or a tied projection would repeat the last token for ever
+    torch.nn.init.normal_(model.get_decoder().get_input_embeddings().weight, std=0.1)
     if kind == "t5gemma":
         # its initial weights are so small that all answers are nearly alike
         for name, parameter in model.named_parameters():
             if name.endswith("proj.weight") and "vision" not in name:
                 torch.nn.init.normal_(parameter, std=0.3)
-            elif "embed_tokens" in name:
-                torch.nn.init.normal_(parameter, std=0.5)
+        torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.5)
     return model
 
 
