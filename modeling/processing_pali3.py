@@ -8,6 +8,7 @@ its end token is the decoder's target.
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature
@@ -172,7 +173,7 @@ class Pali3Processor(ProcessorMixin):
             if text is None:
                 raise ValueError("neither text nor images were given")
             return [[] for _ in ([text] if isinstance(text, str) else text)]
-        fetched = self.image_processor.fetch_images(images)
+        fetched = self.image_processor.fetch_images(without_path_objects(images))
         if is_valid_image(fetched):
             fetched = [fetched]
         if all(isinstance(pictures, (list, tuple)) for pictures in fetched):
@@ -272,6 +273,13 @@ class Pali3Processor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         """What the model reads when it answers."""
         return ["input_ids", "attention_mask", "pixel_values"]
+
+
+def without_path_objects(images: Any) -> Any:
+    """Paths as strings, which is how the image processor knows them, in any nesting."""
+    if isinstance(images, (list, tuple)):
+        return [without_path_objects(image) for image in images]
+    return str(images) if isinstance(images, Path) else images
 
 
 __all__ = ["Pali3Processor"]
