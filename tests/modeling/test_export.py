@@ -1,0 +1,125 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, SiglipVisionModel
+
+import openpali
+from openpali import Pali3ForConditionalGeneration
+from openpali.modeling.export import main
+
+# the editable install puts openpali on the path by a finder of its own: nothing of that name may be found
+STRANGER = """
+import json, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("openpali", "openpali_cli"):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+sys.meta_path.insert(0, Absent())
+try:
+    import openpali
+except ModuleNotFoundError:
+    pass
+else:
+    raise SystemExit("openpali can be imported here, so this shows nothing")
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+
+folder, picture = sys.argv[1:]
+ask = pipeline("image-text-to-text", model=folder, trust_remote_code=True)
+answer = ask(images=picture, text="what is this", max_new_tokens=8, return_full_text=False)
+print(json.dumps({
+    "text": answer[0]["generated_text"],
+    "modules": [type(part).__module__ for part in (ask.model, ask.model.config, ask.processor)],
+}))
+"""
+
+
+@pytest.fixture
+def picture(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+def answer(model, processor, picture) -> str:
+    batch = processor(Image.open(picture), "what is this", return_tensors="pt")
+    return processor.batch_decode(model.generate(**batch, max_new_tokens=8), skip_special_tokens=True)[0]
+
+
+def test_an_exported_folder_answers_where_openpali_is_not(tiny_model, tiny_processor, picture, tmp_path):
+    folder = openpali.export(tiny_model, tiny_processor, tmp_path / "exported")
+    expected = answer(tiny_model, tiny_processor, picture)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "HF_"))}
+    environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", STRANGER, str(folder), str(picture)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert expected
+    assert told["text"] == expected
+    assert all(module.startswith("transformers_modules.") for module in told["modules"])
+
+
+def test_the_folder_holds_all_the_code_and_no_other(tiny_model, tiny_processor, tmp_path):
+    folder = openpali.export(tiny_model, tiny_processor, tmp_path)
+    code = {path.name for path in folder.glob("*.py")}
+    assert code == {"configuration_pali3.py", "modeling_pali3.py", "processing_pali3.py", "token_loss.py"}
+    source = Path(openpali.export.__code__.co_filename).parent
+    assert all((folder / name).read_text() == (source / name).read_text() for name in code)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["auto_map"] == {
+        "AutoConfig": "configuration_pali3.Pali3Config",
+        "AutoModelForImageTextToText": "modeling_pali3.Pali3ForConditionalGeneration",
+    }
+    processor = json.loads((folder / "processor_config.json").read_text())
+    assert processor["auto_map"] == {"AutoProcessor": "processing_pali3.Pali3Processor"}
+
+
+def test_ordinary_saves_write_no_code_also_after_an_export(tiny_model, tiny_processor, tmp_path):
+    openpali.export(tiny_model, tiny_processor, tmp_path / "exported")
+    tiny_model.save_pretrained(tmp_path / "saved")
+    tiny_processor.save_pretrained(tmp_path / "saved")
+    assert not list((tmp_path / "saved").glob("*.py"))
+    for path in (tmp_path / "saved").glob("*.json"):
+        assert "auto_map" not in path.read_text(), path.name
+
+
+def test_saved_folders_load_through_the_auto_classes(tiny_model, tiny_processor, picture, tmp_path):
+    """With our own classes, also where the folder brings its code along."""
+    tiny_model.save_pretrained(tmp_path / "saved")
+    tiny_processor.save_pretrained(tmp_path / "saved")
+    for folder in (tmp_path / "saved", openpali.export(tiny_model, tiny_processor, tmp_path / "exported")):
+        model = AutoModelForImageTextToText.from_pretrained(folder)
+        assert type(model) is Pali3ForConditionalGeneration
+        assert type(AutoConfig.from_pretrained(folder)) is openpali.Pali3Config
+        processor = AutoProcessor.from_pretrained(folder)
+        assert type(processor) is openpali.Pali3Processor
+        assert answer(model, processor, picture) == answer(tiny_model, tiny_processor, picture)
+
+
+def test_an_exported_model_can_be_exported_again(tiny_model, tiny_processor, picture, tmp_path):
+    openpali.export(tiny_model, tiny_processor, tmp_path / "first")
+    main([str(tmp_path / "first"), str(tmp_path / "second")])
+    names = {path.name for path in (tmp_path / "first").iterdir()}
+    assert {path.name for path in (tmp_path / "second").iterdir()} == names
+    model = Pali3ForConditionalGeneration.from_pretrained(tmp_path / "second")
+    assert answer(model, tiny_processor, picture) == answer(tiny_model, tiny_processor, picture)
+
+
+def test_a_model_that_transformers_knows_needs_no_code(tiny_model, tiny_processor, tmp_path):
+    torch.manual_seed(0)
+    model = SiglipVisionModel(tiny_model.config.vision_config)
+    openpali.export(model, tiny_processor, tmp_path)
+    assert not list(tmp_path.glob("*.py"))
+    assert "auto_map" not in (tmp_path / "config.json").read_text()
