@@ -7,7 +7,7 @@ from torch.nn.functional import logsigmoid
 
 # t' and b, the learnable scale and bias that `SiglipModel` has as `logit_scale` and `logit_bias`:
 # the best pair of the paper's ablation
-INITIAL_LOGIT_SCALE = math.log(10)
+INITIAL_TEMPERATURE = 10.0
 INITIAL_LOGIT_BIAS = -10.0
 
 
@@ -41,7 +41,12 @@ def sigmoid_loss(
 
 
 @torch.no_grad()
-def initialize_logits(logit_scale: torch.Tensor, logit_bias: torch.Tensor) -> None:
-    """Set t' and b to the paper's start; with b = -10 the many negatives of a batch cost nothing at first."""
-    logit_scale.fill_(INITIAL_LOGIT_SCALE)
-    logit_bias.fill_(INITIAL_LOGIT_BIAS)
+def initialize_logits(
+    logit_scale: torch.Tensor,
+    logit_bias: torch.Tensor,
+    temperature: float = INITIAL_TEMPERATURE,
+    bias: float = INITIAL_LOGIT_BIAS,
+) -> None:
+    """Set t' = log(temperature) and b, the paper's unless given; at b = -10 a batch's many negatives cost nothing."""
+    logit_scale.fill_(math.log(temperature))
+    logit_bias.fill_(bias)

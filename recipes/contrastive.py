@@ -5,6 +5,7 @@
 The result is a `SiglipModel` with its processor, which stock Transformers loads; stage 1 takes its image encoder.
 """
 
+import logging
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,7 +28,12 @@ from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
 from openpali.data.tokenizer import train_tokenizer
 from openpali.modeling.configuration_pali3 import Pali3Config
-from openpali.modeling.contrastive_loss import initialize_logits, sigmoid_loss
+from openpali.modeling.contrastive_loss import (
+    INITIAL_LOGIT_BIAS,
+    INITIAL_TEMPERATURE,
+    initialize_logits,
+    sigmoid_loss,
+)
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import as_dict
 from openpali.recipes.datasets import make_task, skip_log, splits, tell_skipped
@@ -53,6 +59,8 @@ class ContrastiveArguments:
     vocab_size: int = field(default=1024, metadata={"help": "tokens to learn; 1153 special ones come on top"})
     tokenizer_records: int = field(default=300, metadata={"help": "records whose texts the tokenizer learns from"})
     text_length: int = field(default=16, metadata={"help": "tokens of every text, padding included"})
+    temperature: float = field(default=INITIAL_TEMPERATURE, metadata={"help": "exp(t') at the start"})
+    logit_bias: float = field(default=INITIAL_LOGIT_BIAS, metadata={"help": "b at the start"})
     best_metric: str = field(default="recall_at_1", metadata={"help": "or naming_accuracy, image_to_text, ..."})
 
     def __post_init__(self):
@@ -120,7 +128,7 @@ def make_model(args: ContrastiveArguments, tokenizer: Any) -> SiglipModel:
     text |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     text |= as_dict(args.text_config, "text_config")
     model = SiglipModel(SiglipConfig(vision_config=vision, text_config=text))
-    initialize_logits(model.logit_scale, model.logit_bias)
+    initialize_logits(model.logit_scale, model.logit_bias, args.temperature, args.logit_bias)
     return model
 
 
@@ -130,11 +138,17 @@ def make_processor(model: SiglipModel, tokenizer: Any) -> SiglipProcessor:
     return SiglipProcessor(SiglipImageProcessorPil(size={"height": side, "width": side}), tokenizer)
 
 
+def worth_showing(record: logging.LogRecord) -> bool:
+    """Whether to show a message: saving compares with SigLIP's default text tower, whose own ids are out of range."""
+    return "49406" not in record.getMessage() and "49407" not in record.getMessage()
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
     """Train an image and a text tower from nothing, or go on from a checkpoint."""
     args, run = parse([ContrastiveArguments, ContrastiveRun], argv)
     checkpoint = open_run(run)
+    logging.getLogger("transformers.configuration_utils").addFilter(worth_showing)
 
     parts = splits(as_dict(args.source, "source"), run)
     pairs = Pairs(tuple(args.languages), tuple(args.texts))
