@@ -512,12 +512,13 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         fields = {key: value for key, value in outputs.items() if key != "last_hidden_state"}
         return Pali3Seq2SeqLMOutput(loss=loss, logits=logits, **fields)
 
-    def _prepare_cache_for_generation(self: Any, generation_config, model_kwargs, *args, **kwargs) -> None:
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs) -> None:
         """Caches are as deep as the decoder, which Transformers takes to be as deep as T5's encoder. T5Gemma's decoder
         slides its window over its own tokens only: attention to the encoder must never slide.
         """
         given = model_kwargs.get("past_key_values")
-        GenerationMixin._prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs)
+        mixin: Any = super()
+        mixin._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         cache = model_kwargs.get("past_key_values")
         if given is not None or not isinstance(cache, EncoderDecoderCache):
             return

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import openpali
-import openpali_cli
+import openpali_cli  # pyright: ignore[reportMissingImports]
 
 CHECKOUT = Path(__file__).parents[1]
 ROOMS = ("modeling", "data", "recipes", "eval", "scripts")

@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -18,18 +19,22 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from openpali import Pali3ForConditionalGeneration, Pali3Processor
 
+
+def assemble(vision, text, **options) -> Any:
+    return Pali3ForConditionalGeneration.from_backbones(str(vision), str(text), **options)
+
+
 # T5 v1.1 and every published UMT5 have a projection of their own
 CHECKPOINTS = ["t5", "t5_tied", "umt5", "t5gemma"]
 
 
-def save_vision(folder, whole: bool):
+def save_vision(folder, whole: bool) -> Any:
     torch.manual_seed(2)
-    options = VISION | {"model_type": "siglip_vision_model"}
     if whole:
         text = SiglipTextConfig(hidden_size=24, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
-        model = SiglipModel(SiglipConfig(text_config=text.to_dict(), vision_config=options))
+        model: Any = SiglipModel(SiglipConfig(text_config=text.to_dict(), vision_config=VISION))
     else:
-        model = SiglipVisionModel(SiglipVisionConfig(**options))
+        model = SiglipVisionModel(SiglipVisionConfig(**VISION))
     torch.nn.init.normal_(model.get_parameter("vision_model.post_layernorm.bias" if whole else "post_layernorm.bias"))
     model.save_pretrained(folder)
     SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
@@ -60,7 +65,7 @@ def folders(tmp_path):
 def test_text_alone_gets_the_published_models_own_logits(kind, folders):
     vision, text = folders
     stock = save_text(text, kind)
-    model = Pali3ForConditionalGeneration.from_backbones(str(vision), str(text))
+    model = assemble(vision, text)
     batch = {
         "input_ids": torch.tensor([[5, 6, 7, 1], [8, 9, 1, 0]]),
         "decoder_input_ids": torch.tensor([[0, 3, 4]] * 2),
@@ -88,7 +93,7 @@ def test_text_alone_gets_the_published_models_own_logits(kind, folders):
 def test_the_image_encoder_comes_from_either_kind_of_checkpoint(whole, tmp_path):
     stock = save_vision(tmp_path / "vision", whole)
     save_text(tmp_path / "text", "t5")
-    model = Pali3ForConditionalGeneration.from_backbones(str(tmp_path / "vision"), str(tmp_path / "text"))
+    model = assemble(tmp_path / "vision", tmp_path / "text")
     pictures = torch.rand(2, 3, SIDE, SIDE)
     tower = stock.vision_model if whole else stock
     with torch.no_grad():
@@ -102,7 +107,7 @@ def test_the_image_encoder_comes_from_either_kind_of_checkpoint(whole, tmp_path)
 def test_assembled_saved_and_loaded_answers_the_same(kind, folders, tmp_path):
     vision, text = folders
     save_text(text, kind)
-    model = Pali3ForConditionalGeneration.from_backbones(str(vision), str(text), projector="mlp")
+    model = assemble(vision, text, projector="mlp")
     assert model.config.projector == "mlp"
     assert model.config.image_token_id == VOCABULARY - 1
     assert not model.training
@@ -118,9 +123,9 @@ def test_the_vocabulary_grows_to_the_processors(kind, folders, tiny_tokenizer):
     vision, text = folders
     stock = save_text(text, kind)
     tiny_tokenizer.save_pretrained(text)
-    processor = Pali3Processor.from_backbones(str(vision), str(text))
+    processor: Any = Pali3Processor.from_backbones(str(vision), str(text))
     assert processor.image_seq_length == 4
-    model = Pali3ForConditionalGeneration.from_backbones(str(vision), str(text), processor=processor)
+    model = assemble(vision, text, processor=processor)
     rows = model.get_input_embeddings().num_embeddings
     assert rows % 64 == 0
     assert rows >= len(processor.tokenizer)
@@ -138,4 +143,4 @@ def test_other_image_encoders_are_refused(tmp_path):
     CLIPVisionModel(clip).save_pretrained(tmp_path / "clip")
     save_text(tmp_path / "text", "t5")
     with pytest.raises(ValueError, match="clip.*needs a SigLIP one"):
-        Pali3ForConditionalGeneration.from_backbones(str(tmp_path / "clip"), str(tmp_path / "text"))
+        assemble(tmp_path / "clip", tmp_path / "text")

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -43,12 +44,13 @@ def logits_of(model, **changes):
         return model(**batch).logits
 
 
-# -- saving and loading
+def load(cls, folder, **options) -> Any:
+    return cls.from_pretrained(folder, **options)
 
 
 def test_saved_and_loaded_is_the_same_model(model, kind, tmp_path):
     model.save_pretrained(tmp_path)
-    loaded, info = Pali3ForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    loaded, info = load(Pali3ForConditionalGeneration, tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert torch.equal(logits_of(loaded), logits_of(model))
@@ -70,21 +72,17 @@ def test_tied_weights_are_written_once_and_stay_tied(model, kind, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_loads_in_half_precision(model, kind, dtype, tmp_path):
     model.save_pretrained(tmp_path)
-    loaded = Pali3ForConditionalGeneration.from_pretrained(tmp_path, dtype=dtype)
-    assert (
-        loaded.lm_head.weight.dtype
-        == loaded.get_image_features(torch.zeros(1, 3, SIDE, SIDE, dtype=dtype)).pooler_output.dtype
-        == dtype
-    )
-    batch = tiny_batch()
-    logits = logits_of(loaded, pixel_values=batch["pixel_values"].to(dtype)).float()
+    loaded = load(Pali3ForConditionalGeneration, tmp_path, dtype=dtype)
+    pictures = tiny_batch()["pixel_values"].to(dtype)
+    assert loaded.lm_head.weight.dtype == loaded.get_image_features(pictures).pooler_output.dtype == dtype
+    logits = logits_of(loaded, pixel_values=pictures).float()
     reference = logits_of(model)
     assert (logits - reference).norm() < 0.1 * reference.norm()
 
 
 def test_a_model_without_head_loads_from_the_same_folder(model, tmp_path):
     model.save_pretrained(tmp_path)
-    base, info = Pali3Model.from_pretrained(tmp_path, output_loading_info=True)
+    base, info = load(Pali3Model, tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
     batch = without(tiny_batch(), "labels")
     with torch.no_grad():
@@ -94,9 +92,6 @@ def test_a_model_without_head_loads_from_the_same_folder(model, tmp_path):
 def test_sub_configurations_are_used_not_copied(model):
     assert model.model.encoder.vision_tower.config is model.config.vision_config
     assert model.config.get_text_config().vocab_size == VOCABULARY
-
-
-# -- initialisation
 
 
 def test_projector_starts_at_zero_and_the_loss_at_chance(kind):
@@ -127,7 +122,7 @@ def test_weights_missing_in_a_checkpoint_are_initialised_like_new_ones(kind):
 @pytest.mark.parametrize("projector", ["linear", "mlp"])
 def test_every_parameter_learns_and_those_behind_the_zero_projector_one_step_later(kind, projector):
     torch.manual_seed(0)
-    model = Pali3ForConditionalGeneration(tiny_config(kind, projector=projector))
+    model: Any = Pali3ForConditionalGeneration(tiny_config(kind, projector=projector))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for step in range(2):
@@ -141,9 +136,6 @@ def test_every_parameter_learns_and_those_behind_the_zero_projector_one_step_lat
         optimizer.step()
     still = [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])]
     assert [name for name in still if not name.endswith("k_proj.bias")] == []
-
-
-# -- forward
 
 
 def test_loss_is_the_mean_over_examples_of_the_plain_formula(model, kind):
@@ -285,9 +277,6 @@ def test_only_the_wanted_logits_are_computed(model):
     torch.testing.assert_close(logits_of(model, logits_to_keep=torch.tensor([0, 3])), every[:, [0, 3]])
 
 
-# -- pictures
-
-
 def test_several_images_are_used_in_their_order(model):
     pictures = tiny_batch(examples=4)["pixel_values"]
     ids = torch.cat([torch.full((2, 2 * IMAGE_TOKENS), IMAGE), tiny_batch()["input_ids"][:, IMAGE_TOKENS:]], dim=1)
@@ -336,9 +325,6 @@ def test_text_alone_needs_no_image(model):
     ids = tiny_batch()["input_ids"][:, IMAGE_TOKENS:]
     logits = logits_of(model, input_ids=ids, attention_mask=None, pixel_values=None)
     assert logits.isfinite().all()
-
-
-# -- resizing
 
 
 @pytest.mark.parametrize("rows", [80, 62])

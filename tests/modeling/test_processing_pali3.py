@@ -2,6 +2,7 @@ import logging
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -218,8 +219,8 @@ def test_a_tokenizer_without_image_token_is_refused(tiny_processor):
 def test_saved_and_loaded_is_the_same(tiny_processor, tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     tiny_processor.save_pretrained(tmp_path)
-    loaded = AutoProcessor.from_pretrained(tmp_path)
-    assert isinstance(loaded, Pali3Processor)
+    loaded: Any = AutoProcessor.from_pretrained(tmp_path)
+    assert type(loaded) is type(tiny_processor)
     assert loaded.image_seq_length == IMAGE_TOKENS
     assert loaded.chat_template == tiny_processor.chat_template
     one, other = (p([picture(9)], ["a"], suffix=["b"], return_tensors="pt") for p in (tiny_processor, loaded))
@@ -252,7 +253,7 @@ def test_both_forms_of_the_pipeline_answer_what_generate_does(tiny_model, tiny_p
     tiny_processor.save_pretrained(tmp_path)
     path = tmp_path / "picture.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(path)
-    ask = pipeline("image-text-to-text", model=str(tmp_path))
+    ask: Any = pipeline("image-text-to-text", model=str(tmp_path))
     options = {"max_new_tokens": 8, "return_full_text": False}
     plain = ask(images=str(path), text="what is this", **options)[0]["generated_text"]
     content = [{"type": "image", "url": str(path)}, {"type": "text", "text": "what is this"}]

@@ -11,7 +11,12 @@ VOCABULARY, IMAGE, PAD, END = 64, 60, 0, 1
 SIDE, PATCH, IMAGE_TOKENS = 16, 8, 4
 WIDTH, HEADS, LAYERS, DECODER_LAYERS = 16, 2, 2, 3
 
-VISION = {"model_type": "siglip_vision_model", "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2}
+VISION: dict[str, Any] = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+}
 VISION |= {"num_attention_heads": 2, "image_size": SIDE, "patch_size": PATCH}
 
 _T5 = {"vocab_size": VOCABULARY, "d_model": WIDTH, "d_kv": 8, "d_ff": 32, "num_heads": HEADS, "dropout_rate": 0.0}
@@ -42,9 +47,9 @@ def tiny_config(kind: str, **fields) -> Pali3Config:
     return Pali3Config(**parts, image_token_id=IMAGE, **fields)
 
 
-def tiny_pali3(kind: str, seed: int = 1, **fields) -> Pali3ForConditionalGeneration:
+def tiny_pali3(kind: str, seed: int = 1, **fields) -> Any:
     torch.manual_seed(seed)
-    model = Pali3ForConditionalGeneration(tiny_config(kind, **fields)).eval()
+    model: Any = Pali3ForConditionalGeneration(tiny_config(kind, **fields)).eval()
     torch.nn.init.normal_(model.model.encoder.projector.output.weight, std=0.5)
     # small, or a tied projection would repeat the last token for ever
     torch.nn.init.normal_(model.get_decoder().get_input_embeddings().weight, std=0.1)
