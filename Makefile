@@ -25,6 +25,7 @@ links:
 	mkdir -p .typing/openpali
 	for room in modeling data recipes eval scripts; do ln -sfn ../../$$room .typing/openpali/$$room; done
 	for file in src/openpali/*.py; do ln -sfn ../../$$file .typing/openpali/; done
+	ln -sfn ../src/openpali_cli.py .typing/
 
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -q tests

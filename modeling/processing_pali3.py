@@ -102,7 +102,7 @@ class Pali3Processor(ProcessorMixin):
         if image_seq_length is None:
             config = vision_config_of(vision)
             image_seq_length = int((config.image_size // config.patch_size) ** 2)
-        tokenizer = AutoTokenizer.from_pretrained(text)
+        tokenizer = without_limits(AutoTokenizer.from_pretrained(text))
         tokenizer.add_tokens(LOCATION_TOKENS + SEGMENTATION_TOKENS)
         tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
         image_processor = AutoImageProcessor.from_pretrained(vision)
@@ -280,6 +280,20 @@ def without_path_objects(images: Any) -> Any:
     if isinstance(images, (list, tuple)):
         return [without_path_objects(image) for image in images]
     return str(images) if isinstance(images, Path) else images
+
+
+def without_limits(tokenizer: Any) -> Any:
+    """The tokenizer without truncation and padding that an earlier use left in its file.
+
+    A tokenizer keeps the options of its last call when it is saved, and Transformers' processors take them for
+    their defaults: prompts would be cut to the length that, for instance, SigLIP's captions had.
+    """
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    for option in ("max_length", "truncation_strategy", "stride"):
+        tokenizer.init_kwargs.pop(option, None)
+    tokenizer.model_max_length = int(1e30)
+    return tokenizer
 
 
 __all__ = ["Pali3Processor"]

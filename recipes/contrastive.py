@@ -5,7 +5,6 @@
 The result is a `SiglipModel` with its processor, which stock Transformers loads; stage 1 takes its image encoder.
 """
 
-import logging
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -138,17 +137,11 @@ def make_processor(model: SiglipModel, tokenizer: Any) -> SiglipProcessor:
     return SiglipProcessor(SiglipImageProcessorPil(size={"height": side, "width": side}), tokenizer)
 
 
-def worth_showing(record: logging.LogRecord) -> bool:
-    """Whether to show a message: saving compares with SigLIP's default text tower, whose own ids are out of range."""
-    return "49406" not in record.getMessage() and "49407" not in record.getMessage()
-
-
 @command
 def main(argv: list[str] | None = None) -> None:
     """Train an image and a text tower from nothing, or go on from a checkpoint."""
     args, run = parse([ContrastiveArguments, ContrastiveRun], argv)
     checkpoint = open_run(run)
-    logging.getLogger("transformers.configuration_utils").addFilter(worth_showing)
 
     parts = splits(as_dict(args.source, "source"), run)
     pairs = Pairs(tuple(args.languages), tuple(args.texts))

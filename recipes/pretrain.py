@@ -23,7 +23,7 @@ from openpali.data.collator import Collator
 from openpali.data.mixture import Mixture, TaskDataset
 from openpali.data.sources import Source
 from openpali.modeling.configuration_pali3 import vision_config_of
-from openpali.modeling.processing_pali3 import IMAGE_TOKEN, LOCATION_TOKENS, SEGMENTATION_TOKENS
+from openpali.modeling.processing_pali3 import IMAGE_TOKEN, LOCATION_TOKENS, SEGMENTATION_TOKENS, without_limits
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import ConfigError, as_dict
 from openpali.recipes.datasets import check_folder, make_task, skip_log, splits, tell_skipped
@@ -71,8 +71,7 @@ class PretrainArguments:
 
 def make_processor(vision: str, image_seq_length: int) -> Pali3Processor:
     """The tokenizer and image processor of stage 0, as PaLI-3 uses them."""
-    tokenizer = AutoTokenizer.from_pretrained(vision)
-    tokenizer.model_max_length = int(1e30)
+    tokenizer = without_limits(AutoTokenizer.from_pretrained(vision))
     names = ["input_ids", "attention_mask"]
     tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
     known = tokenizer.get_vocab()

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor, pipeline
+from transformers import AutoProcessor, AutoTokenizer, pipeline
 
 from openpali import Pali3Processor
+from openpali.modeling.processing_pali3 import without_limits
 
 IMAGE_TOKENS, SIDE = 4, 16
 
@@ -265,3 +266,19 @@ def test_both_forms_of_the_pipeline_answer_what_generate_does(tiny_model, tiny_p
     assert expected
     several = ask(images=[[str(path)], [str(path)]], text=["what is this", "caption en"], **options)
     assert several[0]["generated_text"] == expected
+
+
+def test_limits_of_an_earlier_use_do_not_cut_prompts(tiny_processor, tmp_path):
+    """A tokenizer that was saved after SigLIP's padded captions."""
+    tokenizer = tiny_processor.tokenizer
+    tokenizer(["a"], padding="max_length", max_length=3, truncation=True)
+    tokenizer.save_pretrained(tmp_path)
+    prompt = "a red dog two cats a red dog"
+    cut, whole = (AutoTokenizer.from_pretrained(tmp_path) for _ in range(2))
+    lengths = {}
+    for name, loaded in {"cut": cut, "whole": without_limits(whole)}.items():
+        processor = Pali3Processor(tiny_processor.image_processor, loaded, image_seq_length=IMAGE_TOKENS)
+        lengths[name] = len(processor(text=prompt)["input_ids"][0])
+    # the first shows that the file did hold limits
+    assert lengths["cut"] == 3
+    assert lengths["whole"] == len(tokenizer(prompt)["input_ids"]) > 3
