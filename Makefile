@@ -38,6 +38,10 @@ lint: .venv/ready links
 demo: .venv/ready
 	$(BIN)/python -m openpali.scripts.demo
 
+# ratios against what one would run instead; close other programs first
+bench: .venv/ready
+	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
 clean:
 	rm -rf .venv .typing build *.egg-info src/*.egg-info .pytest_cache .ruff_cache outputs
 	find . -name __pycache__ -prune -exec rm -rf {} +

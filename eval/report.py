@@ -129,7 +129,7 @@ def draw_curves(logs: Sequence[Mapping[str, Any]]) -> list[str]:
     panels = []
     for stage in stages:
         rows = [row for row in logs if str(row.get("stage", "")) == stage]
-        for kind, keys in (("loss", ["loss"]), ("validation", validation_keys(rows))):
+        for kind, keys in (("loss", ["loss"]), ("validation, %", validation_keys(rows))):
             series = {key.removeprefix("eval_"): points(rows, key) for key in keys}
             if series := {name: xy for name, xy in series.items() if xy[0]}:
                 panels.append((f"{stage} {kind}".strip(), series))
@@ -183,8 +183,9 @@ def validation_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def points(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    """Steps and values of the lines that have the key."""
-    pairs = [(float(row["step"]), float(row[key])) for row in rows if key in row]
+    """Steps and values of the lines that have the key; validation scores as per cent, which CIDEr is already."""
+    scale = 100.0 if key.startswith("eval_") and not key.endswith("cider") else 1.0
+    pairs = [(float(row["step"]), scale * float(row[key])) for row in rows if key in row]
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
