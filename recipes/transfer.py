@@ -4,7 +4,7 @@
     accelerate launch -m openpali.recipes.transfer --config recipes/configs/transfers/jsonl.yaml --data my.jsonl
 
 Each line of my.jsonl is an object such as {"image": "dog.png", "prefix": "what is this?", "suffix": "a dog"}.
-Any image-text-to-text checkpoint of PaLI-3 or PaliGemma can be the start.
+Any PaLI-3 checkpoint can be the start.
 """
 
 from dataclasses import dataclass, field

@@ -56,10 +56,11 @@ def test_stage_0_gives_a_siglip_model_that_stock_transformers_loads(stage_0):
     assert {"eval_image_to_text", "eval_text_to_image", "eval_recall_at_1"} <= set(scores[0])
 
 
-def test_stage_0_starts_from_the_papers_scale_and_bias(stage_0):
-    # two steps at most from log 10 and -10
+def test_stage_0_starts_from_the_configured_temperature_and_the_papers_bias(stage_0):
+    # two steps at most from log 20 (the paper's is log 10) and -10
     model = SiglipModel.from_pretrained(stage_0)
-    assert model.logit_scale.item() == pytest.approx(2.3026, abs=0.01)
+    assert yaml.safe_load((stage_0 / "config.yaml").read_text())["temperature"] == 20
+    assert model.logit_scale.item() == pytest.approx(2.9957, abs=0.01)
     assert model.logit_bias.item() == pytest.approx(-10, abs=0.01)
     assert yaml.safe_load((stage_0 / "config.yaml").read_text())["adam_beta2"] == 0.95
 

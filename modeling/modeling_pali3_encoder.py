@@ -1,0 +1,193 @@
+"""The encoder of PaLI-3: image encoder, projector and text encoder, and what every part of the model shares."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+from transformers.models.siglip.modeling_siglip import SiglipVisionModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+
+from .configuration_pali3 import Pali3Config
+
+
+@dataclass
+class Pali3EncoderOutput(BaseModelOutput):
+    """Text encoder's output and the projected image tokens, float[total_images, tokens, D]."""
+
+    image_hidden_states: torch.Tensor | None = None
+
+
+class Pali3Projector(nn.Module):
+    """Image features to the text model's width: one linear layer, or an MLP for the comparison."""
+
+    def __init__(self, config: Pali3Config):
+        super().__init__()
+        vision_width, text_width = config.vision_config.hidden_size, text_hidden_size(config)
+        self.hidden = nn.Linear(vision_width, text_width) if config.projector == "mlp" else None
+        self.output = nn.Linear(text_width if self.hidden else vision_width, text_width)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """float[N, tokens, D_vision] -> float[N, tokens, D_text]."""
+        if self.hidden is not None:
+            features = nn.functional.gelu(self.hidden(features), approximate="tanh")
+        return self.output(features)
+
+
+def text_hidden_size(config: Pali3Config) -> int:
+    """Width of the text encoder; T5Gemma's encoder and decoder may differ."""
+    text_config = config.text_config
+    return text_config.encoder.hidden_size if text_config.model_type == "t5gemma" else text_config.hidden_size
+
+
+def decoder_config(config: Pali3Config) -> Any:
+    """The part of the text configuration that describes the decoder."""
+    return config.text_config.decoder if config.text_config.model_type == "t5gemma" else config.text_config
+
+
+class Pali3PreTrainedModel(PreTrainedModel):
+    """Weight initialisation and what the model supports."""
+
+    config: Pali3Config
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ["image", "text"]
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_flash_attn = False
+    _supports_attention_backend = False
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """T5-like models share one embedding table even where the vocabulary projection is not tied to it."""
+        if all_submodels:
+            return super().get_expanded_tied_weights_keys(all_submodels)
+        return dict(self._tied_weights_keys or {})
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """Transformers passes over modules without parameters of their own, such as the projector and T5's layers,
+        when it initialises code from elsewhere; it need not, since all of it goes through `initialization`.
+        """
+        return False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, Pali3Projector):
+            init.zeros_(module.output.weight)
+            init.zeros_(module.output.bias)
+            if module.hidden is not None:
+                init.lecun_normal_(module.hidden.weight)
+                init.zeros_(module.hidden.bias)
+        elif isinstance(module, Pali3PreTrainedModel):
+            module.init_own_weights()
+
+    def init_own_weights(self) -> None:
+        """Initialise what belongs to this module and to none of its parts."""
+
+
+class Pali3Encoder(Pali3PreTrainedModel):
+    """Image encoder, projector and text encoder: everything that is computed once per generation."""
+
+    def __init__(self, config: Pali3Config, text_encoder: PreTrainedModel | None = None):
+        super().__init__(config)
+        self.vision_tower = SiglipVisionModel(config.vision_config)
+        self.projector = Pali3Projector(config)
+        self.text_encoder = text_encoder or AutoModel.from_config(config.text_config).encoder
+        # T5Gemma multiplies all its inputs by this; image tokens enter as they are (PaliGemma, section 3.1)
+        scales_inputs = config.text_config.model_type == "t5gemma"
+        self.image_scale = text_hidden_size(config) ** -0.5 if scales_inputs else 1.0
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The text encoder's embedding table."""
+        return self.text_encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the text encoder's embedding table."""
+        self.text_encoder.set_input_embeddings(value)
+
+    @can_return_tuple
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """Encode and project images.
+
+        Args:
+            pixel_values: float[total_images, 3, H, W] in [-1, 1], or float[B, N, 3, H, W].
+            **kwargs: `output_hidden_states`, `output_attentions` and `return_dict`, for the image encoder.
+
+        Returns:
+            The image encoder's output, with the projected tokens, float[total_images, tokens, D_text], as
+            `pooler_output`.
+        """
+        outputs = self.vision_tower(pixel_values=pixel_values.flatten(0, -4), **kwargs)
+        outputs.pooler_output = self.projector(outputs.last_hidden_state)
+        return outputs
+
+    def merge_images(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, image_features: torch.Tensor
+    ) -> torch.Tensor:
+        """Put image tokens in the place of the placeholders, in order.
+
+        Raises:
+            ValueError: if there are more or fewer placeholders than image tokens.
+        """
+        if input_ids is None:
+            placeholder = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
+            mask = (inputs_embeds == self.get_input_embeddings()(placeholder)).all(-1)
+        else:
+            mask = input_ids == self.config.image_token_id
+        mask = mask.unsqueeze(-1).expand_as(inputs_embeds)
+        if not torch.compiler.is_compiling() and mask.sum() != image_features.numel():
+            tokens = int(mask.sum()) // inputs_embeds.shape[-1]
+            raise ValueError(
+                f"{tokens} image placeholders in input_ids but {image_features.shape[0]} images of"
+                f" {image_features.shape[1]} tokens: let the processor write the placeholders"
+            )
+        return inputs_embeds.masked_scatter(mask, image_features.to(inputs_embeds))
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> Pali3EncoderOutput:
+        """Encode images and prefix.
+
+        Args:
+            input_ids: int[B, L], image placeholders included.
+            attention_mask: int[B, L], 0 on padding.
+            pixel_values: float[total_images, 3, H, W] or float[B, N, 3, H, W], in [-1, 1].
+            inputs_embeds: float[B, L, D] in place of `input_ids`.
+            **kwargs: passed to the text encoder.
+
+        Raises:
+            ValueError: if both or neither of `input_ids` and `inputs_embeds` are given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        embeds: torch.Tensor = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+        image_features: Any = None
+        if pixel_values is not None:
+            image_features = self.get_image_features(pixel_values).pooler_output
+            embeds = self.merge_images(input_ids, embeds, image_features * self.image_scale)
+        outputs = self.text_encoder(inputs_embeds=embeds, attention_mask=attention_mask, **without_return_dict(kwargs))
+        return Pali3EncoderOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=image_features,
+        )
+
+
+def without_return_dict(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inner modules always answer with their output class; tuples are made once, at the outside."""
+    return {key: value for key, value in kwargs.items() if key != "return_dict"}
