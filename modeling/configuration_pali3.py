@@ -137,8 +137,7 @@ class Pali3Config(PreTrainedConfig):
 
     def _text_token(self, *names: str) -> int:
         """The first of `names` that the text model or its decoder part sets."""
-        decoder = self.text_config.decoder if self.text_config.model_type == "t5gemma" else self.text_config
-        for config in (self.text_config, decoder):
+        for config in (self.text_config, self.get_text_config(decoder=True)):
             for name in names:
                 token = getattr(config, name, None)
                 if token is not None:

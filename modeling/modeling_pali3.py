@@ -26,7 +26,6 @@ from .modeling_pali3_encoder import (
     Pali3Encoder,
     Pali3EncoderOutput,
     Pali3PreTrainedModel,
-    decoder_config,
     without_return_dict,
 )
 from .token_loss import IGNORE_INDEX, per_example_loss
@@ -182,7 +181,7 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
     def __init__(self, config: Pali3Config):
         super().__init__(config)
         self.model = Pali3Model(config)
-        decoder = decoder_config(config)
+        decoder = config.get_text_config(decoder=True)
         self.lm_head = nn.Linear(decoder.hidden_size, decoder.vocab_size, bias=False)
         if config.tie_word_embeddings:
             table = "encoder.text_encoder" if self.model.shares_embeddings else "decoder"

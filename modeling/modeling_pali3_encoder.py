@@ -45,11 +45,6 @@ def text_hidden_size(config: Pali3Config) -> int:
     return text_config.encoder.hidden_size if text_config.model_type == "t5gemma" else text_config.hidden_size
 
 
-def decoder_config(config: Pali3Config) -> Any:
-    """The part of the text configuration that describes the decoder."""
-    return config.text_config.decoder if config.text_config.model_type == "t5gemma" else config.text_config
-
-
 class Pali3PreTrainedModel(PreTrainedModel):
     """Weight initialisation and what the model supports."""
 
