@@ -1,6 +1,7 @@
 """Open a picture from anywhere on this machine, and say plainly what is wrong with one that cannot be used."""
 
 import io
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -66,7 +67,8 @@ def _open(source: ImageSource) -> tuple[Image.Image, str]:
     try:
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else _existing(source)), name
     except _BOMBS as error:
-        raise BadImage(_too_large(name, str(error))) from error
+        pixels = re.search(r"\d+", str(error))
+        raise BadImage(_too_large(name, f"{int(pixels[0]):,} pixels" if pixels else str(error))) from error
     except _DECODE_ERRORS as error:
         if isinstance(error, BadImage):
             raise
