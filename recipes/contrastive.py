@@ -35,8 +35,8 @@ from openpali.modeling.contrastive_loss import (
 )
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import as_dict
-from openpali.recipes.datasets import make_task, skip_log, splits, tell_skipped
 from openpali.recipes.pairs import PairCollator, Pairs, retrieval_scores
+from openpali.recipes.run_data import make_task, skip_log, splits, tell_skipped
 from openpali.recipes.run_folder import open_run
 from openpali.recipes.trainer import run_training
 

@@ -26,7 +26,7 @@ from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.processing_pali3 import IMAGE_TOKEN, LOCATION_TOKENS, SEGMENTATION_TOKENS, without_limits
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import ConfigError, as_dict
-from openpali.recipes.datasets import check_folder, make_task, skip_log, splits, tell_skipped
+from openpali.recipes.run_data import check_folder, make_task, skip_log, splits, tell_skipped
 from openpali.recipes.run_folder import open_run
 from openpali.recipes.trainer import run_training
 from openpali.recipes.validation import Validation, final_report

@@ -17,7 +17,7 @@ from openpali.data.collator import Collator
 from openpali.data.mixture import TaskDataset
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import ConfigError, as_dict
-from openpali.recipes.datasets import (
+from openpali.recipes.run_data import (
     check_folder,
     make_task,
     skip_log,

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
@@ -134,3 +134,10 @@ def test_every_extra_is_there():
 def test_public_names_and_version():
     assert all(inspect.isclass(openpali.__dict__[name]) for name in openpali.__all__ if name.startswith("Pali3"))
     assert openpali.__version__ == version("openpali")
+
+
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "recipes").glob("*.py")), ids=lambda path: path.stem)
+def test_recipes_run_as_files_too(path):
+    """`accelerate launch recipes/transfer.py` puts recipes/ first on the path, where no name may hide a package."""
+    assert path.stem not in packages_distributions()
+    assert path.stem not in sys.stdlib_module_names
