@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-PAD, EOS, UNKNOWN, IMAGE = "<pad>", "</s>", "<unk>", "<image>"
-LOCATION_TOKENS = tuple(f"<loc{i:04d}>" for i in range(1024))
-SEGMENTATION_TOKENS = tuple(f"<seg{i:03d}>" for i in range(128))
+from openpali.modeling.processing_pali3 import IMAGE_TOKEN, LOCATION_TOKENS, SEGMENTATION_TOKENS
+
+PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096) -> PreTrainedTokenizerFast:
@@ -41,7 +41,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096) -> PreTrainedT
     # sorted, so that the order in which texts arrive cannot break a tie
     tokenizer.train_from_iterator(sorted(texts), trainer)
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in LOCATION_TOKENS + SEGMENTATION_TOKENS])
-    tokenizer.add_special_tokens([AddedToken(IMAGE, normalized=False, special=True)])
+    tokenizer.add_special_tokens([AddedToken(IMAGE_TOKEN, normalized=False, special=True)])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {EOS}", pair=f"$A {EOS} $B {EOS}", special_tokens=[(EOS, 1)]
     )
@@ -50,7 +50,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096) -> PreTrainedT
         pad_token=PAD,
         eos_token=EOS,
         unk_token=UNKNOWN,
-        extra_special_tokens=[IMAGE],
+        extra_special_tokens=[IMAGE_TOKEN],
         clean_up_tokenization_spaces=False,
         padding_side="right",
         model_max_length=int(1e9),

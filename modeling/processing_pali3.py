@@ -16,11 +16,11 @@ from transformers.image_utils import is_valid_image
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 
 from .configuration_pali3 import vision_config_of
+from .token_loss import IGNORE_INDEX
 
 logger = logging.getLogger(__name__)
 
 IMAGE_TOKEN = "<image>"
-IGNORE_INDEX = -100
 LOCATION_TOKENS = [f"<loc{i:04d}>" for i in range(1024)]
 SEGMENTATION_TOKENS = [f"<seg{i:03d}>" for i in range(128)]
 

@@ -200,6 +200,7 @@ def command(main: Callable[..., Any]) -> Callable[..., Any]:
 
         # one for every checkpoint that is written would drown the progress of the run
         disable_progress_bar()
+        logging.getLogger("transformers.configuration_utils").addFilter(worth_showing)
         try:
             return main(argv)
         except (ConfigError, BadRecord, BadImage) as error:

@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import (
-    AutoImageProcessor,
     AutoModel,
     AutoModelForImageTextToText,
     AutoProcessor,
-    AutoTokenizer,
     set_seed,
 )
 
@@ -23,7 +21,6 @@ from openpali.data.collator import Collator
 from openpali.data.mixture import Mixture, TaskDataset
 from openpali.data.sources import Source
 from openpali.modeling.configuration_pali3 import vision_config_of
-from openpali.modeling.processing_pali3 import IMAGE_TOKEN, LOCATION_TOKENS, SEGMENTATION_TOKENS, without_limits
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import ConfigError, as_dict
 from openpali.recipes.run_data import check_folder, make_task, skip_log, splits, tell_skipped
@@ -69,24 +66,19 @@ class PretrainArguments:
                 raise ConfigError(f"{name} is not a line of the mixture: {', '.join(self.mixture)}")
 
 
-def make_processor(vision: str, image_seq_length: int) -> Pali3Processor:
+def make_processor(vision: str) -> Pali3Processor:
     """The tokenizer and image processor of stage 0, as PaLI-3 uses them."""
-    tokenizer = without_limits(AutoTokenizer.from_pretrained(vision))
+    processor = Pali3Processor.from_backbones(vision, vision)
     names = ["input_ids", "attention_mask"]
-    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
-    known = tokenizer.get_vocab()
-    tokenizer.add_tokens([token for token in LOCATION_TOKENS + SEGMENTATION_TOKENS if token not in known])
-    if IMAGE_TOKEN not in known:
-        tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
-    image_processor = AutoImageProcessor.from_pretrained(vision)
-    return Pali3Processor(image_processor, tokenizer, image_seq_length=image_seq_length)
+    processor.tokenizer.model_input_names = processor.tokenizer.init_kwargs["model_input_names"] = names
+    return processor
 
 
 def from_stage_0(args: PretrainArguments) -> tuple[Pali3ForConditionalGeneration, Pali3Processor]:
     """A model of the preset around the image encoder of `vision_checkpoint`."""
     vision = check_folder(args.vision_checkpoint, "vision_checkpoint")
     vision_config = vision_config_of(vision)
-    processor = make_processor(vision, (vision_config.image_size // vision_config.patch_size) ** 2)
+    processor = make_processor(vision)
     rows = -(-len(processor.tokenizer) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
     changes = as_dict(args.model_config, "model_config")
     text_config = Pali3Config.from_preset(args.preset, vocab_size=rows).text_config

@@ -1,6 +1,7 @@
 """The recipes one after the other, as a person runs them, at the smallest sizes there are."""
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -54,6 +55,20 @@ def test_stage_0_gives_a_siglip_model_that_stock_transformers_loads(stage_0):
     scores = [row for row in read_log(stage_0 / "logs.jsonl") if "eval_naming_accuracy" in row]
     assert [row["step"] for row in scores] == [1, 2]
     assert {"eval_image_to_text", "eval_text_to_image", "eval_recall_at_1"} <= set(scores[0])
+
+
+def test_stage_0_does_not_complain_of_siglips_own_defaults(stage_0, tmp_path, caplog):
+    logger = logging.getLogger("transformers.configuration_utils")
+    logger.addHandler(caplog.handler)
+    try:
+        with pytest.raises(SystemExit):
+            pretrain.main(["--output_dir", str(tmp_path)])  # any recipe installs the filter
+        logger.warning("eos_token_id must be within the vocabulary, got 49407")
+        logger.warning("something else")
+    finally:
+        logger.removeHandler(caplog.handler)
+    # a set: Transformers' logger may pass its records on to the root as well
+    assert {record.getMessage() for record in caplog.records} == {"something else"}
 
 
 def test_stage_0_starts_from_the_configured_temperature_and_the_papers_bias(stage_0):
