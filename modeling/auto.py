@@ -1,0 +1,43 @@
+"""Which classes a checkpoint is loaded with: ours where we have them, Transformers' Auto classes for every other model.
+
+PaliGemma's classes are not registered over those of Transformers, so that importing openpali changes nothing for
+code beside it; whoever wants the cheaper training step loads by these functions or by the classes' own names.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
+from transformers.utils import find_adapter_config_file
+
+from .modeling_pali3 import Pali3ForConditionalGeneration
+from .modeling_paligemma import PaliGemmaForConditionalGeneration
+from .processing_pali3 import Pali3Processor
+from .processing_paligemma import PaliGemmaProcessor
+
+MODELS: dict[str, Any] = {"pali3": Pali3ForConditionalGeneration, "paligemma": PaliGemmaForConditionalGeneration}
+PROCESSORS: dict[str, Any] = {"pali3": Pali3Processor, "paligemma": PaliGemmaProcessor}
+
+
+def base_checkpoint(name: str | Path) -> str:
+    """The checkpoint itself, or the one that an adapter folder (LoRA) was trained on."""
+    found = find_adapter_config_file(str(name))
+    return str(name) if found is None else json.loads(Path(found).read_text())["base_model_name_or_path"]
+
+
+def checkpoint_config(name: str | Path) -> PreTrainedConfig:
+    """Configuration of a checkpoint, or of the one that an adapter folder was trained on."""
+    return AutoConfig.from_pretrained(base_checkpoint(name))
+
+
+def model_class(config: PreTrainedConfig) -> Any:
+    """The class with which to call `from_pretrained`."""
+    return MODELS.get(config.model_type, AutoModelForImageTextToText)
+
+
+def load_processor(name: str | Path) -> Any:
+    """The processor of a checkpoint; an adapter folder has its own, or else its base's."""
+    kind = PROCESSORS.get(checkpoint_config(name).model_type, AutoProcessor)
+    has_own = Path(name, "processor_config.json").exists() or Path(name, "preprocessor_config.json").exists()
+    return kind.from_pretrained(name if has_own else base_checkpoint(name))
