@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from openpali.data.example import Example
+from openpali.data.packing import pack, packed_batch
 
 
 class Collator:
@@ -16,29 +17,49 @@ class Collator:
         suffix_max_length: int | None = None,
         generation: bool = False,
         padding_side: str | None = None,
+        loss_on_prefix: bool = False,
+        pack_length: int | None = None,
     ) -> None:
         """Remember the processor and how to call it.
 
         Args:
-            processor: of PaLI-3 or PaliGemma.
+            processor: of PaLI-3 or PaliGemma; what it says of attention (`prefix_attention`) holds for its batches.
             max_length: most tokens of the text prompt; the processor cuts, warns and counts what is longer.
             suffix_max_length: most tokens of the target, likewise.
             generation: leave the suffix out.
-            padding_side: `left` or `right`; by default the tokenizer's own.
+            padding_side: `left` or `right`; by default the processor's own choice.
+            loss_on_prefix: supervise the prefix as well, an ablation of PaliGemma.
+            pack_length: tokens of a row in which several examples are packed; None to give each its own.
+
+        Raises:
+            ValueError: if prompts are to be packed, or a model that reads prefix and suffix apart.
         """
         self.processor = processor
         self.generation = generation
         limits = {"max_length": max_length, "suffix_max_length": suffix_max_length, "padding_side": padding_side}
         self.options = {key: value for key, value in limits.items() if value is not None}
+        if loss_on_prefix:
+            self.options["loss_on_prefix"] = True
+        if pack_length is not None and (generation or "token_type_ids" not in processor.model_input_names):
+            raise ValueError("only training sequences of PaliGemma can be packed: leave pack_length out")
+        self.pack_length = pack_length
 
     def __call__(self, examples: Sequence[Example]) -> Any:
         """The processor's batch: `pixel_values: float[images, 3, H, W]`, `input_ids: int[B, L]` and so on."""
         targets = {} if self.generation else {"suffix": [example.suffix for example in examples]}
-        return self.processor(
+        form = {"padding": False} if self.pack_length else {"padding": True, "return_tensors": "pt"}
+        batch = self.processor(
             images=[list(example.images) for example in examples],
             text=[example.prefix for example in examples],
-            return_tensors="pt",
-            padding=True,
+            **form,
             **targets,
             **self.options,
         )
+        return self.packed(batch, examples, self.pack_length) if self.pack_length else batch
+
+    def packed(self, batch: Any, examples: Sequence[Example], pack_length: int) -> Any:
+        """The examples in as few rows as they fit in; all of them are in the batch, whatever its number of rows."""
+        lengths = [len(ids) for ids in batch["input_ids"]]
+        rows = list(pack(lengths, pack_length, look_ahead=len(lengths)))
+        pictures = [len(example.images) for example in examples]
+        return packed_batch(rows, batch, pictures, self.processor.tokenizer.pad_token_id)

@@ -1,7 +1,293 @@
-"""PaliGemma with a cheaper training step."""
+"""PaliGemma 1 and 2 (arXiv 2407.07726, 2412.03555): Transformers' architecture, a cheaper training step.
 
+What departs from Transformers' class, and only when there are labels (or packed sequences):
+- hidden states are gathered at supervised positions before the projection to 257k tokens, and the loss is computed
+  in chunks of the vocabulary, averaged over each example's tokens and then over the examples;
+- the prefix-LM mask is derived here on every attention back-end, and missing `token_type_ids` are an error;
+- several examples can share a sequence (`sequence_ids`, see `data/packing.py`);
+- the final-logit soft-cap of Gemma 2 is left out of the loss, as in the reference code; generation has it still.
+
+Two fields of the configuration, which stock checkpoints lack, choose the papers' comparisons: `projector="mlp"` and
+`image_encoder="none"`. Such checkpoints load here only; all others load in stock Transformers as well.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PaliGemmaConfig
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.paligemma import modeling_paligemma as stock
+from transformers.utils import can_return_tuple
+
+from .token_loss import IGNORE_INDEX, per_example_loss
+
+ATTENTIONS = ("eager", "sdpa", "flex_attention")
+
+
+class PaliGemmaProjector(stock.PaliGemmaMultiModalProjector):
+    """Image features to the text model's width, for the comparisons: of another width, or through a hidden layer."""
+
+    def __init__(self, config: PaliGemmaConfig, features: int, mlp: bool):
+        super().__init__(config)
+        width = self.linear.out_features
+        self.hidden = nn.Linear(features, width) if mlp else None
+        self.linear = nn.Linear(width if mlp else features, width)
+
+    def forward(self, image_features: torch.Tensor) -> torch.Tensor:
+        """float[N, tokens, features] -> float[N, tokens, D_text]."""
+        if self.hidden is not None:
+            image_features = nn.functional.gelu(self.hidden(image_features), approximate="tanh")
+        return self.linear(image_features)
+
+
+class RawPatches(nn.Module):
+    """No image encoder: the pixels of each patch are its features (PaliGemma, the comparison with Fuyu)."""
+
+    def __init__(self, patch_size: int):
+        super().__init__()
+        self.patch_size = patch_size
+
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """float[N, 3, H, W] -> features float[N, tokens, 3 * patch_size**2], patches in raster order."""
+        patches = nn.functional.unfold(pixel_values, self.patch_size, stride=self.patch_size)
+        return BaseModelOutputWithPooling(last_hidden_state=patches.transpose(1, 2))
 
 
 class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration):
-    """Stock architecture and checkpoints."""
+    """Transformers' PaliGemma; with `labels` it computes the authors' loss at a fraction of the memory."""
+
+    # the loss is a mean over examples already: the Trainer divides by its accumulation steps
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: PaliGemmaConfig):
+        super().__init__(config)
+        projector, encoder = option(config, "projector", "linear"), option(config, "image_encoder", "siglip")
+        if projector not in ("linear", "mlp") or encoder not in ("siglip", "none"):
+            raise ValueError(
+                f"projector is 'linear' or 'mlp', not {projector!r}; image_encoder 'siglip' or 'none', not {encoder!r}"
+            )
+        if (projector, encoder) != ("linear", "siglip"):
+            parts: Any = self.model
+            vision: Any = config.vision_config
+            features = vision.hidden_size
+            if encoder == "none":
+                parts.vision_tower = RawPatches(vision.patch_size)
+                features = 3 * vision.patch_size**2
+            parts.multi_modal_projector = PaliGemmaProjector(config, features, mlp=projector == "mlp")
+            self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, stock.PaliGemmaMultiModalProjector):
+            # a new projector adds nothing to the text model at first (PaliGemma, section 3.1)
+            init.zeros_(module.linear.weight)
+            init.zeros_(module.linear.bias)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, save_original_format: bool = False, **kwargs: Any):
+        """Save under the names that the parameters have in memory.
+
+        Stock Transformers loads these names as well as the published checkpoints' older ones, but its Trainer
+        resumes, and loads the best weights, from these only.
+
+        Args:
+            save_directory: folder.
+            *args: as in Transformers.
+            save_original_format: True for the names of the published checkpoints, for programs older than
+                Transformers 4.52.
+            **kwargs: as in Transformers.
+        """
+        return super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        sequence_ids: torch.Tensor | None = None,
+        output_logits: bool | None = None,
+        label_smoothing: float | None = None,
+        **kwargs: Any,
+    ) -> stock.PaliGemmaCausalLMOutputWithPast:
+        """Loss with `labels`; without them and without `sequence_ids`, what stock Transformers does.
+
+        Args:
+            input_ids: int[B, L]: image placeholders, BOS, prefix, separator, suffix, EOS, padding.
+            pixel_values: float[total_images, 3, H, W] or float[B, N, 3, H, W], in [-1, 1].
+            attention_mask: int[B, L], 0 on padding.
+            position_ids: int[B, L], from 1; starting again in each example of a packed sequence.
+            past_key_values: of an earlier call; not with labels.
+            token_type_ids: int[B, L], 0 where attention is in both directions (image and prefix), 1 where it is
+                causal (suffix). Needed with labels.
+            inputs_embeds: float[B, L, D] in place of `input_ids`, images included.
+            labels: int[B, L], -100 where there is nothing to predict; position i is predicted from i - 1.
+            use_cache: whether to return `past_key_values`; not with labels.
+            logits_to_keep: logits of the last so many positions (0: all), or of these positions.
+            mm_encoder_outputs: image features of an earlier call; not with labels.
+            sequence_ids: int[B, L], the example of each token of packed sequences, from 0 over the whole batch, -1
+                on padding. No token sees another example.
+            output_logits: whether to compute logits; by default only without labels. With labels they are the
+                loss's own, without the final soft-cap.
+            label_smoothing: ε of the loss; the configuration's `label_smoothing`, else 0, when left out.
+            **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`.
+
+        Returns:
+            `loss`: float[], mean over examples of the mean token loss; `logits`: float[B, L, V].
+
+        Raises:
+            ValueError: labels without `token_type_ids`, or with a cache, or with an attention back-end that cannot
+                do prefix-LM.
+        """
+        if labels is None and sequence_ids is None:
+            stock_forward: Any = super().forward
+            return stock_forward(
+                input_ids=input_ids,
+                pixel_values=pixel_values,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                token_type_ids=token_type_ids,
+                inputs_embeds=inputs_embeds,
+                use_cache=use_cache,
+                logits_to_keep=logits_to_keep,
+                mm_encoder_outputs=mm_encoder_outputs,
+                return_dict=True,
+                **kwargs,
+            )
+        if past_key_values is not None or use_cache or mm_encoder_outputs is not None:
+            raise ValueError("labels and packed sequences go through the whole model: no cache, no encoder outputs")
+        embeds, image_features = self.embed(input_ids, inputs_embeds, pixel_values)
+        mask = self.prefix_lm_mask(embeds, attention_mask, token_type_ids, sequence_ids)
+        if position_ids is None:
+            if sequence_ids is not None:
+                raise ValueError("packed sequences need position_ids that start again in each example")
+            # as in stock Transformers; only differences matter
+            position_ids = 1 + torch.arange(embeds.shape[1], device=embeds.device)[None]
+        outputs = self.model.language_model(
+            inputs_embeds=embeds, attention_mask=mask, position_ids=position_ids, use_cache=False, **kwargs
+        )
+        hidden = outputs.last_hidden_state
+        return stock.PaliGemmaCausalLMOutputWithPast(
+            loss=None if labels is None else self.loss(hidden, labels, sequence_ids, label_smoothing),
+            logits=self.logits(hidden, logits_to_keep, labels is None, output_logits),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=image_features,
+        )
+
+    def embed(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, pixel_values: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Text embeddings with image features in the placeholders, float[B, L, D], and the image features."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        if inputs_embeds is None:
+            assert input_ids is not None
+            # the placeholder may be beyond the table
+            words = input_ids.masked_fill(input_ids == self.config.image_token_id, 0)
+            inputs_embeds = self.get_input_embeddings()(words)
+        assert inputs_embeds is not None
+        if pixel_values is None:
+            return inputs_embeds, None
+        image_outputs: Any = self.get_image_features(pixel_values.flatten(0, -4))
+        features = image_outputs.pooler_output.to(inputs_embeds)
+        mask = self.model.get_placeholder_mask(input_ids, inputs_embeds, features)  # type: ignore[arg-type]
+        return inputs_embeds.masked_scatter(mask, features), features
+
+    def prefix_lm_mask(
+        self,
+        embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        sequence_ids: torch.Tensor | None,
+    ) -> Any:
+        """Masks for the back-end in use: both directions where the token type is 0, causal elsewhere.
+
+        Args:
+            embeds: float[B, L, D].
+            attention_mask: int[B, L], 0 on padding; not needed for packed sequences.
+            token_type_ids: int[B, L].
+            sequence_ids: int[B, L], see `forward`.
+
+        Returns:
+            What the text model takes: a mask (bool or float[B, 1, L, L], or a `BlockMask`), or one per layer type.
+        """
+        config = self.model.language_model.config
+        if config._attn_implementation not in ATTENTIONS:
+            raise ValueError(
+                f"attention {config._attn_implementation!r} cannot do prefix-LM (it would train causal prefixes);"
+                f" load the model with attn_implementation set to one of {', '.join(ATTENTIONS)}"
+            )
+        if token_type_ids is None:
+            raise ValueError(
+                "labels need token_type_ids (0 on image and prefix, 1 on the suffix), or the suffix would be seen"
+                " before it is predicted; the processor returns them"
+            )
+        blocks = torch.zeros_like(token_type_ids) if sequence_ids is None else sequence_ids
+        options: dict[str, Any] = {
+            "config": config,
+            "inputs_embeds": embeds,
+            # padding of packed sequences is a sequence of its own: no row is without anything to attend to
+            "attention_mask": attention_mask if sequence_ids is None else None,
+            "past_key_values": None,
+            "block_sequence_ids": torch.where(token_type_ids == 0, blocks, -1),
+            "and_mask_function": None if sequence_ids is None else same_sequence(sequence_ids),
+        }
+        full = create_causal_mask(**options)
+        if option(config, "sliding_window", None) is None:
+            return full if config.model_type == "gemma" else {"full_attention": full}
+        return {"full_attention": full, "sliding_attention": create_sliding_window_causal_mask(**options)}
+
+    def loss(
+        self,
+        hidden: torch.Tensor,
+        labels: torch.Tensor,
+        sequence_ids: torch.Tensor | None,
+        label_smoothing: float | None,
+    ) -> torch.Tensor:
+        """float[]; see `forward` for the arguments."""
+        epsilon = option(self.config, "label_smoothing", 0.0) if label_smoothing is None else label_smoothing
+        aligned = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        return per_example_loss(hidden, self.lm_head.weight, aligned, epsilon, example_ids=sequence_ids)
+
+    def logits(
+        self, hidden: torch.Tensor, logits_to_keep: int | torch.Tensor, by_default: bool, output_logits: bool | None
+    ) -> torch.Tensor | None:
+        """float[B, L, V] where they are asked for."""
+        if not (by_default if output_logits is None else output_logits):
+            return None
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(hidden[:, keep])
+        softcap = option(self.config.get_text_config(), "final_logit_softcapping", None)
+        return softcap * torch.tanh(logits / softcap) if softcap and by_default else logits
+
+
+def option(config: Any, name: str, default: Any) -> Any:
+    """A field that stock configurations need not have."""
+    return getattr(config, name, default)
+
+
+def same_sequence(sequence_ids: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """Mask function that keeps tokens of the same packed example; int[B, L]."""
+
+    def mask(batch: Any, head: Any, query: Any, key: Any) -> torch.Tensor:
+        return sequence_ids[batch, query] == sequence_ids[batch, key]
+
+    return mask
+
+
+__all__ = ["PaliGemmaForConditionalGeneration"]

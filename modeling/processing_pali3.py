@@ -5,24 +5,22 @@ suffix are tokenised apart: the prefix, behind the image placeholders, is the en
 its end token is the decoder's target.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature
-from transformers.image_utils import is_valid_image
-from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
+from transformers.processing_utils import ProcessingKwargs, TextKwargs, Unpack
 
 from .configuration_pali3 import vision_config_of
+from .processing_texts import (
+    IMAGE_TOKEN,
+    LOCATION_TOKENS,
+    SEGMENTATION_TOKENS,
+    PrefixSuffixProcessor,
+    without_limits,
+)
 from .token_loss import IGNORE_INDEX
-
-logger = logging.getLogger(__name__)
-
-IMAGE_TOKEN = "<image>"
-LOCATION_TOKENS = [f"<loc{i:04d}>" for i in range(1024)]
-SEGMENTATION_TOKENS = [f"<seg{i:03d}>" for i in range(128)]
 
 # pictures first, then what is said, as the model was trained; the answer is the decoder's, so no role is written
 CHAT_TEMPLATE = (
@@ -50,7 +48,7 @@ class Pali3ProcessorKwargs(ProcessingKwargs, total=False):
     text_kwargs: Pali3TextKwargs
 
 
-class Pali3Processor(ProcessorMixin):
+class Pali3Processor(PrefixSuffixProcessor):
     """One call from pictures and texts to a batch.
 
     Args:
@@ -139,11 +137,7 @@ class Pali3Processor(ProcessorMixin):
         """
         options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         text_options = options["text_kwargs"]
-        nested = self._pictures_per_text(images if videos is None else videos, text)
-        texts = [""] * len(nested) if text is None else [text] if isinstance(text, str) else list(text)
-        suffixes = [suffix] if isinstance(suffix, str) else suffix
-        if suffixes is not None and len(suffixes) != len(texts):
-            raise ValueError(f"{len(texts)} texts but {len(suffixes)} suffixes")
+        nested, texts, suffixes = self.pictures_and_texts(images if videos is None else videos, text, suffix)
 
         data: dict[str, Any] = {}
         flat = [picture for pictures in nested for picture in pictures]
@@ -153,7 +147,7 @@ class Pali3Processor(ProcessorMixin):
         pictures = max((row.count(self.image_token_id) for row in prefixes), default=0)
         limit = text_options.get("max_length")
         full = None if limit is None else limit + pictures
-        padded = self._pad(prefixes, self.tokenizer.pad_token_id, text_options, full)
+        padded = self.pad_rows(prefixes, self.tokenizer.pad_token_id, text_options, full)
         data["input_ids"] = padded
         lengths = [len(ids) for ids in prefixes]
         left = text_options.get("padding_side", self.tokenizer.padding_side) == "left"
@@ -163,137 +157,34 @@ class Pali3Processor(ProcessorMixin):
         ]
         if suffixes is not None:
             limit = text_options.get("suffix_max_length")
-            targets = self._encode_suffixes(list(suffixes), limit)
-            data["labels"] = self._pad(targets, IGNORE_INDEX, text_options | {"padding_side": "right"}, limit)
+            targets = self.encode_suffixes(suffixes, limit)
+            data["labels"] = self.pad_rows(targets, IGNORE_INDEX, text_options | {"padding_side": "right"}, limit)
         return BatchFeature(data, tensor_type=text_options.get("return_tensors"))
-
-    def _pictures_per_text(self, images: Any, text: str | Sequence[str] | None) -> list[list[Any]]:
-        """A list of pictures for every text, whatever form they came in."""
-        if images is None:
-            if text is None:
-                raise ValueError("neither text nor images were given")
-            return [[] for _ in ([text] if isinstance(text, str) else text)]
-        fetched = self.image_processor.fetch_images(without_path_objects(images))
-        if is_valid_image(fetched):
-            fetched = [fetched]
-        if all(isinstance(pictures, (list, tuple)) for pictures in fetched):
-            nested = [list(pictures) for pictures in fetched]
-        elif isinstance(text, str):
-            nested = [list(fetched)]
-        elif text is not None and (counts := self._placeholder_counts(text, len(fetched))):
-            rest = iter(fetched)
-            nested = [[next(rest) for _ in range(count)] for count in counts]
-        else:
-            nested = [[picture] for picture in fetched]
-        number_of_texts = len(nested) if text is None else 1 if isinstance(text, str) else len(text)
-        if len(nested) != number_of_texts:
-            raise ValueError(
-                f"{number_of_texts} texts but pictures for {len(nested)}: give one picture or one list of"
-                " pictures for each text"
-            )
-        return nested
-
-    def _placeholder_counts(self, texts: Sequence[str], pictures: int) -> list[int] | None:
-        """Pictures of each text by its placeholders, where they account for every picture."""
-        counts = [text.count(self.image_token) for text in texts]
-        return counts if sum(counts) == pictures else None
 
     def _encode_prefixes(
         self, texts: list[str], picture_counts: list[int], options: dict[str, Any]
     ) -> list[list[int]]:
         """Token ids of each prefix, every placeholder repeated for each of its image tokens."""
-        marked = []
-        for text, count in zip(texts, picture_counts):
-            placeholders = text.count(self.image_token)
-            if placeholders == 0:
-                text = self.image_token * count + text
-            elif placeholders != count:
-                raise ValueError(f"{placeholders} {self.image_token} placeholders but {count} pictures in {text!r}")
-            marked.append(text)
+        marked = [self.marked(text, count) for text, count in zip(texts, picture_counts)]
         add_special_tokens = options.get("add_special_tokens", True)
         encoded = self.tokenizer(marked, add_special_tokens=add_special_tokens)["input_ids"]
         limit = options.get("max_length")
-        return [self._expand(self._truncate_prefix(ids, limit)) for ids in encoded]
-
-    def _expand(self, ids: list[int]) -> list[int]:
-        expanded: list[int] = []
-        for token in ids:
-            expanded.extend([token] * (self.image_seq_length if token == self.image_token_id else 1))
-        return expanded
+        return [self.expand_placeholders(self._truncate_prefix(ids, limit)) for ids in encoded]
 
     def _truncate_prefix(self, ids: list[int], limit: int | None) -> list[int]:
         """Cut text tokens from the end, keeping pictures and the end token."""
         words = [i for i, token in enumerate(ids) if token != self.image_token_id]
         if limit is None or len(words) <= limit:
             return ids
-        self._count_truncation("prefix", len(words), limit)
+        self.count_truncation("prefix", len(words), limit)
         ends = bool(ids) and ids[-1] == self.tokenizer.eos_token_id
         dropped = set(words[limit - 1 : -1] if ends else words[limit:])
         return [token for i, token in enumerate(ids) if i not in dropped]
-
-    def _encode_suffixes(self, suffixes: list[str], limit: int | None) -> list[list[int]]:
-        """Token ids of each suffix and its end token."""
-        encoded = []
-        for ids in self.tokenizer(suffixes, add_special_tokens=False)["input_ids"]:
-            ids = [*ids, self.tokenizer.eos_token_id]
-            if limit is not None and len(ids) > limit:
-                self._count_truncation("suffix", len(ids), limit)
-                ids = ids[:limit]
-            encoded.append(ids)
-        return encoded
-
-    def _count_truncation(self, which: str, length: int, limit: int) -> None:
-        if not self.truncation_counts[which]:
-            logger.warning(
-                "a %s of %d tokens was cut to the limit of %d; later ones are cut and counted in"
-                " processor.truncation_counts without a word",
-                which,
-                length,
-                limit,
-            )
-        self.truncation_counts[which] += 1
-
-    def _pad(
-        self, rows: list[list[int]], value: int, options: dict[str, Any], full: int | None = None
-    ) -> list[list[int]]:
-        """Rows of one width: the longest's, or with `padding="max_length"` at least `full`."""
-        padding = options.get("padding", True)
-        if padding in (False, "do_not_pad"):
-            return rows
-        width = max((len(row) for row in rows), default=0)
-        if padding == "max_length" and full is not None:
-            width = max(width, full)
-        multiple = options.get("pad_to_multiple_of") or 1
-        width = -(-width // multiple) * multiple
-        if options.get("padding_side", self.tokenizer.padding_side) == "left":
-            return [[value] * (width - len(row)) + row for row in rows]
-        return [row + [value] * (width - len(row)) for row in rows]
 
     @property
     def model_input_names(self) -> list[str]:
         """What the model reads when it answers."""
         return ["input_ids", "attention_mask", "pixel_values"]
-
-
-def without_path_objects(images: Any) -> Any:
-    """Paths as strings, which is how the image processor knows them, in any nesting."""
-    if isinstance(images, (list, tuple)):
-        return [without_path_objects(image) for image in images]
-    return str(images) if isinstance(images, Path) else images
-
-
-def without_limits(tokenizer: Any) -> Any:
-    """The tokenizer without truncation and padding that an earlier use left in its file.
-
-    A tokenizer keeps the options of its last call when it is saved, and Transformers' processors take them for
-    their defaults: prompts would be cut to the length that, for instance, SigLIP's captions had.
-    """
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    for option in ("max_length", "truncation_strategy", "stride"):
-        tokenizer.init_kwargs.pop(option, None)
-    tokenizer.model_max_length = int(1e30)
-    return tokenizer
 
 
 __all__ = ["Pali3Processor"]

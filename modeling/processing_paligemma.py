@@ -1,7 +1,170 @@
-"""Processor of PaliGemma."""
+"""Processor of PaliGemma: pictures, prefixes and suffixes in, sequences for training or prompts for generation out.
 
+It reads and writes the files of Transformers' `PaliGemmaProcessor`. What departs from it: prefix, separator and suffix
+are tokenised apart, as in the reference code (a prefix that ends in a newline would otherwise join the separator);
+too long texts are cut, warned of and counted, and never lose their separator; labels come only with a suffix; several
+images a text need no special form; the papers' ablations of attention and loss are options.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from transformers import BatchFeature
 from transformers.models.paligemma import processing_paligemma as stock
+from transformers.processing_utils import ProcessingKwargs, TextKwargs, Unpack
+
+from .processing_texts import PrefixSuffixProcessor
+from .token_loss import IGNORE_INDEX
+
+SEPARATOR = "\n"
+PrefixAttention = Literal["full", "causal", "causal_all"]
 
 
-class PaliGemmaProcessor(stock.PaliGemmaProcessor):
-    """Stock files."""
+class PaliGemmaTextKwargs(TextKwargs, total=False):
+    """Text options, lengths in tokens.
+
+    `max_length` bounds BOS, prefix and separator together, `suffix_max_length` the suffix and its end token.
+    `loss_on_prefix` makes labels of the prefix as well (an ablation).
+    """
+
+    suffix_max_length: int | None
+    loss_on_prefix: bool
+
+
+class PaliGemmaProcessorKwargs(ProcessingKwargs, total=False):
+    """Options of `PaliGemmaProcessor`, by modality."""
+
+    text_kwargs: PaliGemmaTextKwargs
+
+
+class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
+    """One call from pictures and texts to a batch.
+
+    Args:
+        image_processor: of SigLIP, with `image_seq_length`.
+        tokenizer: Gemma's; `<image>`, location and segmentation tokens are added where they are missing.
+        chat_template: Jinja template of the messages form; the published checkpoints have none.
+        prefix_attention: "full" is prefix-LM. The papers' ablations: "causal" makes the text of the prefix causal,
+            "causal_all" the images too. Saved with the processor, since generation must do as training did.
+        **kwargs: as in Transformers.
+
+    Attributes:
+        truncation_counts: how many prefixes and suffixes were cut to their limit so far.
+    """
+
+    valid_processor_kwargs = PaliGemmaProcessorKwargs
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+        prefix_attention: PrefixAttention = "full",
+        **kwargs,
+    ):
+        self.truncation_counts: Counter[str] = Counter()
+        self.prefix_attention = prefix_attention
+        super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        suffix: str | Sequence[str] | None = None,
+        videos: Any = None,
+        **kwargs: Unpack[PaliGemmaProcessorKwargs],
+    ) -> BatchFeature:
+        """Make model inputs, and labels when a suffix is given.
+
+        Args:
+            images: one picture, a list with one picture per text, or a list of lists with the pictures of each
+                text; a picture is a PIL image, an array, a path or a URL. With a single text every picture is
+                that text's.
+            text: the prefix or prefixes. `<image>` may mark the pictures' places; otherwise they come first.
+            suffix: the target or targets; without it the result is a prompt to generate from.
+            videos: as `images`, with a list of frames for each text; frames are read as pictures, in order.
+            **kwargs: `return_tensors`, `padding` (default: to the longest; `"max_length"`: to the limits below),
+                `padding_side` (right with a suffix, left without), `max_length` (of BOS, prefix and separator,
+                pictures not counted), `suffix_max_length`, `loss_on_prefix`, and the image processor's options.
+
+        Returns:
+            `pixel_values`: float[total_images, 3, H, W] in [-1, 1]; `input_ids`, `attention_mask` (0 on padding),
+            `token_type_ids` (0 where attention is in both directions): int[B, L]; with a suffix `labels`: int[B, L],
+            -100 where there is nothing to predict.
+
+        Raises:
+            ValueError: if the numbers of texts, pictures, placeholders or suffixes do not fit together.
+        """
+        options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        text_options = options["text_kwargs"]
+        # a tokenizer's own side is right, which would put padding between prompt and answer
+        text_options["padding_side"] = kwargs.get("padding_side") or ("left" if suffix is None else "right")
+        nested, texts, suffixes = self.pictures_and_texts(images if videos is None else videos, text, suffix)
+
+        data: dict[str, Any] = {}
+        flat = [picture for pictures in nested for picture in pictures]
+        if flat:
+            data["pixel_values"] = self.image_processor(flat, **options["images_kwargs"])["pixel_values"]
+        limits = text_options.get("max_length"), text_options.get("suffix_max_length")
+        prefixes = [
+            self.encode_prefix(self.marked(text, len(pictures)), limits[0]) for text, pictures in zip(texts, nested)
+        ]
+        targets = [[] for _ in texts] if suffixes is None else self.encode_suffixes(suffixes, limits[1])
+        rows = [prefix + target for prefix, target in zip(prefixes, targets)]
+        pictures = max((row.count(self.image_token_id) for row in rows), default=0)
+        full = pictures + sum(limit or 0 for limit in limits)
+        data["input_ids"] = self.pad_rows(rows, self.tokenizer.pad_token_id, text_options, full)
+        data["attention_mask"] = self.pad_rows([[1] * len(row) for row in rows], 0, text_options, full)
+        types = [self.types(prefix) + [1] * len(target) for prefix, target in zip(prefixes, targets)]
+        data["token_type_ids"] = self.pad_rows(types, 0, text_options, full)
+        if suffixes is not None:
+            on_prefix = text_options.get("loss_on_prefix", False)
+            labels = [self.prefix_labels(p, on_prefix) + target for p, target in zip(prefixes, targets)]
+            data["labels"] = self.pad_rows(labels, IGNORE_INDEX, text_options, full)
+        return BatchFeature(data, tensor_type=text_options.get("return_tensors"))
+
+    def encode_prefix(self, text: str, limit: int | None) -> list[int]:
+        """Token ids of images, BOS, prefix and separator, in this order; BOS is behind the last image."""
+        cut = text.rfind(self.image_token) + len(self.image_token) if self.image_token in text else 0
+        head, words, end = (self.encode(part) for part in (text[:cut], text[cut:], SEPARATOR))
+        length = 1 + len(words) + len(end)
+        if limit is not None and length > limit:
+            self.count_truncation("prefix", length, limit)
+            words = words[: max(0, limit - 1 - len(end))]
+        return [*self.expand_placeholders(head), self.tokenizer.bos_token_id, *words, *end]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a piece of text, no special tokens added."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+    def types(self, prefix: list[int]) -> list[int]:
+        """Token types of images and prefix: 0 for both directions, 1 for causal.
+
+        Raises:
+            ValueError: if `prefix_attention` is none of its three values.
+        """
+        match self.prefix_attention:
+            case "full":
+                return [0] * len(prefix)
+            case "causal":
+                return [int(token != self.image_token_id) for token in prefix]
+            case "causal_all":
+                return [1] * len(prefix)
+            case other:
+                raise ValueError(f"prefix_attention is 'full', 'causal' or 'causal_all', not {other!r}")
+
+    def prefix_labels(self, prefix: list[int], loss_on_prefix: bool) -> list[int]:
+        """Labels of images and prefix: none, or with `loss_on_prefix` everything behind BOS."""
+        if not loss_on_prefix:
+            return [IGNORE_INDEX] * len(prefix)
+        behind_bos = len(prefix) - prefix[::-1].index(self.tokenizer.bos_token_id)
+        return [IGNORE_INDEX] * behind_bos + prefix[behind_bos:]
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """What the model reads when it answers."""
+        return ["input_ids", "attention_mask", "token_type_ids", "pixel_values"]
+
+
+__all__ = ["PaliGemmaProcessor"]

@@ -21,6 +21,7 @@ def per_example_loss(
     labels: torch.Tensor,
     label_smoothing: float = 0.0,
     softcap: float | None = None,
+    example_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean over the batch of each example's mean token loss.
 
@@ -30,15 +31,21 @@ def per_example_loss(
         labels: int[B, L], -100 where there is nothing to predict.
         label_smoothing: ε; the target gets 1-ε, every other token ε/(V-1).
         softcap: logits are `softcap * tanh(logits / softcap)` when given.
+        example_ids: int[B, L], the example of each token where rows hold several, from 0 to the last, -1 on padding;
+            one example a row when left out.
 
     Returns:
         float[], differentiable. An example without any label adds zero and still counts in the batch.
     """
     supervised = labels != IGNORE_INDEX
     token_losses = token_cross_entropy(hidden_states[supervised], weight, labels[supervised], label_smoothing, softcap)
-    counts = supervised.sum(dim=1)
-    example_weight = 1.0 / (counts.clamp(min=1) * labels.shape[0]).to(token_losses.dtype)
-    return (token_losses * example_weight.repeat_interleave(counts)).sum()
+    if example_ids is None:
+        example_ids, examples = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels), len(labels)
+    else:
+        examples = int(example_ids.max()) + 1
+    owners = example_ids[supervised]
+    tokens = torch.bincount(owners, minlength=examples)[owners]
+    return (token_losses / (tokens * examples)).sum()
 
 
 def token_cross_entropy(

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from tiny_paligemma import tiny_paligemma as random_paligemma
+from tiny_paligemma import tiny_paligemma_processor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from openpali import Pali3Config, Pali3ForConditionalGeneration, Pali3Processor
@@ -36,3 +38,10 @@ def tiny_model(tiny_processor):
     model = Pali3ForConditionalGeneration(config).eval()
     torch.nn.init.normal_(model.model.encoder.projector.output.weight, std=0.5)
     return model
+
+
+@pytest.fixture
+def tiny_paligemma(tiny_tokenizer):
+    """A random PaliGemma whose answer depends on the picture, and its processor."""
+    processor = tiny_paligemma_processor(tiny_tokenizer)
+    return random_paligemma("gemma", processor), processor

@@ -9,10 +9,18 @@ from openpali._version import __version__
 from openpali.modeling.configuration_pali3 import Pali3Config
 from openpali.modeling.export import export
 from openpali.modeling.modeling_pali3 import Pali3ForConditionalGeneration
+from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.modeling.processing_pali3 import Pali3Processor
 
 AutoConfig.register(Pali3Config.model_type, Pali3Config, exist_ok=True)
 AutoModelForImageTextToText.register(Pali3Config, Pali3ForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(Pali3Config, Pali3Processor, exist_ok=True)
 
-__all__ = ["Pali3Config", "Pali3ForConditionalGeneration", "Pali3Processor", "__version__", "export"]
+__all__ = [
+    "Pali3Config",
+    "Pali3ForConditionalGeneration",
+    "Pali3Processor",
+    "PaliGemmaForConditionalGeneration",
+    "__version__",
+    "export",
+]

@@ -1,0 +1,116 @@
+"""Several examples in one sequence, so that little of a batch is padding.
+
+    [img img p p s s | img img p s s s | p s pad]      one row of the batch, three examples
+    sequence_ids  0 0 0 0 0 0   1 1 1 1 1 1   2 2 -1
+
+`pack` decides which examples share a row, `packed_batch` lays them out for `PaliGemmaForConditionalGeneration`, which
+masks attention between them: loss and gradients are those of the unpacked batch.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from transformers import BatchFeature
+
+from openpali.modeling.token_loss import IGNORE_INDEX
+
+LOOK_AHEAD = 64
+
+
+def pack(lengths: Iterable[int], capacity: int, look_ahead: int = LOOK_AHEAD) -> Iterator[list[int]]:
+    """Greedy best fit: which examples share each row.
+
+    The oldest waiting example opens a row; then, as long as one of the next `look_ahead` fits, the longest that does
+    joins it. So no example waits for ever, and no more than `look_ahead` lengths are held.
+
+    Args:
+        lengths: tokens of each example, in order; read as they are needed.
+        capacity: tokens of a row.
+        look_ahead: examples to choose from.
+
+    Yields:
+        Positions in `lengths` of the examples of a row.
+
+    Raises:
+        ValueError: if an example is longer than a row, or `look_ahead` is below 1.
+    """
+    if look_ahead < 1:
+        raise ValueError(f"look_ahead={look_ahead}: at least one example must be looked at")
+    coming, waiting = enumerate(lengths), deque[tuple[int, int]]()
+    while True:
+        fill(waiting, coming, look_ahead, capacity)
+        if not waiting:
+            return
+        row, room = [], capacity
+        while fitting := [item for item in waiting if item[1] <= room]:
+            index, length = fitting[0] if not row else max(fitting, key=lambda item: item[1])
+            waiting.remove((index, length))
+            row.append(index)
+            room -= length
+            fill(waiting, coming, look_ahead, capacity)
+        yield row
+
+
+def fill(waiting: deque[tuple[int, int]], coming: Iterator[tuple[int, int]], look_ahead: int, capacity: int) -> None:
+    """Let examples in until `look_ahead` of them wait."""
+    while len(waiting) < look_ahead and (item := next(coming, None)) is not None:
+        if item[1] > capacity:
+            raise ValueError(
+                f"example {item[0]} has {item[1]} tokens and a packed row {capacity}: raise pack_length, or lower"
+                " max_length and suffix_max_length"
+            )
+        waiting.append(item)
+
+
+def padding_share(lengths: Sequence[int], rows: Sequence[Sequence[int]]) -> float:
+    """Share of padding in a batch of these rows, each as wide as the widest, in [0, 1)."""
+    width = max(sum(lengths[i] for i in row) for row in rows)
+    return 1 - sum(lengths) / (width * len(rows))
+
+
+def real_tokens(batch: Any) -> torch.Tensor:
+    """Which places of a batch, packed or not, hold tokens and not padding: bool[B, L]."""
+    return batch["sequence_ids"] >= 0 if "sequence_ids" in batch else batch["attention_mask"] > 0
+
+
+def packed_batch(rows: Sequence[Sequence[int]], features: Any, pictures: Sequence[int], pad_token_id: int) -> Any:
+    """Lay examples out in rows.
+
+    Args:
+        rows: of `pack`.
+        features: the processor's unpadded lists `input_ids`, `token_type_ids`, `labels`, one an example, and
+            `pixel_values`: float[total_images, 3, H, W], example by example.
+        pictures: images of each example.
+        pad_token_id: for the end of rows.
+
+    Returns:
+        `input_ids`, `token_type_ids`, `labels`, `position_ids` (from 1, anew in each example) and `sequence_ids` (the
+        example's number in the batch, -1 on padding): int[R, L]; `pixel_values` in the order of the rows.
+    """
+    order = [i for row in rows for i in row]
+    number = {index: position for position, index in enumerate(order)}
+    lengths = {i: len(features["input_ids"][i]) for i in order}
+    columns = {
+        "input_ids": (features["input_ids"], pad_token_id),
+        "token_type_ids": (features["token_type_ids"], 1),
+        "labels": (features["labels"], IGNORE_INDEX),
+        "position_ids": ({i: range(1, n + 1) for i, n in lengths.items()}, 1),
+        "sequence_ids": ({i: [number[i]] * n for i, n in lengths.items()}, -1),
+    }
+    width = max(sum(lengths[i] for i in row) for row in rows)
+    data = {
+        name: torch.tensor([joined(values, row, width, pad) for row in rows])
+        for name, (values, pad) in columns.items()
+    }
+    if "pixel_values" in features:
+        images = torch.as_tensor(features["pixel_values"])
+        data["pixel_values"] = torch.cat([images.split(list(pictures))[i] for i in order])
+    return BatchFeature(data)
+
+
+def joined(values: Any, row: Sequence[int], width: int, pad: int) -> list[int]:
+    """Values of the examples of a row, one behind the other, padded to the width."""
+    tokens = [token for i in row for token in values[i]]
+    return tokens + [pad] * (width - len(tokens))
