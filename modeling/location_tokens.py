@@ -4,19 +4,27 @@ A coordinate in [0, 1] is the token round(1023 x), halves to even; a box is four
 detection is a box and its label, and several are joined by " ; " (PaliGemma's reference code, big_vision).
 """
 
+import math
 import re
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 LOCATION_BINS = 1024
 
 _SEPARATOR = ";"
-_TOKEN = re.compile(r"<loc([0-9]{4})>")
+_LOCATION = re.compile(r"<loc([0-9]{4})>")
+_TOKEN = re.compile(r"<(?:loc[0-9]{4}|seg[0-9]{3})>")
 _DETECTION = re.compile(r"((?:<loc[0-9]{4}>\s*)+)(.*)", re.DOTALL)
+
+Found = TypeVar("Found")
 
 
 class LocatedBox(NamedTuple):
-    """A labelled box, y before x, in coordinates normalised to [0, 1], origin at the top left."""
+    """A labelled box, y before x, in coordinates normalised to [0, 1], origin at the top left.
+
+    Other notations are converted by name, since four numbers do not say what they are:
+    `LocatedBox.from_coco_xywh([5, 10, 20, 20], width=100, height=50).pixel_xyxy(200, 100)`.
+    """
 
     y1: float
     x1: float
@@ -24,9 +32,42 @@ class LocatedBox(NamedTuple):
     x2: float
     label: str = ""
 
+    @classmethod
+    def from_normalised_xyxy(cls, box: Sequence[float], label: str = "") -> "LocatedBox":
+        """From left, top, right and bottom in [0, 1]. Raises ValueError unless they are four finite numbers."""
+        x1, y1, x2, y2 = _four_numbers(box)
+        return cls(y1, x1, y2, x2, label)
 
-class RejectedDetection(NamedTuple):
-    """A part of a model's text that is no detection, and why."""
+    @classmethod
+    def from_pixel_xyxy(cls, box: Sequence[float], width: int, height: int, label: str = "") -> "LocatedBox":
+        """From left, top, right and bottom edges in pixels of a picture of that size; see `from_normalised_xyxy`."""
+        x1, y1, x2, y2 = _four_numbers(box)
+        return cls(y1 / height, x1 / width, y2 / height, x2 / width, label)
+
+    @classmethod
+    def from_coco_xywh(cls, box: Sequence[float], width: int, height: int, label: str = "") -> "LocatedBox":
+        """From COCO's left, top, width and height in pixels. Raises ValueError also for negative extents."""
+        x, y, wide, high = _four_numbers(box)
+        if wide < 0 or high < 0:
+            raise ValueError(f"COCO box {list(box)} has a negative width or height; is it left, top, right, bottom?")
+        return cls.from_pixel_xyxy((x, y, x + wide, y + high), width, height, label)
+
+    def normalised_xyxy(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom in [0, 1]."""
+        return self.x1, self.y1, self.x2, self.y2
+
+    def pixel_xyxy(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom edges in pixels of a picture of that size, not rounded."""
+        return self.x1 * width, self.y1 * height, self.x2 * width, self.y2 * height
+
+    def coco_xywh(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """COCO's left, top, width and height in pixels of a picture of that size, not rounded."""
+        x1, y1, x2, y2 = self.pixel_xyxy(width, height)
+        return x1, y1, x2 - x1, y2 - y1
+
+
+class Rejected(NamedTuple):
+    """A part of a model's text that could not be used, and why."""
 
     text: str
     reason: str
@@ -36,7 +77,7 @@ class Detections(NamedTuple):
     """What `parse_detections` read: boxes in the order of the text, and the parts that it could not use."""
 
     boxes: list[LocatedBox]
-    rejected: list[RejectedDetection]
+    rejected: list[Rejected]
 
 
 def location_token(coordinate: float) -> str:
@@ -60,7 +101,7 @@ def location_value(token: str) -> float:
     Raises:
         ValueError: not one of the 1024 location tokens.
     """
-    match = _TOKEN.fullmatch(token)
+    match = _LOCATION.fullmatch(token)
     if match is None or int(match[1]) >= LOCATION_BINS:
         raise ValueError(f"{token!r} is not a location token")
     return int(match[1]) / (LOCATION_BINS - 1)
@@ -74,33 +115,67 @@ def format_box(box: LocatedBox) -> str:
 def format_detections(boxes: Iterable[LocatedBox]) -> str:
     """The target of `detect`: tokens and label of each box, joined by " ; ".
 
+    A box thinner than a token's step (1/1023) may come out empty, which the parser refuses.
+
     Raises:
-        ValueError: a label is empty, or holds a semicolon or a location token and could not be read back.
+        ValueError: a label is empty, or holds a semicolon or a token and could not be read back.
     """
     parts = []
     for box in boxes:
-        label = box.label.strip()
-        if not label or _SEPARATOR in label or _TOKEN.search(label):
-            raise ValueError(f"{box.label!r} cannot be the label of a detection")
+        label = clean_label(box.label)
+        if not label:
+            raise ValueError("a detection needs a label, and this one's is empty")
         parts.append(f"{format_box(box)} {label}")
     return f" {_SEPARATOR} ".join(parts)
+
+
+def clean_label(label: str) -> str:
+    """A label without surrounding space. Raises ValueError if it could not be read back from a model's text."""
+    if _SEPARATOR in label or _TOKEN.search(label):
+        raise ValueError(f"{label!r} cannot be a label: it holds a semicolon, a location or a segmentation token")
+    return label.strip()
 
 
 def parse_detections(text: str) -> Detections:
     """Read a model's answer to `detect`. No text makes it raise.
 
-    A part between semicolons is a detection when it is exactly four location tokens, of a box with y1 < y2 and
-    x1 < x2, and a label. Everything else is returned in `rejected` with the reason; an empty text is no part.
+    A part between semicolons is a detection when it is exactly four location tokens (space between them is
+    passed over: some tokenizers write it) of a box with y1 < y2 and x1 < x2, and a label without tokens. Everything
+    else is returned in `rejected` with the reason; an empty text is no part.
     """
-    boxes: list[LocatedBox] = []
-    rejected: list[RejectedDetection] = []
+    return Detections(*read_parts(text, _read_detection))
+
+
+def read_parts(text: str, read: Callable[[str], Found | str]) -> tuple[list[Found], list[Rejected]]:
+    """Read each part between semicolons.
+
+    Args:
+        text: what a model wrote; nothing but space has no parts.
+        read: what is in a part, or the reason for which it is rejected.
+    """
+    found, rejected = [], []
     for part in text.split(_SEPARATOR) if text.strip() else []:
-        found = _read_detection(part.strip())
-        if isinstance(found, LocatedBox):
-            boxes.append(found)
+        result = read(part.strip())
+        if isinstance(result, str):
+            rejected.append(Rejected(part.strip(), result))
         else:
-            rejected.append(RejectedDetection(part.strip(), found))
-    return Detections(boxes, rejected)
+            found.append(result)
+    return found, rejected
+
+
+def read_box(tokens: str, label: str) -> LocatedBox | str:
+    """The box of a run of location tokens and of its label, which may be empty, or why there is none."""
+    bins = [int(digits) for digits in _LOCATION.findall(tokens)]
+    if len(bins) != 4:
+        return f"it has {len(bins)} location tokens instead of 4"
+    if max(bins) >= LOCATION_BINS:
+        return f"<loc{max(bins):04d}> is beyond <loc{LOCATION_BINS - 1:04d}>"
+    if bins[0] >= bins[2] or bins[1] >= bins[3]:
+        return "the box is empty: y1 < y2 and x1 < x2 are needed"
+    if _TOKEN.search(label):
+        return "its label holds location or segmentation tokens"
+    y1, x1, y2, x2 = (value / (LOCATION_BINS - 1) for value in bins)
+    return LocatedBox(y1, x1, y2, x2, label)
 
 
 def _read_detection(part: str) -> LocatedBox | str:
@@ -108,17 +183,12 @@ def _read_detection(part: str) -> LocatedBox | str:
     match = _DETECTION.fullmatch(part)
     if match is None:
         return "it does not begin with location tokens" if part else "it is empty"
-    bins = [int(digits) for digits in _TOKEN.findall(match[1])]
-    label = match[2].strip()
-    if len(bins) != 4:
-        return f"it has {len(bins)} location tokens instead of 4"
-    if max(bins) >= LOCATION_BINS:
-        return f"<loc{max(bins):04d}> is beyond <loc{LOCATION_BINS - 1:04d}>"
-    if bins[0] >= bins[2] or bins[1] >= bins[3]:
-        return "the box is empty: y1 < y2 and x1 < x2 are needed"
-    if not label:
-        return "it has no label"
-    if _TOKEN.search(label):
-        return "its label holds location tokens"
-    y1, x1, y2, x2 = (value / (LOCATION_BINS - 1) for value in bins)
-    return LocatedBox(y1, x1, y2, x2, label)
+    box = read_box(match[1], match[2])
+    return box if isinstance(box, str) or box.label else "it has no label"
+
+
+def _four_numbers(box: Sequence[float]) -> tuple[float, float, float, float]:
+    if len(box) != 4 or not all(math.isfinite(value) for value in box):
+        raise ValueError(f"a box is four finite numbers, not {list(box)}")
+    first, second, third, fourth = (float(value) for value in box)
+    return first, second, third, fourth

@@ -1,0 +1,75 @@
+"""Masks of whole pictures and the small squares that the mask VQ-VAE reads and writes.
+
+Cropping rounds the edges of the box to pixels and pasting truncates them, and the reader of the tokens has their
+coordinates rather than the writer's: so does the code that made PaliGemma's training data and its scores.
+"""
+
+import torch
+from torch.nn.functional import interpolate
+
+from .location_tokens import LocatedBox
+
+
+def mask_box(mask: torch.Tensor, label: str = "") -> LocatedBox:
+    """The tightest box around `bool[H, W]`.
+
+    Raises:
+        ValueError: the mask is empty.
+    """
+    rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
+    if not len(rows):
+        raise ValueError("a mask without a pixel has no box; leave it out")
+    height, width = mask.shape
+    edges = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    return LocatedBox.from_pixel_xyxy(edges, width, height, label)
+
+
+def crop_mask(mask: torch.Tensor, box: LocatedBox, side: int = 64) -> torch.Tensor:
+    """What a mask shows within a box, as the square that `MaskVQVAE.encode` takes.
+
+    Args:
+        mask: bool[H, W], integers (0 is outside) or float[H, W] in [0, 1].
+        box: its edges are rounded to pixels, halves to even.
+        side: of the square, in pixels.
+
+    Returns:
+        float[side, side] in [0, 1], resized bilinearly with antialiasing.
+
+    Raises:
+        ValueError: the box covers no pixel, or the mask has another shape.
+    """
+    if mask.dim() != 2:
+        raise ValueError(f"a mask is [H, W], and this one's shape is {list(mask.shape)}")
+    height, width = mask.shape
+    left, top, right, bottom = (max(round(edge), 0) for edge in box.pixel_xyxy(width, height))
+    window = mask[top:bottom, left:right]
+    if not window.numel():
+        raise ValueError(f"box {tuple(box[:4])} covers no pixel of a mask of {height} x {width}")
+    return resize(window if window.is_floating_point() else window != 0, side, side).clamp(0, 1)
+
+
+def paste_mask(values: torch.Tensor, box: LocatedBox, height: int, width: int) -> torch.Tensor | None:
+    """The mask of a whole picture from a decoded square.
+
+    Args:
+        values: float[side, side] of `MaskVQVAE.decode`, positive inside.
+        box: its edges are truncated to pixels.
+        height: of the picture in pixels.
+        width: likewise.
+
+    Returns:
+        bool[H, W]; None when no pixel is left between the truncated edges, which the authors score as 0.
+    """
+    edges = box.pixel_xyxy(width, height)
+    left, top, right, bottom = (int(min(max(edge, 0), end)) for edge, end in zip(edges, (width, height) * 2))
+    if right <= left or bottom <= top:
+        return None
+    mask = torch.zeros(height, width, dtype=torch.bool, device=values.device)
+    mask[top:bottom, left:right] = resize(values, bottom - top, right - left) > 0
+    return mask
+
+
+def resize(values: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """float[height, width], bilinearly, and with antialiasing where it shrinks."""
+    options = {"size": (height, width), "mode": "bilinear", "align_corners": False, "antialias": True}
+    return interpolate(values.float()[None, None], **options)[0, 0]
