@@ -1,28 +1,121 @@
-"""A checkpoint and its processor, ready to answer."""
+"""A checkpoint and its processor, ready to answer: a whole one, or adapters (LoRA) on the one they were trained on."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+from transformers.utils import cached_file, find_adapter_config_file
+
+from openpali.modeling.auto import base_checkpoint, checkpoint_config, load_processor, model_class
+from openpali.modeling.four_bit import load_four_bit, quiet_bitsandbytes, read_quantization
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# peft begins the names of all that LoRA and DoRA add to a layer with it
+ADAPTER_PREFIX = ".lora_"
 
 
 def load_model(name: str, device: str | None = None) -> tuple[PreTrainedModel, Any]:
     """Load any image-text-to-text checkpoint.
 
     Args:
-        name: folder or Hub name.
+        name: folder or Hub name, of a whole checkpoint or of adapters. Adapters that were trained on 4-bit weights
+            (QLoRA) get them again.
         device: such as "cuda:1"; the first accelerator, else the CPU, when None.
 
     Returns:
-        Model and processor. The model is in the checkpoint's precision, and in float32 on a CPU, where that is faster.
+        Model and processor. The model is in the checkpoint's precision, and in float32 on a CPU, where that is faster;
+        4-bit weights compute in the type of their training.
 
     Raises:
-        OSError: there is no such checkpoint.
+        OSError: there is no such checkpoint, its base is not where it was, or a library that it needs is missing.
     """
-    if device is None:
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        device = str(accelerator) if accelerator else "cpu"
+    device = device or first_device()
     dtype = torch.float32 if device == "cpu" else "auto"
-    model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
-    model.to(torch.device(device))  # type: ignore[arg-type]
-    return model.eval(), AutoProcessor.from_pretrained(name)
+    try:
+        if find_adapter_config_file(str(name)):
+            model = load_adapted(name, device, dtype)
+        else:
+            model = model_class(checkpoint_config(name)).from_pretrained(name, dtype=dtype).to(torch.device(device))
+    except ImportError as error:
+        raise OSError(str(error)) from error
+    return model.eval(), load_processor(name)
+
+
+def first_device() -> str:
+    """The first accelerator, else the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return str(accelerator) if accelerator else "cpu"
+
+
+def load_adapted(name: str, device: str, dtype: torch.dtype | str, base: str | None = None) -> PreTrainedModel:
+    """The model that adapters were trained on, with the adapters.
+
+    Args:
+        name: folder or Hub name of the adapters.
+        device: where the model goes.
+        dtype: of the base's weights, unless they are 4-bit.
+        base: where the base is now; where it was at the training when None.
+
+    Raises:
+        OSError: the base is not there.
+    """
+    base = base or find_base(name)
+    kind, quantization = model_class(checkpoint_config(base)), read_quantization(name)
+    if quantization:
+        model = load_four_bit(kind, base, quantization, device)
+    else:
+        model = kind.from_pretrained(base, dtype=dtype).to(torch.device(device))
+    attach_adapters(model, name)
+    return model
+
+
+def find_base(name: str) -> str:
+    """Folder or Hub name of the checkpoint that adapters were trained on.
+
+    Raises:
+        OSError: it was a folder, which is not there any more.
+    """
+    base = base_checkpoint(name)
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise OSError(
+            f"{name} holds adapters of {base}, and there is no such folder here: write the folder or Hub name of that"
+            f" checkpoint into base_model_name_or_path of {Path(name, ADAPTER_CONFIG)}"
+        )
+    return base
+
+
+def attach_adapters(model: PreTrainedModel, name: str | Path) -> None:
+    """Add trained adapters to the model that they belong to, in float32 whatever the model's precision is."""
+    quiet_bitsandbytes()
+    from peft import PeftConfig
+
+    model.add_adapter(PeftConfig.from_pretrained(str(name)))
+    widen_adapters(model)
+    load_adapter_weights(model, name)
+
+
+def widen_adapters(model: PreTrainedModel) -> None:
+    """Adapters to float32: peft makes them in the type of the layer's weight, in which small updates vanish."""
+    for key, parameter in model.named_parameters():
+        if ADAPTER_PREFIX in key:
+            parameter.data = parameter.data.float()
+
+
+def load_adapter_weights(model: PreTrainedModel, name: str | Path) -> None:
+    """Put saved adapters into the ones that a model has, all of them.
+
+    Raises:
+        RuntimeError: naming adapters that are missing on either side.
+    """
+    from peft import set_peft_model_state_dict
+
+    saved = load_file(cached_file(str(name), ADAPTER_WEIGHTS))  # pyright: ignore[reportArgumentType]
+    saved = {key.removeprefix("base_model.model."): value for key, value in saved.items()}
+    result = set_peft_model_state_dict(model, saved, adapter_name="default")
+    missing = sorted(key for key in result.missing_keys if ADAPTER_PREFIX in key)
+    for keys, words in ((missing, "lacks"), (sorted(result.unexpected_keys), "does not fit the model: it has")):
+        if keys:
+            shown = f"{len(keys)} adapter parameters, among them {', '.join(keys[:3])}"
+            raise RuntimeError(f"{Path(name, ADAPTER_WEIGHTS)} {words} {shown}")

@@ -1,0 +1,106 @@
+"""Turn adapters and the checkpoint that they were trained on into one whole checkpoint.
+
+    openpali merge outputs/my-transfer outputs/my-model
+
+LoRA and DoRA adapters are added to the weights of their base. QLoRA's were trained on 4-bit weights, so they are added
+to what those stand for, and not to the weights that were rounded away: only so does the result answer as the trained
+model did. It is a checkpoint like any other; what loads its base loads it, without peft.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import find_adapter_config_file
+
+from openpali.eval.loading import attach_adapters, find_base, first_device
+from openpali.modeling.auto import checkpoint_config, load_processor, model_class
+from openpali.modeling.four_bit import load_four_bit, read_quantization
+
+
+def merge_adapter(
+    adapters: str | Path,
+    folder: str | Path,
+    dtype: torch.dtype | None = None,
+    base: str | None = None,
+    device: str | None = None,
+) -> Path:
+    """Merge adapters into their base and write the model with its processor.
+
+    Args:
+        adapters: folder or Hub name.
+        folder: must be empty or missing.
+        dtype: of the weights that are written; the base's when None. Sums are done in float32 before.
+        base: folder or Hub name of the base; where it was at the training when None.
+        device: where to do it. The first accelerator when None, since a GPU may round 4-bit weights otherwise
+            than a CPU.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: if `folder` is not empty, or `adapters` holds none.
+        OSError: if the base is not there.
+    """
+    name, folder = str(adapters), Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not empty: give a new folder")
+    if not find_adapter_config_file(name):
+        raise ValueError(f"{name} holds no adapters (no adapter_config.json)")
+    base = base or find_base(name)
+    processor = load_processor(name)
+    model = load_unquantised(name, base, device or first_device())
+    attach_adapters(model, name)
+    fold_adapters(model)
+    model.to(dtype=dtype or checkpoint_config(base).dtype or torch.float32)  # pyright: ignore[reportCallIssue]
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def load_unquantised(name: str, base: str, device: str) -> PreTrainedModel:
+    """What adapters were trained on, in float32 and not in 4 bits any more."""
+    kind, quantization = model_class(checkpoint_config(base)), read_quantization(name)
+    if quantization is None:
+        return kind.from_pretrained(base, dtype=torch.float32).to(torch.device(device))
+    model = load_four_bit(kind, base, quantization, device)
+    model.dequantize()  # pyright: ignore[reportCallIssue]
+    return model.float()
+
+
+def fold_adapters(model: PreTrainedModel) -> None:
+    """Add adapters to the weights beside them, and leave the plain layers.
+
+    Raises:
+        ValueError: if a sum is not finite.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    for name, module in layers:
+        module.merge(safe_merge=True)
+        model.set_submodule(name, module.get_base_layer())
+    model.delete_adapter("default")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """`openpali merge ADAPTERS FOLDER`."""
+    parser = argparse.ArgumentParser(prog="openpali merge", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("adapters", help="folder or Hub name of trained adapters")
+    parser.add_argument("folder", type=Path, help="where to write the whole checkpoint")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights; the base's if unset"
+    )
+    parser.add_argument("--base", help="the checkpoint that they were trained on, if it is not where it was")
+    parser.add_argument("--device", help="where to merge; the first accelerator, else the CPU, if unset")
+    args = parser.parse_args(argv)
+    dtype = getattr(torch, args.dtype) if args.dtype else None
+    try:
+        print(f"wrote {merge_adapter(args.adapters, args.folder, dtype, args.base, args.device)}")
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        raise SystemExit(f"openpali merge: {error}") from error
+
+
+if __name__ == "__main__":
+    main()
