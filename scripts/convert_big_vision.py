@@ -1,0 +1,184 @@
+"""Turn a released big_vision checkpoint into a folder for Transformers.
+
+    python -m openpali.scripts.convert_big_vision paligemma-3b-pt-224.npz outputs/paligemma --tokenizer gemma-2b
+
+PaliGemma 1 and 2 and SigLIP 1 and 2, in the `.npz` files of their authors. Names and shapes are all checked before the
+first byte is written; docs/conversion.md tells what is decided on the way and why.
+"""
+
+import argparse
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from openpali.scripts.big_vision_configs import KNOWN_SIZES, vocabulary_rows
+from openpali.scripts.big_vision_npz import Checkpoint
+from openpali.scripts.big_vision_plan import Plan, apply_rule, make_plan, published_name
+from openpali.scripts.big_vision_processors import make_image_processor, make_processor
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def convert(
+    file: Path,
+    folder: Path,
+    tokenizer: Path | None = None,
+    settings: Sequence[str] = (),
+    resolution: int | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int = 2 * 10**9,
+) -> None:
+    """Convert a checkpoint.
+
+    Args:
+        file: the `.npz` file.
+        folder: where to write; must not exist or be empty. It appears when all is written.
+        tokenizer: folder of the tokenizer; without it no processor of texts is written.
+        settings: `key=value` for the configuration.
+        resolution: side of the image in pixels, to which position embeddings are resized; the file's when left out.
+        dtype: of the weights; the file's when left out.
+        max_shard_size: bytes in one file of weights, and so in memory; a single larger array has a file of its own.
+
+    Raises:
+        ValueError: naming the key, the option or the folder, and the remedy. Nothing is left then.
+        OSError: if the file cannot be read or the folder cannot be written.
+    """
+    building = folder.with_name(f"{folder.name}.tmp")
+    _check_folders(folder, building)
+    checkpoint = Checkpoint(file)
+    plan = make_plan(checkpoint.sources, settings, resolution, dtype)
+    config: Any = plan.model.config
+    print(describe(checkpoint, plan), flush=True)
+    processors = [make_image_processor(config)]
+    if tokenizer is not None:
+        processors.append(make_processor(config, tokenizer, vocabulary_rows(checkpoint.sources)))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    free, needed = shutil.disk_usage(folder.parent).free, plan.values * plan.dtype.itemsize
+    if free < needed:
+        raise ValueError(f"{folder.parent} has {free:,} bytes free, the checkpoint needs {needed:,}")
+    building.mkdir()
+    try:
+        write_weights(checkpoint, plan, building, max_shard_size)
+        config.save_pretrained(building)
+        if plan.model.can_generate():
+            plan.model.generation_config.save_pretrained(building)
+        for processor in processors:
+            processor.save_pretrained(building)
+        building.replace(folder)
+    except BaseException:
+        shutil.rmtree(building)
+        raise
+
+
+def _check_folders(folder: Path, building: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not empty: choose another folder or delete it")
+    if building.exists():
+        raise ValueError(f"{building} was left by a conversion that was stopped, or one is running: delete it if not")
+
+
+def describe(checkpoint: Checkpoint, plan: Plan) -> str:
+    """What is in the file and what becomes of it."""
+    count = sum(source.size for source in checkpoint.sources.values())
+    known = KNOWN_SIZES.get(count)
+    config: Any = plan.model.config
+    vision = getattr(config, "vision_config", config)
+    lines = [
+        f"{checkpoint.path}: {count:,} parameters,"
+        f" {f'as {known} has' if known else 'which is none of the published counts that we know'}",
+        f"{type(plan.model).__name__}: image tower of {vision.num_hidden_layers} layers, width {vision.hidden_size}",
+    ]
+    if hasattr(config, "text_config"):
+        text = config.text_config
+        lines.append(f"{text.model_type} of {text.num_hidden_layers} layers, width {text.hidden_size}")
+    lines.append(f"{plan.values:,} parameters in {str(plan.dtype).removeprefix('torch.')} are written")
+    if checkpoint.ignored:
+        lines.append(f"left out: {len(checkpoint.ignored)} arrays that are no parameters, as {checkpoint.ignored[0]}")
+    return "\n".join(lines)
+
+
+def write_weights(checkpoint: Checkpoint, plan: Plan, folder: Path, max_shard_size: int) -> None:
+    """Read, convert and write the weights, one file of them in memory at a time."""
+    files = plan_files(plan, max_shard_size)
+    last = {file: name for name, file in files.items()}
+    waiting: dict[str, Tensor] = {}
+    with tqdm(total=plan.values * plan.dtype.itemsize, unit="B", unit_scale=True, desc="converting") as bar:
+        for rule in plan.rules:
+            for name, value in apply_rule(rule, checkpoint.sources, checkpoint.tensors):
+                waiting[published_name(name)] = value.to(plan.dtype).contiguous()
+                bar.update(value.numel() * plan.dtype.itemsize)
+                if last[files[name]] == name:
+                    save_file(waiting, folder / files[name], metadata={"format": "pt"})
+                    waiting = {}
+    if len(last) > 1:
+        size = {"total_parameters": plan.values, "total_size": plan.values * plan.dtype.itemsize}
+        index = {"metadata": size, "weight_map": {published_name(name): file for name, file in files.items()}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def plan_files(plan: Plan, max_shard_size: int) -> dict[str, str]:
+    """The file of every parameter: as many in one as fit, in the order of writing."""
+    numbers: dict[str, int] = {}
+    number, filled = 1, 0
+    for name, shape in plan.shapes.items():
+        size = shape.numel() * plan.dtype.itemsize
+        if filled and filled + size > max_shard_size:
+            number, filled = number + 1, 0
+        filled += size
+        numbers[name] = number
+    if number == 1:
+        return dict.fromkeys(numbers, "model.safetensors")
+    return {name: f"model-{n:05d}-of-{number:05d}.safetensors" for name, n in numbers.items()}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """`openpali convert FILE FOLDER`."""
+    args = parse_arguments(argv)
+    dtype = None if args.dtype is None else DTYPES[args.dtype]
+    try:
+        convert(args.file, args.folder, args.tokenizer, args.set, args.resolution, dtype, args.max_shard_size)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"openpali convert: {error}") from error
+    print(f"wrote {args.folder}")
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="openpali convert", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("file", type=Path, help=".npz checkpoint of PaliGemma 1 or 2, SigLIP 1 or 2")
+    parser.add_argument("folder", type=Path, help="where to write; must be empty or not exist")
+    parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer, to write a processor as well")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a value of the configuration, as text_config.final_logit_softcapping=null; may be repeated",
+    )
+    parser.add_argument("--resolution", type=int, metavar="PX", help="resize position embeddings to this image side")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights written; the file's when left out")
+    parser.add_argument(
+        "--max_shard_size", type=size_in_bytes, default="2GB", help="of one file of weights (default: %(default)s)"
+    )
+    return parser.parse_args(argv)
+
+
+def size_in_bytes(text: str) -> int:
+    """Such as 500MB or 2GB."""
+    match = re.fullmatch(r"([0-9.]+) *([KMG]B)?", text.upper())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 500MB or 2GB")
+    return max(1, int(float(match[1]) * UNITS.get(match[2], 1)))
+
+
+if __name__ == "__main__":
+    main()
