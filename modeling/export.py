@@ -4,9 +4,11 @@ import argparse
 import copy
 from pathlib import Path
 
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
+from .configuration_mask_vqvae import MaskVQVAEConfig
 from .configuration_pali3 import Pali3Config
+from .modeling_mask_vqvae import MaskVQVAE
 from .modeling_pali3 import Pali3ForConditionalGeneration
 from .processing_pali3 import Pali3Processor
 
@@ -14,30 +16,34 @@ AUTO_CLASSES = {
     Pali3Config: "AutoConfig",
     Pali3ForConditionalGeneration: "AutoModelForImageTextToText",
     Pali3Processor: "AutoProcessor",
+    MaskVQVAEConfig: "AutoConfig",
+    MaskVQVAE: "AutoModel",
 }
 
 
-def export(model: PreTrainedModel, processor: ProcessorMixin, folder: str | Path) -> Path:
+def export(model: PreTrainedModel, processor: ProcessorMixin | None, folder: str | Path) -> Path:
     """Save model and processor together with the code that runs them.
 
     The folder loads anywhere with `trust_remote_code=True`, also after `huggingface_hub` has uploaded it. Only
     this writes code: ordinary saves of training stay small.
 
     Args:
-        model: a PaLI-3 model; models that Transformers knows are saved as they are, since they need no code.
-        processor: the model's processor.
+        model: a PaLI-3 model or a mask VQ-VAE; models that Transformers knows are saved as they are, since they
+            need no code.
+        processor: the model's processor; None for a mask VQ-VAE, which has none.
         folder: created when missing.
 
     Returns:
         The folder.
     """
-    needs_code = isinstance(model.config, Pali3Config)
+    needs_code = isinstance(model.config, Pali3Config | MaskVQVAEConfig)
     processor = copy.deepcopy(processor)  # saving marks its parts as remote code
     try:
         for cls, auto_class in AUTO_CLASSES.items() if needs_code else ():
             cls.register_for_auto_class(auto_class)
         model.save_pretrained(folder)
-        processor.save_pretrained(folder)
+        if processor is not None:
+            processor.save_pretrained(folder)
     finally:
         for cls in AUTO_CLASSES:
             cls._auto_class = None
@@ -51,8 +57,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("model", help="folder or Hub name of a checkpoint")
     parser.add_argument("folder", type=Path, help="where to write")
     arguments = parser.parse_args(argv)
-    model = Pali3ForConditionalGeneration.from_pretrained(arguments.model)
-    processor = Pali3Processor.from_pretrained(arguments.model)
+    if PreTrainedConfig.get_config_dict(arguments.model)[0].get("model_type") == MaskVQVAEConfig.model_type:
+        model, processor = MaskVQVAE.from_pretrained(arguments.model), None
+    else:
+        model = Pali3ForConditionalGeneration.from_pretrained(arguments.model)
+        processor = Pali3Processor.from_pretrained(arguments.model)
     print(f"wrote {export(model, processor, arguments.folder)}")
 
 

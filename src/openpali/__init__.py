@@ -1,13 +1,16 @@
 """openpali: the PaLI vision-language models for Hugging Face Transformers, with every training stage.
 
-Importing it registers PaLI-3 with the Auto classes, so that `pipeline("image-text-to-text", model=folder)` works.
+Importing it registers PaLI-3 with the Auto classes, so that `pipeline("image-text-to-text", model=folder)` works,
+and the mask VQ-VAE.
 """
 
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from openpali._version import __version__
+from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.modeling.configuration_pali3 import Pali3Config
 from openpali.modeling.export import export
+from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
 from openpali.modeling.modeling_pali3 import Pali3ForConditionalGeneration
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.modeling.processing_pali3 import Pali3Processor
@@ -15,8 +18,11 @@ from openpali.modeling.processing_pali3 import Pali3Processor
 AutoConfig.register(Pali3Config.model_type, Pali3Config, exist_ok=True)
 AutoModelForImageTextToText.register(Pali3Config, Pali3ForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(Pali3Config, Pali3Processor, exist_ok=True)
+AutoConfig.register(MaskVQVAEConfig.model_type, MaskVQVAEConfig, exist_ok=True)
+AutoModel.register(MaskVQVAEConfig, MaskVQVAE, exist_ok=True)
 
 __all__ = [
+    "MaskVQVAE",
     "Pali3Config",
     "Pali3ForConditionalGeneration",
     "Pali3Processor",
