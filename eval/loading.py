@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file, find_adapter_config_file
 
@@ -12,8 +13,8 @@ from openpali.modeling.auto import base_checkpoint, checkpoint_config, load_proc
 from openpali.modeling.four_bit import load_four_bit, quiet_bitsandbytes, read_quantization
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# peft begins the names of all that LoRA and DoRA add to a layer with it
-ADAPTER_PREFIX = ".lora_"
+# what peft's LoRA and DoRA add to a layer is called like this
+ADAPTER_MARK = ".lora_"
 
 
 def load_model(name: str, device: str | None = None) -> tuple[PreTrainedModel, Any]:
@@ -96,11 +97,15 @@ def attach_adapters(model: PreTrainedModel, name: str | Path) -> None:
     load_adapter_weights(model, name)
 
 
-def widen_adapters(model: PreTrainedModel) -> None:
+def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters of a model that belong to adapters; none of a plain model's do."""
+    return {name: parameter for name, parameter in model.named_parameters() if ADAPTER_MARK in name}
+
+
+def widen_adapters(model: nn.Module) -> None:
     """Adapters to float32: peft makes them in the type of the layer's weight, in which small updates vanish."""
-    for key, parameter in model.named_parameters():
-        if ADAPTER_PREFIX in key:
-            parameter.data = parameter.data.float()
+    for parameter in adapter_parameters(model).values():
+        parameter.data = parameter.data.float()
 
 
 def load_adapter_weights(model: PreTrainedModel, name: str | Path) -> None:
@@ -114,7 +119,7 @@ def load_adapter_weights(model: PreTrainedModel, name: str | Path) -> None:
     saved = load_file(cached_file(str(name), ADAPTER_WEIGHTS))  # pyright: ignore[reportArgumentType]
     saved = {key.removeprefix("base_model.model."): value for key, value in saved.items()}
     result = set_peft_model_state_dict(model, saved, adapter_name="default")
-    missing = sorted(key for key in result.missing_keys if ADAPTER_PREFIX in key)
+    missing = sorted(key for key in result.missing_keys if ADAPTER_MARK in key)
     for keys, words in ((missing, "lacks"), (sorted(result.unexpected_keys), "does not fit the model: it has")):
         if keys:
             shown = f"{len(keys)} adapter parameters, among them {', '.join(keys[:3])}"

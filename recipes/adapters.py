@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from openpali.eval.loading import ADAPTER_CONFIG, ADAPTER_PREFIX, widen_adapters
+from openpali.eval.loading import ADAPTER_CONFIG, ADAPTER_MARK, adapter_parameters, widen_adapters
 from openpali.modeling.auto import checkpoint_config, model_class
 from openpali.modeling.four_bit import four_bit_config, load_four_bit, quiet_bitsandbytes, sizes
 from openpali.recipes.arguments import RunArguments
@@ -131,9 +131,9 @@ def add_adapters(model: PreTrainedModel, args: AdapterArguments, freeze: Sequenc
     name = str(model.name_or_path)
     config.base_model_name_or_path = str(Path(name).resolve()) if Path(name).is_dir() else name
     widen_adapters(model)
-    for name, parameter in model.named_parameters():
+    for name, parameter in adapter_parameters(model).items():
         if "lora_magnitude" in name and not parameter.all():
-            layer = name.split(ADAPTER_PREFIX)[0]
+            layer = name.split(ADAPTER_MARK)[0]
             raise ConfigError(f"dora: {layer} has outputs whose weights are all zero; train it first, or use lora")
 
 

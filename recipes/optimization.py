@@ -1,12 +1,14 @@
 """Learning-rate schedules, and the table of what trains, how fast, and what decays."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+from openpali.eval.loading import adapter_parameters
+from openpali.modeling.four_bit import scalars
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError, nearest
 
@@ -68,7 +70,17 @@ def matrix_names(model: nn.Module) -> set[str]:
 
 @dataclass
 class Component:
-    """One row of the table: parameters of one component and how they train."""
+    """One row of the table: parameters of one component and how they train.
+
+    Attributes:
+        name: of the component.
+        lr_multiplier: factor on the learning rate.
+        weight_decay: of the matrices.
+        frozen: whether `freeze` lists it.
+        matrices: weights of linear and convolutional layers; in a model with adapters only those of adapters.
+        others: the rest, likewise.
+        base: what adapters stand beside; it never trains.
+    """
 
     name: str
     lr_multiplier: float
@@ -76,32 +88,37 @@ class Component:
     frozen: bool
     matrices: list[nn.Parameter] = field(default_factory=list)
     others: list[nn.Parameter] = field(default_factory=list)
+    base: list[nn.Parameter] = field(default_factory=list)
 
-    def count(self) -> int:
-        """Number of parameters."""
-        return count(self.matrices) + count(self.others)
+    def trainable(self) -> int:
+        """Number of parameters that train."""
+        return 0 if self.frozen else count(self.matrices + self.others)
 
 
 def count(parameters: Iterable[nn.Parameter]) -> int:
-    """Number of scalars in parameters."""
-    return sum(p.numel() for p in parameters)
+    """Number of scalars that parameters stand for, 4-bit ones too."""
+    return sum(map(scalars, parameters))
 
 
 def components(model: nn.Module, args: RunArguments) -> list[Component]:
     """Sort a model's parameters into components, in the model's order; freezes nothing yet.
+
+    In a model with adapters nothing but adapters can train.
 
     Raises:
         ConfigError: if `freeze` or `lr_multipliers` names a component that the model lacks.
     """
     multipliers = args.lr_multipliers if isinstance(args.lr_multipliers, dict) else {}
     matrices, table = matrix_names(model), {}
+    adapters = adapter_parameters(model)
     for name, parameter in model.named_parameters():
         key = component_of(name)
         if key not in table:
             decays = args.weight_decay if key in args.decay else 0.0
             table[key] = Component(key, float(multipliers.get(key, 1.0)), decays, key in args.freeze)
         row = table[key]
-        (row.matrices if name in matrices else row.others).append(parameter)
+        trains = row.matrices if name in matrices else row.others
+        (row.base if adapters and name not in adapters else trains).append(parameter)
     for option, names in (("freeze", args.freeze), ("lr_multipliers", multipliers)):
         for name in names:
             if name not in table:
@@ -112,15 +129,17 @@ def components(model: nn.Module, args: RunArguments) -> list[Component]:
 
 
 def freeze(table: list[Component]) -> None:
-    """Switch gradients off in frozen components and on in the others.
+    """Switch gradients on in what can train of components that are not frozen, and off everywhere else.
 
     Raises:
         ConfigError: if nothing is left to train.
     """
     for row in table:
+        for parameter in row.base:
+            parameter.requires_grad_(False)
         for parameter in row.matrices + row.others:
             parameter.requires_grad_(not row.frozen)
-    if all(row.frozen for row in table):
+    if not any(row.trainable() for row in table):
         raise ConfigError("freeze lists every component of the model: nothing would train")
 
 
@@ -142,15 +161,21 @@ def parameter_groups(table: list[Component], learning_rate: float) -> list[dict[
 
 
 def describe(table: list[Component], learning_rate: float) -> str:
-    """The table as text, with parameter counts."""
-    lines = [f"{'component':<22}{'parameters':>15}{'trainable':>15}{'peak lr':>11}  weight decay"]
+    """The table as text, with parameter counts; those of adapters stand apart from those of what they stand beside."""
+    adapted = any(row.base for row in table)
+    titles = ["parameters", "adapters", "trainable"] if adapted else ["parameters", "trainable"]
+    lines, numbers = [line("component", titles, "peak lr", "weight decay")], []
     for row in table:
-        lr = "frozen" if row.frozen else f"{learning_rate * row.lr_multiplier:.3g}"
+        own, trained = count(row.matrices + row.others), row.trainable()
+        numbers.append([count(row.base), own, trained] if adapted else [own, trained])
         decay = f"{row.weight_decay:g} on {count(row.matrices):,}" if row.weight_decay else "none"
-        trainable = 0 if row.frozen else row.count()
-        lines.append(
-            f"{row.name:<22}{row.count():>15,}{trainable:>15,}{lr:>11}  {'' if row.frozen else decay}".rstrip()
-        )
-    total, trained = sum(r.count() for r in table), sum(r.count() for r in table if not r.frozen)
-    lines.append(f"{'total':<22}{total:>15,}{trained:>15,}")
+        rate = (f"{learning_rate * row.lr_multiplier:.3g}", decay) if trained else ("frozen", "")
+        lines.append(line(row.name, numbers[-1], *rate))
+    lines.append(line("total", [sum(column) for column in zip(*numbers)]))
     return "\n".join(lines)
+
+
+def line(name: str, numbers: Sequence[int | str], rate: str = "", decay: str = "") -> str:
+    """One line of the table."""
+    cells = "".join(f"{cell if isinstance(cell, str) else f'{cell:,}':>15}" for cell in numbers)
+    return f"{name:<22}{cells}{rate:>11}  {decay}".rstrip()

@@ -9,6 +9,8 @@ import yaml
 from torch import nn
 from transformers import PreTrainedModel
 
+from openpali.eval.loading import ADAPTER_CONFIG, adapter_parameters, load_adapter_weights
+from openpali.modeling.four_bit import QUANTIZATION_FILE
 from openpali.recipes.arguments import RunArguments, save_config
 from openpali.recipes.config_file import ConfigError
 
@@ -18,6 +20,8 @@ SKIPPED_FILE = "skipped_records.jsonl"
 BEST_FOLDER = "best"
 BEST_FILE = "best.json"
 LEFT_BY_A_RUN = (CONFIG_FILE, LOG_FILE, SKIPPED_FILE, BEST_FOLDER, "tensorboard", "report.html", "metrics.json")
+# a model beside the description of another one would be loaded as that
+MODEL_FILES = ("config.json", ADAPTER_CONFIG, QUANTIZATION_FILE)
 # any of the patterns is enough; the later ones are what FSDP and DeepSpeed write
 PARTS = {
     "weights": ("*.safetensors", "pytorch_model*", "global_step*"),
@@ -57,7 +61,7 @@ def clear(folder: Path, args: RunArguments) -> None:
     if not (folder / CONFIG_FILE).exists():
         return
     saved = [*folder.glob("checkpoint-*"), *folder.glob("*.safetensors*")]
-    for path in [folder / name for name in LEFT_BY_A_RUN] + saved:
+    for path in [folder / name for name in LEFT_BY_A_RUN + MODEL_FILES] + saved:
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -131,12 +135,16 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
     """Put a checkpoint's weights into a model, all of them or none.
 
     The Trainer loads with strict=False and only warns about what it did not find, which trains on from the
-    wrong weights wherever names on disk differ from names in memory; `from_pretrained` knows both.
+    wrong weights wherever names on disk differ from names in memory; `from_pretrained` knows both. Of a model with
+    adapters only those are in a checkpoint.
 
     Raises:
         RuntimeError: naming parameters that the checkpoint lacks.
     """
     assert isinstance(model, PreTrainedModel)
+    if adapter_parameters(model):
+        load_adapter_weights(model, folder)
+        return
     options: dict[str, Any] = {"config": model.config, "dtype": model.dtype, "output_loading_info": True}
     loaded, info = cast(tuple[PreTrainedModel, dict], type(model).from_pretrained(folder, **options))
     missing = sorted(info["missing_keys"])

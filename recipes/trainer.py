@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+from openpali.modeling.four_bit import save_quantization
 from openpali.recipes import optimization
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.callbacks import RunLog, StopRequest, Throughput
@@ -167,6 +168,11 @@ class PaliTrainer(Trainer):
             shutil.rmtree(folder / BEST_FOLDER, ignore_errors=True)
             fresh.rename(folder / BEST_FOLDER)
 
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save and isinstance(self.model, PreTrainedModel):
+            save_quantization(self.model, output_dir or self.run_args.folder)
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with self.throughput.paused():
             super()._save_checkpoint(*args, **kwargs)
@@ -251,5 +257,6 @@ def run_training(
         load_weights(model, folder / BEST_FOLDER)
         args.say(f"Best {best['metric']} {best['value']:.4g}, at step {best['step']}: these weights are kept.")
     trainer.save_model(str(folder))
-    args.say(f"Saved model and processor to {folder}")
+    what = "adapters" if any(row.base for row in table) else "model"
+    args.say(f"Saved {what} and processor to {folder}")
     return trainer

@@ -4,17 +4,18 @@
     accelerate launch -m openpali.recipes.transfer --config recipes/configs/transfers/jsonl.yaml --data my.jsonl
 
 Each line of my.jsonl is an object such as {"image": "dog.png", "prefix": "what is this?", "suffix": "a dog"}.
-Any PaLI-3 checkpoint can be the start.
+Any PaLI-3 or PaliGemma checkpoint can be the start; `--peft lora`, `qlora` or `dora` trains adapters beside it.
 """
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
+from transformers import set_seed
 
-import openpali  # noqa: F401  registers PaLI-3
 from openpali.data.collator import Collator
 from openpali.data.mixture import TaskDataset
+from openpali.modeling.auto import load_processor
+from openpali.recipes.adapters import AdapterArguments, load_for_training
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import ConfigError, as_dict
 from openpali.recipes.run_data import (
@@ -44,7 +45,10 @@ class TransferArguments:
     label_smoothing: float | None = field(default=None, metadata={"help": "of the loss; the model's if unset"})
     max_bad_share: float = field(default=0.1, metadata={"help": "records that may turn out bad while training"})
     test_limit: int = field(default=512, metadata={"help": "test examples at the end"})
-    dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata={"help": "of the weights"})
+    dtype: Literal["auto", "float32", "bfloat16"] = field(
+        default="auto",
+        metadata={"help": "of the weights; auto is float32, under adapters bfloat16 on GPUs"},
+    )
 
     def __post_init__(self):
         self.source, self.task = as_dict(self.source, "source"), as_dict(self.task, "task")
@@ -63,7 +67,7 @@ class TransferArguments:
 @command
 def main(argv: list[str] | None = None) -> None:
     """Fine-tune, keep the best weights by the task's metric, and write a report."""
-    args, run = parse([TransferArguments, RunArguments], argv)
+    args, adapters, run = parse([TransferArguments, AdapterArguments, RunArguments], argv)
     checkpoint = open_run(run)
 
     source, task = as_dict(args.source, "source"), make_task(as_dict(args.task, "task"))
@@ -73,8 +77,7 @@ def main(argv: list[str] | None = None) -> None:
 
     set_seed(run.seed)
     folder = check_folder(args.model, "model")
-    processor = AutoProcessor.from_pretrained(folder)
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=args.dtype)
+    processor, model = load_processor(folder), load_for_training(folder, adapters, args.dtype, run)
     if args.label_smoothing is not None:
         model.config.label_smoothing = args.label_smoothing
     if source["name"] == "jsonl":
