@@ -9,6 +9,7 @@ masks attention between them: loss and gradients are those of the unpacked batch
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ def packed_batch(rows: Sequence[Sequence[int]], features: Any, pictures: Sequenc
     Args:
         rows: of `pack`.
         features: the processor's unpadded lists `input_ids`, `token_type_ids`, `labels`, one an example, and
-            `pixel_values`: float[total_images, 3, H, W], example by example.
+            `pixel_values`: total_images of float[3, H, W], example by example.
         pictures: images of each example.
         pad_token_id: for the end of rows.
 
@@ -105,8 +106,9 @@ def packed_batch(rows: Sequence[Sequence[int]], features: Any, pictures: Sequenc
         for name, (values, pad) in columns.items()
     }
     if "pixel_values" in features:
-        images = torch.as_tensor(features["pixel_values"])
-        data["pixel_values"] = torch.cat([images.split(list(pictures))[i] for i in order])
+        ends = list(accumulate(pictures))
+        of_example = [features["pixel_values"][end - n : end] for n, end in zip(pictures, ends)]
+        data["pixel_values"] = torch.stack([torch.as_tensor(image) for i in order for image in of_example[i]])
     return BatchFeature(data)
 
 

@@ -81,13 +81,21 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             parts.multi_modal_projector = PaliGemmaProjector(config, features, mlp=projector == "mlp")
             self.post_init()
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """Transformers passes over modules without parameters of their own, as this one, when it initialises code
+        from elsewhere; it need not, since all of it goes through `initialization`.
+        """
+        return False
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, stock.PaliGemmaMultiModalProjector):
+        if module is self:
             # a new projector adds nothing to the text model at first (PaliGemma, section 3.1)
-            init.zeros_(module.linear.weight)
-            init.zeros_(module.linear.bias)
+            output: Any = self.model.multi_modal_projector.linear
+            init.zeros_(output.weight)
+            init.zeros_(output.bias)
 
     def save_pretrained(self, save_directory: Any, *args: Any, save_original_format: bool = False, **kwargs: Any):
         """Save under the names that the parameters have in memory.

@@ -69,8 +69,9 @@ PREFIXES = ["what is this", "caption en", "detect dog", "two green cats what is 
 SUFFIXES = ["a red dog", "two green cats and a dog", "dog", "en"]
 
 
-def tiny_batch(processor: PaliGemmaProcessor, examples: int = 4, **options: Any) -> Any:
-    colours = ["red", "lime", "blue", "white"][:examples]
-    images = [Image.new("RGB", (20, 24 + i), colour) for i, colour in enumerate(colours)]
-    texts = {"text": PREFIXES[:examples], "suffix": SUFFIXES[:examples]}
-    return processor(images=images, **texts, return_tensors="pt", padding=True, **options)
+PICTURES = [Image.new("RGB", (20, 24 + i), colour) for i, colour in enumerate(["red", "lime", "blue", "white"])]
+
+
+def tiny_batch(processor: PaliGemmaProcessor, **options: Any) -> Any:
+    """Four examples of different lengths, the second is the longest."""
+    return processor(images=PICTURES, text=PREFIXES, suffix=SUFFIXES, return_tensors="pt", padding=True, **options)
