@@ -86,6 +86,12 @@ class Checkpoint:
         headers = {name.removeprefix(root): self._header(name) for name in names if name.startswith(root)}
         self.sources = _group_layers(path, headers)
 
+    def __enter__(self) -> "Checkpoint":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._archive.close()
+
     def tensors(self, source: Source) -> Iterator[torch.Tensor]:
         """The parameter of each layer in order, or the single one outside the layers.
 

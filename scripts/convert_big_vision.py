@@ -54,29 +54,24 @@ def convert(
     """
     building = folder.with_name(f"{folder.name}.tmp")
     _check_folders(folder, building)
-    checkpoint = Checkpoint(file)
-    plan = make_plan(checkpoint.sources, settings, resolution, dtype)
-    config: Any = plan.model.config
-    print(describe(checkpoint, plan), flush=True)
-    processors = [make_image_processor(config)]
-    if tokenizer is not None:
-        processors.append(make_processor(config, tokenizer, vocabulary_rows(checkpoint.sources)))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    free, needed = shutil.disk_usage(folder.parent).free, plan.values * plan.dtype.itemsize
-    if free < needed:
-        raise ValueError(f"{folder.parent} has {free:,} bytes free, the checkpoint needs {needed:,}")
-    building.mkdir()
-    try:
-        write_weights(checkpoint, plan, building, max_shard_size)
-        config.save_pretrained(building)
-        if plan.model.can_generate():
-            plan.model.generation_config.save_pretrained(building)
-        for processor in processors:
-            processor.save_pretrained(building)
-        building.replace(folder)
-    except BaseException:
-        shutil.rmtree(building)
-        raise
+    with Checkpoint(file) as checkpoint:
+        plan = make_plan(checkpoint.sources, settings, resolution, dtype)
+        config: Any = plan.model.config
+        print(describe(checkpoint, plan), flush=True)
+        processors = [make_image_processor(config)]
+        if tokenizer is not None:
+            processors.append(make_processor(config, tokenizer, vocabulary_rows(checkpoint.sources)))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(folder.parent, plan.values * plan.dtype.itemsize)
+        building.mkdir()
+        try:
+            write_weights(checkpoint, plan, building, max_shard_size)
+            for part in [config, *processors, *([plan.model.generation_config] if plan.model.can_generate() else [])]:
+                part.save_pretrained(building)
+            building.replace(folder)
+        except BaseException:
+            shutil.rmtree(building)
+            raise
 
 
 def _check_folders(folder: Path, building: Path) -> None:
@@ -84,6 +79,12 @@ def _check_folders(folder: Path, building: Path) -> None:
         raise ValueError(f"{folder} is not empty: choose another folder or delete it")
     if building.exists():
         raise ValueError(f"{building} was left by a conversion that was stopped, or one is running: delete it if not")
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ValueError(f"{folder} has {free:,} bytes free, the weights need {needed:,}")
 
 
 def describe(checkpoint: Checkpoint, plan: Plan) -> str:

@@ -13,6 +13,7 @@ VERBS = {
     "transfer": ("openpali.recipes.transfer", "fine-tune a checkpoint on a task or on your own data"),
     "eval": ("openpali.eval.run", "score a checkpoint on a task and write the report"),
     "merge": ("openpali.scripts.merge_adapter", "turn adapters and their base into one whole checkpoint"),
+    "convert": ("openpali.scripts.convert_big_vision", "turn the authors' .npz checkpoint into a folder"),
     "export": ("openpali.modeling.export", "write a checkpoint folder that runs without openpali"),
 }
 
