@@ -206,5 +206,6 @@ def test_sizes_of_files():
     assert [size_in_bytes(text) for text in ("2GB", "1.5 mb", "300")] == [2_000_000_000, 1_500_000, 300]
 
 
-def test_the_verb_is_there(tmp_path, capsys):    assert command(["convert", str(FIXTURES / "siglip_tiny.npz"), str(tmp_path / "out")]) == 0
+def test_the_verb_is_there(tmp_path, capsys):
+    assert command(["convert", str(FIXTURES / "siglip_tiny.npz"), str(tmp_path / "out")]) == 0
     assert "67,202 parameters, which is none of the published counts" in capsys.readouterr().out
