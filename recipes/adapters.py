@@ -78,7 +78,9 @@ def load_for_training(
     else:
         model = kind.from_pretrained(name, dtype=chosen)
     if args.peft != "none":
-        add_adapters(model, args, run.freeze)
+        layers = add_adapters(model, args, run.freeze)
+        scale = f"rank {args.lora_rank}, scaled by {args.lora_alpha / args.lora_rank:g}"
+        run.say(f"{args.peft}: adapters of {scale}, in float32, beside {layers} linear layers in {dtype_name(chosen)}")
     return model
 
 
@@ -91,17 +93,22 @@ def frozen_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_bfloat16 or device.type == "xpu" else torch.float32
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """Such as bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
 def describe_four_bit(model: nn.Module, dtype: torch.dtype) -> str:
     """How much of a model is quantised, and what that saves."""
-    name = str(dtype).removeprefix("torch.")
+    name = dtype_name(dtype)
     quantised, total, now, before = sizes(model)
     return (
         f"4-bit NF4 weights with double quantisation, computing in {name}: {quantised:,} of {total:,} parameters;"
-        f" {now / 1e6:,.1f} MB of weights instead of {before / 1e6:,.1f} MB in {name}"
+        f" {now / 1e6:,.2f} MB of weights instead of {before / 1e6:,.2f} MB in {name}"
     )
 
 
-def add_adapters(model: PreTrainedModel, args: AdapterArguments, freeze: Sequence[str]) -> None:
+def add_adapters(model: PreTrainedModel, args: AdapterArguments, freeze: Sequence[str]) -> int:
     """Put untrained adapters beside linear layers; they change no output yet.
 
     The projector gets them like the rest. It is small enough to be trained whole, but its weights would then have to
@@ -112,21 +119,27 @@ def add_adapters(model: PreTrainedModel, args: AdapterArguments, freeze: Sequenc
         args: kind, rank, scale, dropout and targets.
         freeze: components that get none.
 
+    Returns:
+        Number of layers that have adapters now.
+
     Raises:
         ConfigError: if a target is none, or a weight is zero where DoRA needs its length.
     """
     quiet_bitsandbytes()
     from peft import LoraConfig
 
+    layers = target_layers(model, args.lora_targets, freeze)
     config = LoraConfig(
         r=args.lora_rank,
         lora_alpha=args.lora_alpha,  # pyright: ignore[reportArgumentType]
         lora_dropout=args.lora_dropout,
-        target_modules=target_layers(model, args.lora_targets, freeze),
+        target_modules=layers,
         use_dora=args.peft == "dora",
         task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
     )
     model.add_adapter(config)
+    # peft makes a set of it, which is written in another order each time
+    config.target_modules = sorted(config.target_modules or layers)
     # a Hub name holds anywhere; a folder as it was given would hold in one working directory only
     name = str(model.name_or_path)
     config.base_model_name_or_path = str(Path(name).resolve()) if Path(name).is_dir() else name
@@ -135,6 +148,7 @@ def add_adapters(model: PreTrainedModel, args: AdapterArguments, freeze: Sequenc
         if "lora_magnitude" in name and not parameter.all():
             layer = name.split(ADAPTER_MARK)[0]
             raise ConfigError(f"dora: {layer} has outputs whose weights are all zero; train it first, or use lora")
+    return len(layers)
 
 
 def target_layers(model: PreTrainedModel, targets: Sequence[str], freeze: Sequence[str]) -> list[str]:

@@ -109,6 +109,9 @@ def parse(classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[A
     parser.add_argument("--config", help="YAML file, or the name of a shipped one (pali3/nano-pretrain)")
     defaults = {key: parser.get_default(key) for key in known}
     parser.set_defaults(**values)
+    for action in parser._actions:
+        # `--freeze` alone empties what the file lists
+        action.nargs = "*" if action.nargs == "+" else action.nargs
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         raise ConfigError(f"unknown argument {unknown[0]}{nearest(unknown[0].lstrip('-'), known)}")

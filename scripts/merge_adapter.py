@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
-from openpali.eval.loading import attach_adapters, find_base, first_device
+from openpali.eval.loading import ADAPTER_CONFIG, attach_adapters, find_base, first_device
 from openpali.modeling.auto import checkpoint_config, load_processor, model_class
 from openpali.modeling.four_bit import load_four_bit, read_quantization
 
@@ -46,8 +46,12 @@ def merge_adapter(
     name, folder = str(adapters), Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not empty: give a new folder")
-    if not find_adapter_config_file(name):
-        raise ValueError(f"{name} holds no adapters (no adapter_config.json)")
+    try:
+        found = find_adapter_config_file(name)
+    except (OSError, ValueError):  # not even a possible name
+        found = None
+    if found is None:
+        raise ValueError(f"{name} holds no adapters: neither a folder nor a Hub repository with an {ADAPTER_CONFIG}")
     base = base or find_base(name)
     processor = load_processor(name)
     model = load_unquantised(name, base, device or first_device())
