@@ -4,10 +4,11 @@ BIN := .venv/bin
 JOBS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup links test lint demo bench clean
+.PHONY: help setup links test lint demo mask-vqvae bench clean
 
 help:
 	@echo "make demo   train a small PaLI-3 on the built-in pictures and open its report"
+	@echo "make mask-vqvae   train masks as tokens on them, in about ten minutes"
 	@echo "make test   run the tests          make lint   ruff and pyright"
 	@echo "make bench  speed and memory ratios   make clean  remove what the other targets made"
 
@@ -37,6 +38,10 @@ lint: .venv/ready links
 
 demo: .venv/ready
 	$(BIN)/python -m openpali.scripts.demo
+
+# masks as tokens: a codec of the released architecture, on the built-in drawings
+mask-vqvae: .venv/ready
+	$(BIN)/python -m openpali.recipes.mask_vqvae --config mask_vqvae/builtin
 
 # ratios against what one would run instead; close other programs first
 bench: .venv/ready
