@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import BatchFeature, PreTrainedModel
 
 from openpali.data.example import Example
+from openpali.eval.beam_search import beam_search
 
 GREY = (128, 128, 128)
 
@@ -25,7 +26,7 @@ def generate(
     blank_images: bool = False,
     progress: bool = True,
 ) -> list[str]:
-    """Answer every example, greedily or by beam search.
+    """Answer every example, greedily or by the beam search of PaliGemma's authors (see `beam_search`).
 
     Prompts of like length share a batch, so that little is padded; the answers come back in the given order.
 
@@ -34,7 +35,8 @@ def generate(
         processor: the model's processor.
         examples: what to answer; suffixes and references are not shown to the model.
         batch_size: examples a batch.
-        max_new_tokens: limit of an answer.
+        max_new_tokens: limit of an answer, end token included. Greedy answers are cut there; beam search gives the
+            likeliest answer that ends before, which may be empty.
         num_beams: 1 is greedy.
         blank_images: show mid-grey pictures of the same sizes instead, to see what the text alone gives away.
         progress: show a progress bar.
@@ -60,16 +62,20 @@ def answers(
     num_beams: int = 1,
     blank_images: bool = False,
 ) -> Iterator[tuple[int, str]]:
-    """As `generate`, but yields index and text of each example as soon as its batch is done, in batch order."""
+    """As `generate`, but yields index and text of each example as soon as its batch is done, in batch order.
+
+    With more than one beam the search is `beam_search`, not Transformers'.
+    """
     # the longest first: if memory is short, it is short at once
     order = sorted(range(len(examples)), key=lambda i: prompt_size(examples[i]), reverse=True)
+    options: dict[str, Any] = {"num_beams": num_beams, "do_sample": False, "use_cache": True}
+    if num_beams > 1:
+        options["custom_generate"] = beam_search
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         with evaluating(model):
             inputs = encode(model, processor, [examples[i] for i in chosen], blank_images)
-            ids = model.generate(  # type: ignore[operator]
-                **inputs, max_new_tokens=max_new_tokens, num_beams=num_beams, do_sample=False, use_cache=True
-            )
+            ids = model.generate(**inputs, max_new_tokens=max_new_tokens, **options)  # type: ignore[operator]
         if not model.config.is_encoder_decoder:
             ids = ids[:, inputs["input_ids"].shape[1] :]
         texts = processor.batch_decode(ids, skip_special_tokens=True)

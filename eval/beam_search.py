@@ -1,0 +1,167 @@
+"""The beam search of PaliGemma's authors, for `generate` of any model that can answer.
+
+    ids = model.generate(**inputs, custom_generate=beam_search, num_beams=3, max_new_tokens=20)
+
+It is that of their code (big_vision, trainers/proj/paligemma/predict_fns.py).
+What departs from Transformers' own, which finds other answers whatever its options are:
+- every beam could end in every step: with the end token behind it, it competes for the best finished answer, however
+  unlikely that token is; Transformers looks at the end token only where it is among the likeliest continuations;
+- one finished answer is kept, and the beams go on with other tokens, so there are always `num_beams` of them;
+- an answer always ends: beams that are unfinished at the limit do not compete with finished ones. The shortest answer
+  is the end token alone, and it wins if the limit leaves no room for what the model would say;
+- scores are sums of log-probabilities, whatever the length.
+
+One difference from the authors is left: their code caps Gemma 2's logits from an answer's second token on, `generate`
+those of the first as well. Models without that cap (`final_logit_softcapping` null) are not concerned.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import (
+    EosTokenCriteria,
+    GenerationConfig,
+    LogitsProcessorList,
+    MaxLengthCriteria,
+    StoppingCriteriaList,
+)
+from transformers.generation import GenerateBeamDecoderOnlyOutput, GenerateBeamEncoderDecoderOutput
+
+
+@dataclass
+class Beams:
+    """B searches with k beams each, for answers of at most T tokens.
+
+    Attributes:
+        tokens: int[B, k, T], unfinished answers without prompts, padded.
+        scores: float[B, k], their log-probabilities.
+        best_tokens: int[B, T], the best finished answer of each search, padded; it ends in an end token.
+        best_scores: float[B], its log-probability; -inf as long as there is none.
+        length: tokens of an unfinished answer.
+    """
+
+    tokens: torch.Tensor
+    scores: torch.Tensor
+    best_tokens: torch.Tensor
+    best_scores: torch.Tensor
+    length: int = 0
+
+    @classmethod
+    def empty(cls, searches: int, num_beams: int, limit: int, pad: int, device: torch.device) -> "Beams":
+        """Nothing said so far. All beams are alike then, so the first alone has a chance."""
+        tokens = torch.full((searches, num_beams, limit), pad, device=device)
+        scores = torch.full((searches, num_beams), -torch.inf, device=device)
+        best_scores = scores[:, 0].clone()
+        scores[:, 0] = 0
+        return cls(tokens, scores, tokens[:, 0].clone(), best_scores)
+
+    def finish(self, log_p: torch.Tensor, ends: torch.Tensor) -> None:
+        """Keep the best answer among the former best and every beam with an end token behind it.
+
+        Args:
+            log_p: float[B, k, V], log-probabilities of the next token.
+            ends: int[E], the end tokens.
+        """
+        scores, choice = (self.scores[..., None] + log_p[..., ends]).flatten(1).max(1)
+        answers = self.tokens[torch.arange(len(choice), device=choice.device), choice // len(ends)]
+        answers[:, self.length] = ends[choice % len(ends)]
+        better = scores > self.best_scores
+        self.best_tokens = torch.where(better[:, None], answers, self.best_tokens)
+        self.best_scores = torch.where(better, scores, self.best_scores)
+
+    def grow(self, log_p: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """Go on with the k likeliest continuations that do not end; arguments as in `finish`.
+
+        Returns:
+            int[B * k], the former row of each beam, for what is kept of the former step.
+        """
+        searches, num_beams, vocabulary = log_p.shape
+        scores = self.scores[..., None] + log_p
+        scores[..., ends] = -torch.inf
+        self.scores, choice = scores.flatten(1).topk(num_beams)
+        searches = torch.arange(searches, device=choice.device)[:, None]
+        parents = choice // vocabulary
+        self.tokens = self.tokens[searches, parents]
+        self.tokens[..., self.length] = choice % vocabulary
+        self.length += 1
+        return (searches * num_beams + parents).flatten()
+
+    def done(self) -> bool:
+        """Whether no beam can beat the best finished answer: scores only fall."""
+        return bool((self.scores.amax(1) < self.best_scores).all())
+
+
+def beam_search(
+    model: Any,
+    input_ids: torch.Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    **model_kwargs: Any,
+) -> Any:
+    """To be given to `generate`, which makes all arguments; see the module's example.
+
+    Options that change log-probabilities work as in Transformers; `length_penalty` and `early_stopping` do nothing.
+
+    Args:
+        model: encoder-decoder or decoder-only.
+        input_ids: int[B * k, L], start tokens of an encoder-decoder, otherwise prompts padded on the left.
+        logits_processor: changes of the log-probabilities.
+        stopping_criteria: length and end tokens; others are refused.
+        generation_config: with `num_beams`, k, and `max_length`, tokens of prompt and answer together.
+        **model_kwargs: further inputs of the model, for B * k rows; the cache.
+
+    Returns:
+        int[B, L + T], the ids given and the best finished answers, padded to the longest; with
+        `return_dict_in_generate` an object with these `sequences` and their `sequences_scores`, float[B].
+
+    Raises:
+        ValueError: if there is no end token, or samples, several answers or another way to stop are asked for.
+    """
+    _check(generation_config, stopping_criteria)
+    num_beams, limit = generation_config.num_beams, generation_config.max_length - input_ids.shape[1]
+    ends: Any = generation_config._eos_token_tensor
+    pad: Any = generation_config._pad_token_tensor
+    beams = Beams.empty(input_ids.shape[0] // num_beams, num_beams, limit, int(pad), input_ids.device)
+    ids, outputs = input_ids, model._prefill(input_ids, generation_config, model_kwargs)
+    while True:
+        model_kwargs = model._update_model_kwargs_for_generation(
+            outputs, model_kwargs, is_encoder_decoder=model.config.is_encoder_decoder
+        )
+        log_p = logits_processor(ids, outputs.logits[:, -1].float().log_softmax(-1))
+        log_p = log_p.to(ids.device).unflatten(0, (-1, num_beams))
+        beams.finish(log_p, ends)
+        parents = beams.grow(log_p, ends)
+        if beams.length == limit or beams.done():
+            break
+        if model_kwargs.get("past_key_values") is not None:
+            model_kwargs["past_key_values"].reorder_cache(parents)
+        ids = torch.cat([input_ids, beams.tokens[..., : beams.length].flatten(0, 1)], dim=1)
+        new = 1 if model_kwargs["use_cache"] else None
+        inputs = model.prepare_inputs_for_generation(ids, next_sequence_length=new, **model_kwargs)
+        outputs = model(**inputs, return_dict=True)
+    return _result(model, generation_config, input_ids[::num_beams], beams)
+
+
+def _check(generation_config: Any, stopping_criteria: StoppingCriteriaList) -> None:
+    if generation_config._eos_token_tensor is None:
+        raise ValueError("beam search needs an end token: set eos_token_id of model.generation_config, or pass it")
+    if generation_config.do_sample:
+        raise ValueError("beam search does not sample: pass do_sample=False")
+    if generation_config.num_return_sequences > 1:
+        raise ValueError("this beam search keeps one answer: leave num_return_sequences out")
+    if not all(isinstance(criterion, MaxLengthCriteria | EosTokenCriteria) for criterion in stopping_criteria):
+        raise ValueError("beam search stops at length and end tokens only: leave other stopping criteria out")
+
+
+def _result(model: Any, generation_config: Any, prompts: torch.Tensor, beams: Beams) -> Any:
+    """What `generate` is to return; prompts: int[B, L]."""
+    ended = torch.isin(beams.best_tokens, generation_config._eos_token_tensor)
+    # a search without a finished answer, where an option forbids the end token, is all padding
+    length = int(torch.where(ended.any(1), ended.int().argmax(1) + 1, 0).max())
+    sequences = torch.cat([prompts, beams.best_tokens[:, :length]], dim=1)
+    if not generation_config.return_dict_in_generate:
+        return sequences
+    kind: Any = GenerateBeamEncoderDecoderOutput if model.config.is_encoder_decoder else GenerateBeamDecoderOnlyOutput
+    return kind(sequences=sequences, sequences_scores=beams.best_scores)
