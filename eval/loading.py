@@ -4,17 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file, find_adapter_config_file
 
 from openpali.modeling.auto import base_checkpoint, checkpoint_config, load_processor, model_class
-from openpali.modeling.four_bit import load_four_bit, quiet_bitsandbytes, read_quantization
+from openpali.modeling.four_bit import load_four_bit, quiet_bitsandbytes, read_quantization, save_quantization
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # what peft's LoRA and DoRA add to a layer is called like this
-ADAPTER_MARK = ".lora_"
+ADAPTER_MARK, DORA_MARK = ".lora_", ".lora_magnitude_vector"
 
 
 def load_model(name: str, device: str | None = None) -> tuple[PreTrainedModel, Any]:
@@ -124,3 +124,21 @@ def load_adapter_weights(model: PreTrainedModel, name: str | Path) -> None:
         if keys:
             shown = f"{len(keys)} adapter parameters, among them {', '.join(keys[:3])}"
             raise RuntimeError(f"{Path(name, ADAPTER_WEIGHTS)} {words} {shown}")
+
+
+def finish_adapters(model: nn.Module, folder: str | Path) -> None:
+    """Complete a folder into which `save_pretrained` wrote a model's adapters; a whole model is left alone.
+
+    What they were trained on is noted where that is 4-bit. DoRA's lengths are renamed: peft reads them under both
+    names, Transformers only under the new one and would begin with untrained lengths otherwise.
+    """
+    path = Path(folder, ADAPTER_WEIGHTS)
+    if not path.exists():
+        return
+    save_quantization(model, folder)
+    saved = load_file(path)
+    renamed = {key.removesuffix(".weight") + ".weight" if DORA_MARK in key else key: saved[key] for key in saved}
+    if renamed.keys() != saved.keys():
+        fresh = path.with_suffix(".new")
+        save_file(renamed, fresh, metadata={"format": "pt"})
+        fresh.replace(path)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from openpali.eval.loading import ADAPTER_CONFIG, ADAPTER_MARK, adapter_parameters, widen_adapters
+from openpali.eval.loading import ADAPTER_CONFIG, ADAPTER_MARK, DORA_MARK, adapter_parameters, widen_adapters
 from openpali.modeling.auto import checkpoint_config, model_class
 from openpali.modeling.four_bit import four_bit_config, load_four_bit, quiet_bitsandbytes, sizes
 from openpali.recipes.arguments import RunArguments
@@ -145,7 +145,7 @@ def add_adapters(model: PreTrainedModel, args: AdapterArguments, freeze: Sequenc
     config.base_model_name_or_path = str(Path(name).resolve()) if Path(name).is_dir() else name
     widen_adapters(model)
     for name, parameter in adapter_parameters(model).items():
-        if "lora_magnitude" in name and not parameter.all():
+        if DORA_MARK in name and not parameter.all():
             layer = name.split(ADAPTER_MARK)[0]
             raise ConfigError(f"dora: {layer} has outputs whose weights are all zero; train it first, or use lora")
     return len(layers)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from openpali.modeling.four_bit import save_quantization
+from openpali.eval.loading import finish_adapters
 from openpali.recipes import optimization
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.callbacks import RunLog, StopRequest, Throughput
@@ -171,7 +171,7 @@ class PaliTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save and isinstance(self.model, PreTrainedModel):
-            save_quantization(self.model, output_dir or self.run_args.folder)
+            finish_adapters(self.model, output_dir or self.run_args.folder)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with self.throughput.paused():
