@@ -1,4 +1,4 @@
-"""Which classes a checkpoint is loaded with: ours where we have them, Transformers' Auto classes for every other model.
+"""Which classes a checkpoint is loaded with: ours where we have them, Transformers' Auto classes for all others.
 
 PaliGemma's classes are not registered over those of Transformers, so that importing openpali changes nothing for
 code beside it; whoever wants the cheaper training step loads by these functions or by the classes' own names.
@@ -36,8 +36,14 @@ def model_class(config: PreTrainedConfig) -> Any:
     return MODELS.get(config.model_type, AutoModelForImageTextToText)
 
 
-def load_processor(name: str | Path) -> Any:
-    """The processor of a checkpoint; an adapter folder has its own, or else its base's."""
-    kind = PROCESSORS.get(checkpoint_config(name).model_type, AutoProcessor)
+def load_processor(name: str | Path, base: str | Path | None = None) -> Any:
+    """The processor of a checkpoint; an adapter folder has its own, or else its base's.
+
+    Args:
+        name: of the checkpoint or of the adapters.
+        base: what the adapters were trained on, where it is not where they say.
+    """
+    base = base or base_checkpoint(name)
+    kind = PROCESSORS.get(checkpoint_config(base).model_type, AutoProcessor)
     has_own = Path(name, "processor_config.json").exists() or Path(name, "preprocessor_config.json").exists()
-    return kind.from_pretrained(name if has_own else base_checkpoint(name))
+    return kind.from_pretrained(name if has_own else base)

@@ -19,6 +19,7 @@ from openpali.modeling.four_bit import four_bit_config, load_four_bit, quiet_bit
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError, nearest
 from openpali.recipes.optimization import component_of
+from openpali.recipes.run_data import check_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -49,6 +50,17 @@ class AdapterArguments:
             raise ConfigError(f"lora_rank must be at least 1, not {self.lora_rank}")
 
 
+def check_start(name: str) -> str:
+    """The folder or Hub name of a whole checkpoint.
+
+    Raises:
+        ConfigError: if it is missing, or holds adapters.
+    """
+    if Path(name, ADAPTER_CONFIG).exists():
+        raise ConfigError(f"model: {name} holds adapters; merge them first: openpali merge {name} NEW_FOLDER")
+    return check_folder(name, "model")
+
+
 def load_for_training(
     name: str, args: AdapterArguments, dtype: Literal["auto", "float32", "bfloat16"], run: RunArguments
 ) -> PreTrainedModel:
@@ -62,10 +74,8 @@ def load_for_training(
         run: its device, and the components that it freezes.
 
     Raises:
-        ConfigError: if the checkpoint holds adapters, no layer is left for adapters, or bitsandbytes is missing.
+        ConfigError: if no layer is left for adapters, or bitsandbytes is missing.
     """
-    if Path(name, ADAPTER_CONFIG).exists():
-        raise ConfigError(f"model: {name} holds adapters; merge them first: openpali merge {name} NEW_FOLDER")
     kind = model_class(checkpoint_config(name))
     default = torch.float32 if args.peft == "none" else frozen_dtype(run.device)
     chosen = DTYPES.get(dtype, default)

@@ -10,16 +10,16 @@ Any PaLI-3 or PaliGemma checkpoint can be the start; `--peft lora`, `qlora` or `
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from openpali.data.collator import Collator
 from openpali.data.mixture import TaskDataset
 from openpali.modeling.auto import load_processor
-from openpali.recipes.adapters import AdapterArguments, load_for_training
+from openpali.modeling.processing_paligemma import PaliGemmaProcessor
+from openpali.recipes.adapters import AdapterArguments, check_start, load_for_training
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import ConfigError, as_dict
 from openpali.recipes.run_data import (
-    check_folder,
     make_task,
     skip_log,
     splits,
@@ -43,6 +43,17 @@ class TransferArguments:
     max_length: int | None = field(default=None, metadata={"help": "tokens of a prompt; longer ones are cut"})
     suffix_max_length: int | None = field(default=None, metadata={"help": "tokens of a target, likewise"})
     label_smoothing: float | None = field(default=None, metadata={"help": "of the loss; the model's if unset"})
+    attention: Literal["eager", "sdpa", "flex_attention"] | None = field(
+        default=None, metadata={"help": "how the text model attends; its default if unset"}
+    )
+    pack_length: int | None = field(
+        default=None, metadata={"help": "PaliGemma: tokens of a row into which several examples are packed"}
+    )
+    prefix_attention: Literal["full", "causal", "causal_all"] | None = field(
+        default=None,
+        metadata={"help": "PaliGemma: full is prefix-LM; causal or causal_all (images too) for comparison"},
+    )
+    loss_on_prefix: bool = field(default=False, metadata={"help": "PaliGemma: train on the prompt too, to compare"})
     max_bad_share: float = field(default=0.1, metadata={"help": "records that may turn out bad while training"})
     test_limit: int = field(default=512, metadata={"help": "test examples at the end"})
     dtype: Literal["auto", "float32", "bfloat16"] = field(
@@ -76,13 +87,15 @@ def main(argv: list[str] | None = None) -> None:
     data = {name: TaskDataset(part, task, run.seed, **options) for name, part in parts.items()}
 
     set_seed(run.seed)
-    folder = check_folder(args.model, "model")
+    folder = check_start(args.model)
     processor, model = load_processor(folder), load_for_training(folder, adapters, args.dtype, run)
     if args.label_smoothing is not None:
         model.config.label_smoothing = args.label_smoothing
+    set_attention(model, processor, args, run)
     if source["name"] == "jsonl":
         tell_long_texts(source["path"], processor.tokenizer, args.max_length, args.suffix_max_length, run)
-    collator = Collator(processor, args.max_length, args.suffix_max_length)
+    limits = {"max_length": args.max_length, "suffix_max_length": args.suffix_max_length}
+    collator = Collator(processor, **limits, loss_on_prefix=args.loss_on_prefix, pack_length=args.pack_length)
     fit_batch(run, len(data["train"]))
 
     batch = run.per_device_eval_batch_size
@@ -96,6 +109,29 @@ def main(argv: list[str] | None = None) -> None:
     tell_skipped(run)
     for which, count in processor.truncation_counts.items() if run.dataloader_num_workers == 0 else ():
         run.say(f"{count} times a {which} was cut to its limit while training")
+
+
+def set_attention(model: PreTrainedModel, processor: Any, args: TransferArguments, run: RunArguments) -> None:
+    """Choose the attention back-end, and for PaliGemma what sees what.
+
+    Raises:
+        ConfigError: if the model or the device has no such attention.
+    """
+    if not isinstance(processor, PaliGemmaProcessor):
+        if args.pack_length or args.prefix_attention or args.loss_on_prefix:
+            raise ConfigError(
+                f"pack_length, prefix_attention and loss_on_prefix are PaliGemma's; {args.model} reads its prompt in"
+                " an encoder: leave them out"
+            )
+    elif args.prefix_attention:
+        processor.prefix_attention = args.prefix_attention
+    if args.attention == "flex_attention" and run.device.type == "cpu":
+        raise ConfigError("attention: flex_attention cannot train on CPUs; leave it out, or take sdpa or eager")
+    if args.attention:
+        try:
+            model.set_attn_implementation({"text_config": args.attention})
+        except ValueError as error:
+            raise ConfigError(f"attention: {str(error).split('. ')[0]}") from error
 
 
 def fit_batch(run: RunArguments, examples: int) -> None:

@@ -9,9 +9,10 @@ model did. It is a checkpoint like any other; what loads its base loads it, with
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
 from openpali.eval.loading import ADAPTER_CONFIG, attach_adapters, find_base, first_device
@@ -53,11 +54,13 @@ def merge_adapter(
     if found is None:
         raise ValueError(f"{name} holds no adapters: neither a folder nor a Hub repository with an {ADAPTER_CONFIG}")
     base = base or find_base(name)
-    processor = load_processor(name)
+    processor = load_processor(name, base)
     model = load_unquantised(name, base, device or first_device())
     attach_adapters(model, name)
     fold_adapters(model)
-    model.to(dtype=dtype or checkpoint_config(base).dtype or torch.float32)  # pyright: ignore[reportCallIssue]
+    stored: Any = dtype or checkpoint_config(base).dtype or torch.float32
+    model.to(dtype=stored)  # pyright: ignore[reportCallIssue]
+    note_dtype(model.config, stored)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
@@ -86,6 +89,13 @@ def fold_adapters(model: PreTrainedModel) -> None:
         module.merge(safe_merge=True)
         model.set_submodule(name, module.get_base_layer())
     model.delete_adapter("default")
+
+
+def note_dtype(config: PreTrainedConfig, dtype: torch.dtype) -> None:
+    """Saving a model notes its type at the top of its configuration only."""
+    config.dtype = dtype
+    for part in config.sub_configs:
+        note_dtype(getattr(config, part), dtype)
 
 
 def main(argv: list[str] | None = None) -> None:

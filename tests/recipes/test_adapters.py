@@ -25,7 +25,7 @@ from openpali import Pali3ForConditionalGeneration, PaliGemmaForConditionalGener
 from openpali.eval.loading import adapter_parameters, attach_adapters, load_model
 from openpali.modeling import four_bit
 from openpali.modeling.auto import checkpoint_config, model_class
-from openpali.recipes.adapters import AdapterArguments, frozen_dtype, load_for_training
+from openpali.recipes.adapters import AdapterArguments, check_start, frozen_dtype, load_for_training
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError
 from openpali.recipes.optimization import component_of, components, describe, freeze, parameter_groups
@@ -260,4 +260,4 @@ def test_a_base_that_is_gone_is_named_with_the_remedy(saved, tmp_path):
 def test_adapters_are_no_start_of_a_transfer(saved):
     _, folder, _ = saved
     with pytest.raises(ConfigError, match="holds adapters; merge them first: openpali merge"):
-        adapted_model(folder, "lora")
+        check_start(str(folder))
