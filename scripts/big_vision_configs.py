@@ -187,7 +187,7 @@ def _gemma(sources: Mapping[str, Source]) -> Sizes:
         "query_pre_attn_scalar": width // heads if width == WIDTH_OF_27B else head_width,
         "attn_logit_softcapping": 50.0,
         "final_logit_softcapping": 30.0,
-        # the reference has no sliding window; Transformers' mask code wants a number, which no layer then uses
+        # the reference has no sliding window; Transformers' Gemma 2 wants a number all the same, which no layer uses
         "layer_types": ["full_attention"] * (sources[f"{layers}mlp/linear"].layers or 0),
         "sliding_window": 8192,
     }
