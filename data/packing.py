@@ -9,7 +9,7 @@ masks attention between them: loss and gradients are those of the unpacked batch
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any
 
 import torch
@@ -28,41 +28,28 @@ def pack(lengths: Iterable[int], capacity: int, look_ahead: int = LOOK_AHEAD) ->
 
     Args:
         lengths: tokens of each example, in order; read as they are needed.
-        capacity: tokens of a row.
+        capacity: tokens of a row. An example that is longer has a row of its own.
         look_ahead: examples to choose from.
 
     Yields:
         Positions in `lengths` of the examples of a row.
 
     Raises:
-        ValueError: if an example is longer than a row, or `look_ahead` is below 1.
+        ValueError: if `look_ahead` is below 1.
     """
     if look_ahead < 1:
         raise ValueError(f"look_ahead={look_ahead}: at least one example must be looked at")
     coming, waiting = enumerate(lengths), deque[tuple[int, int]]()
-    while True:
-        fill(waiting, coming, look_ahead, capacity)
-        if not waiting:
-            return
-        row, room = [], capacity
-        while fitting := [item for item in waiting if item[1] <= room]:
-            index, length = fitting[0] if not row else max(fitting, key=lambda item: item[1])
-            waiting.remove((index, length))
-            row.append(index)
-            room -= length
-            fill(waiting, coming, look_ahead, capacity)
+    waiting.extend(islice(coming, look_ahead))
+    while waiting:
+        chosen, row, room = waiting[0], [], capacity
+        while chosen is not None:
+            waiting.remove(chosen)
+            waiting.extend(islice(coming, 1))
+            row.append(chosen[0])
+            room -= chosen[1]
+            chosen = max((item for item in waiting if item[1] <= room), key=lambda item: item[1], default=None)
         yield row
-
-
-def fill(waiting: deque[tuple[int, int]], coming: Iterator[tuple[int, int]], look_ahead: int, capacity: int) -> None:
-    """Let examples in until `look_ahead` of them wait."""
-    while len(waiting) < look_ahead and (item := next(coming, None)) is not None:
-        if item[1] > capacity:
-            raise ValueError(
-                f"example {item[0]} has {item[1]} tokens and a packed row {capacity}: raise pack_length, or lower"
-                " max_length and suffix_max_length"
-            )
-        waiting.append(item)
 
 
 def padding_share(lengths: Sequence[int], rows: Sequence[Sequence[int]]) -> float:

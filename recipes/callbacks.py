@@ -15,6 +15,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from openpali.data.packing import real_tokens
 from openpali.recipes.run_folder import LOG_FILE
 
 SHORT = {"learning_rate": "lr"}
@@ -46,6 +47,24 @@ class Throughput:
         examples = (step - self.step) * self.examples_per_step
         self.restart(step)
         return examples / seconds
+
+
+class PaddingShare:
+    """Share of the batches' places that hold padding and not tokens."""
+
+    def __init__(self):
+        self.tokens, self.places = torch.tensor(0), 0
+
+    def count(self, batch: dict[str, Any]) -> None:
+        """Count a batch of PaliGemma's; the sum stays on its device, so that nothing waits for it."""
+        real = real_tokens(batch)
+        self.tokens, self.places = self.tokens.to(real.device) + real.sum(), self.places + real.numel()
+
+    def share(self) -> float:
+        """In [0, 1), since the last call."""
+        share = 1 - int(self.tokens) / self.places
+        self.tokens, self.places = torch.tensor(0), 0
+        return share
 
 
 class RunLog(TrainerCallback):
@@ -110,10 +129,11 @@ class RunLog(TrainerCallback):
             self.bar.set_postfix({"loss": f"{row['loss']:.4f}", "examples/s": rate})
             return
         if "loss" in row:
+            padding = f"  padding {row['padding']:.0%}" if "padding" in row else ""
             line = (
                 f"step {state.global_step}/{state.max_steps}  loss {row['loss']:.4f}  lr {row['lr']:.2e}"
                 f"  grad norm {row['grad_norm']:.2f}  {row['examples_per_second']:.0f} examples/s"
-                f"  {self.time_left(state)} left"
+                f"{padding}  {self.time_left(state)} left"
             )
         else:
             scores = [f"{k[5:]} {v:.4g}" for k, v in row.items() if k.startswith("eval_")]

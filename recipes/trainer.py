@@ -18,7 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 from openpali.eval.loading import finish_adapters
 from openpali.recipes import optimization
 from openpali.recipes.arguments import RunArguments
-from openpali.recipes.callbacks import RunLog, StopRequest, Throughput
+from openpali.recipes.callbacks import PaddingShare, RunLog, StopRequest, Throughput
 from openpali.recipes.run_folder import BEST_FILE, BEST_FOLDER, load_weights, read_best
 from openpali.recipes.sampling import RunSampler, quiet_worker
 
@@ -75,7 +75,7 @@ class PaliTrainer(Trainer):
         self.pop_callback(PrinterCallback)
         # losses are means over examples: the Trainer is to divide them by the accumulation steps
         self.model_accepts_loss_kwargs = False
-        self.throughput = Throughput(args.examples_per_step)
+        self.throughput, self.padding = Throughput(args.examples_per_step), PaddingShare()
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of the whole run in one pass, see `RunSampler`."""
@@ -120,6 +120,8 @@ class PaliTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The recipe's loss; `return_outputs` is for evaluation loops that these recipes do not use."""
+        if "token_type_ids" in inputs:
+            self.padding.count(inputs)
         return self.loss(model, inputs)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -132,6 +134,8 @@ class PaliTrainer(Trainer):
         self.state.epoch = step * self.run_args.examples_per_step / len(self.data)
         if "loss" in logs:
             logs["examples_per_second"] = self.throughput.rate(step)
+            if self.padding.places:
+                logs["padding"] = self.padding.share()
         super().log(logs, start_time)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
