@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
+from .auto import checkpoint_config, load_processor, model_class
 from .configuration_mask_vqvae import MaskVQVAEConfig
 from .configuration_pali3 import Pali3Config
 from .modeling_mask_vqvae import MaskVQVAE
@@ -60,8 +61,8 @@ def main(argv: list[str] | None = None) -> None:
     if PreTrainedConfig.get_config_dict(arguments.model)[0].get("model_type") == MaskVQVAEConfig.model_type:
         model, processor = MaskVQVAE.from_pretrained(arguments.model), None
     else:
-        model = Pali3ForConditionalGeneration.from_pretrained(arguments.model)
-        processor = Pali3Processor.from_pretrained(arguments.model)
+        model = model_class(checkpoint_config(arguments.model)).from_pretrained(arguments.model)
+        processor = load_processor(arguments.model)
     print(f"wrote {export(model, processor, arguments.folder)}")
 
 
