@@ -27,7 +27,7 @@ LAYOUTS: dict[str, tuple[type[PreTrainedModel], Callable[..., list[Rule]]]] = {
     "siglip_vision_model": (SiglipVisionModel, image_rules),
     "siglip2_vision_model": (Siglip2VisionModel, image_rules),
 }
-# the names of the published folders, which every version of Transformers and the servers beside it read
+# the names of the published folders, which earlier versions of Transformers and the servers beside it read too
 PUBLISHED_NAMES = {
     "model.vision_tower.": "vision_tower.vision_model.",
     "model.multi_modal_projector.": "multi_modal_projector.",

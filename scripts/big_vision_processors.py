@@ -33,7 +33,7 @@ def make_image_processor(config: Any) -> Any:
     options: dict[str, Any] = {"size": {"height": vision.image_size, "width": vision.image_size}}
     if config.model_type == "paligemma":
         options["image_seq_length"] = (vision.image_size // vision.patch_size) ** 2
-    # Transformers' default, and the published PaliGemma and SigLIP 1 folders, say bicubic
+    # the default is bicubic
     return SiglipImageProcessorPil(resample=Resampling.BILINEAR, **options)
 
 

@@ -1,5 +1,8 @@
 """Configurations, names and shapes of checkpoints of every published size, and mistakes in them."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -209,3 +212,11 @@ def test_sizes_of_files():
 def test_the_verb_is_there(tmp_path, capsys):
     assert command(["convert", str(FIXTURES / "siglip_tiny.npz"), str(tmp_path / "out")]) == 0
     assert "67,202 parameters, which is none of the published counts" in capsys.readouterr().out
+
+
+def test_the_page_names_the_options_there_are(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "conversion.md").read_text()
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    there = set(re.findall(r"--[a-z_]+", capsys.readouterr().out)) - {"--help"}
+    assert set(re.findall(r"--[a-z_]+", page)) == there
