@@ -16,6 +16,8 @@ NEEDED = """
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText
 from transformers import AutoModelForSeq2SeqLM, AutoProcessor, AutoTokenizer
 from transformers import BatchFeature, GenerationMixin, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers.models.paligemma.modeling_paligemma import PaliGemmaForConditionalGeneration
+from transformers.models.paligemma.processing_paligemma import PaliGemmaProcessor
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 """
 STATEMENTS = {"transformers' classes": NEEDED, "import openpali": "import openpali", "nothing": "pass"}

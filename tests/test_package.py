@@ -21,6 +21,8 @@ SOURCES = sorted(path for room in (*ROOMS, "src", "tests", "benchmarks") for pat
 # what modeling/ builds on
 NEEDED = """from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from transformers import AutoModel, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedModel, ProcessorMixin
+from transformers.models.paligemma.modeling_paligemma import PaliGemmaForConditionalGeneration
+from transformers.models.paligemma.processing_paligemma import PaliGemmaProcessor
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel"""
 
 
