@@ -26,7 +26,22 @@ from transformers import (
     MaxLengthCriteria,
     StoppingCriteriaList,
 )
-from transformers.generation import GenerateBeamDecoderOnlyOutput, GenerateBeamEncoderDecoderOutput
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class BeamAnswers(ModelOutput):
+    """What `beam_search` returns when `generate` is asked for a dict.
+
+    Args:
+        sequences: int[B, L + T], the ids given and the best finished answers, padded to the longest.
+        sequences_scores: float[B], their log-probabilities.
+        token_scores: float[B, T], the log-probability of each of the answer's tokens; 0 for padding.
+    """
+
+    sequences: torch.Tensor | None = None
+    sequences_scores: torch.Tensor | None = None
+    token_scores: torch.Tensor | None = None
 
 
 @dataclass
@@ -36,15 +51,19 @@ class Beams:
     Attributes:
         tokens: int[B, k, T], unfinished answers without prompts, padded.
         scores: float[B, k], their log-probabilities.
+        token_scores: float[B, k, T], those of each token.
         best_tokens: int[B, T], the best finished answer of each search, padded; it ends in an end token.
         best_scores: float[B], its log-probability; -inf as long as there is none.
+        best_token_scores: float[B, T], that of each token.
         length: tokens of an unfinished answer.
     """
 
     tokens: torch.Tensor
     scores: torch.Tensor
+    token_scores: torch.Tensor
     best_tokens: torch.Tensor
     best_scores: torch.Tensor
+    best_token_scores: torch.Tensor
     length: int = 0
 
     @classmethod
@@ -54,7 +73,8 @@ class Beams:
         scores = torch.full((searches, num_beams), -torch.inf, device=device)
         best_scores = scores[:, 0].clone()
         scores[:, 0] = 0
-        return cls(tokens, scores, tokens[:, 0].clone(), best_scores)
+        token_scores = torch.zeros(tokens.shape, device=device)
+        return cls(tokens, scores, token_scores, tokens[:, 0].clone(), best_scores, token_scores[:, 0].clone())
 
     def finish(self, log_p: torch.Tensor, ends: torch.Tensor) -> None:
         """Keep the best answer among the former best and every beam with an end token behind it.
@@ -64,10 +84,13 @@ class Beams:
             ends: int[E], the end tokens.
         """
         scores, choice = (self.scores[..., None] + log_p[..., ends]).flatten(1).max(1)
-        answers = self.tokens[torch.arange(len(choice), device=choice.device), choice // len(ends)]
-        answers[:, self.length] = ends[choice % len(ends)]
+        searches, parents = torch.arange(len(choice), device=choice.device), choice // len(ends)
+        end = ends[choice % len(ends)]
+        answers, token_scores = self.tokens[searches, parents], self.token_scores[searches, parents]
+        answers[:, self.length], token_scores[:, self.length] = end, log_p[searches, parents, end]
         better = scores > self.best_scores
         self.best_tokens = torch.where(better[:, None], answers, self.best_tokens)
+        self.best_token_scores = torch.where(better[:, None], token_scores, self.best_token_scores)
         self.best_scores = torch.where(better, scores, self.best_scores)
 
     def grow(self, log_p: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
@@ -81,9 +104,10 @@ class Beams:
         scores[..., ends] = -torch.inf
         self.scores, choice = scores.flatten(1).topk(num_beams)
         searches = torch.arange(searches, device=choice.device)[:, None]
-        parents = choice // vocabulary
-        self.tokens = self.tokens[searches, parents]
-        self.tokens[..., self.length] = choice % vocabulary
+        parents, following = choice // vocabulary, choice % vocabulary
+        self.tokens, self.token_scores = self.tokens[searches, parents], self.token_scores[searches, parents]
+        self.tokens[..., self.length] = following
+        self.token_scores[..., self.length] = log_p[searches, parents, following]
         self.length += 1
         return (searches * num_beams + parents).flatten()
 
@@ -114,7 +138,7 @@ def beam_search(
 
     Returns:
         int[B, L + T], the ids given and the best finished answers, padded to the longest; with
-        `return_dict_in_generate` an object with these `sequences` and their `sequences_scores`, float[B].
+        `return_dict_in_generate` a `BeamAnswers`.
 
     Raises:
         ValueError: if there is no end token, or samples, several answers or another way to stop are asked for.
@@ -141,7 +165,7 @@ def beam_search(
         new = 1 if model_kwargs["use_cache"] else None
         inputs = model.prepare_inputs_for_generation(ids, next_sequence_length=new, **model_kwargs)
         outputs = model(**inputs, return_dict=True)
-    return _result(model, generation_config, input_ids[::num_beams], beams)
+    return _result(generation_config, input_ids[::num_beams], beams)
 
 
 def _check(generation_config: Any, stopping_criteria: StoppingCriteriaList) -> None:
@@ -155,7 +179,7 @@ def _check(generation_config: Any, stopping_criteria: StoppingCriteriaList) -> N
         raise ValueError("beam search stops at length and end tokens only: leave other stopping criteria out")
 
 
-def _result(model: Any, generation_config: Any, prompts: torch.Tensor, beams: Beams) -> Any:
+def _result(generation_config: Any, prompts: torch.Tensor, beams: Beams) -> Any:
     """What `generate` is to return; prompts: int[B, L]."""
     ended = torch.isin(beams.best_tokens, generation_config._eos_token_tensor)
     # a search without a finished answer, where an option forbids the end token, is all padding
@@ -163,5 +187,4 @@ def _result(model: Any, generation_config: Any, prompts: torch.Tensor, beams: Be
     sequences = torch.cat([prompts, beams.best_tokens[:, :length]], dim=1)
     if not generation_config.return_dict_in_generate:
         return sequences
-    kind: Any = GenerateBeamEncoderDecoderOutput if model.config.is_encoder_decoder else GenerateBeamDecoderOnlyOutput
-    return kind(sequences=sequences, sequences_scores=beams.best_scores)
+    return BeamAnswers(sequences, beams.best_scores, beams.best_token_scores[:, :length])

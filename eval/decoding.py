@@ -3,17 +3,36 @@
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from tqdm import tqdm
-from transformers import BatchFeature, PreTrainedModel
+from transformers import BatchFeature, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from openpali.data.example import Example
 from openpali.eval.beam_search import beam_search
 
 GREY = (128, 128, 128)
+
+
+class Token(NamedTuple):
+    """A token of an answer: its text, and its log-probability after the prompt and the tokens before it."""
+
+    text: str
+    log_p: float
+
+
+class Answer(NamedTuple):
+    """What a model wrote.
+
+    Attributes:
+        text: stripped, special tokens left out and location tokens kept.
+        tokens: those of the text, where they were asked for.
+    """
+
+    text: str
+    tokens: list[Token] | None = None
 
 
 def generate(
@@ -47,8 +66,8 @@ def generate(
     options = (batch_size, max_new_tokens, num_beams, blank_images)
     with tqdm(total=len(examples), unit="ex", disable=not progress) as bar:
         texts = {}
-        for index, text in answers(model, processor, examples, *options):
-            texts[index] = text
+        for index, answer in answers(model, processor, examples, *options):
+            texts[index] = answer.text
             bar.update()
     return [texts[index] for index in range(len(examples))]
 
@@ -61,25 +80,66 @@ def answers(
     max_new_tokens: int,
     num_beams: int = 1,
     blank_images: bool = False,
-) -> Iterator[tuple[int, str]]:
-    """As `generate`, but yields index and text of each example as soon as its batch is done, in batch order.
+    return_token_scores: bool = False,
+) -> Iterator[tuple[int, Answer]]:
+    """As `generate`, but yields index and answer of each example as soon as its batch is done, in batch order.
 
-    With more than one beam the search is `beam_search`, not Transformers'.
+    With more than one beam the search is `beam_search`, not Transformers'. With `return_token_scores` answers have
+    their tokens with log-probabilities; one number a token is kept, not the logits of the vocabulary.
     """
     # the longest first: if memory is short, it is short at once
     order = sorted(range(len(examples)), key=lambda i: prompt_size(examples[i]), reverse=True)
-    options: dict[str, Any] = {"num_beams": num_beams, "do_sample": False, "use_cache": True}
-    if num_beams > 1:
-        options["custom_generate"] = beam_search
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         with evaluating(model):
             inputs = encode(model, processor, [examples[i] for i in chosen], blank_images)
-            ids = model.generate(**inputs, max_new_tokens=max_new_tokens, **options)  # type: ignore[operator]
-        if not model.config.is_encoder_decoder:
-            ids = ids[:, inputs["input_ids"].shape[1] :]
+            ids, log_p = generate_ids(model, inputs, max_new_tokens, num_beams, return_token_scores)
         texts = processor.batch_decode(ids, skip_special_tokens=True)
-        yield from ((index, text.strip()) for index, text in zip(chosen, texts))
+        tokens = read_tokens(processor, ids, log_p) if log_p is not None else [None] * len(chosen)
+        yield from ((index, Answer(text.strip(), some)) for index, text, some in zip(chosen, texts, tokens))
+
+
+class RecordedScores(LogitsProcessor):
+    """Changes nothing, and keeps the log-probability of the token that greedy decoding takes in each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """`scores` are float[B, V], after every other processor."""
+        self.steps.append(scores.amax(-1) - scores.logsumexp(-1))
+        return scores
+
+
+def generate_ids(
+    model: PreTrainedModel, inputs: BatchFeature, max_new_tokens: int, num_beams: int, with_scores: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """int[B, T] new tokens, padded on the right, and with scores float[B, T], their log-probabilities."""
+    options: dict[str, Any] = {"num_beams": num_beams, "do_sample": False, "use_cache": True}
+    recorded = RecordedScores()
+    if num_beams > 1:
+        options |= {"custom_generate": beam_search, "return_dict_in_generate": True}
+    elif with_scores:
+        options["logits_processor"] = LogitsProcessorList([recorded])
+    found: Any = model.generate(**inputs, max_new_tokens=max_new_tokens, **options)  # type: ignore[operator]
+    ids = found.sequences if num_beams > 1 else found
+    if not model.config.is_encoder_decoder:
+        ids = ids[:, inputs["input_ids"].shape[1] :]
+    if not with_scores:
+        return ids, None
+    log_p = found.token_scores if num_beams > 1 else torch.stack(recorded.steps, dim=1)
+    # without an encoder-decoder's start token
+    return ids[:, ids.shape[1] - log_p.shape[1] :], log_p
+
+
+def read_tokens(processor: Any, ids: torch.Tensor, log_p: torch.Tensor) -> list[list[Token]]:
+    """The tokens of each answer that are no special ones, from int[B, T] and float[B, T]."""
+    special = set(processor.tokenizer.all_special_ids)
+    # five digits are plenty, and keep files of predictions small
+    return [
+        [Token(processor.decode([i]), round(p, 5)) for i, p in zip(*row) if i not in special]
+        for row in zip(ids.tolist(), log_p.tolist())
+    ]
 
 
 def prompt_size(example: Example) -> tuple[int, int]:

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from openpali.data.example import Box, Example
 from openpali.data.tasks import Task
-from openpali.eval.decoding import answers
+from openpali.eval.box_scores import score_boxes
+from openpali.eval.decoding import Answer, answers
 
 METRICS = Path(__file__).parent / "metrics"
 WINDOW = 8  # batches of which prompts are sorted by length; bounds how many pictures are held at once
@@ -29,7 +30,7 @@ class PredictionStore(Protocol):
     """Where predictions go as they come, and where an interrupted run finds those that it has already."""
 
     @property
-    def done(self) -> Mapping[str, str]:
+    def done(self) -> Mapping[str, Answer]:
         """Answers by example id."""
         ...
 
@@ -48,7 +49,8 @@ class TaskResult:
         predictions: rows of JSON values in the order of the dataset: `id`, `index` (in the dataset), `pictures`
             (how many), `task`, `prefix`, `text` (the answer), `prediction` (parsed for the metric), `reference`
             (likewise), `references` (strings), `boxes` (true ones) and `predicted_boxes` (both lists of
-            `{"box": [x0, y0, x1, y1] in [0, 1], "label"}`), `score`.
+            `{"box": [x0, y0, x1, y1] in [0, 1], "label"}`, predicted ones perhaps with `mask` and `score`), `masks`
+            (of the true boxes, where there are any), `score`; `tokens` where boxes have scores.
         metric_key: the task's chief metric.
         notes: what a metric says in words, such as the tokeniser of CIDEr.
         blank_metrics: the same metrics with blank images, where somebody measured them.
@@ -90,6 +92,7 @@ def evaluate_task(
     limit: int | None = None,
     num_beams: int = 1,
     blank_images: bool = False,
+    box_scores: bool = False,
     progress: bool = True,
     store: PredictionStore | None = None,
 ) -> TaskResult:
@@ -106,6 +109,8 @@ def evaluate_task(
         limit: number of examples; all when None.
         num_beams: 1 is greedy.
         blank_images: measure with mid-grey pictures instead.
+        box_scores: give predicted boxes a `score` from the probabilities of their tokens (see `score_boxes`), by
+            which the metric can rank them; rows then hold the tokens as well.
         progress: show a progress bar.
         store: predictions are written to it as they come, and those that it has are not made again.
 
@@ -116,7 +121,7 @@ def evaluate_task(
         ValueError: if there is no example.
     """
     done = dict(store.done) if store else {}
-    options = (batch_size, task.max_new_tokens, num_beams, blank_images)
+    options = (batch_size, task.max_new_tokens, num_beams, blank_images, box_scores)
     total = len(dataset) if limit is None else min(limit, len(dataset))
     rows = []
     with tqdm(total=total, desc=task.name, unit="ex", disable=not progress) as bar:
@@ -125,8 +130,8 @@ def evaluate_task(
             rows.extend(prediction_row(index, example, task, done[example.id]) for index, example in known)
             bar.update(len(known))
             missing = [(index, example) for index, example in window if example.id not in done]
-            for i, text in answers(model, processor, [example for _, example in missing], *options):
-                rows.append(prediction_row(*missing[i], task, text))
+            for i, answer in answers(model, processor, [example for _, example in missing], *options):
+                rows.append(prediction_row(*missing[i], task, answer))
                 if store:
                     store.write(rows[-1])
                 bar.update()
@@ -156,29 +161,37 @@ def windows(
         yield window
 
 
-def prediction_row(index: int, example: Example, task: Task, text: str) -> dict[str, Any]:
+def prediction_row(index: int, example: Example, task: Task, answer: Answer) -> dict[str, Any]:
     """The line of predictions.jsonl of one example, still without its score."""
-    prediction = json_value(task.prediction(text, example))
+    prediction = json_value(task.prediction(answer.text, example))
     found = prediction if isinstance(prediction, list) else []
-    return {
+    found = [box for box in found if isinstance(box, dict) and "box" in box]
+    if answer.tokens is not None:
+        for box, score in zip(found, score_boxes(answer.tokens, found)):
+            box["score"] = score
+    row = {
         "id": example.id,
         "index": index,
         "pictures": len(example.images),
         "task": task.name,
         "prefix": example.prefix,
-        "text": text,
+        "text": answer.text,
         "prediction": prediction,
         "reference": json_value(task.reference(example)),
         "references": list(example.references or (example.suffix,)),
-        "boxes": json_value(list(example.boxes)),
-        "predicted_boxes": [box for box in found if isinstance(box, dict) and "box" in box],
+        "boxes": json_value(example.boxes),
+        "masks": json_value(example.masks),
+        "predicted_boxes": found,
     }
+    return row if answer.tokens is None else row | {"tokens": json_value(answer.tokens)}
 
 
 def json_value(value: Any) -> Any:
-    """The value with boxes as `{"box": [x0, y0, x1, y1], "label"}`, as files and metrics want them."""
+    """A copy with boxes as `{"box": [x0, y0, x1, y1], "label"}`, as files and metrics want them."""
     if isinstance(value, Box):
         return {"box": [float(x) for x in (value.x0, value.y0, value.x1, value.y1)], "label": value.label}
+    if isinstance(value, dict):
+        return {key: json_value(item) for key, item in value.items()}
     return [json_value(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 

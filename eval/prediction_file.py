@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from openpali.eval.decoding import Answer, Token
+
 
 class PredictionFile:
     """A JSON-lines file of predictions, and beside it the settings that it was made with.
@@ -27,14 +29,14 @@ class PredictionFile:
             ValueError: the file was made with other settings.
         """
         self.path = Path(path)
-        self.done: dict[str, str] = {}
+        self.done: dict[str, Answer] = {}
         kept = self.path.with_suffix(".settings.json")
         if overwrite:
             self.path.unlink(missing_ok=True)
         elif self.path.exists():
             refuse_other_settings(self.path, json.loads(kept.read_text()) if kept.exists() else {}, settings)
             rows = self.complete_rows()
-            self.done = {row["id"]: row["text"] for row in rows}
+            self.done = {row["id"]: read_answer(row) for row in rows}
             # without the torn line that a killed run may leave
             self.replace(rows)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +58,12 @@ class PredictionFile:
         new = self.path.with_suffix(".new")
         new.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         os.replace(new, self.path)
+
+
+def read_answer(row: Mapping[str, Any]) -> Answer:
+    """The answer that a row was made of."""
+    tokens = row.get("tokens")
+    return Answer(row["text"], tokens and [Token(*token) for token in tokens])
 
 
 def refuse_other_settings(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

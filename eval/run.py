@@ -40,6 +40,7 @@ class EvalArguments:
     blank_images: bool = field(default=False, metadata={"help": "measure with blank images as well"})
     batch_size: int = field(default=32, metadata={"help": "examples a batch"})
     num_beams: int = field(default=1, metadata={"help": "1 is greedy"})
+    box_scores: bool = field(default=False, metadata={"help": "rank boxes for mAP by the probability of their tokens"})
     seed: int = field(default=0, metadata={"help": "of the choices that the task draws, such as the question"})
     device: str | None = field(default=None, metadata={"help": "the first accelerator, else the CPU, when left out"})
     title: str | None = field(default=None, metadata={"help": "heading of the report"})
@@ -77,6 +78,8 @@ def run(args: EvalArguments) -> TaskResult:
         "source_files": fingerprint(str(source_spec.get("path", ""))),
         "num_beams": args.num_beams,
         "seed": args.seed,
+        # not named where it is off, as in the files of earlier runs
+        **({"box_scores": True} if args.box_scores else {}),
     }
     stores = {
         False: PredictionFile(output / "predictions.jsonl", settings, args.overwrite),
@@ -89,8 +92,9 @@ def run(args: EvalArguments) -> TaskResult:
 
     def measure(blank: bool) -> TaskResult:
         store = stores[blank]
-        options = {"batch_size": args.batch_size, "limit": args.limit, "num_beams": args.num_beams}
-        result = evaluate_task(model, processor, dataset, task, **options, blank_images=blank, store=store)
+        options: dict[str, Any] = {"batch_size": args.batch_size, "limit": args.limit, "num_beams": args.num_beams}
+        options |= {"blank_images": blank, "box_scores": args.box_scores, "store": store}
+        result = evaluate_task(model, processor, dataset, task, **options)
         store.replace(result.predictions)
         return result
 
@@ -129,6 +133,8 @@ def shown_settings(
     """What the head of the report says."""
     shown: dict[str, str | int] = {"checkpoint": args.model, "source": describe(source), "task": describe(task)}
     shown["decoding"] = "greedy" if args.num_beams == 1 else f"{args.num_beams} beams"
+    if args.box_scores:
+        shown["box scores"] = "probability of their tokens"
     return shown | ({"skipped records": skipped} if skipped else {})
 
 

@@ -55,6 +55,7 @@ def search(model, inputs, num_beams, **options):
         **options,
     )
     given = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+    torch.testing.assert_close(result.token_scores.sum(1), result.sequences_scores, rtol=1e-4, atol=1e-4)
     return result.sequences[:, given:], result.sequences_scores
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_models import MODELS, NamingTask, examples, tiny_pali3, tiny_paligemma
 
 from openpali.data.example import Box, Example
-from openpali.eval.decoding import GREY, encode, generate
+from openpali.eval.decoding import GREY, Answer, encode, generate
 from openpali.eval.evaluate_task import evaluate_task
 
 
@@ -195,7 +195,7 @@ def test_an_interrupted_evaluation_goes_on():
     with pytest.raises(Interrupted):
         evaluate_task(model, processor, examples(), NamingTask(), batch_size=2, progress=False, store=first)
     assert model.training
-    second = Store({row["id"]: row["text"] for row in first.rows})
+    second = Store({row["id"]: Answer(row["text"]) for row in first.rows})
     rest = evaluate_task(model, processor, examples(), NamingTask(), batch_size=2, progress=False, store=second)
     assert rest == whole
     assert len(first.rows) + len(second.rows) == 8

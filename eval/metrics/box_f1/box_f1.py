@@ -15,8 +15,9 @@ _CITATION = """
 _KWARGS = """
 Args:
     predictions: per picture a list of {"box": [x0, y0, x1, y1], "label": str, "score": float, optional}.
-        A box without a score has 1.0. A model that writes boxes as text has no scores at all, so all its boxes
-        tie, in the order in which they were written, and its mAP is not that of a ranked detector.
+        A box without a score has 1.0. Boxes written as text have none, so all of them tie, in the order in which
+        they were written, and their mAP is not that of a ranked detector, unless they are given scores from the
+        probabilities of their tokens (`evaluate_task(..., box_scores=True)`).
     references: per picture a list of {"box": [x0, y0, x1, y1], "label": str}, in the same units as the
         predictions; any unit will do. Labels match without regard to case and surrounding space.
     iou: threshold of precision, recall and F1 (default 0.5).

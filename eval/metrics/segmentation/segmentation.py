@@ -125,10 +125,10 @@ def clean_rle(rle: dict, where: str) -> dict:
     """A mask with its counts as str; complain about one that is none."""
     try:
         height, width = (int(side) for side in rle["size"])
-        if isinstance(rle["counts"], list):
-            rle = coco_masks.frPyObjects(rle, height, width)
-        counts = rle["counts"].decode() if isinstance(rle["counts"], bytes) else rle["counts"]
-        mask = {"size": [height, width], "counts": counts}
+        counts = rle["counts"]
+        if isinstance(counts, list):
+            counts = coco_masks.frPyObjects([rle], height, width)[0]["counts"]
+        mask = {"size": [height, width], "counts": counts.decode() if isinstance(counts, bytes) else counts}
         coco_masks.area(mask)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         shape = '{"size": [height, width], "counts": str}'
