@@ -52,7 +52,7 @@ def test_accumulation_gives_the_same_loss_and_gradient_norm(checkpoint, tmp_path
 def test_gradient_checkpointing_changes_nothing(checkpoint, tmp_path, peft):
     options = {"lora_dropout": 0, "max_steps": 3, "prepare": without_dropout}
     adapter_run(checkpoint, tmp_path / "plain", peft, **options)
-    model = adapter_run(checkpoint, tmp_path / "saving", peft, gradient_checkpointing=True, **options).model
+    model = adapter_run(checkpoint, tmp_path / "saving", peft, activation_checkpointing=True, **options).model
     assert model.is_activation_checkpointing
     for one, other in zip(curve(tmp_path / "plain"), curve(tmp_path / "saving"), strict=True):
         assert other == pytest.approx(one, rel=1e-4)

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from tiny_adapter_run import PowerCut, curve
 from tiny_adapters import FAMILIES, answer_logits, save_checkpoint
@@ -31,6 +32,10 @@ def qlora(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("qlora")
     transfer.main([*COMMON, "--model", str(checkpoint), "--output_dir", str(folder), "--peft", "qlora"])
     return folder
+
+
+def test_freeze_alone_empties_the_list_of_the_configuration(qlora):
+    assert yaml.safe_load((qlora / "config.yaml").read_text())["freeze"] == []
 
 
 def test_qlora_lowers_its_loss_and_leaves_a_report(qlora):
