@@ -48,7 +48,9 @@ def crop_mask(mask: torch.Tensor, box: LocatedBox, side: int = 64) -> torch.Tens
     return resize(window if window.is_floating_point() else window != 0, side, side).clamp(0, 1)
 
 
-def paste_mask(values: torch.Tensor, box: LocatedBox, height: int, width: int) -> torch.Tensor | None:
+def paste_mask(
+    values: torch.Tensor, box: LocatedBox, height: int, width: int, round_edges: bool = False
+) -> torch.Tensor | None:
     """The mask of a whole picture from a decoded square.
 
     Args:
@@ -56,12 +58,13 @@ def paste_mask(values: torch.Tensor, box: LocatedBox, height: int, width: int) -
         box: its edges are truncated to pixels.
         height: of the picture in pixels.
         width: likewise.
+        round_edges: round them instead, which is nearer to the truth and not what the authors score.
 
     Returns:
-        bool[H, W]; None when no pixel is left between the truncated edges, which the authors score as 0.
+        bool[H, W]; None when no pixel is left between the edges, which the authors score as 0.
     """
-    edges = box.pixel_xyxy(width, height)
-    left, top, right, bottom = (int(min(max(edge, 0), end)) for edge, end in zip(edges, (width, height) * 2))
+    edges = [min(max(edge, 0), end) for edge, end in zip(box.pixel_xyxy(width, height), (width, height) * 2)]
+    left, top, right, bottom = (round(edge) if round_edges else int(edge) for edge in edges)
     if right <= left or bottom <= top:
         return None
     mask = torch.zeros(height, width, dtype=torch.bool, device=values.device)

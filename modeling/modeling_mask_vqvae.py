@@ -199,16 +199,17 @@ class MaskVQVAE(PreTrainedModel):
         codes = self.encode(torch.stack(squares).to(self.device, self.dtype)).tolist() if squares else []
         return format_segmentations(LocatedMask(box, tuple(row)) for box, row in zip(named, codes))
 
-    def read(self, text: str, height: int, width: int) -> ReadMasks:
+    def read(self, text: str, height: int, width: int, round_edges: bool = False) -> ReadMasks:
         """The masks that a model wrote for a picture of that size in pixels. No text makes it raise.
 
         Parts that are no mask, or whose box covers no pixel of the picture, are in `rejected` with the reason.
+        `round_edges` is that of `paste_mask`: nearer to the truth, and not what the authors score.
         """
         found, rejected = parse_segmentations(text)
         decoded = self.decode(torch.tensor([mask.codes for mask in found])) if found else ()
         masks, boxes = [], []
         for (box, codes), values in zip(found, decoded):
-            mask = paste_mask(values, box, height, width)
+            mask = paste_mask(values, box, height, width, round_edges)
             if mask is None:
                 part = format_segmentations([LocatedMask(box, codes)])
                 rejected.append(Rejected(part, f"the box covers no pixel of a picture of {height} x {width}"))

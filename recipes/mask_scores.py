@@ -113,7 +113,7 @@ def before_and_after(pair: Pair, side: int = PANEL) -> Image.Image:
 
 
 def sheet(found: Sequence[Pair]) -> Image.Image:
-    """Masks before (green) and after (orange), evenly over the list, each with its IoU."""
+    """Masks before (left) and after (right), evenly over the list, each with its IoU."""
     shown = [found[i * len(found) // (COLUMNS * ROWS)] for i in range(min(COLUMNS * ROWS, len(found)))]
     wide, high, gap = 2 * PANEL + 2, PANEL + 18, 14
     rows = -(-len(shown) // COLUMNS)

@@ -216,6 +216,16 @@ def test_cropping_and_pasting_resize_as_pillow_does(seed):
     np.testing.assert_allclose(crop_mask(torch.from_numpy(mask), box).numpy(), expected, atol=1e-5)
 
 
+def test_edges_are_truncated_as_the_authors_do_and_rounded_on_request():
+    box = LocatedBox.from_pixel_xyxy([2.9, 3.2, 7.9, 8.6], 20, 10)
+    expected = {False: (2, 3, 7, 8), True: (3, 3, 8, 9)}
+    for round_edges, (left, top, right, bottom) in expected.items():
+        mask = torch.zeros(10, 20, dtype=torch.bool)
+        mask[top:bottom, left:right] = True
+        assert torch.equal(paste_mask(torch.ones(64, 64), box, 10, 20, round_edges), mask)
+    assert paste_mask(torch.ones(64, 64), LocatedBox.from_pixel_xyxy([1.2, 1, 1.9, 9], 20, 10), 10, 20) is None
+
+
 def test_masks_of_integers_and_of_floats_are_cropped_alike():
     mask = disc(40, 50, 20, 20, 9)
     box = mask_box(mask, "dog")
