@@ -179,20 +179,13 @@ def main() -> None:
             sizes = {"width": width, "batch": batch, "suffix": suffix, "repeats": options.repeats}
             compare(("stock", "openpali"), title, same_loss=1e-3, **sizes)
     header("padded", "packed")
-    for batch, length in ((16, 1024), (32, 2048)):
-        lengths = [IMAGE_TOKENS + PREFIX_TOKENS + suffix for suffix in mixed_suffixes(batch)]
-        shares = [padding_share(lengths, rows) for rows in ([[i] for i in range(batch)], list(pack(lengths, length)))]
-        title = f"batch {batch}, rows of {length}"
-        compare(
-            ("padded", "packed"),
-            title,
-            same_loss=1e-3,
-            width=256,
-            batch=batch,
-            pack_length=length,
-            repeats=options.repeats,
-        )
-        print(f"{'':<34} padding {shares[0]:.0%} padded, {shares[1]:.0%} packed", flush=True)
+    batch, length = 16, 1024
+    lengths = [IMAGE_TOKENS + PREFIX_TOKENS + suffix for suffix in mixed_suffixes(batch)]
+    shares = [padding_share(lengths, rows) for rows in ([[i] for i in range(batch)], list(pack(lengths, length)))]
+    for width in options.widths:
+        sizes = {"width": width, "batch": batch, "pack_length": length, "repeats": options.repeats}
+        compare(("padded", "packed"), f"width {width}, batch {batch}, rows of {length}", same_loss=1e-3, **sizes)
+    print(f"{'':<34} padding: {shares[0]:.0%} padded, {shares[1]:.0%} packed", flush=True)
 
 
 if __name__ == "__main__":
