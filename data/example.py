@@ -29,6 +29,8 @@ class Example:
         suffix: the target text; empty when unknown.
         references: every answer that counts as right, `(suffix,)` for most tasks.
         boxes: true boxes on the first image, for metrics and for drawing.
+        masks: COCO run lengths (`openpali.data.masks`) of each box's mask, in the order of `boxes`; empty when the
+            task is not about masks.
         meta: anything else that the task's metric or the report wants (JSON values only).
     """
 
@@ -39,4 +41,5 @@ class Example:
     suffix: str = ""
     references: tuple[str, ...] = ()
     boxes: tuple[Box, ...] = ()
+    masks: tuple[dict[str, Any], ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)

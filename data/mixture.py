@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from openpali.data.example import Example
 from openpali.data.records import BadRecord, SkipLog
-from openpali.data.sources import CheckedSource, Source, load_source
+from openpali.data.sources import Augmented, CheckedSource, Source, load_source
 from openpali.data.tasks import Task, load_task
 
 _MIN_SEEN = 10
@@ -21,7 +21,8 @@ class TaskDataset(Dataset[Example]):
     """Item i is the task's example of record i, with every choice drawn from (seed, i).
 
     A record that is bad, or that the task has no use for, is replaced by the next one. Bad ones, with those
-    that the source left out beforehand, go to the skip log.
+    that the source left out beforehand, go to the skip log. The item (pass, i) has other choices and augmentations in
+    every pass over the data; those of pass 0 are item i's.
     """
 
     def __init__(
@@ -43,7 +44,10 @@ class TaskDataset(Dataset[Example]):
         """
         if len(source) == 0:
             raise ValueError(f"the source {source.name!r} is empty")
-        self.source, self.task, self.seed = source, task, seed
+        self.augmented = source if isinstance(source, Augmented) else None
+        # unchanged records here: each example draws its own changes
+        self.source = source = self.augmented.source if self.augmented else source
+        self.task, self.seed = task, seed
         self.skip_log = skip_log if skip_log is not None else SkipLog()
         self.max_bad_share = max_bad_share
         for bad in source.bad if isinstance(source, CheckedSource) else ():
@@ -54,10 +58,11 @@ class TaskDataset(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int | tuple[int, int]) -> Example:
+        epoch, index = index if isinstance(index, tuple) else (0, index)
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
-        return self.example(index, random.Random(f"{self.seed}-{index}"))
+        return self.example(index, random.Random(f"{self.seed}-{index}" + (f"-{epoch}" if epoch else "")))
 
     def example(self, index: int, rng: random.Random) -> Example:
         """The example of record `index`, or of the first usable one after it.
@@ -70,7 +75,10 @@ class TaskDataset(Dataset[Example]):
         for step in range(len(self.source)):
             position = (index + step) % len(self.source)
             try:
-                example = self.task.example(self.source[position], rng)
+                record = self.source[position]
+                if self.augmented:
+                    record = self.augmented.changed(record, rng)
+                example = self.task.example(record, rng)
                 self._read.add(position)
             except BadRecord as bad:
                 last_bad = bad

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from openpali.data.records import SkipLog
-from openpali.data.sources import Source, load_source
-from openpali.data.sources.jsonl import JsonlSource
+from openpali.data.sources import CheckedSource, Source, augmented, load_source
 from openpali.data.tasks import Task, load_task
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError
@@ -69,13 +68,27 @@ def splits(spec: dict[str, Any], run: RunArguments) -> dict[str, Source]:
 
     A source with a `split` option is asked for each. Of any other one some records are set aside, always the
     same ones: a fifth of fewer than 100, else a tenth, 512 at most; they serve as validation and as test part.
-    What is wrong with its records is printed and listed in the run's folder.
+    The option `augment` is for the train part alone. What is wrong with records is printed and listed in the run's
+    folder.
     """
+    plain = {key: value for key, value in spec.items() if key != "augment"}
     if "split" in spec:
-        return {name: make_source(spec | {"split": name}) for name in ("train", "validation", "test")}
-    source = make_source(spec)
-    if isinstance(source, JsonlSource):
-        tell_bad_records(source, run)
+        parts = {name: make_source(plain | {"split": name}) for name in ("train", "validation", "test")}
+        for part in parts.values():
+            tell_bad_records(part, run)
+    else:
+        parts = held_out_parts(make_source(plain), run)
+    if not spec.get("augment"):
+        return parts
+    try:
+        return parts | {"train": augmented(parts["train"], spec["augment"])}
+    except ValueError as error:
+        raise ConfigError(f"source: {error}") from error
+
+
+def held_out_parts(source: Source, run: RunArguments) -> dict[str, Source]:
+    """A source of which some records are set aside for validation and test."""
+    tell_bad_records(source, run)
     total = len(source)
     held_out = max(1, min(512, total // 5 if total < 100 else total // 10))
     chosen = set(random.Random(0).sample(range(total), held_out))
@@ -85,20 +98,19 @@ def splits(spec: dict[str, Any], run: RunArguments) -> dict[str, Source]:
     return {"train": Part(source, rest), "validation": validation, "test": validation}
 
 
-def tell_bad_records(source: JsonlSource, run: RunArguments) -> None:
-    """Say what is wrong with each record that was left out, and list all of them in the run's folder."""
-    if run.process_index > 0:
+def tell_bad_records(source: Source, run: RunArguments) -> None:
+    """Say what is wrong with the records that a source has left out, and list all of them in the run's folder."""
+    if run.process_index > 0 or not isinstance(source, CheckedSource) or not source.bad:
         return
     log = skip_log(run)
     for bad in source.bad:
         log.add(bad)
-    if source.bad:
-        total = len(source) + len(source.bad)
-        run.say(f"{source.path}: {len(source.bad)} of {total} records cannot be used and are skipped:")
-        for bad in source.bad[:SHOWN]:
-            run.say(f"  {bad}")
-        if len(source.bad) > SHOWN:
-            run.say(f"  and {len(source.bad) - SHOWN} more, in {log.path}")
+    total = len(source) + len(source.bad)
+    run.say(f"{source.bad[0].file}: {len(source.bad)} of {total} records cannot be used and are skipped:")
+    for bad in source.bad[:SHOWN]:
+        run.say(f"  {bad}")
+    if len(source.bad) > SHOWN:
+        run.say(f"  and {len(source.bad) - SHOWN} more, in {log.path}")
 
 
 def skip_log(run: RunArguments) -> SkipLog:

@@ -2,14 +2,18 @@
 
 import importlib
 import inspect
+import random
 from difflib import get_close_matches
 from typing import Any, Protocol, runtime_checkable
 
+from openpali.data.augment import Augment
 from openpali.data.records import BadRecord
 
 SOURCES = {
+    "coco": "openpali.data.sources.coco:CocoInstances",
     "emoji": "openpali.data.sources.emoji:EmojiScenes",
     "jsonl": "openpali.data.sources.jsonl:JsonlSource",
+    "refer": "openpali.data.sources.refer:ReferringExpressions",
 }
 
 
@@ -34,13 +38,65 @@ class CheckedSource(Source, Protocol):
     bad: list[BadRecord]
 
 
+@runtime_checkable
+class RetellingSource(Source, Protocol):
+    """A source that can write whatever it says of a picture anew, from the objects alone."""
+
+    def retold(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The record with captions, positions and order that are true of its objects."""
+        ...
+
+
+class Augmented:
+    """The records of a source, flipped, cropped or zoomed out of.
+
+    `TaskDataset` draws these changes with the task's own choices. Whoever takes records from here finds those of one
+    index always changed in the same way.
+    """
+
+    def __init__(self, source: Source, augment: Augment) -> None:
+        """Put changes on a source."""
+        self.source, self.augment, self.name = source, augment, source.name
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.changed(self.source[index], random.Random(index))
+
+    def changed(self, record: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+        """A record of the source, changed at random."""
+        if isinstance(self.source, RetellingSource):
+            return self.source.retold(self.augment(record, rng, retold=True))
+        return self.augment(record, rng)
+
+
 def load_source(spec: dict[str, Any]) -> Source:
     """The source that a dict describes: `{"name": "emoji", "split": "train"}`, its options beside its name.
+
+    Every source also has the option `augment`, the options of `Augment`.
 
     Raises:
         ValueError: an unknown name or option; the message gives the nearest known one.
     """
-    return build(spec, SOURCES, "source")
+    options = spec.get("augment")
+    source = build({key: value for key, value in spec.items() if key != "augment"}, SOURCES, "source")
+    return augmented(source, options) if options else source
+
+
+def augmented(source: Source, options: dict[str, Any]) -> Augmented:
+    """A source with the augmentations that a dict describes: `{"flip": 0.5, "crop": [0.7, 1]}`.
+
+    Raises:
+        ValueError: an unknown option or a value that makes no sense.
+    """
+    known = list(inspect.signature(Augment).parameters)
+    if not isinstance(options, dict):
+        raise ValueError(f"augment is a mapping with some of {', '.join(known)}, not {options!r}")
+    for option in options:
+        if option not in known:
+            raise ValueError(f"augment has no option {option!r}{_nearest(option, known)}")
+    return Augmented(source, Augment(**options))
 
 
 def build(spec: dict[str, Any], table: dict[str, str], what: str) -> Any:

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from openpali.data.example import Box
+from openpali.data.objects import reading_order
 from openpali.data.sources.backgrounds import background
 from openpali.data.sources.drawings import (
     CREDITS,
@@ -97,7 +97,7 @@ class EmojiScenes:
         chosen = self._choose(rng)
         placed = place_all(image, [self._drawing(char) for char in chosen], rng)
         placed, words = write_all(image, placed, rng) if self.words else (placed, [])
-        objects = sorted((_describe(item) for item in placed), key=_reading_order)
+        objects = sorted((_describe(item) for item in placed), key=reading_order)
         others = [char for char in self._chars if char not in chosen]
         return {
             "id": f"{self._prefix}-{index}",
@@ -107,6 +107,13 @@ class EmojiScenes:
             "captions": {language: caption(_counts(objects, language), language) for language in LANGUAGES},
             "absent": [_naming(self._drawing(char)) for char in rng.sample(others, 2)],
         }
+
+    def retold(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A record whose objects have moved, with their new positions, in reading order, and with new captions."""
+        placed = [item | {"position": grid_position(item["box"])} for item in record["objects"]]
+        objects = sorted(placed, key=reading_order)
+        captions = {language: caption(_counts(objects, language), language) for language in LANGUAGES}
+        return record | {"objects": objects, "captions": captions}
 
     @property
     def concepts(self) -> list[dict[str, Any]]:
@@ -136,12 +143,6 @@ def _describe(item: Placed) -> dict[str, Any]:
 
 def _naming(drawing: Drawing) -> dict[str, Any]:
     return {"concept": drawing.concept, "names": drawing.names, "colour": drawing.colour}
-
-
-def _reading_order(item: dict[str, Any]) -> tuple[int, float]:
-    """Rows of a third of the picture from top to bottom, from left to right within a row."""
-    box: Box = item["box"]
-    return min(int(3 * (box.y0 + box.y1) / 2), 2), box.x0
 
 
 def _counts(objects: list[dict[str, Any]], language: str) -> dict[str, int]:

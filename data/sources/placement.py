@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from openpali.data.example import Box
+from openpali.data.masks import mask_box
 from openpali.data.sources.drawings import Drawing
 from openpali.data.sources.phrases import POSITIONS
 from openpali.data.sources.written_words import WORDS, draw_word
@@ -129,14 +130,6 @@ def _box_overlap(one: np.ndarray, other: np.ndarray) -> float:
     height = max(min(a.y1, b.y1) - max(a.y0, b.y0), 0.0)
     smaller = min((box.x1 - box.x0) * (box.y1 - box.y0) for box in (a, b))
     return width * height / smaller
-
-
-def mask_box(mask: np.ndarray, label: str = "") -> Box:
-    """The tightest box around `bool[H, W]`, normalised."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    height, width = mask.shape
-    x0, y0, x1, y1 = (int(edge) for edge in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
-    return Box(x0 / width, y0 / height, x1 / width, y1 / height, label)
 
 
 def grid_position(box: Box) -> str:

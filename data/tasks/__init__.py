@@ -11,8 +11,12 @@ TASKS = {
     "caption": "openpali.data.tasks.caption:Caption",
     "detect": "openpali.data.tasks.detect:Detect",
     "forkme": "openpali.data.tasks.forkme:ForkMe",
+    "grounded_caption": "openpali.data.tasks.grounded_caption:GroundedCaption",
     "ocr": "openpali.data.tasks.ocr:Ocr",
     "plain": "openpali.data.tasks.plain:Plain",
+    "red_box": "openpali.data.tasks.red_box:RedBox",
+    "refer": "openpali.data.tasks.refer:Refer",
+    "segment": "openpali.data.tasks.segment:Segment",
 }
 
 

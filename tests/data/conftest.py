@@ -3,7 +3,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from coco_files import CocoFiles
 from PIL import Image
+
+from openpali import MaskVQVAE
+from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +28,19 @@ def write_jsonl(tmp_path):
         return tmp_path / "my.jsonl"
 
     return write
+
+
+@pytest.fixture(scope="session")
+def codec(tmp_path_factory) -> str:
+    """The folder of a mask VQ-VAE of 16 x 16 masks, whose codes mean nothing."""
+    torch.manual_seed(0)
+    config = MaskVQVAEConfig(image_size=16, channels=[4, 8], num_residual_blocks=1, codebook_dim=8)
+    folder = tmp_path_factory.mktemp("codec") / "tiny"
+    MaskVQVAE(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """A small COCO file with its pictures, and a way to break it."""
+    return CocoFiles(tmp_path)

@@ -1,0 +1,238 @@
+"""What files of boxes and outlines have in common: how they are checked, and kept small.
+
+A COCO file of half a gigabyte becomes a few arrays, which the processes that read data share.
+"""
+
+import json
+import math
+import os
+from array import array
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeGuard
+
+import numpy as np
+from PIL import Image
+
+from openpali.data.example import Box
+from openpali.data.images import MAX_PIXELS, BadImage, load_image
+from openpali.data.masks import LazyMask, checked_polygon, checked_runs, decode_rle, encode_rle, polygons_mask
+from openpali.data.records import BadRecord
+
+MAX_BAD_SHARE, MANY = 0.1, 100
+
+_OUTSIDE = 2.0  # pixels by which a box may leave its picture: published files round
+
+_UNPICKLE = (
+    'If you trust its origin, turn it into JSON yourself, once: python -c "import json, pickle; json.dump(pickle.load('
+    "open('refs(unc).p', 'rb')), open('refs.json', 'w'))\". Then give path: refs.json, instances: instances.json."
+)
+
+
+class BadPart(ValueError):
+    """What is wrong with a part of a record, and the remedy."""
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(reason, remedy)
+        self.reason, self.remedy = reason, remedy
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        BadRecord: there is no such file, it is a pickle, or it is not JSON.
+    """
+    if not path.is_file():
+        raise BadRecord(str(path), "all", "there is no such file", "Check the path.")
+    with path.open("rb") as file:
+        pickled = path.suffix in (".p", ".pkl", ".pickle") or file.read(1) == b"\x80"
+    if pickled:
+        raise BadRecord(
+            str(path), "all", "it is a pickle, which can run programs when it is opened, so it is not read", _UNPICKLE
+        )
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise BadRecord(str(path), "all", f"it is not JSON ({error})", "Mend or download it again.") from error
+
+
+class Outlines:
+    """Outlines of many objects: polygons in one array of numbers, run lengths as COCO's strings."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._numbers, self._ends = array("d"), array("q", [0])  # coordinates, and where each polygon ends
+        self._polygons = array("q", [0])  # number of polygons up to each object
+        self._strings: dict[int, str] = {}
+
+    def add(self, segmentation: Any, height: int, width: int) -> None:
+        """Append an object's polygons or run lengths, as JSON has them; nothing (None, []) is no outline.
+
+        Raises:
+            BadPart: it is neither, or run lengths of another size.
+        """
+        polygons: list[np.ndarray] = []
+        if isinstance(segmentation, dict):
+            self._strings[len(self._polygons) - 1] = _checked_string(segmentation, height, width)
+        elif segmentation is not None:
+            polygons = _checked_polygons(segmentation)
+        for polygon in polygons:
+            self._numbers.frombytes(polygon.tobytes())
+            self._ends.append(len(self._numbers))
+        self._polygons.append(self._polygons[-1] + len(polygons))
+
+    def mask(self, index: int, height: int, width: int) -> LazyMask | None:
+        """The mask of an object in a picture of that size, in the order in which they were added; None without one."""
+        if index in self._strings:
+            rle = {"size": [height, width], "counts": self._strings[index]}
+            return LazyMask(partial(decode_rle, rle))
+        first, last = self._polygons[index], self._polygons[index + 1]
+        polygons = [np.array(self._numbers[self._ends[i] : self._ends[i + 1]]) for i in range(first, last)]
+        return LazyMask(partial(polygons_mask, polygons, height, width)) if polygons else None
+
+
+def segmentation_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """bool[height, width] of polygons or run lengths, as JSON has them.
+
+    Raises:
+        BadPart: it is neither, or run lengths of another size.
+    """
+    outlines = Outlines()
+    outlines.add(segmentation, height, width)
+    mask = outlines.mask(0, height, width)
+    return mask.array if mask is not None else np.zeros((height, width), bool)
+
+
+def _checked_polygons(segmentation: Any) -> list[np.ndarray]:
+    if not isinstance(segmentation, list):
+        raise BadPart("its segmentation is neither polygons nor run lengths", "Give [[x1, y1, x2, y2, ...], ...].")
+    try:
+        return [checked_polygon(polygon).ravel() for polygon in segmentation]
+    except ValueError as error:
+        raise BadPart(f"its segmentation has {error}", "Mend or remove the polygon.") from error
+
+
+def _checked_string(rle: dict[str, Any], height: int, width: int) -> str:
+    """COCO's string of run lengths that fill the picture."""
+    if list(rle.get("size", ())) != [height, width]:
+        raise BadPart(
+            f"its run lengths are of size {rle.get('size')}, and the picture is {height} pixels high and {width} wide",
+            'Give "size": [height, width] of the picture.',
+        )
+    try:
+        checked_runs(rle)
+        return rle["counts"] if isinstance(rle["counts"], str) else encode_rle(decode_rle(rle))["counts"]
+    except ValueError as error:
+        raise BadPart(f"its run lengths are wrong: {error}", "Encode the mask again.") from error
+
+
+def checked_box(bbox: Any, height: int, width: int, label: str) -> Box:
+    """A Box from COCO's left, top, width and height in pixels, clipped to the picture.
+
+    Raises:
+        BadPart: not four numbers, empty, or more than two pixels outside.
+    """
+    try:
+        left, top, wide, high = (float(value) for value in bbox)
+        if not math.isfinite(left + top + wide + high):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError) as error:
+        reason = f"its bbox {_short(bbox)} is not four numbers"
+        raise BadPart(reason, "Give [left, top, width, height] in pixels.") from error
+    if wide <= 0 or high <= 0:
+        raise BadPart(f"its bbox {_short(bbox)} is empty", "Remove it, or give [left, top, width, height].")
+    right, bottom = left + wide, top + high
+    if min(left, top) < -_OUTSIDE or right > width + _OUTSIDE or bottom > height + _OUTSIDE:
+        raise BadPart(
+            f"its bbox {_short(bbox)} reaches outside the picture of {width} x {height} pixels",
+            "Give [left, top, width, height] in pixels of this picture.",
+        )
+    x0, y0, x1, y1 = max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
+    if x0 >= x1 or y0 >= y1:
+        raise BadPart(f"its bbox {_short(bbox)} has no part in the picture", "Remove it.")
+    return Box(x0 / width, y0 / height, x1 / width, y1 / height, label)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 80 else text[:77] + "..."
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Whether a value of JSON is a whole number that fits in 64 bits."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def checked_size(width: Any, height: Any) -> tuple[int, int]:
+    """Width and height of a picture. Raises BadPart unless they are whole numbers of pixels."""
+    if not (is_whole(width) and is_whole(height)) or min(width, height) < 1 or width * height > MAX_PIXELS:
+        raise BadPart(f"its width {_short(width)} and height {_short(height)} are no size", "Give both in pixels.")
+    return width, height
+
+
+class Pictures:
+    """The pictures of a folder, which names may not leave."""
+
+    def __init__(self, root: Path) -> None:
+        """Look at folders only when they are asked for; each is listed once."""
+        self.root = root
+        self._listed: dict[Path, set[str]] = {}
+
+    def check(self, name: Any) -> str:
+        """The name of an existing file, relative to the folder.
+
+        Raises:
+            BadPart: it is no name, leads out of the folder, or there is no such file.
+        """
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise BadPart("its file_name is missing or no text", "Give the picture's path within image_root.")
+        if name.startswith(("http://", "https://")):
+            raise BadPart(f"{name} is an address on the web", "Download the picture and give its path.")
+        path = PurePosixPath(name.replace(os.sep, "/"))
+        if path.is_absolute() or ".." in path.parts:
+            raise BadPart(f"{name} is outside {self.root}", "Move the picture there, or give another image_root.")
+        folder = self.root / path.parent
+        if folder not in self._listed:
+            self._listed[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+        if path.name not in self._listed[folder]:
+            raise BadPart(f"there is no picture {name} in {self.root}", "Check image_root, or remove the entry.")
+        return name
+
+    def load(self, name: str, size: tuple[int, int] | None = None) -> Image.Image:
+        """The picture as RGB.
+
+        Args:
+            name: that was checked.
+            size: width and height that the annotations were made for.
+
+        Raises:
+            BadPart: a link leads out of the folder, it cannot be decoded, or it has another size.
+        """
+        path = (self.root / name).resolve()
+        if not path.is_relative_to(self.root.resolve()):
+            raise BadPart(
+                f"{name} is a link out of {self.root}", "Move the picture there, or give another image_root."
+            )
+        try:
+            image = load_image(path)
+        except BadImage as error:
+            raise BadPart(str(error)) from error
+        if size is not None and image.size != size:
+            raise BadPart(
+                f"{name} is {image.width}x{image.height} pixels, and its annotations are for {size[0]}x{size[1]}",
+                "Give the picture that was annotated, or mend width and height.",
+            )
+        return image
+
+
+def judge(path: Path, good: int, bad_records: int, bad: list[BadRecord]) -> None:
+    """Raises BadRecord when no record is good, or when more than a tenth of 100 or more are bad."""
+    total = good + bad_records
+    first = " ".join(str(record) for record in bad[:3])
+    if good == 0:
+        reason = f"none of its {total} records is good. The first: {first}" if total else "it has no records"
+        raise BadRecord(str(path), "all", reason, "" if total else "Give a file with annotated pictures.")
+    if total >= MANY and bad_records > MAX_BAD_SHARE * total:
+        reason = f"{bad_records} of its {total} records are bad, more than a tenth. The first: {first}"
+        raise BadRecord(str(path), "all", reason, "Mend or remove them.")

@@ -1,0 +1,226 @@
+"""Referring expressions: sentences, each of which means one outlined object of a picture.
+
+    [{"image": "kitchen.png", "sentences": ["the left cup"], "bbox": [12, 30, 40, 44], "segmentation": [[12, ...]]}]
+
+The files of RefCOCO, RefCOCO+ and RefCOCOg are pickles, which are not read. Once they are JSON, `instances` adds the
+boxes and outlines, which are COCO's.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from openpali.data.example import Box
+from openpali.data.images import BadImage, image_size
+from openpali.data.masks import mask_box
+from openpali.data.records import BadRecord
+from openpali.data.sources.annotations import (
+    BadPart,
+    Outlines,
+    Pictures,
+    checked_box,
+    judge,
+    read_json,
+    segmentation_mask,
+)
+from openpali.modeling.location_tokens import clean_label
+
+_SENTENCE_KEYS = ("sent", "sentence", "raw")
+_SPLITS = {"validation": ("val", "validation", "dev"), "test": ("test", "testA", "testB")}
+
+
+class ReferringExpressions:
+    """Objects that sentences mean, one to a record.
+
+    A record holds `id`, `image` (PIL RGB), `objects` (one) and `crowds` (none). The object holds `sentences`
+    (`{"en": [...]}`), `names` (the first sentence, since the picture may show more of its kind), `concept` (its
+    category, where the file says one), `box` and `mask` (made when it is looked at; None without a segmentation).
+
+    The whole file is checked at the start, with the size of every picture. Entries that cannot be used are left out.
+
+    Attributes:
+        bad: what is wrong with each of them.
+    """
+
+    name = "refer"
+
+    def __init__(
+        self,
+        path: str | Path,
+        image_root: str | Path | None = None,
+        split: str | None = None,
+        instances: str | Path | None = None,
+        each_sentence: bool = False,
+        language: str = "en",
+    ) -> None:
+        """Read and check a file.
+
+        Args:
+            path: a JSON list. An entry has `image` or `file_name`; `sentence` or `sentences` (texts, or RefCOCO's
+                dicts with `sent`); `bbox` (left, top, width, height in pixels), `segmentation` (polygons or run
+                lengths), or both; and perhaps `id` or `ref_id`, `category` and `split`.
+            image_root: folder that file names are relative to and may not leave; by default that of the file.
+            split: only entries whose `split` this is; `validation` also takes `val`, and `test` testA and testB.
+            instances: COCO's instances, for entries that have `ann_id` instead of a picture and a box.
+            each_sentence: a record for each sentence, as published scores count, rather than for each entry.
+            language: of the sentences.
+
+        Raises:
+            BadRecord: the file is missing, a pickle or no such list, no entry is good, or more than a tenth of 100 or
+                more are bad.
+        """
+        self.path = Path(path)
+        self.image_root = Path(image_root) if image_root is not None else self.path.parent
+        self.split, self.language = split, language
+        self.bad: list[BadRecord] = []
+        self._pictures, self._outlines = Pictures(self.image_root), Outlines()
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._entries: list[tuple[str, str, Box, str, list[str]]] = []
+        self._read(self._list(), joined(Path(instances)) if instances is not None else {})
+        # which of its sentences a record tells; all when None
+        self._records: list[tuple[int, int | None]] = [
+            (i, turn)
+            for i, entry in enumerate(self._entries)
+            for turn in (range(len(entry[-1])) if each_sentence else [None])
+        ]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)} of {self.path}")
+        i, turn = self._records[index]
+        name, picture, box, category, sentences = self._entries[i]
+        width, height = self._sizes[picture]
+        try:
+            image = self._pictures.load(picture, (width, height))
+        except BadPart as part:
+            raise BadRecord(str(self.path), name, part.reason, part.remedy) from part
+        told = sentences if turn is None else [sentences[turn]]
+        thing = {"names": {self.language: told[0]}, "sentences": {self.language: list(told)}, "box": box}
+        thing |= {"concept": category or told[0], "mask": self._outlines.mask(i, height, width)}
+        id_ = f"{self.path.name}:{name}" + ("" if turn is None else f"-{turn}")
+        return {"id": id_, "image": image, "objects": [thing], "crowds": []}
+
+    def _list(self) -> list[Any]:
+        content = read_json(self.path)
+        if not isinstance(content, list):
+            raise BadRecord(str(self.path), "all", "it is not a JSON list", 'Give [{"image": ..., "sentences": ...}].')
+        return content
+
+    def _read(self, entries: list[Any], outlined: dict[Any, dict[str, Any]]) -> None:
+        wanted = _SPLITS.get(self.split or "", (self.split,))
+        bad, names = 0, set()
+        for number, entry in enumerate(entries):
+            if self.split is not None and isinstance(entry, dict) and entry.get("split") not in wanted:
+                continue
+            name = _name(entry, number)
+            try:
+                if name in names:
+                    raise BadPart("another entry has the same id", "Give each entry an id of its own, or none.")
+                names.add(name)
+                self._add(name, entry, outlined)
+            except BadPart as part:
+                bad += 1
+                self.bad.append(BadRecord(str(self.path), name, part.reason, part.remedy))
+        if not self._entries and not bad and self.split is not None:
+            there = sorted({str(entry.get("split")) for entry in entries if isinstance(entry, dict)})
+            reason = f"no entry is of the split {self.split!r}; there are {', '.join(there)}"
+            raise BadRecord(str(self.path), "all", reason, "Give one of these.")
+        judge(self.path, len(self._entries), bad, self.bad)
+
+    def _add(self, name: str, entry: Any, outlined: dict[Any, dict[str, Any]]) -> None:
+        if not isinstance(entry, dict):
+            raise BadPart("it is not a JSON object", 'Write {"image": ..., "sentences": [...], "bbox": [...]}.')
+        if "ann_id" in entry and "bbox" not in entry and "segmentation" not in entry:
+            id_ = entry["ann_id"]
+            if not isinstance(id_, int) or id_ not in outlined:
+                remedy = "Give the option instances: the COCO file with its box and outline."
+                raise BadPart(f"its ann_id {id_!r} is not among the instances", remedy)
+            entry = entry | outlined[id_]
+        sentences = _sentences(entry)
+        category = entry.get("category")
+        category = category if isinstance(category, str) and _usable(category) else ""
+        picture = self._pictures.check(entry.get("image", entry.get("file_name")))
+        width, height = self._size(picture)
+        box = _box(entry, height, width, category or sentences[0])
+        self._outlines.add(entry.get("segmentation"), height, width)
+        self._entries.append((name, picture, box, category, sentences))
+
+    def _size(self, picture: str) -> tuple[int, int]:
+        """Width and height from the picture's header, read once."""
+        if picture not in self._sizes:
+            try:
+                self._sizes[picture] = image_size(self.image_root / picture)
+            except BadImage as error:
+                raise BadPart(str(error)) from error
+        return self._sizes[picture]
+
+
+def _name(entry: Any, number: int) -> str:
+    """What errors and ids call an entry: its own id, or its place in the list from 0."""
+    for key in ("ref_id", "id"):
+        if isinstance(entry, dict) and isinstance(entry.get(key), int | str):
+            return f"{key} {entry[key]}"
+    return f"entry {number}"
+
+
+def _sentences(entry: dict[str, Any]) -> list[str]:
+    """The texts of an entry, with single spaces, and commas for the semicolons that part the boxes of an answer."""
+    found = entry.get("sentences", entry.get("sentence"))
+    texts = []
+    for sentence in found if isinstance(found, list) else [found]:
+        if isinstance(sentence, dict):
+            sentence = next((sentence[key] for key in _SENTENCE_KEYS if key in sentence), None)
+        if not isinstance(sentence, str) or not sentence.strip():
+            raise BadPart("its sentences are missing or no texts", 'Give "sentences" as a list of texts.')
+        texts.append(" ".join(sentence.replace(";", ",").split()))
+        if not _usable(texts[-1]):
+            raise BadPart(f"its sentence {texts[-1]!r} holds a location or segmentation token", "Take it out.")
+    if not texts:
+        raise BadPart("it has no sentence", 'Give "sentences" as a list of texts.')
+    return texts
+
+
+def _usable(text: str) -> bool:
+    """Whether a text can be a label."""
+    try:
+        return bool(clean_label(text))
+    except ValueError:
+        return False
+
+
+def _box(entry: dict[str, Any], height: int, width: int, label: str) -> Box:
+    """The box of an entry, or the one around its outline."""
+    if entry.get("bbox") is not None:
+        return checked_box(entry["bbox"], height, width, label)
+    if not entry.get("segmentation"):
+        raise BadPart("it has neither bbox nor segmentation", "Give at least one of them.")
+    mask = segmentation_mask(entry["segmentation"], height, width)
+    if not mask.any():
+        raise BadPart("its segmentation covers no pixel", "Mend it, or give bbox.")
+    return mask_box(mask, label)
+
+
+def joined(path: Path) -> dict[Any, dict[str, Any]]:
+    """What a COCO file says of each annotation: `file_name`, `bbox`, `segmentation` and `category`, by its id.
+
+    Raises:
+        BadRecord: there is no such file, or it has another form.
+    """
+    content = read_json(path)
+    try:
+        files = {image["id"]: image["file_name"] for image in content["images"]}
+        categories = {category["id"]: category["name"] for category in content["categories"]}
+        return {
+            annotation["id"]: {
+                "file_name": files[annotation["image_id"]],
+                "bbox": annotation["bbox"],
+                "segmentation": annotation.get("segmentation"),
+                "category": categories[annotation["category_id"]],
+            }
+            for annotation in content["annotations"]
+        }
+    except (KeyError, TypeError) as error:
+        reason = f"it is no file of COCO instances ({error!r})"
+        raise BadRecord(str(path), "all", reason, "Give instances_train2014.json, for example.") from error

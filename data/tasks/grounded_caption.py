@@ -1,0 +1,51 @@
+"""`caption <ymin><xmin><ymax><xmax>`, four location tokens: what is there. Grounded captioning."""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from openpali.data.example import Example
+from openpali.data.objects import labelled, located, region_texts
+from openpali.modeling.location_tokens import format_box
+
+
+@dataclass(frozen=True)
+class GroundedCaption:
+    """One of the `objects` of a record: one of its sentences where it has some, else its name.
+
+    Attributes:
+        language: of the sentences or names.
+        metric: `cider` suits sentences better.
+        metric_key: of the metric, `cider` for that one.
+    """
+
+    language: str = "en"
+    metric: str = "exact_match"
+    metric_key: str = "exact_match"
+    max_new_tokens: int = 32
+    name: str = "grounded_caption"
+
+    def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
+        """A random object; None when there is none with a text in the language."""
+        found = [(item, texts) for item in record["objects"] if (texts := region_texts(item, self.language))]
+        if not found:
+            return None
+        item, texts = rng.choice(found)
+        text = rng.choice(texts)
+        return Example(
+            id=record["id"],
+            task=self.name,
+            images=(record["image"],),
+            prefix=f"caption {format_box(located(item['box']))}",
+            suffix=text,
+            references=tuple(texts),
+            boxes=(labelled(item["box"], text),),
+        )
+
+    def prediction(self, text: str, example: Example) -> str:
+        """The text without space around it."""
+        return text.strip()
+
+    def reference(self, example: Example) -> list[str]:
+        """Everything that may be said of the object."""
+        return list(example.references)

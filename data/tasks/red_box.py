@@ -1,0 +1,76 @@
+"""`caption {lang}` with a red box drawn on the picture: what is in the box. So PaliGemma captions widgets."""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from openpali.data.example import Box, Example
+from openpali.data.objects import labelled, region_texts
+
+_USUAL_SIDE = 224
+
+
+@dataclass(frozen=True)
+class RedBox:
+    """One of the `objects` of a record: one of its sentences where it has some, else its name.
+
+    The authors draw a line of one pixel after they have resized the picture. With `size`, the side of the model's
+    pictures, that is what happens, to the pixel. Without, the line is drawn on the picture as it is, wide enough to
+    be about one pixel of 224.
+
+    Attributes:
+        size: side of the model's pictures in pixels; None leaves pictures at their size.
+        language: of the sentences or names.
+        metric: `cider` suits sentences better.
+        metric_key: of the metric, `cider` for that one.
+    """
+
+    size: int | None = None
+    language: str = "en"
+    metric: str = "exact_match"
+    metric_key: str = "exact_match"
+    max_new_tokens: int = 32
+    name: str = "red_box"
+
+    def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
+        """A random object; None when there is none with a text in the language."""
+        found = [(item, texts) for item in record["objects"] if (texts := region_texts(item, self.language))]
+        if not found:
+            return None
+        item, texts = rng.choice(found)
+        text = rng.choice(texts)
+        image = record["image"]
+        width = max(1, round(max(image.size) / _USUAL_SIDE))
+        if self.size is not None:
+            image, width = image.resize((self.size, self.size), Image.Resampling.BILINEAR), 1
+        return Example(
+            id=record["id"],
+            task=self.name,
+            images=(draw_red_box(image, item["box"], width),),
+            prefix=f"caption {self.language}",
+            suffix=text,
+            references=tuple(texts),
+            boxes=(labelled(item["box"], text),),
+        )
+
+    def prediction(self, text: str, example: Example) -> str:
+        """The text without space around it."""
+        return text.strip()
+
+    def reference(self, example: Example) -> list[str]:
+        """Everything that may be said of the object."""
+        return list(example.references)
+
+
+def draw_red_box(image: Image.Image, box: Box, width: int = 1) -> Image.Image:
+    """A copy of the picture with the frame of a box, whose line grows inwards from the edges.
+
+    Edges are at pixel (side - 1) x coordinate, truncated, as in the authors' preprocessing.
+    """
+    image = image.copy()
+    across, down = image.width - 1, image.height - 1
+    corners = (int(box.x0 * across), int(box.y0 * down), int(box.x1 * across), int(box.y1 * down))
+    ImageDraw.Draw(image).rectangle(corners, outline=(255, 0, 0), width=width)
+    return image
