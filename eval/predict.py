@@ -1,42 +1,54 @@
-"""Answer a prompt about one picture.
+"""Answer a prompt about one picture, and draw the boxes and masks of the answer.
 
 openpali predict outputs/demo/transfer photo.jpg "answer en what is this?"
 openpali predict outputs/demo/transfer photo.jpg "detect dog" --save boxes.png
+openpali predict outputs/demo/transfer photo.jpg "segment dog" --codec outputs/mask-vqvae --masks outputs/masks
 """
 
 import argparse
+import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from openpali.data.example import Example
 from openpali.data.images import load_image
+from openpali.data.mask_codec import DEFAULT_CODEC, load_codec
+from openpali.data.masks import decode_rle, encode_rle
 from openpali.eval.decoding import generate
-from openpali.eval.drawing import draw_boxes
+from openpali.eval.drawing import draw_found
 from openpali.eval.loading import load_model
-from openpali.modeling.location_tokens import parse_detections
+from openpali.modeling.location_tokens import LocatedBox, parse_detections
+from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
+from openpali.modeling.segmentation_tokens import parse_segmentations
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run it: print the answer, then a line for each box in it, in pixels."""
+    """Run it: print the answer, then a line for each box and mask in it, in pixels, and draw them."""
     args = parse_arguments(argv)
     try:
-        # the picture first: it fails sooner than a checkpoint loads
+        # the picture and the codec first: they fail sooner than a checkpoint loads
         image = load_image(args.image)
+        codec = load_codec(args.codec or DEFAULT_CODEC) if args.codec or args.masks else None
         model, processor = load_model(args.model, args.device)
     except (ValueError, OSError) as error:
         raise SystemExit(f"openpali predict: {error}") from error
     example = Example(id=args.image, task="predict", images=(image,), prefix=args.text)
     answer = generate(model, processor, [example], 1, args.max_new_tokens, args.num_beams, progress=False)[0]
     print(answer)
-    found = parse_detections(answer).boxes
-    for box in found:
-        x0, x1 = (round(x * image.width) for x in (box.x1, box.x2))
-        y0, y1 = (round(y * image.height) for y in (box.y1, box.y2))
-        print(f"{box.label}: x {x0} to {x1}, y {y0} to {y1}")
-    if args.save:
-        boxes = [{"box": [box.x1, box.y1, box.x2, box.y2], "label": box.label} for box in found]
-        args.save.parent.mkdir(parents=True, exist_ok=True)
-        draw_boxes(image, [], boxes).save(args.save)
-        print(f"Picture with {len(boxes)} {'box' if len(boxes) == 1 else 'boxes'}: {args.save}")
+    found, rejected = read_answer(answer, image, codec or default_codec(answer))
+    for one in found:
+        print(describe(one, image))
+    for part, reason in rejected:
+        print(f"not read: {part!r}, since {reason}")
+    if found or args.save:
+        save_drawing(args.save or Path(f"{Path(args.image).stem}_answer.png"), image, found)
+    if args.masks:
+        save_masks(args.masks, found)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -44,12 +56,88 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="openpali predict", description="Answer a prompt about one picture.")
     parser.add_argument("model", help="folder or Hub name of any image-text-to-text checkpoint")
     parser.add_argument("image", help="picture file")
-    parser.add_argument("text", nargs="?", default="", help='prompt, such as "caption en" or "detect dog"')
-    parser.add_argument("--save", type=Path, help="write the picture with the answer's boxes drawn on it")
+    parser.add_argument(
+        "text", nargs="?", default="", help='prompt, such as "caption en", "detect dog" or "segment dog"'
+    )
+    parser.add_argument(
+        "--save", type=Path, help="drawing of the answer's boxes and masks (default: PICTURE_answer.png if it has any)"
+    )
+    parser.add_argument(
+        "--codec", help=f"folder or Hub name of the mask VQ-VAE (default: {DEFAULT_CODEC} where there is one)"
+    )
+    parser.add_argument("--masks", type=Path, metavar="DIR", help="write each mask as a PNG, white inside, as well")
     parser.add_argument("--max_new_tokens", type=int, default=64, help="longest answer (default: %(default)s)")
     parser.add_argument("--num_beams", type=int, default=1, help="1 is greedy (default: %(default)s)")
     parser.add_argument("--device", help="the first accelerator, else the CPU, when left out")
     return parser.parse_args(argv)
+
+
+def default_codec(answer: str) -> MaskVQVAE | None:
+    """The codec at its usual place, if the answer has masks; without it a word about where to get one, and None."""
+    if not parse_segmentations(answer).masks:
+        return None
+    try:
+        return load_codec(DEFAULT_CODEC)
+    except ValueError as error:
+        print(f"openpali predict: masks are left out, since {error} Here that is --codec.", file=sys.stderr)
+        return None
+
+
+def read_answer(
+    answer: str, image: Image.Image, codec: MaskVQVAE | None
+) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """The boxes and masks of an answer in its order, and the parts that look like one and cannot be used.
+
+    Returns:
+        `{"box": [x0, y0, x1, y1] in [0, 1], "label", "mask": run lengths or None}` of each, without a mask where the
+        answer has none or there is no codec; and parts with the reason.
+    """
+    found, rejected = [], []
+    for part in answer.split(";") if "<loc" in answer else ():
+        boxes, masks = parse_detections(part), parse_segmentations(part)
+        if masks.masks and codec is not None:
+            read = codec.read(part, image.height, image.width)
+            found += [located(box, mask.cpu().numpy()) for box, mask in zip(read.boxes, read.masks)]
+            rejected += read.rejected
+        else:
+            found += [located(box) for box in [mask.box for mask in masks.masks] + boxes.boxes]
+        if not masks.masks and not boxes.boxes:
+            rejected += masks.rejected if "<seg" in part else boxes.rejected
+    return found, [(part, reason) for part, reason in rejected]
+
+
+def located(box: LocatedBox, mask: np.ndarray | None = None) -> dict[str, Any]:
+    """A box, and bool[H, W], as metrics and drawings have them."""
+    rle = None if mask is None else encode_rle(mask)
+    return {"box": list(box.normalised_xyxy()), "label": box.label, "mask": rle}
+
+
+def describe(one: dict[str, Any], image: Image.Image) -> str:
+    """A line in pixels of the picture."""
+    x0, y0, x1, y1 = (round(x * side) for x, side in zip(one["box"], (*image.size, *image.size)))
+    line = f"{one['label'] or 'no label'}: x {x0} to {x1}, y {y0} to {y1}"
+    return line if one["mask"] is None else f"{line}, mask of {decode_rle(one['mask']).sum()} pixels"
+
+
+def save_drawing(path: Path, image: Image.Image, found: Sequence[dict[str, Any]]) -> None:
+    """Write the picture with boxes and masks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_found(image, found).save(path)
+    masks = sum(one["mask"] is not None for one in found)
+    counts = [f"{len(found)} {'box' if len(found) == 1 else 'boxes'}"]
+    counts += [f"{masks} {'mask' if masks == 1 else 'masks'}"] if masks else []
+    print(f"Picture with {' and '.join(counts)}: {path}")
+
+
+def save_masks(folder: Path, found: Sequence[dict[str, Any]]) -> None:
+    """Write each mask at the size of the picture: 255 inside, 0 outside."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, one in enumerate(found, 1):
+        if one["mask"] is not None:
+            name = "_".join([f"{index:02d}", *re.findall(r"\w+", one["label"])])[:80]
+            path = folder / f"{name}.png"
+            Image.fromarray(decode_rle(one["mask"]).astype(np.uint8) * 255).save(path)
+            print(f"Mask: {path}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from PIL import Image
 
-from openpali.eval.drawing import PREDICTED_COLOUR, TRUE_COLOUR, draw_boxes
+from openpali.eval.drawing import PREDICTED_COLOUR, TRUE_COLOUR, draw_comparison
 from openpali.eval.evaluate_task import Examples, TaskResult
 
 OPENMOJI_CREDITS = (
@@ -18,8 +18,10 @@ OPENMOJI_CREDITS = (
     " (https://creativecommons.org/licenses/by-sa/4.0/). Pictures on this page that show them are under the same"
     " licence. Backgrounds: photographs that come with scikit-image, and gradients."
 )
-SHARES = ("exact_match", "count_accuracy", "f1", "precision", "recall", "map", "map50")
+SHARES = ("exact_match", "count_accuracy", "f1", "precision", "recall", "map", "map50", "mean_iou")
+SHARES += ("cumulative_iou", "box_accuracy_50", "box_accuracy_75", "invalid")
 """Metrics in [0, 1] that are shown as per cent; others are shown as they are."""
+LONGEST = 640  # pixels; larger pictures are reduced, so that the page stays small
 
 
 def write_report(
@@ -54,6 +56,7 @@ def write_report(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["value"] = show_value
+    environment.filters["metric_name"] = show_name
     page = environment.get_template("report.html.j2").render(
         title=title,
         results=results,
@@ -99,14 +102,20 @@ def gallery(
 
 def card(row: dict[str, Any], images: Mapping[str, Image.Image], result: TaskResult, binary: bool) -> dict[str, Any]:
     """What the template shows of one example."""
-    image = images.get(row["id"])
-    score = row["score"]
+    image, score = images.get(row["id"]), row["score"]
+    drawn = draw_comparison(image, true_objects(row), row["predicted_boxes"], longest=LONGEST) if image else None
     return {
         **row,
-        "picture": data_uri(draw_boxes(image, row["boxes"], row["predicted_boxes"])) if image else None,
+        "picture": data_uri(drawn) if drawn else None,
         "mark": ("right" if score else "wrong") if binary else show_value(score, result.metric_key),
         "kind": "right" if score >= 1 else "wrong" if score <= 0 else "partly",
     }
+
+
+def true_objects(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """True boxes with their masks, where the task is about masks."""
+    masks = row.get("masks") or [None] * len(row["boxes"])
+    return [box | {"mask": mask} for box, mask in zip(row["boxes"], masks, strict=True)]
 
 
 def data_uri(image: Image.Image) -> str:
@@ -121,6 +130,14 @@ def show_value(value: float, key: str) -> str:
     if key in SHARES:
         return f"{100 * value:.1f} %"
     return f"{value:.0f}" if key == "examples" else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+NAMES = {"f1": "F1", "map": "mAP", "map50": "mAP 50", "iou": "IoU", "cider": "CIDEr"}
+
+
+def show_name(key: str) -> str:
+    """The name of a metric in words: "mean IoU" for mean_iou."""
+    return " ".join(NAMES.get(word, word) for word in key.split("_"))
 
 
 def draw_curves(logs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -7,7 +7,6 @@ from tiny_models import COLOURS, tiny_pali3
 
 from openpali.eval import run as runner
 from openpali.eval.evaluate_task import load_metric
-from openpali.eval.predict import main as predict
 from openpali.eval.prediction_file import PredictionFile
 from openpali.eval.run import main, read_source
 
@@ -142,27 +141,3 @@ def test_the_command_in_the_docstring_parses(monkeypatch):
         main(shlex.split(command)[2:])
     assert seen[0].limit == 500
     assert seen[0].blank_images is True
-
-
-def test_predict_answers_and_draws(checkpoint, tmp_path, monkeypatch, capsys):
-    picture = tmp_path / "picture.png"
-    Image.new("RGB", (200, 100), "red").save(picture)
-    predict([str(checkpoint), str(picture), "what is this", "--max_new_tokens", "5", "--device", "cpu"])
-    plain = capsys.readouterr().out
-    assert plain.count("\n") == 1
-    answer = "<loc0256><loc0512><loc0768><loc1023> dog ; nonsense"
-    monkeypatch.setattr("openpali.eval.predict.generate", lambda *args, **kwargs: [answer])
-    saved = tmp_path / "new" / "boxes.png"
-    predict([str(checkpoint), str(picture), "detect dog", "--save", str(saved), "--device", "cpu"])
-    assert capsys.readouterr().out.splitlines()[:2] == [answer, "dog: x 100 to 200, y 25 to 75"]
-    drawn = Image.open(saved)
-    assert drawn.size == (320, 160)
-    assert drawn.getpixel((160, 80)) == (0xF7, 0x67, 0x07)
-    assert drawn.getpixel((140, 80)) == (255, 0, 0)
-
-
-@pytest.mark.parametrize("picture", ["missing.png", "broken.png"])
-def test_predict_says_what_is_wrong_with_a_picture(checkpoint, tmp_path, picture):
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(SystemExit, match=f"openpali predict: .*{picture}"):
-        predict([str(checkpoint), str(tmp_path / picture)])

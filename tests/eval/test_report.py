@@ -1,12 +1,15 @@
+import base64
+import io
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
+from pycocotools.mask import encode
 from tiny_models import examples
 
-from openpali.eval.drawing import PREDICTED_COLOUR, TRUE_COLOUR, draw_boxes
+from openpali.eval.drawing import PREDICTED_COLOUR, TRUE_COLOUR
 from openpali.eval.evaluate_task import TaskResult
 from openpali.eval.report import OPENMOJI_CREDITS, gallery_rows, pictures, show_value, write_report
 
@@ -143,31 +146,39 @@ def test_pictures_are_those_of_the_gallery():
     assert found["id-5"] is data[5].images[0]
 
 
-def test_boxes_are_drawn_where_they_are():
-    image = Image.new("RGB", (100, 50), "black")
-    true = [{"box": [0.25, 0.2, 0.75, 0.8], "label": ""}]
-    drawn = np.asarray(draw_boxes(image, true, [], width=100))
-    green = tuple(bytes.fromhex(TRUE_COLOUR[1:]))
-    rows, columns = np.nonzero((drawn == green).all(-1))
-    assert (columns.min(), columns.max(), rows.min(), rows.max()) == (25, 74, 10, 39)
-    assert not drawn[15:35, 30:70].any()
-    assert not np.asarray(image).any()
+def rle_of(mask):
+    return encode(np.asfortranarray(mask.astype(np.uint8)))
 
 
-def test_small_pictures_are_enlarged_and_boxes_beyond_the_edge_stay_inside():
-    predicted = [{"box": [-1.0, -1.0, 2.0, 2.0], "label": "a rather long label for a small picture"}]
-    drawn = draw_boxes(Image.new("RGB", (32, 16)), [], predicted, width=320)
-    assert drawn.size == (320, 160)
-    orange = tuple(bytes.fromhex(PREDICTED_COLOUR[1:]))
-    corners = [drawn.getpixel(xy) for xy in ((0, 0), (319, 0), (319, 159))]
-    assert corners == [orange] * 3
+def test_masks_are_drawn_into_the_page(tmp_path):
+    """True on the left of a grey picture, predicted on the right, nothing between."""
+    masks = [np.zeros((64, 64), bool) for _ in range(2)]
+    masks[0][10:50, 4:24] = masks[1][10:50, 40:60] = True
+    boxes = [{"box": [x / 64, 10 / 64, (x + 20) / 64, 50 / 64], "label": ""} for x in (4, 40)]
+    rles = [{"size": [64, 64], "counts": rle_of(mask)["counts"].decode()} for mask in masks]
+    one = row(0, 0.5, boxes=boxes[:1], masks=rles[:1], predicted_boxes=[boxes[1] | {"mask": rles[1]}])
+    result = TaskResult("segment", {"mean_iou": 0.5, "invalid": 0.25}, [one], "mean_iou")
+    html = page(tmp_path, [result], {"id-0": Image.new("RGB", (64, 64), (128, 128, 128))})
+    source = next(attributes["src"] for tag, attributes in Outline(html).tags if tag == "img")
+    drawn = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
+    assert drawn.size == (448, 448)
+    pixels = np.asarray(drawn.resize((64, 64), Image.Resampling.BOX), int)
+    blue, orange = (np.array(ImageColor.getrgb(colour)) for colour in (TRUE_COLOUR, PREDICTED_COLOUR))
+    for middle, colour in ((pixels[15:45, 8:20], blue), (pixels[15:45, 44:56], orange)):
+        expected = 0.7 * 128 + 0.3 * colour
+        assert np.abs(middle.mean((0, 1)) - expected).max() < 4
+    for edge, colour in ((pixels[12:48, 4], blue), (pixels[12:48, 59], orange)):
+        assert np.abs(edge.mean(0) - colour).max() < np.abs(edge.mean(0) - 128).max()
+    assert np.abs(pixels[15:45, 28:36] - 128).max() < 4
+    text = text_of(html)
+    assert "true box and mask predicted box and mask" in text
+    assert "mean IoU 50.0 % invalid 25.0 %" in text
 
 
-def test_a_label_in_another_script_is_left_out_rather_than_garbled():
-    boxes = [{"box": [0.2, 0.5, 0.8, 0.9], "label": label} for label in ("", "猫", "cat")]
-    none, other, latin = (draw_boxes(Image.new("RGB", (320, 320)), [one], []).tobytes() for one in boxes)
-    assert none == other
-    assert none != latin
+def test_large_pictures_are_reduced(tmp_path):
+    html = page(tmp_path, [result((1.0,))], {"id-0": Image.new("RGB", (4000, 3000))})
+    source = next(attributes["src"] for tag, attributes in Outline(html).tags if tag == "img")
+    assert Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).size == (640, 480)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +188,7 @@ def test_a_label_in_another_script_is_left_out_rather_than_garbled():
         (500.0, "examples", "500"),
         (112.34, "cider", "112.3"),
         (0.5, "other", "0.500"),
+        (0.5, "mean_iou", "50.0 %"),
     ],
 )
 def test_values_as_a_reader_wants_them(value, key, shown):
