@@ -114,7 +114,7 @@ def _mirrored_object(item: Record) -> Record | None:
     if names is None or sentences is None or label is None:
         return None
     box: Box = item["box"]
-    changed = item | {"box": Box(1 - box.x1, box.y0, 1 - box.x0, box.y1, label)}
+    changed = _unplaced(item) | {"box": Box(1 - box.x1, box.y0, 1 - box.x0, box.y1, label)}
     changed |= {key: value for key, value in (("names", names), ("sentences", sentences)) if key in item}
     return changed | _with_mask(item, lambda mask: mask[:, ::-1])
 
@@ -139,13 +139,13 @@ def cropped(record: Record, shares: tuple[float, float], rng: random.Random) -> 
         share = rng.uniform(*shares)
         wide, high = max(round(share * width), 1), max(round(share * height), 1)
         window = Window(rng.randint(0, width - wide), rng.randint(0, height - high), wide, high)
-        found = _through(window, record)
+        found = seen_through(window, record)
         if found is not None:
             return found
     return record
 
 
-def _through(window: Window, record: Record) -> Record | None:
+def seen_through(window: Window, record: Record) -> Record | None:
     """What is seen of a record through a window within its picture; None when the window fits badly."""
     size = record["image"].size
     shares = [_share_inside(item, window, size) for item in record.get("objects", ())]
@@ -191,7 +191,7 @@ def _box_in(box: Box, window: Window, size: tuple[int, int]) -> Box:
 
 def _moved(item: Record, window: Window, size: tuple[int, int]) -> Record:
     """An object or word in a window of the picture, or in a larger picture around it."""
-    changed = item | _with_mask(item, lambda mask: _view(mask, window))
+    changed = _unplaced(item) | _with_mask(item, lambda mask: _view(mask, window))
     box = _box_in(item["box"], window, size)
     x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in (box.x0, box.y0, box.x1, box.y1))
     clipped = Box(x0, y0, x1, y1, box.label)
@@ -199,6 +199,11 @@ def _moved(item: Record, window: Window, size: tuple[int, int]) -> Record:
         # what is left of a shape may be smaller than what is left of its box
         clipped = mask_box(mask_array(changed["mask"]), box.label)
     return changed | {"box": clipped}
+
+
+def _unplaced(item: Record) -> Record:
+    """The object without the word for its position, which a source that retells writes anew."""
+    return {key: value for key, value in item.items() if key != "position"}
 
 
 def _less_visible(item: Record, share: float) -> Record:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from openpali.data.records import SkipLog
-from openpali.data.sources import CheckedSource, Source, augmented, load_source
+from openpali.data.sources import CheckedSource, RetellingSource, Source, augmented, load_source
 from openpali.data.tasks import Task, load_task
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError
@@ -28,6 +28,16 @@ class Part:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.source[self.indices[index]]
+
+
+class RetellingPart(Part):
+    """The same of a source that can write its texts anew, which augmentations need."""
+
+    source: RetellingSource
+
+    def retold(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The record with texts that are true of its objects."""
+        return self.source.retold(record)
 
 
 def check_folder(name: str | None, key: str) -> str:
@@ -93,9 +103,10 @@ def held_out_parts(source: Source, run: RunArguments) -> dict[str, Source]:
     held_out = max(1, min(512, total // 5 if total < 100 else total // 10))
     chosen = set(random.Random(0).sample(range(total), held_out))
     rest = [i for i in range(total) if i not in chosen] or list(chosen)
-    validation = Part(source, sorted(chosen))
+    kind = RetellingPart if isinstance(source, RetellingSource) else Part
+    validation = kind(source, sorted(chosen))
     run.say(f"{source.name}: {total} records; {len(rest)} to train on, {held_out} set aside for validation and test")
-    return {"train": Part(source, rest), "validation": validation, "test": validation}
+    return {"train": kind(source, rest), "validation": validation, "test": validation}
 
 
 def tell_bad_records(source: Source, run: RunArguments) -> None:
