@@ -35,6 +35,7 @@ def answered(monkeypatch, codec, name, answer):
             yield i, Answer(answer(example))
 
     monkeypatch.setattr("openpali.eval.evaluate_task.answers", fake)
+    monkeypatch.setenv("OPENPALI_CACHE", str(codec.parent))
     source = load_source({"name": "emoji", "split": "test", "size": 32, "objects": [1, 2], "length": COUNT})
     dataset = TaskDataset(source, load_task({"name": name, "codec": str(codec)}))
     return evaluate_task(*tiny_pali3(), dataset, dataset.task, progress=False), dataset

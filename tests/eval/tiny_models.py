@@ -173,6 +173,9 @@ def tiny_pali3() -> tuple[Pali3ForConditionalGeneration, Pali3Processor]:
     config = Pali3Config(vision_config=vision_config(), text_config=text, image_token_id=processor.image_token_id)
     model = Pali3ForConditionalGeneration(config)
     torch.nn.init.normal_(model.model.encoder.projector.output.weight)
+    # with tied embeddings a random decoder repeats its last token, which would be the start token, for ever
+    with torch.no_grad():
+        model.get_input_embeddings().weight[config.decoder_start_token_id] = 0
     return model, processor
 
 
