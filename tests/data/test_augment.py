@@ -8,6 +8,7 @@ from openpali.data.augment import Augment, Window, cropped, flipped, seen_throug
 from openpali.data.example import Box
 from openpali.data.masks import encode_rle, mask_array, mask_box
 from openpali.data.mixture import TaskDataset
+from openpali.data.objects import reading_order
 from openpali.data.sources import Augmented, load_source
 from openpali.data.sources.emoji import EmojiScenes
 from openpali.data.sources.placement import grid_position
@@ -223,6 +224,7 @@ def test_the_built_in_pictures_are_told_anew(drawings):
         assert [item["position"] for item in record["objects"]] == [
             grid_position(item["box"]) for item in record["objects"]
         ]
+        assert record["objects"] == sorted(record["objects"], key=reading_order)
         fewer += len(names) < len(before["objects"])
         exact(record)
     assert fewer > 5

@@ -7,6 +7,7 @@ import pytest
 import torch
 from coco_files import HEIGHT, WIDTH, bar
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from openpali.data.example import Box
 from openpali.data.mask_codec import load_codec
@@ -221,6 +222,15 @@ def test_what_is_asked_for_can_be_restricted():
     assert {task.example(record, random.Random(n)).prefix for n in range(20)} == {"detect dog"}
     with pytest.raises(ValueError, match="order is one of reading, shuffled, not 'random'"):
         load_task({"name": "segment", "order": "random"})
+
+
+def test_workers_write_masks_too(codec, drawings):
+    """Each process loads the codec for itself, also when the one that it comes from has used its own."""
+    source = EmojiScenes(length=12, cache_dir=drawings)
+    data = TaskDataset(source, task_with(codec, "segment"))
+    here = [data[index].suffix for index in range(12)]
+    loader = DataLoader(data, batch_size=None, num_workers=2, collate_fn=lambda example: example, timeout=60)
+    assert [example.suffix for example in loader] == here
 
 
 def test_no_codec_is_told_with_the_remedy(tmp_path, records):
