@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from openpali.data.masks import mask_array
 from openpali.data.records import BadRecord, SkipLog
 from openpali.data.sources import Source
 from openpali.modeling.location_tokens import LocatedBox
@@ -32,13 +33,14 @@ class Instance(NamedTuple):
 def instances(record: dict[str, Any]) -> Iterator[Instance]:
     """The objects of a record that have a mask with a pixel."""
     for number, item in enumerate(record.get("objects", ())):
-        mask = item.get("mask")
-        if mask is None or not np.any(mask):
+        mask = mask_array(item["mask"]) if item.get("mask") is not None else np.zeros((1, 1), bool)
+        if not mask.any():
             continue
-        box = item["box"]
-        name = item.get("concept") or box.label
-        located = LocatedBox.from_normalised_xyxy((box.x0, box.y0, box.x1, box.y1), name)
-        yield Instance(f"{record['id']}-{number}", torch.from_numpy(np.ascontiguousarray(mask)) > 0, located)
+        box, names = item["box"], item.get("names", {})
+        name = item.get("concept") or box.label or next(iter(names.values()), "")
+        # a semicolon would end the mask's text
+        located = LocatedBox.from_normalised_xyxy((box.x0, box.y0, box.x1, box.y1), name.replace(";", ","))
+        yield Instance(f"{record['id']}-{number}", torch.from_numpy(np.ascontiguousarray(mask)), located)
 
 
 class Squares(Dataset):
@@ -79,9 +81,7 @@ def gather(source: Source, count: int, side: int, run: RunArguments) -> torch.Te
         if total >= count:
             break
     if not total:
-        raise ConfigError(
-            f"source {source.name} has no masks: `objects` of its records need `mask` (bool[H, W]) and `box`"
-        )
+        raise ConfigError(f"source {source.name} has no masks: `objects` of its records need `mask` and `box`")
     return torch.cat(parts)[:count]
 
 

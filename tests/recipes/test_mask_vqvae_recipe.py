@@ -8,12 +8,13 @@ from PIL import Image
 
 from openpali import MaskVQVAE
 from openpali.data.example import Box
+from openpali.data.masks import LazyMask, encode_rle
 from openpali.data.records import BadRecord
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.recipes import mask_vqvae
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError
-from openpali.recipes.mask_data import Masks, collate, gather, masks_of
+from openpali.recipes.mask_data import Masks, collate, gather, instances, masks_of
 from openpali.recipes.mask_scores import before_and_after, mask_iou, pairs, sheet, square_scores
 from openpali.recipes.run_data import skip_log
 
@@ -125,6 +126,18 @@ def test_masks_are_cut_out_of_their_boxes_and_bad_records_are_listed(tmp_path):
     assert reasons[0] == "it is torn"
     assert "covers no pixel of a mask of 20 x 40" in reasons[1]
     assert len(gather(Shapes(), 2, 16, run)) == 2
+
+
+@pytest.mark.parametrize("kind", [encode_rle, lambda mask: LazyMask(lambda: mask)])
+def test_masks_may_have_any_form_of_a_record(kind):
+    record = Shapes()[0]
+    (true,) = instances(record)
+    record["objects"][0]["mask"] = kind(record["objects"][0]["mask"])
+    record["objects"][0]["box"] = Box(0.25, 0.25, 0.5, 0.75, "bar; rod")
+    (found,) = instances(record)
+    assert torch.equal(found.mask, true.mask)
+    assert found.box.label == "bar, rod"
+    assert found.box[:4] == true.box[:4] == (0.25, 0.25, 0.75, 0.5)
 
 
 def test_sources_without_masks_are_refused(tmp_path):
