@@ -4,11 +4,12 @@ BIN := .venv/bin
 JOBS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup links test lint demo mask-vqvae bench bench-gpu clean
+.PHONY: help setup links test lint demo mask-vqvae located bench bench-gpu clean
 
 help:
 	@echo "make demo   train a small PaLI-3 on the built-in pictures and open its report"
 	@echo "make mask-vqvae   train masks as tokens on them, in about ten minutes"
+	@echo "make located   boxes and masks from a small PaLI-3, in about half an hour"
 	@echo "make test   run the tests          make lint   ruff and pyright"
 	@echo "make bench  speed and memory ratios   make bench-gpu  a GPU's training steps"
 	@echo "make clean  remove what the other targets made"
@@ -43,6 +44,10 @@ demo: .venv/ready
 # masks as tokens: a codec of the released architecture, on the built-in drawings
 mask-vqvae: .venv/ready
 	$(BIN)/python -m openpali.recipes.mask_vqvae --config mask_vqvae/builtin
+
+# detection and referring segmentation from nothing; trains the codec of mask-vqvae where it is missing
+located: .venv/ready
+	$(BIN)/python -m openpali.scripts.located
 
 # ratios against what one would run instead; close other programs first
 bench: .venv/ready

@@ -35,6 +35,12 @@ UL2_3B: dict[str, Any] = {
     "bos_token_id": 0,
 }
 
+CHOICES = {
+    "projector": ("linear", "mlp"),
+    "projector_init": ("zeros", "normal"),
+    "image_positions": ("none", "sine"),
+}
+
 
 class Pali3Config(PreTrainedConfig):
     r"""Configuration of [`Pali3ForConditionalGeneration`]. `Pali3Config()` is the 5B model of the paper.
@@ -46,7 +52,14 @@ class Pali3Config(PreTrainedConfig):
             Any encoder-decoder of Transformers (T5, UMT5, T5Gemma are tested), by its `model_type`.
             The shape of T5 v1.1 XL when left out.
         projector (`str`, *optional*, defaults to `"linear"`):
-            `"linear"`, or `"mlp"` for one hidden GELU layer. The last layer starts at zero either way.
+            `"linear"`, or `"mlp"` for one hidden GELU layer.
+        projector_init (`str`, *optional*, defaults to `"zeros"`):
+            Where the projector's last layer starts: at `"zeros"`, as in the paper, or `"normal"`, with outputs of the
+            size of its inputs, so that pictures count from the first step of a short training.
+        image_positions (`str`, *optional*, defaults to `"none"`):
+            `"sine"` adds fixed two-dimensional sines, as large as the text model's embeddings (unit root mean square),
+            to the projected image tokens. T5 has no absolute positions, so a decoder learns where a token lies only
+            from what the image encoder left in it. The paper adds none.
         image_token_id (`int`, *optional*, defaults to 33252):
             Placeholder in `input_ids`; one for every patch of every image.
         label_smoothing (`float`, *optional*, defaults to 0.0):
@@ -79,6 +92,8 @@ class Pali3Config(PreTrainedConfig):
     vision_config: Any = None
     text_config: Any = None
     projector: str = "linear"
+    projector_init: str = "zeros"
+    image_positions: str = "none"
     image_token_id: int = 33252
     label_smoothing: float = 0.0
     is_encoder_decoder: bool = True
@@ -91,8 +106,9 @@ class Pali3Config(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        if self.projector not in ("linear", "mlp"):
-            raise ValueError(f"projector must be 'linear' or 'mlp', not {self.projector!r}")
+        for field, known in CHOICES.items():
+            if getattr(self, field) not in known:
+                raise ValueError(f"{field} must be {known[0]!r} or {known[1]!r}, not {getattr(self, field)!r}")
         if not self.text_config.is_encoder_decoder:
             raise ValueError(
                 f"PaLI-3 needs an encoder-decoder as its text model; {self.text_config.model_type!r} is not one."

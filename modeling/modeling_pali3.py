@@ -1,8 +1,8 @@
 """PaLI-3 (arXiv 2310.09199): a SigLIP image encoder in front of an encoder-decoder.
 
 What departs from a plain encoder-decoder of Transformers:
-- the image encoder's tokens, before pooling, pass a zero-initialised projector and take the place of the
-  `<image>` placeholders that stand before the prefix; several images and video frames are just more of them;
+- the image encoder's tokens, before pooling, pass a projector, which the paper starts at zero, and take the place of
+  the `<image>` placeholders that stand before the prefix; several images and video frames are just more of them;
 - text encoder and decoder may be any pair of Transformers (T5, UMT5, T5Gemma are tested), used as they are;
 - the loss is averaged per example and never builds the logits of unsupervised positions;
 - logits are given back with labels only when asked for, since they are the largest tensor of a training step.

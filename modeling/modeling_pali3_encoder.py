@@ -1,5 +1,6 @@
 """The encoder of PaLI-3: image encoder, projector and text encoder, and what every part of the model shares."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,12 +32,35 @@ class Pali3Projector(nn.Module):
         vision_width, text_width = config.vision_config.hidden_size, text_hidden_size(config)
         self.hidden = nn.Linear(vision_width, text_width) if config.projector == "mlp" else None
         self.output = nn.Linear(text_width if self.hidden else vision_width, text_width)
+        self.output_std = self.output.in_features**-0.5 if config.projector_init == "normal" else 0.0
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """float[N, tokens, D_vision] -> float[N, tokens, D_text]."""
         if self.hidden is not None:
             features = nn.functional.gelu(self.hidden(features), approximate="tanh")
         return self.output(features)
+
+
+def sine_positions(rows: int, columns: int, width: int) -> torch.Tensor:
+    """Sines and cosines of the middle of each cell of a grid, from half a period over the grid to half a one a cell.
+
+    Returns:
+        float[rows * columns, width], row by row, root mean square 1: a half for the vertical place, a half for the
+        horizontal one.
+
+    Raises:
+        ValueError: if `width` is not a multiple of 4.
+    """
+    if width % 4:
+        raise ValueError(f"image_positions='sine' needs a width of the text model that 4 divides, not {width}")
+    halves = []
+    for cells in (rows, columns):
+        rates = math.pi * 2.0 ** torch.linspace(-1, math.log2(cells), width // 4)
+        angles = (torch.arange(cells) + 0.5).unsqueeze(1) / cells * rates
+        halves.append(math.sqrt(2) * torch.cat([angles.sin(), angles.cos()], dim=1))
+    vertical = halves[0].unsqueeze(1).expand(-1, columns, -1)
+    horizontal = halves[1].unsqueeze(0).expand(rows, -1, -1)
+    return torch.cat([vertical, horizontal], dim=-1).flatten(0, 1)
 
 
 def text_hidden_size(config: Pali3Config) -> int:
@@ -75,7 +99,7 @@ class Pali3PreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, Pali3Projector):
-            init.zeros_(module.output.weight)
+            init.normal_(module.output.weight, std=module.output_std)
             init.zeros_(module.output.bias)
             if module.hidden is not None:
                 init.lecun_normal_(module.hidden.weight)
@@ -121,7 +145,12 @@ class Pali3Encoder(Pali3PreTrainedModel):
             `pooler_output`.
         """
         outputs = self.vision_tower(pixel_values=pixel_values.flatten(0, -4), **kwargs)
-        outputs.pooler_output = self.projector(outputs.last_hidden_state)
+        tokens = self.projector(outputs.last_hidden_state)
+        if self.config.image_positions == "sine":
+            patch = self.config.vision_config.patch_size
+            rows, columns = (side // patch for side in pixel_values.shape[-2:])
+            tokens = tokens + sine_positions(rows, columns, tokens.shape[-1]).to(tokens)
+        outputs.pooler_output = tokens
         return outputs
 
     def merge_images(

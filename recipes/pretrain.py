@@ -6,9 +6,11 @@ Stage 1 starts from `vision_checkpoint`, with its image encoder frozen and the t
 going on, starts from `model`. A line of `mixture` names a task, its weight, and a source of its own if it has one.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
@@ -21,6 +23,7 @@ from openpali.data.collator import Collator
 from openpali.data.mixture import Mixture, TaskDataset
 from openpali.data.sources import Source
 from openpali.modeling.configuration_pali3 import vision_config_of
+from openpali.modeling.location_tokens import LOCATION_BINS, location_token
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import ConfigError, as_dict
 from openpali.recipes.run_data import check_folder, make_task, skip_log, splits, tell_skipped
@@ -47,6 +50,9 @@ class PretrainArguments:
     model: str | None = field(default=None, metadata={"help": "checkpoint to go on from instead"})
     preset: str = field(default="nano", metadata={"help": "size of the text model"})
     model_config: dict | str | None = field(default=None, metadata={"help": "changes to the preset's"})
+    ordered_locations: bool = field(
+        default=False, metadata={"help": "start location tokens as sines of their coordinates, not at random"}
+    )
     max_length: int | None = field(default=None, metadata={"help": "tokens of a prompt"})
     suffix_max_length: int | None = field(default=None, metadata={"help": "tokens of a target"})
     test_limit: int = field(default=256, metadata={"help": "test examples of each line at the end"})
@@ -91,7 +97,22 @@ def from_stage_0(args: PretrainArguments) -> tuple[Pali3ForConditionalGeneration
     tower = trained.vision_model if trained.config.model_type == "siglip" else trained
     weights = {name: w for name, w in tower.state_dict().items() if not name.startswith("head.")}
     model.model.encoder.vision_tower.load_state_dict(weights)
+    if args.ordered_locations:
+        order_locations(model, processor.tokenizer)
     return model, processor
+
+
+@torch.no_grad()
+def order_locations(model: Pali3ForConditionalGeneration, tokenizer: Any) -> None:
+    """Start location tokens so that near coordinates are alike; a step for one of them then moves its neighbours."""
+    ids = tokenizer.convert_tokens_to_ids([location_token(i / (LOCATION_BINS - 1)) for i in range(LOCATION_BINS)])
+    table: Any = model.get_input_embeddings()
+    rates = math.pi * 2.0 ** torch.linspace(-1, 4, table.weight.shape[1] // 2)
+    angles = torch.linspace(0, 1, LOCATION_BINS).unsqueeze(1) * rates
+    sines = math.sqrt(2) * torch.cat([angles.sin(), angles.cos()], dim=1)
+    table.weight[ids] = sines
+    if not model.config.tie_word_embeddings:
+        model.lm_head.weight[ids] = sines * sines.shape[1] ** -0.5
 
 
 def make_datasets(args: PretrainArguments, run: RunArguments) -> dict[str, dict[str, TaskDataset]]:

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, SiglipModel, SiglipProcessor
 
 import openpali
-from openpali.recipes import contrastive, mask_vqvae, pretrain, transfer
+from openpali.recipes import contrastive, dense, mask_vqvae, pretrain, transfer
 from openpali.recipes.callbacks import read_log
 from openpali.recipes.config_file import CONFIGS
 
@@ -177,7 +177,8 @@ def test_mixture_mistakes(tmp_path):
         pretrain.main(["--mixture", "{a: {task: {name: ocr}}}", "--best_on", "b", "--output_dir", str(tmp_path)])
 
 
-MODULES = {"contrastive": contrastive, "mask_vqvae": mask_vqvae, "pretrain": pretrain, "transfer": transfer}
+MODULES = {"contrastive": contrastive, "dense": dense, "mask_vqvae": mask_vqvae, "pretrain": pretrain}
+MODULES |= {"transfer": transfer}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,149 @@
+"""Stage 0b: image tokens that know what lies under them, for boxes from little training.
+
+    python -m openpali.recipes.dense --config recipes/configs/pali3/nano-dense.yaml
+
+Every patch is told what it shows: cross-entropy over names and background, where the target is the share of the patch
+that each object covers, through one linear layer that is thrown away. It goes on from the `SiglipModel` of stage 0 and
+leaves another one, with the same text tower and processor, whose image encoder stage 1 takes.
+
+It departs from PaLI-3, whose image encoder sees whole pictures and texts only (and 10B of them). Contrastive training
+alone leaves tokens neither local nor apart from the background; SigLIP 2 (arXiv 2502.14786) adds dense losses to
+SigLIP's for the same reason, there by captions of regions, self-distillation and masked prediction. Boxes with names
+are what a small source has. The text tower does not follow: similarities between pictures and texts are lost.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoProcessor, PreTrainedModel, SiglipModel, set_seed
+
+from openpali.data.example import Example
+from openpali.data.mixture import TaskDataset
+from openpali.recipes.arguments import RunArguments, command, parse
+from openpali.recipes.config_file import as_dict
+from openpali.recipes.dense_patches import PatchCollator, Patches, names_in, patch_scores
+from openpali.recipes.run_data import check_folder, skip_log, splits, tell_skipped
+from openpali.recipes.run_folder import open_run
+from openpali.recipes.trainer import run_training
+
+
+@dataclass
+class DenseArguments:
+    """What is particular to this stage."""
+
+    model: str | None = field(default=None, metadata={"help": "SigLIP model of stage 0"})
+    source: dict | str | None = field(default=None, metadata={"help": "pictures with objects: name and options"})
+    language: str = field(default="en", metadata={"help": "of the objects' names"})
+    use_masks: bool = field(default=True, metadata={"help": "cover patches by masks where there are some, not boxes"})
+    names: list[str] = field(default_factory=list, metadata={"help": "to learn; those of the records when empty"})
+    names_records: int = field(default=1000, metadata={"help": "records whose names are looked at"})
+    most_names: int = field(default=1000, metadata={"help": "the commonest so many; the rest are `other`"})
+    best_metric: str = field(default="accuracy", metadata={"help": "or patch_accuracy, inside objects alone"})
+
+    def __post_init__(self):
+        self.source = as_dict(self.source, "source") or {"name": "emoji", "split": "train"}
+
+
+@dataclass
+class DenseRun(RunArguments):
+    """As in stage 0, with everything frozen that patches do not pass."""
+
+    adam_beta2: float = field(default=0.95, metadata={"help": "Adam's second-moment decay"})
+    freeze: list[str] = field(
+        default_factory=lambda: ["text_model", "logit_scale", "logit_bias"],
+        metadata={"help": "components that do not train"},
+    )
+    decay: list[str] = field(
+        default_factory=lambda: ["vision_model", "patch_head"], metadata={"help": "components whose matrices decay"}
+    )
+    # no patch passes the pooling head
+    ddp_find_unused_parameters: bool | None = field(default=True, metadata={"help": "leave at true"})
+
+
+class DenseSiglip(SiglipModel):
+    """A SigLIP model with a linear layer on its image tokens; `config.patch_labels` says how wide."""
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self.patch_head = nn.Linear(config.vision_config.hidden_size, config.patch_labels)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """float[n, 3, H, W] to logits, float[n, patches, labels]."""
+        return self.patch_head(self.vision_model(pixel_values=pixel_values).last_hidden_state)
+
+
+def with_head(model: SiglipModel, labels: int) -> DenseSiglip:
+    """The model with a new linear layer."""
+    model.config.patch_labels = labels
+    dense = DenseSiglip(model.config)
+    dense.load_state_dict(model.state_dict(), strict=False)
+    return dense
+
+
+def without_head(dense: DenseSiglip) -> SiglipModel:
+    """The model without it, as stock Transformers knows it."""
+    config: Any = dense.config
+    if hasattr(config, "patch_labels"):
+        del config.patch_labels
+    config.architectures = ["SiglipModel"]
+    model = SiglipModel(config)
+    model.load_state_dict({key: w for key, w in dense.state_dict().items() if not key.startswith("patch_head.")})
+    return model
+
+
+def dense_loss(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Cross-entropy between a patch's labels and what covers it, a mean over patches and pictures."""
+    logits = model(inputs["pixel_values"])
+    return -(inputs["shares"] * logits.log_softmax(-1)).sum(-1).mean()
+
+
+@torch.no_grad()
+def dense_scores(
+    model: nn.Module, collator: PatchCollator, examples: Sequence[Example], batch_size: int
+) -> dict[str, float]:
+    """`patch_scores` of a model on examples."""
+    logits, shares = [], []
+    for start in range(0, len(examples), batch_size):
+        batch = collator(examples[start : start + batch_size])
+        logits.append(model(batch["pixel_values"].to(next(model.parameters()).device)).cpu())
+        shares.append(batch["shares"])
+    return patch_scores(torch.cat(logits), torch.cat(shares))
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Train the image encoder of a SigLIP model patch by patch."""
+    args, run = parse([DenseArguments, DenseRun], argv)
+    checkpoint = open_run(run)
+
+    parts = splits(as_dict(args.source, "source"), run)
+    task = Patches(args.language, args.use_masks)
+    train = TaskDataset(parts["train"], task, run.seed, skip_log(run))
+    validation = TaskDataset(parts["validation"], task, run.seed, skip_log(run))
+    names = args.names or names_in(parts["train"], args.language, args.names_records, args.most_names)
+
+    set_seed(run.seed)
+    folder = check_folder(args.model, "model")
+    processor = AutoProcessor.from_pretrained(folder)
+    siglip = SiglipModel.from_pretrained(folder, dtype="float32")
+    vision: Any = siglip.vision_model.config
+    collator = PatchCollator(processor, names, vision.image_size // vision.patch_size)
+    model = with_head(siglip, collator.labels)
+    held_out = [validation[i] for i in range(min(run.eval_limit, len(validation)))]
+    run.say(f"{len(names)} names, {collator.cells} x {collator.cells} patches")
+
+    def evaluate(model: PreTrainedModel) -> dict[str, float]:
+        return dense_scores(model, collator, held_out, run.per_device_eval_batch_size)
+
+    run_training(model, processor, run, train, collator, evaluate, args.best_metric, dense_loss, checkpoint)
+    if run.process_index == 0:
+        without_head(model).save_pretrained(run.folder)
+    tell_skipped(run)
+    run.say(f"Next, stage 1: openpali.recipes.pretrain with --vision_checkpoint {run.folder}")
+
+
+if __name__ == "__main__":
+    main()
