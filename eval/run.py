@@ -69,6 +69,8 @@ def run(args: EvalArguments) -> TaskResult:
     """
     output = Path(args.output)
     source_spec, task_spec = read_source(args.source), {"name": args.task, **read_mapping(args.task_options)}
+    # a training configuration's; scores are of the pictures as they are
+    source_spec.pop("augment", None)
     source, task = load_source(source_spec), load_task(task_spec)
     settings = {
         "model": args.model,

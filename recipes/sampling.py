@@ -7,26 +7,33 @@ import torch
 from torch.utils.data import Sampler
 
 
-class RunSampler(Sampler[int]):
+class RunSampler(Sampler[int | tuple[int, int]]):
     """Epoch after epoch of fresh permutations as one sequence, cut at the length of the run.
 
     A run is a single pass over this sequence, so batches are always full, even of a data set smaller than a
     batch, and resuming at batch n is skipping n batches: there is no epoch border to get wrong.
+
+    Args:
+        num_items: of the data set.
+        num_samples: of the run.
+        seed: of the order.
+        with_epochs: give (epoch, item) in place of the item, for data that is drawn anew in each epoch.
     """
 
-    def __init__(self, num_items: int, num_samples: int, seed: int):
-        self.num_items = num_items
+    def __init__(self, num_items: int, num_samples: int, seed: int, with_epochs: bool = False):
+        self.num_items, self.with_epochs = num_items, with_epochs
         self.num_samples = num_samples
         self.seed = seed
 
     def __len__(self) -> int:
         return self.num_samples
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[int | tuple[int, int]]:
         for epoch in range(-(-self.num_samples // self.num_items)):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             left = self.num_samples - epoch * self.num_items
-            yield from torch.randperm(self.num_items, generator=generator)[:left].tolist()
+            order = torch.randperm(self.num_items, generator=generator)[:left].tolist()
+            yield from ((epoch, item) for item in order) if self.with_epochs else order
 
 
 def quiet_worker(worker_id: int) -> None:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+from openpali.data.mixture import TaskDataset
 from openpali.eval.loading import finish_adapters
 from openpali.recipes import optimization
 from openpali.recipes.arguments import RunArguments
@@ -80,10 +81,12 @@ class PaliTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Batches of the whole run in one pass, see `RunSampler`."""
         args = self.run_args
+        # augmented records would otherwise be the same in every epoch
+        anew = isinstance(self.data, TaskDataset) and self.data.augmented is not None
         loader = DataLoader(
             self.data,
             batch_size=args.per_device_train_batch_size,
-            sampler=RunSampler(len(self.data), args.max_steps * args.examples_per_step, args.seed),
+            sampler=RunSampler(len(self.data), args.max_steps * args.examples_per_step, args.seed, anew),
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,

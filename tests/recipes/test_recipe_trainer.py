@@ -207,3 +207,4 @@ def test_sampler_sees_everything_once_per_epoch_in_a_fresh_order():
     assert order == list(RunSampler(7, 16, 1))
     assert order[:10] == list(RunSampler(7, 10, 1))
     assert order != list(RunSampler(7, 16, 2))
+    assert list(RunSampler(7, 16, 1, with_epochs=True)) == [(i // 7, item) for i, item in enumerate(order)]
