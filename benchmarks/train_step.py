@@ -159,6 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--widths", type=int, nargs="*", default=[256, 1024, 2048])
+    parser.add_argument("--batches", type=int, nargs="*", default=[8, 4, 1], help="at the first width; others have 8")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--width", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
@@ -173,7 +174,7 @@ def main() -> None:
     )
     header("stock", "openpali")
     for width in options.widths:
-        cases = itertools.product((1, 4, 8), (8, 64)) if width == min(options.widths) else [(8, 8)]
+        cases = itertools.product(options.batches, (8, 64)) if width == min(options.widths) else [(8, 8)]
         for batch, suffix in cases:
             title = f"width {width}, batch {batch}, suffix {suffix}"
             sizes = {"width": width, "batch": batch, "suffix": suffix, "repeats": options.repeats}
