@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 # verb: (module whose main(argv) it calls, help)
 VERBS = {
-    "predict": ("openpali.eval.predict", "answer a prompt about a picture and draw the boxes"),
+    "predict": ("openpali.eval.predict", "answer a prompt about a picture and draw its boxes and masks"),
     "transfer": ("openpali.recipes.transfer", "fine-tune a checkpoint on a task or on your own data"),
     "eval": ("openpali.eval.run", "score a checkpoint on a task and write the report"),
     "merge": ("openpali.scripts.merge_adapter", "turn adapters and their base into one whole checkpoint"),
