@@ -111,7 +111,11 @@ def held_out_parts(source: Source, run: RunArguments) -> dict[str, Source]:
 
 def tell_bad_records(source: Source, run: RunArguments) -> None:
     """Say what is wrong with the records that a source has left out, and list all of them in the run's folder."""
-    if run.process_index > 0 or not isinstance(source, CheckedSource) or not source.bad:
+    if run.process_index > 0 or not isinstance(source, CheckedSource):
+        return
+    for note in source.notes:
+        run.say(f"{source.name}: {note}")
+    if not source.bad:
         return
     log = skip_log(run)
     for bad in source.bad:

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import random
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, Protocol, runtime_checkable
 
@@ -33,9 +34,17 @@ class Source(Protocol):
 
 @runtime_checkable
 class CheckedSource(Source, Protocol):
-    """A source that reads its records beforehand, leaves out the bad ones and lists them."""
+    """A source that reads its records beforehand, leaves out the bad ones and lists them.
+
+    Attributes:
+        bad: what is wrong with each.
+        notes: what else a person should know of the file, such as numbers of what is left out by design.
+    """
 
     bad: list[BadRecord]
+
+    @property
+    def notes(self) -> Sequence[str]: ...  # noqa: D102
 
 
 @runtime_checkable

@@ -59,6 +59,16 @@ class CocoInstances:
         content = read_json(self.path)
         self._read(*(self._list(content, key) for key in ("images", "annotations", "categories")))
 
+    @property
+    def notes(self) -> list[str]:
+        """How many crowds and pictures are left out by design."""
+        found = []
+        if self.skipped_crowds:
+            found.append(f"{self.skipped_crowds} crowd annotations are no objects (crowd: true takes them)")
+        if self.without_objects:
+            found.append(f"{self.without_objects} pictures without an object are left out")
+        return found
+
     def __len__(self) -> int:
         return len(self._records)
 

@@ -27,6 +27,7 @@ class JsonlSource:
     """
 
     name = "jsonl"
+    notes = ()
 
     def __init__(self, path: str | Path, image_root: str | Path | None = None, check_decode: int = 1000) -> None:
         """Check and index a file.

@@ -42,6 +42,7 @@ class ReferringExpressions:
     """
 
     name = "refer"
+    notes = ()
 
     def __init__(
         self,

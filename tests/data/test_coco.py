@@ -27,6 +27,7 @@ def test_records_are_what_the_file_says(coco):
     source = load_source({"name": "coco", "path": str(coco.write()), "image_root": str(coco.root)})
     assert isinstance(source, CheckedSource)
     assert (len(source), source.bad, source.skipped_crowds, source.without_objects) == (3, [], 1, 1)
+    assert [note.split()[0] for note in source.notes] == ["1", "1"]
     records = {record["id"]: record for record in (source[index] for index in range(3))}
     assert list(records) == ["instances.json:7", "instances.json:3", "instances.json:8"]
     assert records["instances.json:7"]["image"].size == (WIDTH, HEIGHT)
@@ -71,6 +72,7 @@ def test_crowds_are_counted_and_not_asked_for(coco):
     assert data[2].prefix == "detect dog"
     with_crowds = CocoInstances(coco.write(), coco.root, crowd=True)
     assert with_crowds.skipped_crowds == 0
+    assert not any("crowd" in note for note in with_crowds.notes)
     record = with_crowds[2]
     assert record["crowds"] == []
     assert np.array_equal(np.asarray(record["objects"][1]["mask"]), bar(0, 0, 1, 40))
