@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
         "stage 0b": 180,
         "stage 1": 480,
         "detection": 280,
-        "referring": 600,
+        "referring": 800,
     }
     missing = args.codec == DEFAULT_CODEC and not (Path(args.codec) / "model.safetensors").is_file()
     first: dict[str, float] = {"mask codec": 600} if missing else {}
