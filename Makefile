@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 help:
 	@echo "make demo   train a small PaLI-3 on the built-in pictures and open its report"
 	@echo "make mask-vqvae   train masks as tokens on them, in about ten minutes"
-	@echo "make located   boxes and masks from a small PaLI-3, in about half an hour"
+	@echo "make located   boxes and masks from a small PaLI-3, in about an hour"
 	@echo "make test   run the tests          make lint   ruff and pyright"
 	@echo "make bench  speed and memory ratios   make bench-gpu  a GPU's training steps"
 	@echo "make clean  remove what the other targets made"
