@@ -126,6 +126,7 @@ class Checkpoint:
         try:
             with self._archive.open(f"{key}.npy") as stream:
                 shape, _, dtype = _read_header(stream)
+        # zipfile: torn members, encrypted ones (RuntimeError), unknown compression (NotImplementedError)
         except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
             raise ValueError(f"{self.path}: {key} cannot be read ({error}): fetch the file again") from error
         if dtype.hasobject:
