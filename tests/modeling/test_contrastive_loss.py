@@ -1,11 +1,19 @@
 import math
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from transformers import SiglipConfig, SiglipModel
 from transformers.models.siglip import SiglipTextConfig, SiglipVisionConfig
 
-from openpali.modeling.contrastive_loss import initialize_logits, sigmoid_loss
+from openpali.modeling.contrastive_loss import initialize_logits, sigmoid_loss, softmax_loss
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+LEAVES = ("images", "texts", "t", "b")
 
 
 def embeddings(n: int, m: int | None = None, width: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,28 +50,158 @@ def test_equals_the_loss_of_siglip_model():
     assert model.logit_bias.item() == -10
 
 
+def scalars(t: float = 0.7, b: float = -1.5) -> tuple[torch.Tensor, torch.Tensor]:
+    return tuple(torch.tensor([x], dtype=torch.double, requires_grad=True) for x in (t, b))  # pyright: ignore
+
+
+def keys() -> tuple[torch.Tensor, torch.Tensor]:
+    """Four pictures and four texts; the first two texts are the same one, and the last picture has two."""
+    return torch.tensor([[7, -1], [7, -1], [2, -1], [5, 2]]), torch.tensor([7, 7, 2, 5])
+
+
+TRUE = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]], dtype=torch.bool)
+
+
+def plain_softmax_loss(images: torch.Tensor, texts: torch.Tensor, t: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    logits = images @ texts.T * t.exp()
+    rows, columns = true / true.sum(1, keepdim=True), true / true.sum(0, keepdim=True)
+    by_image = -(rows * logits.log_softmax(1)).sum(1).mean()
+    return (by_image - (columns * logits.log_softmax(0)).sum(0).mean()) / 2
+
+
 def test_equal_captions_are_positives_when_the_caller_says_so():
     images, texts = embeddings(4)
-    texts = texts[[0, 0, 2, 3]]
-    t, b = torch.zeros(1, dtype=torch.double), torch.zeros(1, dtype=torch.double)
-    positives = torch.eye(4, dtype=torch.bool)
-    positives[0, 1] = positives[1, 0] = True
-    logits = images @ texts.T
-    z = torch.where(positives, 1.0, -1.0)
-    expected = torch.log1p(torch.exp(-z * logits)).sum() / 4
-    torch.testing.assert_close(sigmoid_loss(images, texts, t, b, positives), expected)
+    t, b = scalars(0.0, 0.0)
+    z = torch.where(TRUE, 1.0, -1.0)
+    expected = torch.log1p(torch.exp(-z * (images @ texts.T))).sum() / 4
+    torch.testing.assert_close(sigmoid_loss(images, texts, t, b, *keys()), expected)
     assert not torch.isclose(sigmoid_loss(images, texts, t, b), expected)
 
 
-def test_gradients_reach_embeddings_scale_and_bias():
-    images, texts = (x.requires_grad_() for x in embeddings(3))
-    t = torch.zeros(1, dtype=torch.double, requires_grad=True)
-    b = torch.zeros(1, dtype=torch.double, requires_grad=True)
-    assert torch.autograd.gradcheck(sigmoid_loss, (images, texts, t, b))
+@pytest.mark.parametrize("chunk_size", [None, 1, 2, 3])
+@pytest.mark.parametrize("with_keys", [False, True])
+def test_gradients_are_those_of_finite_differences(chunk_size, with_keys):
+    images, texts = (x.requires_grad_() for x in embeddings(4))
+    t, b = scalars()
+    more: Any = (*(keys() if with_keys else (None, None)), chunk_size)
+    assert torch.autograd.gradcheck(lambda *x: sigmoid_loss(*x, *more), (images, texts, t, b))
+    assert torch.autograd.gradcheck(lambda *x: softmax_loss(*x, *more), (images, texts, t))
+
+
+def test_softmax_loss_equals_two_cross_entropies():
+    images, texts = embeddings(4)
+    t, _ = scalars()
+    expected = plain_softmax_loss(images, texts, t, torch.eye(4, dtype=torch.bool))
+    torch.testing.assert_close(softmax_loss(images, texts, t, chunk_size=3), expected)
+    targets = torch.arange(4)
+    logits = images @ texts.T * t.exp()
+    stock = (torch.nn.functional.cross_entropy(x, targets) for x in (logits, logits.T))
+    torch.testing.assert_close(expected, sum(stock) / 2)
+    torch.testing.assert_close(
+        softmax_loss(images, texts, t, *keys()), plain_softmax_loss(images, texts, t, TRUE), rtol=1e-12, atol=0
+    )
 
 
 def test_more_texts_than_images():
     images, texts = embeddings(2, 5)
-    t, b = torch.zeros(1, dtype=torch.double), torch.zeros(1, dtype=torch.double)
-    positives = torch.zeros(2, 5, dtype=torch.bool)
-    assert sigmoid_loss(images, texts, t, b, positives).item() > 0
+    t, b = scalars(0.0, 0.0)
+    image_keys, text_keys = torch.tensor([[0, 3], [1, -1]]), torch.arange(5)
+    z = -torch.ones(2, 5)
+    z[0, 0] = z[0, 3] = z[1, 1] = 1
+    expected = torch.log1p(torch.exp(-z * (images @ texts.T))).sum() / 2
+    torch.testing.assert_close(sigmoid_loss(images, texts, t, b, image_keys, text_keys), expected)
+    assert torch.isfinite(softmax_loss(images, texts, t, image_keys, text_keys))
+    with pytest.raises(ValueError, match="2 images and 5 texts need keys"):
+        sigmoid_loss(images, texts, t, b)
+    with pytest.raises(ValueError, match=r"must be int\[2, k\] and int\[5\]"):
+        sigmoid_loss(images, texts, t, b, text_keys, image_keys)
+    with pytest.raises(ValueError, match="both image_keys and text_keys"):
+        softmax_loss(images, texts, t, image_keys)
+
+
+def test_half_precision_embeddings_are_summed_in_single_precision():
+    images, texts = (x.bfloat16().requires_grad_() for x in embeddings(64))
+    t, b = (x.detach().float().requires_grad_() for x in scalars(2.3, -10.0))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = sigmoid_loss(images, texts, t, b)
+    loss.backward()
+    wide = sigmoid_loss(images.double(), texts.double(), t.double(), b.double())
+    assert loss.dtype == torch.float32
+    assert images.grad is not None
+    assert images.grad.dtype == torch.bfloat16
+    assert loss.item() == pytest.approx(wide.item(), rel=1e-6)
+
+
+def test_no_block_of_logits_is_kept_for_backward():
+    images, texts = (x.float().requires_grad_() for x in embeddings(512))
+    t, b = (x.detach().float().requires_grad_() for x in scalars())
+    sizes: list[int] = []
+
+    def note(saved: torch.Tensor) -> torch.Tensor:
+        sizes.append(saved.numel())
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
+        sigmoid_loss(images, texts, t, b, chunk_size=64)
+        softmax_loss(images, texts, t, chunk_size=64)
+    assert sizes
+    assert max(sizes) <= images.numel()
+
+
+def test_the_authors_global_loss_is_the_mean_of_their_losses_per_device():
+    with np.load(FIXTURES / "siglip_chunked.npz") as file:
+        images, texts = (torch.from_numpy(file[key]).double() for key in ("zimg", "ztxt"))
+        t, b = (torch.tensor([float(file[key])], dtype=torch.double) for key in ("t", "b"))
+        expected, per_device = float(file["global"]), file["per_device4"]
+    assert sigmoid_loss(images, texts, t.log(), b, chunk_size=3).item() == pytest.approx(expected, rel=1e-6)
+    keys = torch.arange(8)
+    shares = [
+        sigmoid_loss(images[i : i + 2], texts, t.log(), b, keys[i : i + 2, None], keys).item() for i in range(0, 8, 2)
+    ]
+    assert shares == pytest.approx(per_device.tolist(), rel=1e-5)
+
+
+def on_one_process(rank: int, rows: list[int], folder: str, inputs: dict[str, torch.Tensor]) -> None:
+    """One of several processes, each with its rows of the batch; leaves its losses and gradients in files."""
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=len(rows))
+    own = slice(sum(rows[:rank]), sum(rows[: rank + 1]))
+    keys = (inputs["image_keys"][own], inputs["text_keys"][own]) if "image_keys" in inputs else (None, None)
+    for kind in ("sigmoid", "softmax"):
+        leaves = {key: inputs[key][own if key in ("images", "texts") else slice(None)].clone() for key in LEAVES}
+        torch.save(loss_and_gradients(kind, leaves, (*keys, 2)), f"{folder}/{kind}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def loss_and_gradients(kind: str, leaves: dict[str, torch.Tensor], more: tuple) -> dict[str, torch.Tensor]:
+    leaves = {key: leaf.requires_grad_() for key, leaf in leaves.items() if key != "b" or kind == "sigmoid"}
+    function: Any = sigmoid_loss if kind == "sigmoid" else softmax_loss
+    loss = function(*leaves.values(), *more)
+    loss.backward()
+    return {"loss": loss.detach()} | {key: leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}
+
+
+@pytest.mark.parametrize(
+    ("rows", "with_keys"), [([8], True), ([4, 4], False), ([2, 2, 2, 2], True), ([3, 1, 3, 1], True)]
+)
+def test_a_ring_of_processes_has_the_loss_and_the_gradients_of_one(tmp_path, rows, with_keys):
+    images, texts = embeddings(8)
+    t, b = scalars()
+    inputs = {"images": images, "texts": texts, "t": t.detach(), "b": b.detach()}
+    if with_keys:
+        texts[5] = texts[0]
+        text_keys = torch.tensor([0, 1, 2, 3, 4, 0, 6, 7])
+        inputs["image_keys"] = torch.stack([text_keys, torch.tensor([-1, -1, 6, -1, -1, -1, -1, 1])], 1)
+        inputs["text_keys"] = text_keys
+    # forked: each would otherwise import torch again, for seconds
+    mp.start_processes(on_one_process, (rows, str(tmp_path), inputs), len(rows), start_method="fork")  # pyright: ignore
+    for kind in ("sigmoid", "softmax"):
+        found = [torch.load(tmp_path / f"{kind}-{rank}.pt", weights_only=True) for rank in range(len(rows))]
+        more = (inputs.get("image_keys"), inputs.get("text_keys"))
+        one = loss_and_gradients(kind, {key: inputs[key].clone() for key in LEAVES}, more)
+        assert len(one) == (5 if kind == "sigmoid" else 4)
+        # what data-parallel training does: gradients of all processes, averaged
+        for key, expected in one.items():
+            stack = torch.cat if key in ("images", "texts") else torch.stack
+            ours = stack([x[key] for x in found])
+            ours = ours / len(rows) if key in ("images", "texts") else ours.mean(0)
+            torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
