@@ -1,0 +1,222 @@
+"""Embeddings of pictures and texts by any SigLIP of Transformers, and features of its image encoder for probes.
+
+`SiglipModel` and `Siglip2Model` embed both; `SiglipForImageClassification` and `SiglipVisionModel` have features only.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, TypeVar, cast
+
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn.functional import normalize
+from tqdm import tqdm
+from transformers import PreTrainedModel, Siglip2VisionModel, SiglipVisionModel
+
+logger = logging.getLogger(__name__)
+
+POOLINGS = ("head", "mean")
+"""The encoder's attention pooling, which a contrastive model is trained with, or the mean of its tokens."""
+
+Item = TypeVar("Item")
+
+
+def embed_images(
+    model: PreTrainedModel,
+    image_processor: Any,
+    images: Iterable[Image.Image],
+    batch_size: int = 64,
+    *,
+    progress: bool = False,
+) -> torch.Tensor:
+    """Embeddings of pictures, comparable with those of `embed_texts` by their inner products.
+
+    Args:
+        model: with two towers; its training mode is as before afterwards.
+        image_processor: of the model.
+        images: PIL RGB; a generator is read batch by batch, so that not all pictures are in memory at once.
+        batch_size: pictures at a time.
+        progress: show a bar.
+
+    Returns:
+        float[n, D] of length 1, on the CPU.
+
+    Raises:
+        ValueError: there are no pictures, or the model has no pooling head.
+    """
+    return normalize(image_features(model, image_processor, images, "head", batch_size, progress=progress), dim=-1)
+
+
+def image_features(
+    model: PreTrainedModel,
+    image_processor: Any,
+    images: Iterable[Image.Image],
+    pooling: str = "head",
+    batch_size: int = 64,
+    *,
+    progress: bool = False,
+) -> torch.Tensor:
+    """Features of the image encoder, not normalised.
+
+    Args:
+        model: with an image tower, or being one.
+        image_processor: of the model.
+        images: PIL RGB.
+        pooling: one of `POOLINGS`.
+        batch_size: pictures at a time.
+        progress: show a bar.
+
+    Returns:
+        float[n, D] on the CPU.
+
+    Raises:
+        ValueError: there are no pictures, the pooling is unknown, or the encoder lacks it.
+    """
+    return pooled_features(model, image_processor, images, [pooling], batch_size, progress=progress)[pooling]
+
+
+def pooled_features(
+    model: PreTrainedModel,
+    image_processor: Any,
+    images: Iterable[Image.Image],
+    poolings: Sequence[str],
+    batch_size: int = 64,
+    *,
+    progress: bool = False,
+) -> dict[str, torch.Tensor]:
+    """`image_features` with several poolings at the cost of one."""
+    check_poolings(model, poolings)
+    tower = image_tower(model)
+    rows: list[dict[str, torch.Tensor]] = []
+    with evaluating(model):
+        for batch in tqdm(batches(images, batch_size), desc="pictures", unit="batch", disable=not progress):
+            inputs = image_processor(batch, return_tensors="pt")
+            rows.append(pool(tower, {key: value.to(model.device) for key, value in inputs.items()}, poolings))
+    if not rows:
+        raise ValueError("there are no pictures to embed")
+    return {pooling: torch.cat([row[pooling] for row in rows]) for pooling in poolings}
+
+
+def pool(tower: nn.Module, inputs: dict[str, torch.Tensor], poolings: Sequence[str]) -> dict[str, torch.Tensor]:
+    """float[n, D] of a batch by pooling; patches that only fill up a NaFlex picture have no part in the mean."""
+    outputs = tower(**inputs)
+    tokens, mask = outputs.last_hidden_state.float(), inputs.get("pixel_attention_mask")
+    if mask is None:
+        mask = torch.ones(tokens.shape[:2], device=tokens.device)
+    weights = mask.to(tokens)[..., None]
+    found = {"mean": (tokens * weights).sum(1) / weights.sum(1)}
+    if outputs.pooler_output is not None:
+        found["head"] = outputs.pooler_output.float()
+    return {pooling: found[pooling].cpu() for pooling in poolings}
+
+
+def image_tower(model: PreTrainedModel) -> PreTrainedModel:
+    """The image encoder of a model with two towers or with a classifier; an image encoder itself."""
+    if isinstance(model, (SiglipVisionModel, Siglip2VisionModel)):
+        return model
+    return cast(PreTrainedModel, model.vision_model)
+
+
+def has_head(model: PreTrainedModel) -> bool:
+    """Whether the image encoder pools by attention."""
+    return bool(image_tower(model).config.vision_use_head)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def check_poolings(model: PreTrainedModel, poolings: Sequence[str]) -> None:
+    """Raise ValueError for a pooling that there is not, or that the encoder lacks."""
+    unknown = [pooling for pooling in poolings if pooling not in POOLINGS]
+    if unknown:
+        raise ValueError(f"pooling is one of {', '.join(POOLINGS)}, not {unknown[0]!r}")
+    if "head" in poolings and not has_head(model):
+        raise ValueError(f"this {type(model).__name__} has no pooling head: use pooling 'mean'")
+
+
+def embed_texts(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[str],
+    text_length: int | None = None,
+    batch_size: int = 64,
+    *,
+    progress: bool = False,
+) -> torch.Tensor:
+    """Embeddings of texts, comparable with those of `embed_images`.
+
+    SigLIP attends to padding, and pools the last position: every text is filled up to the length of the training.
+    Longer ones are cut, and a warning counts them. Equal texts are embedded once, so that their scores tie exactly.
+
+    Args:
+        model: with two towers; its training mode is as before afterwards.
+        tokenizer: of the model.
+        texts: of any languages.
+        text_length: tokens of every text; the model's `max_position_embeddings` when None.
+        batch_size: texts at a time.
+        progress: show a bar.
+
+    Returns:
+        float[n, D] of length 1, on the CPU.
+
+    Raises:
+        ValueError: there are no texts, or the model has fewer positions than `text_length`.
+    """
+    if not texts:
+        raise ValueError("there are no texts to embed")
+    length = checked_length(model, text_length)
+    place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    chunks, too_long = [], set()
+    with evaluating(model):
+        bar = tqdm(total=len(place), desc="texts", unit="text", disable=not progress)
+        for batch in batches(place, batch_size):
+            # without padding first: only so is it known which are too long
+            lengths = [len(ids) for ids in tokenizer(batch, truncation=False, verbose=False)["input_ids"]]
+            too_long |= {text for text, tokens in zip(batch, lengths) if tokens > length}
+            ids = tokenizer(batch, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+            features = model.get_text_features(input_ids=ids["input_ids"].to(model.device))
+            chunks.append(normalize(features.pooler_output.float(), dim=-1).cpu())
+            bar.update(len(batch))
+        bar.close()
+    warn_of_cuts([text for text in texts if text in too_long], len(texts), length)
+    return torch.cat(chunks)[[place[text] for text in texts]]
+
+
+def checked_length(model: Any, text_length: int | None) -> int:
+    """Tokens of every text."""
+    positions = int(model.config.text_config.max_position_embeddings)
+    if text_length is not None and not 1 <= text_length <= positions:
+        raise ValueError(f"text_length={text_length}: the model's text tower has 1 to {positions} positions")
+    return text_length or positions
+
+
+def warn_of_cuts(cut: Sequence[str], total: int, length: int) -> None:
+    """One warning for all texts that lost their ends."""
+    if cut:
+        logger.warning(
+            "%d of %d texts were longer than %d tokens and cut, the first of them: %r. A larger text_length keeps them"
+            " whole, where the model was trained with as much.",
+            *(len(cut), total, length, cut[0]),
+        )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """No gradients and no dropout inside; afterwards every part is in the mode that it had, frozen towers too."""
+    modes = {part: part.training for part in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of up to `size` items, read only as they are asked for."""
+    if size < 1:
+        raise ValueError(f"batch_size={size}: at least 1")
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,0 +1,233 @@
+"""Image-text retrieval: recall at k in both directions, for one set or language by language.
+
+The protocol is that of Crossmodal-3600 (2205.12522; SigLIP section 4.2): a text finds its own picture among the first
+k, a picture finds any of its texts among the first k; languages are scored one by one and averaged.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import comb
+from typing import Any
+
+import torch
+
+KS = (1, 5, 10)
+DIRECTIONS = ("image_to_text", "text_to_image")
+LARGEST_BLOCK = 1 << 22  # similarities at a time, 16 MB in float32
+
+
+@dataclass(frozen=True)
+class LanguageRecall:
+    """Retrieval among the pictures and texts of one language.
+
+    Attributes:
+        recalls: as `recall_at_k` gives them.
+        chance: what random embeddings would reach, under the same keys.
+        images: pictures that have a text in this language; the others have no part.
+        texts: their texts.
+        shared_texts: texts that another picture of the language has too, word for word. Only a text's own picture
+            counts, so nobody can always be right about these.
+    """
+
+    recalls: dict[str, float]
+    chance: dict[str, float]
+    images: int
+    texts: int
+    shared_texts: int
+
+
+@dataclass(frozen=True)
+class RetrievalTable:
+    """Recalls of every language, and their plain means over the languages.
+
+    Attributes:
+        languages: by language, in the order in which the languages first occur.
+        mean: recalls averaged over the languages.
+        chance: likewise, of random embeddings.
+        ks: the ranks that count.
+    """
+
+    languages: dict[str, LanguageRecall]
+    mean: dict[str, float]
+    chance: dict[str, float]
+    ks: tuple[int, ...] = KS
+
+    def as_dict(self) -> dict[str, Any]:
+        """The table as JSON values."""
+        rows = {name: vars(row) for name, row in self.languages.items()}
+        return {"mean": self.mean, "chance": self.chance, "languages": rows}
+
+
+def recall_key(direction: str, k: int) -> str:
+    """Name of a recall: `image_to_text_recall_at_1`."""
+    return f"{direction}_recall_at_{k}"
+
+
+def recall_at_k(
+    image_embeds: torch.Tensor, text_embeds: torch.Tensor, text_image: torch.Tensor, ks: Sequence[int] = KS
+) -> dict[str, float]:
+    """Recalls in both directions.
+
+    Args:
+        image_embeds: float[n, D], normalised.
+        text_embeds: float[m, D], normalised.
+        text_image: int[m], the picture of each text. A picture without texts is in the way of the others' texts, and
+            is no query itself.
+        ks: ranks that count.
+
+    Returns:
+        `image_to_text_recall_at_1`, `text_to_image_recall_at_1`, ... in [0, 1]; 1 where k is at least the number of
+        candidates.
+
+    Raises:
+        ValueError: shapes or indices do not fit together, or an embedding is not finite.
+    """
+    image_ranks, text_ranks = own_ranks(image_embeds, text_embeds, text_image)
+    asked = torch.isin(torch.arange(len(image_embeds)), text_image.cpu())
+    ranks = {"image_to_text": image_ranks[asked], "text_to_image": text_ranks}
+    return {recall_key(name, k): float((ranks[name] < k).double().mean()) for name in DIRECTIONS for k in ks}
+
+
+def own_ranks(
+    image_embeds: torch.Tensor, text_embeds: torch.Tensor, text_image: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many candidates come before the first right one, for every picture and for every text.
+
+    Of candidates with equal scores the one with the lower index comes first. So the result does not change from run
+    to run, and embeddings that are all the same score as chance does, not as if they were right.
+
+    Returns:
+        int[n] of the pictures, m for those without texts; int[m] of the texts.
+    """
+    check(image_embeds, text_embeds, text_image)
+    text_image = text_image.to(image_embeds.device)
+    pictures = torch.arange(len(image_embeds), device=image_embeds.device)
+    image_ranks = [
+        first_right(scores, pictures[part, None] == text_image[None])
+        for part, scores in similarity_blocks(image_embeds, text_embeds)
+    ]
+    text_ranks = [
+        first_right(scores, text_image[part, None] == pictures[None])
+        for part, scores in similarity_blocks(text_embeds, image_embeds)
+    ]
+    return torch.cat(image_ranks).cpu(), torch.cat(text_ranks).cpu()
+
+
+def first_right(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Candidates before the best right one: int[q] of float[q, c] and bool[q, c]; c where none is right."""
+    own, where = scores.masked_fill(~right, -torch.inf).max(dim=1, keepdim=True)
+    # of equal right ones `max` may name any
+    place = torch.arange(scores.shape[1], device=scores.device)
+    where = place.expand_as(scores).masked_fill(~(right & (scores == own)), scores.shape[1]).amin(1, keepdim=True)
+    before = (scores > own) | ((scores == own) & (place < where))
+    return before.sum(dim=1)
+
+
+def nearest(queries: torch.Tensor, candidates: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k candidates with the largest inner products, best first.
+
+    Args:
+        queries: float[q, D].
+        candidates: float[c, D].
+        k: how many; at most c are given.
+
+    Returns:
+        int[q, k] and their scores float[q, k]; lower indices first among equals.
+    """
+    found = [scores.sort(dim=1, descending=True, stable=True) for _, scores in similarity_blocks(queries, candidates)]
+    return torch.cat([one.indices[:, :k] for one in found]), torch.cat([one.values[:, :k] for one in found])
+
+
+def similarity_blocks(queries: torch.Tensor, candidates: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Rows of the similarity matrix, as many at a time as fit into `LARGEST_BLOCK`."""
+    rows = max(1, LARGEST_BLOCK // max(len(candidates), 1))
+    for start in range(0, len(queries), rows):
+        part = slice(start, start + rows)
+        yield part, queries[part] @ candidates.T
+
+
+def check(image_embeds: torch.Tensor, text_embeds: torch.Tensor, text_image: torch.Tensor) -> None:
+    """Raise ValueError for what cannot be scored."""
+    n, m = len(image_embeds), len(text_embeds)
+    shapes = [list(one.shape) for one in (image_embeds, text_embeds, text_image)]
+    if image_embeds.ndim != 2 or text_embeds.shape != (m, image_embeds.shape[1]) or text_image.shape != (m,):
+        raise ValueError(f"expected float[n, D], float[m, D] and int[m], not {shapes}")
+    if not n or not m:
+        raise ValueError(f"there is nothing to retrieve: {n} pictures and {m} texts")
+    if not 0 <= int(text_image.min()) <= int(text_image.max()) < n:
+        raise ValueError(f"text_image holds indices of the {n} pictures, from 0 to {n - 1}")
+    # nothing is larger than NaN, so a broken model would always be right
+    for name, embeds in (("image", image_embeds), ("text", text_embeds)):
+        if not torch.isfinite(embeds).all():
+            raise ValueError(f"{name} embeddings hold NaN or infinity: the model or its precision is broken")
+
+
+def chance_at_k(text_image: torch.Tensor, ks: Sequence[int] = KS, images: int | None = None) -> dict[str, float]:
+    """What recalls random orders have on average.
+
+    Args:
+        text_image: int[m], the picture of each text.
+        ks: ranks that count.
+        images: pictures, those without texts included; those with texts when None.
+    """
+    owned = torch.unique(text_image, return_counts=True)[1].tolist()
+    texts, images = len(text_image), images or len(owned)
+    result = {}
+    for k in ks:
+        # one minus the chance that all of the first k are other pictures' texts
+        misses = [comb(texts - own, min(k, texts)) / comb(texts, min(k, texts)) for own in owned]
+        result[recall_key("image_to_text", k)] = 1 - sum(misses) / len(misses)
+        result[recall_key("text_to_image", k)] = min(k / images, 1.0)
+    return {recall_key(name, k): result[recall_key(name, k)] for name in DIRECTIONS for k in ks}
+
+
+def retrieval_per_language(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    text_image: torch.Tensor,
+    text_language: Sequence[str],
+    ks: Sequence[int] = KS,
+    texts: Sequence[str] | None = None,
+) -> RetrievalTable:
+    """Recalls of every language among its own texts and the pictures that have any, and the means.
+
+    Args:
+        image_embeds: float[n, D], normalised.
+        text_embeds: float[m, D], normalised.
+        text_image: int[m], the picture of each text.
+        text_language: m languages.
+        ks: ranks that count.
+        texts: the m texts, to count those that several pictures share.
+
+    Raises:
+        ValueError: as `recall_at_k`, or there are more or fewer languages than texts.
+    """
+    check(image_embeds, text_embeds, text_image)
+    if len(text_language) != len(text_embeds):
+        raise ValueError(f"{len(text_language)} languages for {len(text_embeds)} texts")
+    rows, words = {}, list(texts or ())
+    for language in dict.fromkeys(text_language):
+        own = torch.tensor([i for i, name in enumerate(text_language) if name == language])
+        pictures, place = torch.unique(text_image[own], return_inverse=True)
+        recalls = recall_at_k(image_embeds[pictures], text_embeds[own], place, ks)
+        shared = count_shared([words[i] for i in own.tolist()], place.tolist()) if words else 0
+        rows[language] = LanguageRecall(recalls, chance_at_k(place, ks), len(pictures), len(own), shared)
+    return RetrievalTable(
+        rows,
+        mean_of([row.recalls for row in rows.values()]),
+        mean_of([row.chance for row in rows.values()]),
+        tuple(ks),
+    )
+
+
+def count_shared(texts: Sequence[str], pictures: Sequence[int]) -> int:
+    """Texts that another picture has too."""
+    owners: dict[str, set[int]] = {}
+    for text, picture in zip(texts, pictures, strict=True):
+        owners.setdefault(text, set()).add(picture)
+    return sum(len(owners[text]) > 1 for text in texts)
+
+
+def mean_of(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means key by key."""
+    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
