@@ -3,15 +3,15 @@
     python -m openpali.recipes.contrastive --config recipes/configs/pali3/nano-contrastive.yaml
 
 The result is a `SiglipModel` with its processor, which stock Transformers loads; stage 1 takes its image encoder.
+It begins from nothing (`preset`), from an image encoder that is trained already (`vision_checkpoint`), or from a whole
+model (`model`), for more of the same or for another resolution (`image_size`).
 """
 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
-import torch
-from torch import nn
 from transformers import (
     AutoProcessor,
     AutoTokenizer,
@@ -20,25 +20,25 @@ from transformers import (
     SiglipImageProcessorPil,
     SiglipModel,
     SiglipProcessor,
+    SiglipVisionModel,
     set_seed,
 )
 
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
 from openpali.data.tokenizer import train_tokenizer
-from openpali.modeling.configuration_pali3 import Pali3Config
-from openpali.modeling.contrastive_loss import (
-    INITIAL_LOGIT_BIAS,
-    INITIAL_TEMPERATURE,
-    initialize_logits,
-    sigmoid_loss,
-)
+from openpali.modeling.configuration_pali3 import vision_config_of
+from openpali.modeling.contrastive_loss import INITIAL_LOGIT_BIAS, INITIAL_TEMPERATURE
+from openpali.modeling.modeling_siglip import SiglipForContrastiveLearning, siglip_preset
+from openpali.modeling.resolution import set_image_size
 from openpali.recipes.arguments import RunArguments, command, parse
-from openpali.recipes.config_file import as_dict
+from openpali.recipes.config_file import ConfigError, as_dict
 from openpali.recipes.pairs import PairCollator, Pairs, retrieval_scores
-from openpali.recipes.run_data import make_task, skip_log, splits, tell_skipped
+from openpali.recipes.run_data import check_folder, make_task, skip_log, splits, tell_skipped
 from openpali.recipes.run_folder import open_run
 from openpali.recipes.trainer import run_training
+
+TOWERS = ["vision_model", "text_model"]
 
 
 @dataclass
@@ -47,25 +47,58 @@ class ContrastiveArguments:
 
     source: dict | str | None = field(default=None, metadata={"help": "pictures: name and options"})
     languages: list[str] = field(default_factory=lambda: ["en"], metadata={"help": "of the texts"})
+    language_weights: dict | str | None = field(
+        default=None, metadata={"help": "how often a language is drawn, 1 where nothing is said, as in {en: 10}"}
+    )
     texts: list[str] = field(
-        default_factory=lambda: ["captions", "names"], metadata={"help": "captions of scenes, names of objects"}
+        default_factory=lambda: ["captions", "names"],
+        metadata={"help": "captions of scenes, names of objects, keywords"},
+    )
+    shared_texts: bool = field(
+        default=True, metadata={"help": "a text is a positive of every picture of the batch that it is true of"}
     )
     model: str | None = field(default=None, metadata={"help": "SigLIP checkpoint to start from, not from nothing"})
-    preset: str = field(default="nano", metadata={"help": "size of PaLI-3 whose image encoder is trained"})
+    vision_checkpoint: str | None = field(
+        default=None, metadata={"help": "image encoder to start from: learns at a tenth of the rate, without decay"}
+    )
+    preset: str = field(
+        default="nano", metadata={"help": "size of new towers: nano, s16, b16, l16, so400m14, g16, G14"}
+    )
     vision_config: dict | str | None = field(default=None, metadata={"help": "changes to the preset's"})
-    text_config: dict | str | None = field(default=None, metadata={"help": "of the text tower"})
+    text_config: dict | str | None = field(default=None, metadata={"help": "changes to the preset's"})
+    token_bottleneck: int | None = field(
+        default=None, metadata={"help": "width of narrow token embeddings for a large vocabulary, 96 in the paper"}
+    )
+    image_size: int | None = field(default=None, metadata={"help": "another one than the checkpoint's, in pixels"})
+    loss: Literal["sigmoid", "softmax"] = field(default="sigmoid", metadata={"help": "SigLIP's, or CLIP's"})
+    loss_chunk_size: int | None = field(
+        default=None, metadata={"help": "pictures whose logits are computed at a time; what 64 MB hold when left out"}
+    )
     tokenizer: str | None = field(default=None, metadata={"help": "tokenizer to load instead of training one"})
     vocab_size: int = field(default=1024, metadata={"help": "tokens to learn; 1153 special ones come on top"})
     tokenizer_records: int = field(default=300, metadata={"help": "records whose texts the tokenizer learns from"})
-    text_length: int = field(default=16, metadata={"help": "tokens of every text, padding included"})
+    text_length: int | None = field(
+        default=None,
+        metadata={"help": "tokens of every text, padding included; as many as the text tower has positions"},
+    )
     temperature: float = field(default=INITIAL_TEMPERATURE, metadata={"help": "exp(t') at the start"})
     logit_bias: float = field(default=INITIAL_LOGIT_BIAS, metadata={"help": "b at the start"})
     best_metric: str = field(default="recall_at_1", metadata={"help": "or naming_accuracy, image_to_text, ..."})
 
     def __post_init__(self):
         self.source = as_dict(self.source, "source") or {"name": "emoji", "split": "train"}
-        self.vision_config = as_dict(self.vision_config, "vision_config")
-        self.text_config = as_dict(self.text_config, "text_config")
+        for key in ("vision_config", "text_config", "language_weights"):
+            setattr(self, key, as_dict(getattr(self, key), key))
+        if self.model and (self.vision_checkpoint or self.token_bottleneck or self.vision_config or self.text_config):
+            raise ConfigError(
+                "model is a whole checkpoint with its own shape: vision_checkpoint, vision_config, text_config and"
+                " token_bottleneck are for new towers"
+            )
+
+    @property
+    def task(self) -> Pairs:
+        """How texts are drawn."""
+        return Pairs(tuple(self.languages), tuple(self.texts), as_dict(self.language_weights, "language_weights"))
 
 
 @dataclass
@@ -73,19 +106,7 @@ class ContrastiveRun(RunArguments):
     """Defaults of SigLIP: a second-moment decay of 0.999 is unstable at large batches (section 4)."""
 
     adam_beta2: float = field(default=0.95, metadata={"help": "Adam's second-moment decay"})
-    decay: list[str] = field(
-        default_factory=lambda: ["vision_model", "text_model"],
-        metadata={"help": "components whose matrices decay"},
-    )
-
-
-def contrastive_loss(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Sigmoid loss of a batch of `PairCollator`; with accumulation each micro-batch has its own negatives."""
-    outputs = model(pixel_values=inputs["pixel_values"], input_ids=inputs["input_ids"])
-    # wrapped by DDP the model is one attribute further down
-    siglip = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-    embeds = outputs.image_embeds, outputs.text_embeds
-    return sigmoid_loss(*embeds, siglip.logit_scale, siglip.logit_bias, inputs["positives"])  # pyright: ignore
+    decay: list[str] = field(default_factory=lambda: TOWERS, metadata={"help": "components whose matrices decay"})
 
 
 def make_tokenizer(args: ContrastiveArguments, source: Source) -> Any:
@@ -93,13 +114,12 @@ def make_tokenizer(args: ContrastiveArguments, source: Source) -> Any:
     if args.tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
     else:
-        tasks = [Pairs(tuple(args.languages), tuple(args.texts))]
+        tasks: list[Any] = [args.task]
         if source.name == "emoji":
             tasks += [make_task({"name": "ocr"})]
             tasks += [make_task({"name": name, "languages": args.languages}) for name in ("caption", "answer")]
             tasks += [make_task({"name": "detect", "language": language}) for language in args.languages]
         tokenizer = train_tokenizer(texts_of(source, tasks, args.tokenizer_records), args.vocab_size)
-    tokenizer.model_max_length = args.text_length
     # SigLIP has no attention mask: padding is attended to
     tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = ["input_ids"]
     return tokenizer
@@ -115,26 +135,66 @@ def texts_of(source: Source, tasks: list[Any], records: int) -> Iterator[str]:
                 yield from (example.prefix, example.suffix)
 
 
-def make_model(args: ContrastiveArguments, tokenizer: Any) -> SiglipModel:
-    """The checkpoint to start from, or two new towers with the paper's t' and b."""
+def make_config(args: ContrastiveArguments, tokenizer: Any) -> SiglipConfig:
+    """The preset with the changes that the arguments make to it, or with the shape of the image encoder given."""
+    try:
+        size = siglip_preset(args.preset)
+    except ValueError as error:
+        raise ConfigError(f"preset: {error}") from error
+    vision, text = size["vision_config"], size["text_config"]
+    if args.vision_checkpoint:
+        vision = vision_config_of(check_folder(args.vision_checkpoint, "vision_checkpoint")).to_dict()
+    vision |= as_dict(args.vision_config, "vision_config") | {"vision_use_head": True}
+    text |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    text |= {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    if args.text_length:
+        text["max_position_embeddings"] = args.text_length
+    text |= {"projection_size": vision["hidden_size"]} | as_dict(args.text_config, "text_config")
+    return SiglipConfig(vision_config=vision, text_config=text)
+
+
+def make_model(args: ContrastiveArguments, tokenizer: Any) -> SiglipForContrastiveLearning:
+    """The checkpoint to start from, or two towers of which the text tower is new, with the paper's t' and b."""
+    options = {"contrastive_loss": args.loss, "loss_chunk_size": args.loss_chunk_size}
     if args.model:
-        return SiglipModel.from_pretrained(args.model)
-    preset = Pali3Config.from_preset(args.preset).vision_config
-    shape = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    vision = preset.to_dict() | {"vision_use_head": True} | as_dict(args.vision_config, "vision_config")
-    text = {key: vision[key] for key in shape} | {"projection_size": vision["hidden_size"]}
-    text |= {"vocab_size": len(tokenizer), "max_position_embeddings": args.text_length}
-    text |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
-    text |= as_dict(args.text_config, "text_config")
-    model = SiglipModel(SiglipConfig(vision_config=vision, text_config=text))
-    initialize_logits(model.logit_scale, model.logit_bias, args.temperature, args.logit_bias)
+        model = SiglipForContrastiveLearning.from_pretrained(
+            check_folder(args.model, "model"), dtype="float32", **options
+        )
+    else:
+        config = make_config(args, tokenizer)
+        for key, value in (options | {"token_bottleneck": args.token_bottleneck}).items():
+            setattr(config, key, value)
+        model = SiglipForContrastiveLearning.from_towers(config, args.temperature, args.logit_bias)
+    if args.vision_checkpoint:
+        config = model.vision_model.config
+        vision = SiglipVisionModel.from_pretrained(args.vision_checkpoint, config=config, dtype="float32")
+        model.vision_model.load_state_dict(vision.state_dict())
+    if args.image_size:
+        set_image_size(model, args.image_size)
     return model
 
 
-def make_processor(model: SiglipModel, tokenizer: Any) -> SiglipProcessor:
+def make_processor(args: ContrastiveArguments, model: SiglipModel, tokenizer: Any) -> SiglipProcessor:
     """Pictures of the model's size, squashed to a square, and the tokenizer."""
-    side = int(cast(int, model.vision_model.config.image_size))
-    return SiglipProcessor(SiglipImageProcessorPil(size={"height": side, "width": side}), tokenizer)
+    side, length = (
+        int(cast(int, value))
+        for value in (model.vision_model.config.image_size, model.text_model.config.max_position_embeddings)
+    )
+    tokenizer.model_max_length = min(args.text_length or length, length)
+    processor = AutoProcessor.from_pretrained(args.model).image_processor if args.model else SiglipImageProcessorPil()
+    processor.size = {"height": side, "width": side}
+    return SiglipProcessor(processor, tokenizer)
+
+
+def adjust(args: ContrastiveArguments, run: ContrastiveRun) -> None:
+    """What follows for the optimizer: trained weights learn slowly and do not decay; CLIP's loss has no bias."""
+    if args.vision_checkpoint:
+        multipliers = as_dict(run.lr_multipliers, "lr_multipliers")
+        run.lr_multipliers = {"vision_model": 0.1} | multipliers
+        if run.decay == TOWERS:
+            run.decay = ["text_model"]
+    if args.loss == "softmax" and "logit_bias" not in run.freeze:
+        run.freeze = [*run.freeze, "logit_bias"]
 
 
 @command
@@ -142,28 +202,27 @@ def main(argv: list[str] | None = None) -> None:
     """Train an image and a text tower from nothing, or go on from a checkpoint."""
     args, run = parse([ContrastiveArguments, ContrastiveRun], argv)
     checkpoint = open_run(run)
+    adjust(args, run)
 
     parts = splits(as_dict(args.source, "source"), run)
-    pairs = Pairs(tuple(args.languages), tuple(args.texts))
-    train = TaskDataset(parts["train"], pairs, run.seed, skip_log(run))
-    validation = TaskDataset(parts["validation"], pairs, run.seed, skip_log(run))
+    train = TaskDataset(parts["train"], args.task, run.seed, skip_log(run))
+    validation = TaskDataset(parts["validation"], args.task, run.seed, skip_log(run))
 
     set_seed(run.seed)
-    if args.model:
-        processor = AutoProcessor.from_pretrained(args.model)
-        model = make_model(args, processor.tokenizer)
-    else:
-        tokenizer = make_tokenizer(args, parts["train"])
-        model = make_model(args, tokenizer)
-        processor = make_processor(model, tokenizer)
-    collator = PairCollator(processor, args.text_length)
+    given = AutoProcessor.from_pretrained(check_folder(args.model, "model")) if args.model else None
+    tokenizer = given.tokenizer if given else make_tokenizer(args, parts["train"])
+    model = make_model(args, tokenizer)
+    processor = make_processor(args, model, tokenizer)
+    collator = PairCollator(processor, tokenizer.model_max_length, args.shared_texts)
     held_out = [validation[i] for i in range(min(run.eval_limit, len(validation)))]
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
         assert isinstance(model, SiglipModel)
         return retrieval_scores(model, collator, held_out, run.per_device_eval_batch_size)
 
-    run_training(model, processor, run, train, collator, evaluate, args.best_metric, contrastive_loss, checkpoint)
+    run_training(model, processor, run, train, collator, evaluate, args.best_metric, resume_from=checkpoint)
+    if run.process_index == 0:
+        model.stock().save_pretrained(run.folder)
     tell_skipped(run)
     run.say(f"Next, stage 1: openpali.recipes.pretrain with --vision_checkpoint {run.folder}")
 

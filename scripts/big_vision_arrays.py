@@ -6,7 +6,6 @@ meta tensors too, by which shapes are checked before anything is written.
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 
 def same(array: Tensor) -> Tensor:
@@ -67,24 +66,6 @@ def identity_head(scale: Tensor) -> tuple[Tensor, Tensor]:
 def patch_kernel(kernel: Tensor) -> Tensor:
     """[height, width, 3, D] to a convolution's [D, 3, height, width]."""
     return kernel.permute(3, 2, 0, 1)
-
-
-def resize_positions(table: Tensor, side: int) -> Tensor:
-    """Position embeddings of a square image for another size, as the reference resizes them.
-
-    Args:
-        table: float[1, side·side, D] of the checkpoint.
-        side: patches along each side of the image that is wanted.
-
-    Returns:
-        float[side·side, D]: bilinear between the corners' centres (align_corners=True); unchanged at its own size.
-    """
-    old = round(table.shape[1] ** 0.5)
-    if old == side:
-        return table[0]
-    grid = table.reshape(1, old, old, -1).permute(0, 3, 1, 2).float()
-    resized = interpolate(grid, size=(side, side), mode="bilinear", align_corners=True)
-    return resized.permute(0, 2, 3, 1).flatten(0, 2).to(table.dtype)
 
 
 def pad_vocabulary(table: Tensor, rows: int) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from openpali.modeling.resolution import resize_positions
 from openpali.scripts.big_vision_arrays import (
     flat,
     gate_and_up,
@@ -22,7 +23,6 @@ from openpali.scripts.big_vision_arrays import (
     out_of_heads,
     pad_vocabulary,
     patch_kernel,
-    resize_positions,
     same,
     transposed,
 )
@@ -103,10 +103,10 @@ def _image_rules(source: str, target: str, config: Any) -> list[Rule]:
             Rule((f"{source}pos_embedding",), (positions,), lambda table: table.flatten(0, 1)),
         ]
     else:
-        resized = partial(resize_positions, side=config.image_size // config.patch_size)
+        side = config.image_size // config.patch_size
         embedding = [
             Rule((f"{source}embedding/kernel",), (f"{target}embeddings.patch_embedding.weight",), patch_kernel),
-            Rule((f"{source}pos_embedding",), (positions,), resized),
+            Rule((f"{source}pos_embedding",), (positions,), lambda table: resize_positions(table[0], side)),
         ]
     return [
         *embedding,

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from big_vision_files import FIXTURES, fixture, parameters, save, save_tokenizer
+from big_vision_files import FIXTURES, parameters, save, save_tokenizer
 from big_vision_shapes import gemma, image_tower, pooling_head, source, tower
 
-from openpali.scripts.big_vision_arrays import pad_vocabulary, resize_positions
+from openpali.scripts.big_vision_arrays import pad_vocabulary
 from openpali.scripts.big_vision_configs import KNOWN_SIZES
 from openpali.scripts.big_vision_plan import make_plan, published_name
 from openpali.scripts.convert_big_vision import main, size_in_bytes
@@ -121,14 +121,6 @@ def test_padding_rows_are_the_mean():
     assert torch.equal(padded[:10_000], table)
     torch.testing.assert_close(padded[10_000:], table.double().mean(0).float().expand(10, 3))
     assert pad_vocabulary(table, 10_000) is table
-
-
-@pytest.mark.parametrize("name", ["2to4", "4to8", "16to32", "16to27", "7to3"])
-def test_position_embeddings_are_resized_as_by_the_authors(name):
-    arrays = fixture("posemb_resample")
-    new = arrays[f"{name}/new"]
-    found = resize_positions(torch.from_numpy(arrays[f"{name}/old"]), round(new.shape[1] ** 0.5))
-    np.testing.assert_allclose(found.numpy(), new[0], atol=1e-5)
 
 
 def test_published_names():

@@ -1,0 +1,148 @@
+"""SigLIP's two towers as they are pretrained: Transformers' `SiglipModel`, whose forward is the loss of a batch.
+
+What departs from `SiglipModel`:
+
+- The loss is `contrastive_loss.py`'s: over the batches of all processes, and without a matrix of all logits.
+- Texts and pictures may belong together several times over, told by keys.
+- `token_bottleneck` gives a large vocabulary narrow embeddings, N x 96 and 96 x 768 in place of N x 768 (SigLIP
+  section 4.4). `stock()` multiplies them, so that what is saved at the end is an ordinary `SiglipModel`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import embedding, linear, normalize
+from transformers import SiglipConfig, SiglipModel
+from transformers.models.siglip.modeling_siglip import SiglipOutput
+
+from .contrastive_loss import INITIAL_LOGIT_BIAS, INITIAL_TEMPERATURE, initialize_logits, sigmoid_loss, softmax_loss
+
+PRESETS = Path(__file__).parent / "presets" / "siglip.yaml"
+
+
+def siglip_preset(name: str) -> dict[str, dict[str, Any]]:
+    """`vision_config` and `text_config` of one of the shipped sizes (`modeling/presets/siglip.yaml`).
+
+    Raises:
+        ValueError: if there is no such size; the message lists those there are.
+    """
+    import yaml
+
+    sizes = yaml.safe_load(PRESETS.read_text())
+    if name not in sizes:
+        raise ValueError(f"no preset {name!r}; there are {', '.join(sizes)}")
+    size = sizes[name]
+    return {
+        "vision_config": {"image_size": 224, **size["vision_config"]},
+        "text_config": {
+            "max_position_embeddings": 64,
+            "projection_size": size["vision_config"]["hidden_size"],
+            **size["text_config"],
+        },
+    }
+
+
+class BottleneckEmbedding(nn.Module):
+    """A table of `size` narrow rows and a matrix that widens them, in place of a table of wide ones.
+
+    Args:
+        size: of the vocabulary.
+        bottleneck: width of the rows.
+        width: of what comes out.
+    """
+
+    def __init__(self, size: int, bottleneck: int, width: int):
+        super().__init__()
+        # variances multiply to that of a table of its own, 1 / width
+        self.narrow = nn.Parameter(torch.randn(size, bottleneck) * bottleneck**-0.5)
+        self.wide = nn.Parameter(torch.randn(width, bottleneck) * width**-0.5)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """float[size, width], the table that this stands for."""
+        return linear(self.narrow, self.wide)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """int[...] to float[..., width]."""
+        return linear(embedding(input_ids, self.narrow), self.wide)
+
+
+class SiglipForContrastiveLearning(SiglipModel):
+    """`SiglipModel` with the loss of its pretraining.
+
+    Args:
+        config: a `SiglipConfig`, which may have
+
+            - `contrastive_loss`: `"sigmoid"` (the default), or `"softmax"` for CLIP's;
+            - `loss_chunk_size`: pictures whose logits are computed at a time;
+            - `token_bottleneck`: width of narrow token embeddings, none by default.
+    """
+
+    def __init__(self, config: SiglipConfig):
+        super().__init__(config)
+        self.kind = getattr(config, "contrastive_loss", "sigmoid")
+        if self.kind not in ("sigmoid", "softmax"):
+            raise ValueError(f"contrastive_loss is sigmoid or softmax, not {self.kind!r}")
+        self.chunk_size = getattr(config, "loss_chunk_size", None)
+        bottleneck, text = getattr(config, "token_bottleneck", None), self.text_model.config
+        if bottleneck:
+            table: Any = BottleneckEmbedding(text.vocab_size, bottleneck, text.hidden_size)
+            self.text_model.embeddings.token_embedding = table
+
+    @classmethod
+    def from_towers(
+        cls, config: SiglipConfig, temperature: float = INITIAL_TEMPERATURE, bias: float = INITIAL_LOGIT_BIAS
+    ) -> "SiglipForContrastiveLearning":
+        """Two new towers, with t' = log(temperature) and b; the paper's unless given."""
+        model = cls(config)
+        initialize_logits(model.logit_scale, model.logit_bias, temperature, bias)
+        return model
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        image_keys: torch.Tensor | None = None,
+        text_keys: torch.Tensor | None = None,
+    ) -> SiglipOutput:
+        """The loss of a batch.
+
+        Args:
+            pixel_values: float[n, 3, H, W] in [-1, 1].
+            input_ids: int[m, length], padded to a common length; padding is attended to.
+            image_keys, text_keys: int[n, k] and int[m], see [`sigmoid_loss`]; m = n without them.
+
+        Returns:
+            `loss` float[], `image_embeds` float[n, D] and `text_embeds` float[m, D], L2-normalised.
+        """
+        pooled = self.get_image_features(pixel_values=pixel_values)[1], self.get_text_features(input_ids=input_ids)[1]
+        images, texts = (normalize(features, dim=-1) for features in pooled)  # pyright: ignore
+        if self.kind == "sigmoid":
+            more = (self.logit_bias, image_keys, text_keys, self.chunk_size)
+            loss = sigmoid_loss(images, texts, self.logit_scale, *more)
+        else:
+            loss = softmax_loss(images, texts, self.logit_scale, image_keys, text_keys, self.chunk_size)
+        return SiglipOutput(loss=loss, image_embeds=images, text_embeds=texts)  # pyright: ignore[reportArgumentType]
+
+    def stock(self) -> SiglipModel:
+        """The same towers as an ordinary `SiglipModel`, with a whole embedding table; weights are shared otherwise."""
+        config: Any = SiglipConfig(**{k: v for k, v in self.config.to_dict().items() if k not in OPTIONS})
+        weights, name = self.state_dict(), "text_model.embeddings.token_embedding"
+        table: Any = self.text_model.embeddings.token_embedding
+        if isinstance(table, BottleneckEmbedding):
+            del weights[f"{name}.narrow"], weights[f"{name}.wide"]
+            weights[f"{name}.weight"] = table.weight.detach()
+        with torch.device("meta"):
+            model = SiglipModel(config)
+        # position ids are not among the weights
+        parts: Any = (model.vision_model.embeddings, model.text_model.embeddings)
+        for part in parts:
+            part.position_ids = torch.arange(part.position_embedding.num_embeddings, device=table.weight.device)[None]
+        model.load_state_dict(weights, assign=True)
+        config.architectures = ["SiglipModel"]
+        return model.eval()
+
+
+OPTIONS = ("contrastive_loss", "loss_chunk_size", "token_bottleneck", "architectures")
