@@ -1,7 +1,7 @@
 """Image-text retrieval: recall at k in both directions, for one set or language by language.
 
-The protocol is that of Crossmodal-3600 (2205.12522; SigLIP section 4.2): a text finds its own picture among the first
-k, a picture finds any of its texts among the first k; languages are scored one by one and averaged.
+The protocol is that of Crossmodal-3600 (2205.12522) as SigLIP uses it (2303.15343): a text finds its own picture
+among the first k, a picture finds any of its texts among the first k; languages are scored one by one and averaged.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
