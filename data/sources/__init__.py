@@ -13,8 +13,10 @@ from openpali.data.records import BadRecord
 SOURCES = {
     "coco": "openpali.data.sources.coco:CocoInstances",
     "emoji": "openpali.data.sources.emoji:EmojiScenes",
+    "emoji36": "openpali.data.sources.emoji36:Emoji36",
     "jsonl": "openpali.data.sources.jsonl:JsonlSource",
     "refer": "openpali.data.sources.refer:ReferringExpressions",
+    "webdataset": "openpali.data.sources.webdataset:WebDataset",
 }
 
 
