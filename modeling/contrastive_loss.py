@@ -26,8 +26,8 @@ from .ring import Ring
 INITIAL_TEMPERATURE = 10.0
 INITIAL_LOGIT_BIAS = -10.0
 
-# of a block, when nobody says how many: 64 MB in single precision
-MOST_LOGITS = 2**24
+# of a block, when nobody says how many: 16 MB in single precision
+MOST_LOGITS = 2**22
 
 
 def sigmoid_loss(
@@ -58,7 +58,7 @@ def sigmoid_loss(
         text_keys: int[m], the key of each text, not negative. Image and text belong together where the picture has
             the text's key; without keys, where they stand in the same place. Two pictures with the same caption would
             otherwise be taught to be told apart by it.
-        chunk_size: images whose logits are computed at a time; so many that a block has 2^24 logits when left out.
+        chunk_size: images whose logits are computed at a time; so many that a block has 2^22 logits when left out.
         group: of the processes whose batches are one; all of them by default. Their batches may differ in size.
 
     Returns:

@@ -72,7 +72,7 @@ class ContrastiveArguments:
     image_size: int | None = field(default=None, metadata={"help": "another one than the checkpoint's, in pixels"})
     loss: Literal["sigmoid", "softmax"] = field(default="sigmoid", metadata={"help": "SigLIP's, or CLIP's"})
     loss_chunk_size: int | None = field(
-        default=None, metadata={"help": "pictures whose logits are computed at a time; what 64 MB hold when left out"}
+        default=None, metadata={"help": "pictures whose logits are computed at a time; what 16 MB hold when left out"}
     )
     tokenizer: str | None = field(default=None, metadata={"help": "tokenizer to load instead of training one"})
     vocab_size: int = field(default=1024, metadata={"help": "tokens to learn; 1153 special ones come on top"})
