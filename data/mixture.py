@@ -4,6 +4,7 @@ Both are pure functions of their seed and the index: any worker, any process and
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +120,31 @@ class MixtureRow:
     expected_examples: float
 
 
+def shares(names: Sequence[str], weights: dict[str, float] | None, temperature: float = 1.0) -> dict[str, float]:
+    """Weights that sum to one, in the order of `names`.
+
+    Args:
+        names: of the datasets.
+        weights: of each, such as its number of records; equal by default.
+        temperature: weights are taken to the power of 1 / temperature; above 1 small datasets come more often than
+            their size says, as in T5 (Raffel et al. 2020, section 3.5.2).
+    """
+    weights = weights if weights is not None else dict.fromkeys(names, 1.0)
+    if set(weights) != set(names):
+        raise ValueError(f"weights are for {sorted(weights)}, datasets are {sorted(names)}")
+    if not names or min(weights.values()) < 0 or sum(weights.values()) <= 0:
+        raise ValueError(f"weights={weights}: none may be negative and one must be positive")
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} must be positive")
+    raised = {name: float(weights[name]) for name in names}
+    if temperature != 1:
+        # relative to the largest, so that no power is out of range
+        largest = max(raised.values())
+        raised = {name: (value / largest) ** (1 / temperature) for name, value in raised.items()}
+    total = sum(raised.values())
+    return {name: value / total for name, value in raised.items()}
+
+
 class Mixture(Dataset[Example]):
     """Item j draws its dataset by weight, its record and the task's choices from (seed, j) alone."""
 
@@ -128,6 +154,7 @@ class Mixture(Dataset[Example]):
         weights: dict[str, float] | None = None,
         num_examples: int = 10_000,
         seed: int = 0,
+        temperature: float = 1.0,
     ) -> None:
         """Mix datasets.
 
@@ -136,15 +163,10 @@ class Mixture(Dataset[Example]):
             weights: name to a number that is not negative; equal shares by default. They need not sum to one.
             num_examples: length of the mixture.
             seed: another seed is another sample.
+            temperature: weights are taken to the power of 1 / temperature.
         """
-        weights = weights if weights is not None else dict.fromkeys(datasets, 1.0)
-        if set(weights) != set(datasets):
-            raise ValueError(f"weights are for {sorted(weights)}, datasets are {sorted(datasets)}")
-        if not datasets or min(weights.values()) < 0 or sum(weights.values()) <= 0:
-            raise ValueError(f"weights={weights}: none may be negative and one must be positive")
         self.datasets, self.num_examples, self.seed = dict(datasets), num_examples, seed
-        total = sum(weights.values())
-        self.weights = {name: weights[name] / total for name in datasets}
+        self.weights = shares(list(datasets), weights, temperature)
 
     def __len__(self) -> int:
         return self.num_examples

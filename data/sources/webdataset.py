@@ -1,0 +1,219 @@
+"""Tar shards in the WebDataset layout: `000017.jpg`, `000017.txt` and `000017.json` are one record.
+
+They are read in order, from this machine or through fsspec from another one (`https://`, `s3://`, `gs://`), for
+streams of training examples (`openpali.data.streaming`); some of their first records are set aside for validation.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from openpali.data.images import BadImage, load_image
+from openpali.data.records import BadRecord
+from openpali.data.shard_files import find_shards
+from openpali.data.shards import START, Place, Sample, read_samples
+
+PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
+TEXTS = ("captions", "keywords", "objects", "prefix", "suffix", "concept")
+_OURS = ("id", "image", "images")
+
+
+class WebDataset:
+    """Records of tar shards: `id` (shard and key), `image` or `images`, `captions`, and what else the JSON has.
+
+    A sample holds a picture (jpg, png, webp, ...; several ones as `x.0.jpg`, `x.1.jpg`), and text: `txt` is a caption
+    in `language`; `json` is an object whose keys the record takes over: `captions` ({language: text or texts}, or
+    texts in `language`; `caption` and `text` serve as well), `keywords`, `objects`, `prefix`, `suffix`, ...
+
+    Attributes:
+        urls: addresses of the shards.
+        names: of the shards, unique.
+        reserved: by the number of a shard, how many of its first samples are set aside.
+    """
+
+    name = "webdataset"
+
+    def __init__(
+        self,
+        path: str | list[str],
+        language: str = "en",
+        validation_path: str | list[str] | None = None,
+        validation_size: int = 256,
+        length: int | None = None,
+        open_shards: int = 4,
+        shuffle: int = 512,
+    ) -> None:
+        """Find the shards; none is opened yet.
+
+        Args:
+            path: a folder, a pattern such as `train-{000..099}.tar`, or a list of these.
+            language: of `txt` files and of captions without one.
+            validation_path: shards to validate on; by default the first records of `path` are set aside.
+            validation_size: how many, at most.
+            length: records in all, where it is known; epochs are counted by it.
+            open_shards: shards that a loader worker reads in turn, so that neighbours are not alike.
+            shuffle: samples, undecoded, that a loader worker holds and mixes. More need more memory.
+
+        Raises:
+            ValueError: there are no shards, or an option makes no sense.
+        """
+        if min(validation_size, open_shards, shuffle) < 1:
+            raise ValueError("validation_size, open_shards and shuffle are at least 1")
+        self.urls, self.names = find_shards(path)
+        self.language, self.length = language, length
+        self.validation_path, self.validation_size = validation_path, validation_size
+        self.open_shards, self.shuffle = open_shards, shuffle
+        self.reserved: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        raise self._in_order()
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        raise self._in_order()
+
+    def _in_order(self) -> BadRecord:
+        remedy = "Train with a recipe that takes streams, or write the records as a JSONL file."
+        return BadRecord(self.name, "all", "records of tar shards come in order and not by number", remedy)
+
+    def samples(self, shard: int, start: Place = START, part: int = 0, parts: int = 1) -> Iterator[Sample]:
+        """Samples of one shard for training, undecoded.
+
+        Args:
+            shard: its number.
+            start: where to begin, the `after` of a sample.
+            part: of `parts`, if every so-and-so-many-th sample is wanted.
+            parts: over which the shard is spread.
+        """
+        first = self.reserved.get(shard, 0)
+        wanted = (lambda number: number >= first and number % parts == part) if first or parts > 1 else None
+        options = {"wanted": wanted} if wanted else {}
+        return read_samples(self.urls[shard], self.names[shard], start, **options)
+
+    def record(self, sample: Sample) -> dict[str, Any]:
+        """Decode a sample.
+
+        Raises:
+            BadRecord: it cannot be used.
+        """
+        if sample.problem is not None:
+            raise BadRecord(f"{sample.shard}.tar", sample.key, *sample.problem)
+        return {"id": f"{sample.shard}:{sample.key}"} | self._texts(sample) | _pictures(sample)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Every record that is for training and is good, once, shard after shard."""
+        for shard in range(len(self.urls)):
+            for sample in self.samples(shard):
+                try:
+                    yield self.record(sample)
+                except BadRecord:
+                    continue
+
+    def set_aside(self) -> "HeldOut":
+        """Records for validation, in memory as they are stored; those of `path` are left out of training from now on.
+
+        The first ones of the first shards are taken, never more than a fifth of the shards or, of fewer than five, of
+        the first one's samples.
+        """
+        if self.validation_path is not None:
+            own = WebDataset(self.validation_path, self.language)
+            everything = itertools.chain.from_iterable(own.samples(shard) for shard in range(len(own.urls)))
+            return HeldOut(self, list(itertools.islice(everything, self.validation_size)))
+        self.reserved = {}
+        few = len(self.urls) < 5
+        most, found = max(1, len(self.urls) // 5), []
+        for shard in range(most):
+            wanted = self.validation_size - len(found)
+            total = sum(1 for _ in itertools.islice(self.samples(shard), 5 * wanted)) if few else 5 * wanted
+            taken = list(itertools.islice(self.samples(shard), min(wanted, max(1, total // 5))))
+            self.reserved[shard] = len(taken)
+            found += taken
+            if len(found) == self.validation_size:
+                break
+        return HeldOut(self, found)
+
+    def _texts(self, sample: Sample) -> dict[str, Any]:
+        record = self._json(sample)
+        captions = record.pop("captions", None) or record.pop("caption", None) or record.pop("text", None)
+        if isinstance(captions, str | list):
+            captions = {self.language: captions}
+        captions = captions or {}
+        if "txt" in sample.members and self.language not in captions:
+            text = self._decoded(sample, "txt").strip()
+            captions = captions | ({self.language: text} if text else {})
+        if captions:
+            record["captions"] = captions
+        self._check(sample, record)
+        return record
+
+    def _json(self, sample: Sample) -> dict[str, Any]:
+        if "json" not in sample.members:
+            return {}
+        try:
+            content = json.loads(self._decoded(sample, "json"))
+        except (ValueError, RecursionError) as error:
+            raise _bad(sample, f"its json is not JSON ({error})", "Mend or remove it.") from error
+        if not isinstance(content, dict):
+            raise _bad(sample, "its json is not an object", 'Write {"captions": {"en": "..."}}.')
+        return {key: value for key, value in content.items() if key not in _OURS}
+
+    def _decoded(self, sample: Sample, extension: str) -> str:
+        try:
+            return sample.members[extension].decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise _bad(sample, f"its {extension} is not UTF-8 ({error})", "Convert it.") from error
+
+    def _check(self, sample: Sample, record: dict[str, Any]) -> None:
+        """Raise BadRecord where a value has not the form that tasks take."""
+        for key in ("captions", "keywords"):
+            if key in record and not _are_texts_by_language(record[key]):
+                raise _bad(sample, f'its "{key}" are not texts by language', f'Write "{key}": {{"en": ["..."]}}.')
+        for key in ("prefix", "suffix", "concept"):
+            if key in record and not isinstance(record[key], str):
+                raise _bad(sample, f'its "{key}" is not text', "Give text, or leave it out.")
+        objects = record.get("objects", [])
+        if not isinstance(objects, list) or not all(isinstance(item, dict) for item in objects):
+            raise _bad(sample, 'its "objects" are not a list of objects', "Mend or leave them out.")
+        if not any(record.get(key) for key in TEXTS):
+            raise _bad(sample, "it has no text", f"Give a .txt, or a .json with one of {', '.join(TEXTS)}.")
+
+
+class HeldOut:
+    """Samples that were set aside, as a source; each is decoded when it is asked for."""
+
+    name = WebDataset.name
+
+    def __init__(self, source: WebDataset, samples: list[Sample]) -> None:
+        """Keep samples of a source."""
+        self.source, self.kept = source, samples
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.source.record(self.kept[index])
+
+
+def _pictures(sample: Sample) -> dict[str, Any]:
+    """`image`, or `images` in the order of their extensions."""
+    names = [name for name in PICTURES if name in sample.members][:1]
+    names = names or sorted(name for name in sample.members if name.rpartition(".")[2] in PICTURES)
+    if not names:
+        has = ", ".join(sorted(sample.members)) or "nothing"
+        raise _bad(sample, f"it has no picture, but {has}", f"A picture is one of {', '.join(PICTURES)}.")
+    try:
+        images = [load_image(sample.members[name]) for name in names]
+    except BadImage as error:
+        raise _bad(sample, str(error)) from error
+    return {"image": images[0]} if len(images) == 1 else {"images": images}
+
+
+def _bad(sample: Sample, reason: str, remedy: str = "") -> BadRecord:
+    return BadRecord(f"{sample.shard}.tar", sample.key, reason, remedy)
+
+
+def _are_texts_by_language(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    texts = [text for own in value.values() for text in (own if isinstance(own, list) else [own])]
+    return all(isinstance(text, str) and text for text in texts)
