@@ -1,0 +1,231 @@
+"""Stage 0 of the text side: an encoder-decoder that puts texts together again, by UL2's mixture of denoisers.
+
+    python -m openpali.recipes.denoise --config recipes/configs/denoise/nano.yaml
+
+The result is a T5 (or whatever encoder-decoder it was) with its tokenizer, which stock Transformers loads and
+`Pali3ForConditionalGeneration.from_backbones` puts behind an image encoder. PaLI-3's is a 3B UL2 (section 3.1).
+"""
+
+import json
+import math
+import random
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, set_seed
+
+from openpali.data.denoised import Denoised, pad_collate
+from openpali.data.denoising import PREFIXES, SENTINEL, UL2, SpecialTokens, special_tokens
+from openpali.data.sources import Source
+from openpali.data.texts import load_texts
+from openpali.data.tokenizer import train_tokenizer
+from openpali.modeling.configuration_pali3 import Pali3Config
+from openpali.recipes.arguments import RunArguments, command, parse
+from openpali.recipes.config_file import ConfigError, as_dict
+from openpali.recipes.denoise_loss import T5_LIKE, Mean, by_kind, denoising_scores, give_loss
+from openpali.recipes.run_data import check_folder, held_out_parts, skip_log, tell_bad_records, tell_skipped
+from openpali.recipes.run_folder import open_run
+from openpali.recipes.trainer import run_training
+
+VOCABULARY_MULTIPLE = 64
+
+
+@dataclass
+class DenoiseArguments:
+    """What is particular to this recipe."""
+
+    texts: dict | str | None = field(default=None, metadata={"help": "builtin, files, jsonl, datasets, with options"})
+    model: str | None = field(default=None, metadata={"help": "encoder-decoder to go on from, not from nothing"})
+    preset: str = field(default="nano", metadata={"help": "size of PaLI-3 whose text model is trained"})
+    text_config: dict | str | None = field(
+        default=None, metadata={"help": "changes to the preset's; with another model_type, all there is to it"}
+    )
+    tokenizer: str | None = field(default=None, metadata={"help": "tokenizer to load instead of training one"})
+    vocab_size: int = field(default=2048, metadata={"help": "tokens to learn; 1153 special ones come on top"})
+    tokenizer_texts: int = field(default=2000, metadata={"help": "texts that the tokenizer learns from"})
+    sentinels: int = field(default=100, metadata={"help": "sentinel tokens; the tokenizer gets those that it lacks"})
+    sentinel: str = field(default=SENTINEL, metadata={"help": "what they are called"})
+    prefixes: dict | str | None = field(default=None, metadata={"help": "text before inputs of R, X and S"})
+    weights: dict | str | None = field(
+        default=None, metadata={"help": "denoiser: weight, as in {R-3-15: 1, S-25: 1}; all alike when left out"}
+    )
+    max_length: int = field(default=512, metadata={"help": "tokens of an input, prefix and end token included"})
+    packed: bool = field(default=False, metadata={"help": "fill inputs with several texts"})
+    loss_mean: Mean = field(default="example", metadata={"help": "each example alike, or each token of a batch"})
+    best_metric: str = field(default="negative_loss", metadata={"help": "or token_accuracy, S_token_accuracy, ..."})
+
+    def __post_init__(self):
+        self.texts = as_dict(self.texts, "texts") or {"name": "builtin", "split": "train"}
+        self.text_config = as_dict(self.text_config, "text_config")
+        self.prefixes = PREFIXES | as_dict(self.prefixes, "prefixes")
+        self.weights = as_dict(self.weights, "weights")
+        if unknown := set(self.prefixes) - set(PREFIXES):
+            raise ConfigError(f"prefixes: there is no kind {unknown.pop()!r}; there are {', '.join(PREFIXES)}")
+
+
+@dataclass
+class DenoiseRun(RunArguments):
+    """Nothing decays unless `weight_decay` says so."""
+
+    decay: list[str] = field(
+        default_factory=lambda: ["encoder", "decoder"], metadata={"help": "components whose matrices decay"}
+    )
+
+
+def make_texts(spec: dict[str, Any], run: RunArguments) -> dict[str, Source]:
+    """Train and validation part: of texts with a `split` option both splits, of others some are set aside."""
+
+    def load(changes: dict[str, Any]) -> Source:
+        try:
+            return load_texts(spec | changes)
+        except ValueError as error:
+            raise ConfigError(f"texts: {error}") from error
+
+    if "split" not in spec:
+        return held_out_parts(load({}), run)
+    parts = {name: load({"split": name}) for name in (spec["split"], "validation")}
+    for part in parts.values():
+        tell_bad_records(part, run)
+    return {"train": parts[spec["split"]], "validation": parts["validation"]}
+
+
+def make_tokenizer(args: DenoiseArguments, texts: Source) -> Any:
+    """Load the tokenizer, or train one, and give it the sentinels that it lacks.
+
+    One that is trained here has the prefixes as tokens; in a loaded one they are text like any other.
+    """
+    if args.tokenizer or args.model:
+        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer or args.model)
+    else:
+        some = [texts[i]["text"] for i in range(min(args.tokenizer_texts, len(texts)))]
+        tokenizer = train_tokenizer(some, args.vocab_size)
+        tokenizer.add_tokens([text for text in as_dict(args.prefixes, "prefixes").values() if text])
+    names = [args.sentinel.format(i) for i in range(args.sentinels)]
+    tokenizer.add_tokens([name for name in names if name not in tokenizer.get_vocab()], special_tokens=True)
+    return tokenizer
+
+
+def make_model(args: DenoiseArguments, tokenizer: Any) -> Any:
+    """The checkpoint to go on from, or a new model, with at least as many rows as there are tokens."""
+    rows = -(-len(tokenizer) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+    changes = as_dict(args.text_config, "text_config")
+    if not args.model:
+        return new_model(args.preset, changes, tokenizer, rows)
+    if changes:
+        raise ConfigError("text_config changes a new model: leave it out, or leave out model")
+    model = AutoModelForSeq2SeqLM.from_pretrained(check_folder(args.model, "model"), dtype="float32")
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(rows)
+    return model
+
+
+def new_model(preset: str, changes: dict[str, Any], tokenizer: Any, rows: int) -> Any:
+    """An encoder-decoder with random weights: the preset's T5, or whatever `changes` describes."""
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    start = tokenizer.pad_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    known = Pali3Config.from_preset(preset).text_config
+    kind = changes.get("model_type", known.model_type)
+    fields = (known.to_dict() if kind == known.model_type else {}) | changes | ids | {"vocab_size": rows}
+    fields.pop("model_type", None)
+    if kind in T5_LIKE:
+        fields |= {"decoder_start_token_id": tokenizer.pad_token_id}
+    for part in ("encoder", "decoder"):
+        own: Any = fields.get(part)
+        if isinstance(own, dict):
+            fields[part] = own | ids | {"vocab_size": rows, "bos_token_id": start}
+    model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(kind, **fields))
+    if kind == "t5" and not model.config.scale_decoder_outputs:
+        untie(model)
+    return model
+
+
+@torch.no_grad()
+def untie(model: Any) -> None:
+    """A projection of its own, as T5 v1.1 has: Transformers' T5 always starts with a tied one, and then logits that it
+    does not scale are far too large.
+    """
+    width = model.lm_head.in_features
+    model.lm_head.weight = nn.Parameter(torch.randn_like(model.lm_head.weight) * width**-0.5)
+
+
+def held_out(
+    texts: Source, tokenizer: Any, special: SpecialTokens, args: DenoiseArguments, run: RunArguments
+) -> dict[str, list[dict[str, Any]]]:
+    """Examples to score on: the same texts under each denoiser of the mixture."""
+    names = [name for name, weight in mixture(args).items() if weight]
+    count, found = max(1, run.eval_limit // len(names)), {}
+    # texts far apart, for neighbours of a sorted file are alike
+    starts = random.Random(0).sample(range(len(texts)), min(count, len(texts)))
+    for name in names:
+        data = Denoised(
+            texts, tokenizer, special, args.max_length, len(texts), {name: 1.0}, packed=args.packed, seed=run.seed
+        )
+        found[name] = [data[i] for i in starts]
+    return found
+
+
+def mixture(args: DenoiseArguments) -> dict[str, float]:
+    """Weights of the denoisers by name."""
+    return as_dict(args.weights, "weights") or {denoiser.name: 1.0 for denoiser in UL2}
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Train on texts, and say how well each denoiser's are put together."""
+    args, run = parse([DenoiseArguments, DenoiseRun], argv)
+    checkpoint = open_run(run)
+
+    parts = make_texts(as_dict(args.texts, "texts"), run)
+    set_seed(run.seed)
+    tokenizer = make_tokenizer(args, parts["train"])
+    model = make_model(args, tokenizer)
+    if run.max_steps <= 0:
+        run.max_steps = max(1, math.ceil(run.num_train_epochs * len(parts["train"]) / run.examples_per_step))
+    examples = run.max_steps * run.examples_per_step
+    try:
+        special = special_tokens(tokenizer, as_dict(args.prefixes, "prefixes"), args.sentinel)
+        train = Denoised(
+            parts["train"],
+            tokenizer,
+            special,
+            args.max_length,
+            examples,
+            mixture(args),
+            packed=args.packed,
+            seed=run.seed,
+            skip_log=skip_log(run),
+        )
+        scored = held_out(parts["validation"], tokenizer, special, args, run)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    collate = partial(pad_collate, pad_token_id=tokenizer.pad_token_id)
+    texts = len(parts["train"])
+    run.say(
+        f"{texts:,} texts, {examples / texts:.3g} times each; {len(tokenizer):,} tokens, {args.max_length} an input"
+    )
+
+    def evaluate(model: PreTrainedModel) -> dict[str, float]:
+        return by_kind(denoising_scores(model, scored, collate, run.per_device_eval_batch_size))
+
+    give_loss(model, args.loss_mean)
+    run_training(model, tokenizer, run, train, collate, evaluate, args.best_metric, resume_from=checkpoint)
+    report(model.eval(), scored, collate, run)
+    tell_skipped(run)
+    run.say(f"Next, stage 1: Pali3ForConditionalGeneration.from_backbones(vision, text={str(run.folder)!r})")
+
+
+def report(model: PreTrainedModel, scored: Any, collate: Any, run: RunArguments) -> None:
+    """Print and save what the finished model does under each denoiser."""
+    if run.process_index:
+        return
+    scores = denoising_scores(model, scored, collate, run.per_device_eval_batch_size)
+    for name, row in scores.items():
+        run.say(f"{name:<8} loss {row['loss']:.3f}  token accuracy {row['token_accuracy']:.3f}")
+    (run.folder / "metrics.json").write_text(json.dumps({"denoisers": scores} | by_kind(scores), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
