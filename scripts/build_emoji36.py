@@ -164,7 +164,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def state(folder: Path) -> str:
-    """`missing`, `complete`, `damaged` (built here, but files have changed), or `foreign`: not made by this script."""
+    """`missing`, `complete`, `damaged` (files have changed, or another format) or `foreign`: made by others."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return "missing"
     try:
@@ -180,7 +180,12 @@ def put(new: Path, output: Path) -> None:
     old = new.with_name(f"{new.name}-old")
     if output.exists():
         os.replace(output, old)
-    os.replace(new, output)
+    try:
+        os.replace(new, output)
+    except OSError:
+        if old.exists():
+            os.replace(old, output)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -241,11 +246,14 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{output} is complete; --overwrite builds it again")
         return
     if found == "damaged" and not args.overwrite:
-        raise SystemExit(f"error: files in {output} have changed since it was built. Build it again: --overwrite")
+        raise SystemExit(
+            f"error: files in {output} have changed since it was built, or another version of openpali built it."
+            " Build it again: --overwrite"
+        )
     start = time.perf_counter()
     try:
         made = run(output, args.packages, args.raster)
-    except (FetchError, ImportError) as error:
+    except (FetchError, ImportError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     print(describe(made["counts"]))
     print(f"{output} built in {time.perf_counter() - start:.0f} s; who made what: {output / 'LICENSES.md'}")
