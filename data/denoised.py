@@ -18,7 +18,7 @@ class Denoised(Dataset[dict[str, Any]]):
 
     A text longer than its denoiser takes is cut to a stretch of it, drawn at random. Packed, an item starts at a
     random token of its text and goes on with the following texts, the end token between them, until its input is full.
-    Texts of fewer than two tokens, and records that cannot be read, are passed over.
+    Texts that are too short, and records that cannot be read, are passed over.
     """
 
     def __init__(
@@ -75,40 +75,47 @@ class Denoised(Dataset[dict[str, Any]]):
             raise IndexError(f"example {index} of {self.num_examples}")
         rng = random.Random(f"{self.seed}-{index}")
         denoiser = rng.choices(list(self.weights), list(self.weights.values()))[0]
-        tokens = self.stretch(index % len(self.texts), self.lengths[denoiser], rng)
+        take = self.packed_stretch if self.packed else self.stretch
+        tokens = take(index % len(self.texts), self.lengths[denoiser], rng)
         inputs, labels = corrupt(tokens, denoiser, self.special, rng)
         return {"input_ids": inputs, "labels": labels, "denoiser": denoiser.name}
 
     def stretch(self, position: int, length: int, rng: random.Random) -> list[int]:
-        """At most `length` tokens from text `position` on; at least two.
+        """At most `length` tokens of text `position`, or of the next one that has two.
 
         Raises:
-            ValueError: no text has two tokens.
+            ValueError: none has.
+        """
+        for step in range(len(self.texts)):
+            own = self.tokens(position + step)
+            if len(own) >= 2:
+                begin = rng.randrange(max(0, len(own) - length) + 1)
+                return own[begin : begin + length]
+        raise ValueError(f"{self.texts.name}: no text has two tokens")
+
+    def packed_stretch(self, position: int, length: int, rng: random.Random) -> list[int]:
+        """Exactly `length` tokens from a random one of text `position` on, going round behind the last text.
+
+        Raises:
+            ValueError: there is nothing in any text.
         """
         tokens: list[int] = []
-        for step in range(len(self.texts)):
-            own = self.tokens((position + step) % len(self.texts))
-            if self.packed and not tokens and own:
-                own = own[rng.randrange(max(1, len(own) - 1)) :]
-            elif not self.packed and len(own) > length:
-                begin = rng.randrange(len(own) - length + 1)
-                own = own[begin : begin + length]
-            # a text that gave nothing leaves no end token behind
-            if tokens and own:
-                tokens.append(self.special.end)
-            tokens += own
-            if len(tokens) >= (length if self.packed else 2):
-                break
-            if not self.packed:
-                tokens = []
-        if len(tokens) < 2:
-            raise ValueError(f"{self.texts.name}: no text has two tokens")
+        empty = 0
+        while len(tokens) < length:
+            own, position = self.tokens(position), position + 1
+            if not own:
+                empty += 1
+                if empty == len(self.texts):
+                    raise ValueError(f"{self.texts.name}: no text has any token")
+                continue
+            tokens += [self.special.end, *own] if tokens else own[rng.randrange(len(own)) :]
+            empty = 0
         return tokens[:length]
 
     def tokens(self, position: int) -> list[int]:
-        """Token ids of a text, without sentinels that it may contain; none if it cannot be read."""
+        """Token ids of a text (counted round), without sentinels that it may contain; none if it cannot be read."""
         try:
-            text = self.texts[position]["text"]
+            text = self.texts[position % len(self.texts)]["text"]
         except BadRecord as bad:
             self.skip_log.add(bad)
             return []

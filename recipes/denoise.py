@@ -98,7 +98,11 @@ def make_tokenizer(args: DenoiseArguments, texts: Source) -> Any:
     One that is trained here has the prefixes as tokens; in a loaded one they are text like any other.
     """
     if args.tokenizer or args.model:
-        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer or args.model)
+        name = args.tokenizer or check_folder(args.model, "model")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"tokenizer: there is none at {name}: {' '.join(str(error).split())}") from error
     else:
         some = [texts[i]["text"] for i in range(min(args.tokenizer_texts, len(texts)))]
         tokenizer = train_tokenizer(some, args.vocab_size)
