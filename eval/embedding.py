@@ -178,7 +178,7 @@ def embed_texts(
             chunks.append(normalize(features.pooler_output.float(), dim=-1).cpu())
             bar.update(len(batch))
         bar.close()
-    warn_of_cuts([text for text in texts if text in too_long], len(texts), length)
+    warn_of_cuts([text for text in place if text in too_long], len(place), length)
     return torch.cat(chunks)[[place[text] for text in texts]]
 
 
@@ -194,8 +194,7 @@ def warn_of_cuts(cut: Sequence[str], total: int, length: int) -> None:
     """One warning for all texts that lost their ends."""
     if cut:
         logger.warning(
-            "%d of %d texts were longer than %d tokens and cut, the first of them: %r. A larger text_length keeps them"
-            " whole, where the model was trained with as much.",
+            "%d of %d different texts are longer than %d tokens and were cut, the first of them: %r",
             *(len(cut), total, length, cut[0]),
         )
 

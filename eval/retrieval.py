@@ -23,17 +23,17 @@ class LanguageRecall:
     Attributes:
         recalls: as `recall_at_k` gives them.
         chance: what random embeddings would reach, under the same keys.
+        ceiling: what nobody can exceed, where pictures share texts word for word: only a text's own picture counts,
+            and which one that is cannot be known. 1 where the texts are not given.
         images: pictures that have a text in this language; the others have no part.
         texts: their texts.
-        shared_texts: texts that another picture of the language has too, word for word. Only a text's own picture
-            counts, so nobody can always be right about these.
     """
 
     recalls: dict[str, float]
     chance: dict[str, float]
+    ceiling: dict[str, float]
     images: int
     texts: int
-    shared_texts: int
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,20 @@ class RetrievalTable:
         languages: by language, in the order in which the languages first occur.
         mean: recalls averaged over the languages.
         chance: likewise, of random embeddings.
+        ceiling: likewise, what nobody can exceed.
         ks: the ranks that count.
     """
 
     languages: dict[str, LanguageRecall]
     mean: dict[str, float]
     chance: dict[str, float]
+    ceiling: dict[str, float]
     ks: tuple[int, ...] = KS
 
     def as_dict(self) -> dict[str, Any]:
         """The table as JSON values."""
         rows = {name: vars(row) for name, row in self.languages.items()}
-        return {"mean": self.mean, "chance": self.chance, "languages": rows}
+        return {"mean": self.mean, "chance": self.chance, "ceiling": self.ceiling, "languages": rows}
 
 
 def recall_key(direction: str, k: int) -> str:
@@ -197,7 +199,7 @@ def retrieval_per_language(
         text_image: int[m], the picture of each text.
         text_language: m languages.
         ks: ranks that count.
-        texts: the m texts, to count those that several pictures share.
+        texts: the m texts, for the ceiling that those set which several pictures share.
 
     Raises:
         ValueError: as `recall_at_k`, or there are more or fewer languages than texts.
@@ -209,23 +211,41 @@ def retrieval_per_language(
     for language in dict.fromkeys(text_language):
         own = torch.tensor([i for i, name in enumerate(text_language) if name == language])
         pictures, place = torch.unique(text_image[own], return_inverse=True)
-        recalls = recall_at_k(image_embeds[pictures], text_embeds[own], place, ks)
-        shared = count_shared([words[i] for i in own.tolist()], place.tolist()) if words else 0
-        rows[language] = LanguageRecall(recalls, chance_at_k(place, ks), len(pictures), len(own), shared)
+        found = recall_at_k(image_embeds[pictures], text_embeds[own], place, ks)
+        told = [words[i] for i in own.tolist()] if words else [str(i) for i in own.tolist()]
+        chance, ceiling = chance_at_k(place, ks), ceiling_at_k(told, place.tolist(), ks)
+        rows[language] = LanguageRecall(found, chance, ceiling, len(pictures), len(own))
     return RetrievalTable(
         rows,
         mean_of([row.recalls for row in rows.values()]),
         mean_of([row.chance for row in rows.values()]),
+        mean_of([row.ceiling for row in rows.values()]),
         tuple(ks),
     )
 
 
-def count_shared(texts: Sequence[str], pictures: Sequence[int]) -> int:
-    """Texts that another picture has too."""
+def ceiling_at_k(texts: Sequence[str], pictures: Sequence[int], ks: Sequence[int] = KS) -> dict[str, float]:
+    """Recalls of somebody who finds every picture that has a text, and cannot know which of them is meant.
+
+    Args:
+        texts: m texts.
+        pictures: m numbers, the picture of each.
+        ks: ranks that count.
+    """
     owners: dict[str, set[int]] = {}
     for text, picture in zip(texts, pictures, strict=True):
         owners.setdefault(text, set()).add(picture)
-    return sum(len(owners[text]) > 1 for text in texts)
+    alike = [len(owners[text]) for text in texts]
+    # a picture is found by that of its texts which it shares with the fewest
+    least = dict.fromkeys(pictures, 1 << 60)
+    for picture, count in zip(pictures, alike):
+        least[picture] = min(least[picture], count)
+    counts = {"image_to_text": list(least.values()), "text_to_image": alike}
+    return {
+        recall_key(name, k): sum(min(k / count, 1.0) for count in counts[name]) / len(counts[name])
+        for name in DIRECTIONS
+        for k in ks
+    }
 
 
 def mean_of(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -31,17 +31,19 @@ class ZeroShotTable:
     Attributes:
         languages: by language `top_1` and `top_5` in [0, 1].
         mean: averaged over the languages.
+        chance: likewise, of guessing.
         classes: by language how many there were to choose from.
     """
 
     languages: dict[str, dict[str, float]]
     mean: dict[str, float]
+    chance: dict[str, float]
     classes: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
         """The table as JSON values."""
         rows = {name: {**row, "classes": self.classes[name]} for name, row in self.languages.items()}
-        return {"mean": self.mean, "languages": rows}
+        return {"mean": self.mean, "chance": self.chance, "languages": rows}
 
 
 def templates_of(language: str) -> tuple[str, ...]:
@@ -99,10 +101,23 @@ def class_embeddings(
         ValueError: there are no classes, a class has no name, or a template no place for it.
     """
     sentences = [prompts(names, templates) for names in classes]
-    flat = [sentence for group in sentences for sentence in group]
+    return mean_embeddings(model, tokenizer, sentences, text_length, batch_size, progress=progress)
+
+
+def mean_embeddings(
+    model: Any,
+    tokenizer: Any,
+    groups: Sequence[Sequence[str]],
+    text_length: int | None = None,
+    batch_size: int = 64,
+    *,
+    progress: bool = False,
+) -> torch.Tensor:
+    """float[n, D], the normalised mean of the normalised embeddings of every group of sentences."""
+    flat = [sentence for group in groups for sentence in group]
     embeds = embed_texts(model, tokenizer, flat, text_length, batch_size, progress=progress)
-    groups = embeds.split([len(group) for group in sentences])
-    return normalize(torch.stack([group.mean(0) for group in groups]), dim=-1)
+    means = [part.mean(0) for part in embeds.split([len(group) for group in groups])]
+    return normalize(torch.stack(means), dim=-1)
 
 
 def zero_shot_accuracy(
@@ -156,19 +171,24 @@ def zero_shot_per_language(
     Raises:
         ValueError: no language has names for the pictures' classes.
     """
-    rows, sizes = {}, {}
-    for language, names in classes.items():
-        known = [i for i, name in enumerate(names) if name]
-        place = torch.full((len(names),), -1)
-        place[known] = torch.arange(len(known))
-        counted = place[labels] >= 0
-        if not counted.any():
-            continue
-        chosen = (templates or {}).get(language) or templates_of(language)
-        options = {"text_length": text_length, "batch_size": batch_size, "progress": progress}
-        embeds = class_embeddings(model, tokenizer, [names[i] or "" for i in known], chosen, **options)
-        rows[language] = zero_shot_accuracy(image_embeds[counted], embeds, place[labels][counted])
-        sizes[language] = len(known)
-    if not rows:
+    known = {language: [i for i, own in enumerate(names) if own] for language, names in classes.items()}
+    # classes of pictures, not of the list: a language may have names for other classes only
+    shown = set(labels.tolist())
+    languages = [language for language, own in known.items() if shown & set(own)]
+    if not languages:
         raise ValueError(f"no class of the pictures has a name in {', '.join(classes) or 'any language'}")
-    return ZeroShotTable(rows, mean_of(list(rows.values())), sizes)
+    groups = []
+    for language in languages:
+        chosen = (templates or {}).get(language) or templates_of(language)
+        groups += [prompts(classes[language][i] or (), chosen) for i in known[language]]
+    # all languages at once, so that one warning tells of all long sentences
+    embeds = mean_embeddings(model, tokenizer, groups, text_length, batch_size, progress=progress)
+    sizes = {language: len(known[language]) for language in languages}
+    rows = {}
+    for language, own in zip(languages, embeds.split(list(sizes.values()))):
+        place = torch.full((len(classes[language]),), -1)
+        place[known[language]] = torch.arange(len(own))
+        counted = place[labels] >= 0
+        rows[language] = zero_shot_accuracy(image_embeds[counted], own, place[labels][counted])
+    chances = [{f"top_{k}": min(k / size, 1.0) for k in KS} for size in sizes.values()]
+    return ZeroShotTable(rows, mean_of(list(rows.values())), mean_of(chances), sizes)

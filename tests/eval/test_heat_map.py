@@ -13,11 +13,11 @@ def table(recalls):
     """A table in which every recall of a language is the same."""
     keys = [recall_key(name, k) for name in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
     rows = {
-        name: LanguageRecall(dict.fromkeys(keys, value), dict.fromkeys(keys, 0.01), 9, 9, 0)
+        name: LanguageRecall(dict.fromkeys(keys, value), dict.fromkeys(keys, 0.01), dict.fromkeys(keys, 1.0), 9, 9)
         for name, value in recalls.items()
     }
     mean = sum(recalls.values()) / len(recalls)
-    return RetrievalTable(rows, dict.fromkeys(keys, mean), dict.fromkeys(keys, 0.01))
+    return RetrievalTable(rows, *(dict.fromkeys(keys, value) for value in (mean, 0.01, 1.0)))
 
 
 def test_rows_are_the_mean_the_best_languages_first_and_chance():

@@ -92,12 +92,28 @@ def test_languages_are_scored_apart_and_averaged():
     assert table.as_dict()["languages"]["de"]["images"] == 3
 
 
-def test_texts_that_pictures_share_are_counted_by_language():
-    texts = ["a dog", "a dog", "a cat", "a dog", "Hund"]
-    language, own = ["en", "en", "en", "de", "de"], torch.tensor([0, 1, 1, 0, 0])
-    table = retrieval_per_language(IMAGES, TEXTS[:5], own, language, texts=texts)
-    assert table.languages["en"].shared_texts == 2
-    assert table.languages["de"].shared_texts == 0
+def test_texts_that_pictures_share_set_a_ceiling():
+    """Four dogs and a cat; the cat and one dog have a name of their own too."""
+    texts = ["dog", "dog", "dog", "dog", "cat", "rex", "tom", "Hund"]
+    language, own = ["en"] * 7 + ["de"], torch.tensor([0, 1, 2, 3, 4, 0, 4, 0])
+    table = retrieval_per_language(IMAGES, TEXTS[:8], own, language, (1, 2), texts)
+    ceiling = table.languages["en"].ceiling
+    assert ceiling["text_to_image_recall_at_1"] == pytest.approx((4 * 1 / 4 + 3) / 7)
+    assert ceiling["text_to_image_recall_at_2"] == pytest.approx((4 * 2 / 4 + 3) / 7)
+    assert ceiling["image_to_text_recall_at_1"] == pytest.approx((3 * 1 / 4 + 2) / 5)
+    assert set(table.languages["de"].ceiling.values()) == {1.0}
+    assert table.ceiling["text_to_image_recall_at_1"] == pytest.approx((4 / 7 + 1) / 2)
+    assert set(retrieval_per_language(IMAGES, TEXTS[:8], own, language, (1, 2)).ceiling.values()) == {1.0}
+
+
+def test_the_ceiling_is_what_perfect_embeddings_reach():
+    """One axis a text: equal texts have equal embeddings, and chance decides among their pictures."""
+    kinds = torch.tensor([0] * 5 + [1] * 2 + [2] * 3)
+    embeds = torch.eye(3)[kinds]
+    found = recall_at_k(embeds, embeds, torch.arange(10))
+    names = [f"text {int(kind)}" for kind in kinds]
+    assert found == pytest.approx(retrieval.ceiling_at_k(names, range(10)))
+    assert found["image_to_text_recall_at_1"] == pytest.approx(0.3)
 
 
 def test_nearest_are_sorted_and_stable():

@@ -1,0 +1,231 @@
+r"""Measure image encoders: retrieval by language, zero-shot classification, linear probe; and write the report.
+
+    openpali encoders --model outputs/contrastive --source '{"name": "emoji", "split": "test", "objects": [1, 1]}' \
+        --limit 500 --output outputs/encoders
+
+`--compare outputs/classification` adds other encoders to the linear probe; they need no text tower.
+`python -m openpali.eval.encoders` is the same.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import normalize
+from transformers import HfArgumentParser
+
+from openpali.data.records import BadRecord, SkipLog
+from openpali.data.sources import load_source
+from openpali.eval.embedding import embed_texts
+from openpali.eval.encoder_models import Encoder, load_encoder, short_names
+from openpali.eval.encoder_records import Collected, collect
+from openpali.eval.encoder_report import write_encoder_report
+from openpali.eval.encoder_scores import Measured, Probe
+from openpali.eval.encoder_tables import language_rows, write_tables
+from openpali.eval.heat_map import draw_heat_map
+from openpali.eval.linear_probe import linear_probe
+from openpali.eval.loading import first_device
+from openpali.eval.retrieval import retrieval_per_language
+from openpali.eval.run import describe, read_source
+from openpali.eval.zero_shot import zero_shot_per_language
+
+TASKS = ("retrieval", "zero_shot", "probe")
+
+
+@dataclass
+class EncoderArguments:
+    """What to measure, on what, and where to put it."""
+
+    model: str = field(metadata={"help": "folder or Hub name of a SigLIP"})
+    source: str = field(
+        metadata={"help": "a .jsonl file, a .yaml or .json file with a source's name and options, or those in braces"}
+    )
+    output: str = field(metadata={"help": "folder for metrics.json, tables, heat_map.png and report.html"})
+    tasks: list[str] = field(
+        default_factory=lambda: list(TASKS), metadata={"help": "some of retrieval zero_shot probe"}
+    )
+    languages: list[str] | None = field(default=None, metadata={"help": "of the texts; all when left out"})
+    limit: int | None = field(default=None, metadata={"help": "number of records; all when left out"})
+    text_length: int | None = field(default=None, metadata={"help": "tokens of a text; all of the model's positions"})
+    compare: list[str] = field(default_factory=list, metadata={"help": "other encoders for the linear probe"})
+    shots: int = field(default=10, metadata={"help": "training examples a class of the linear probe"})
+    seeds: int = field(default=3, metadata={"help": "draws of the shots"})
+    shots_source: str | None = field(default=None, metadata={"help": "source of the shots; --source when left out"})
+    pooling: str = field(default="auto", metadata={"help": "features of the probe: head, mean or the model's own"})
+    batch_size: int = field(default=64, metadata={"help": "pictures or texts a batch"})
+    device: str | None = field(default=None, metadata={"help": "the first accelerator, else the CPU, when left out"})
+    title: str | None = field(default=None, metadata={"help": "heading of the report"})
+
+    def __post_init__(self) -> None:
+        unknown = [task for task in self.tasks if task not in TASKS]
+        if unknown or not self.tasks:
+            raise ValueError(f"tasks are some of {', '.join(TASKS)}, not {unknown or 'none'}")
+        if (self.limit is not None and self.limit < 1) or min(self.batch_size, self.shots, self.seeds) < 1:
+            raise ValueError("limit, batch_size, shots and seeds are at least 1")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run it."""
+    parser = HfArgumentParser(EncoderArguments, prog="openpali encoders", description="Measure image encoders.")  # type: ignore[arg-type]
+    try:
+        args = EncoderArguments(**vars(parser.parse_args(argv)))
+        measured = run(args)
+    except (ValueError, OSError, ImportError, BadRecord) as error:
+        raise SystemExit(f"openpali encoders: {error}") from error
+    print("\n".join(measured.summary()))
+    print(f"Report: {Path(args.output) / 'report.html'}")
+
+
+def run(args: EncoderArguments) -> Measured:
+    """Measure, and write metrics.json, the tables, the heat map and the report.
+
+    Raises:
+        ValueError: an unknown source, option or language, a checkpoint that is no SigLIP, or none of the tasks can
+            be done; the message says why.
+        OSError: there is no such checkpoint or file.
+        ImportError: scikit-learn or matplotlib is missing.
+        BadRecord: the source has no good records.
+    """
+    output = Path(args.output)
+    spec = read_source(args.source)
+    # a training configuration's; scores are of the pictures as they are
+    spec.pop("augment", None)
+    source = load_source(spec)
+    output.mkdir(parents=True, exist_ok=True)
+    encoders = load_encoders(args)
+    skipped = SkipLog(output / "skipped_records.jsonl")
+    found = collect(source, encoders, skipped, args.limit, args.languages, args.batch_size, progress=True)
+    check_languages(args.languages, found)
+    settings = shown_settings(args, describe(spec), found, len(skipped.read()))
+    measured = Measured(args.title or f"{encoders[0].name} on {source.name}", settings)
+    measure(args, encoders, found, measured)
+    rows = language_rows(measured.retrieval, measured.zero_shot)
+    if measured.retrieval or measured.zero_shot:
+        write_tables(rows, output)
+    if measured.retrieval:
+        draw_heat_map(measured.retrieval, output / "heat_map.png", measured.title)
+    content = measured.as_dict() | {"images": len(found.places), "source": spec, "arguments": asdict(args)}
+    (output / "metrics.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_encoder_report(output, measured, rows, found, source)
+    return measured
+
+
+def load_encoders(args: EncoderArguments) -> list[Encoder]:
+    """The model, then those to compare it with."""
+    checkpoints = [args.model, *(args.compare if "probe" in args.tasks else ())]
+    device = args.device or first_device()
+    names = short_names(checkpoints)
+    return [load_encoder(one, device, args.pooling, name) for one, name in zip(checkpoints, names)]
+
+
+def check_languages(languages: Sequence[str] | None, found: Collected) -> None:
+    """Raise ValueError for a language of which the records have nothing."""
+    missing = [language for language in languages or () if language not in found.languages]
+    if missing:
+        raise ValueError(f"no record has texts in {', '.join(missing)}; see the captions of the source")
+
+
+def measure(args: EncoderArguments, encoders: Sequence[Encoder], found: Collected, measured: Measured) -> None:
+    """Do every task that the model and the records allow, and note why the others cannot be done.
+
+    Raises:
+        ValueError: none can be done.
+    """
+    steps = {"retrieval": measure_retrieval, "zero_shot": measure_zero_shot, "probe": measure_probes}
+    for task in [task for task in TASKS if task in args.tasks]:
+        try:
+            steps[task](args, encoders, found, measured)
+        except ValueError as error:
+            measured.notes.append(f"{task.replace('_', '-')}: not measured, {error}")
+    if not (measured.retrieval or measured.zero_shot or measured.probes):
+        raise ValueError("; ".join(measured.notes))
+
+
+def measure_retrieval(
+    args: EncoderArguments, encoders: Sequence[Encoder], found: Collected, measured: Measured
+) -> None:
+    """Retrieval by language."""
+    model = with_texts(encoders[0])
+    if not found.texts:
+        raise ValueError("the records have no captions")
+    options = {"text_length": args.text_length, "batch_size": args.batch_size, "progress": True}
+    measured.image_embeds = normalize(found.features[model.name]["head"], dim=-1)
+    measured.text_embeds = embed_texts(model.model, model.tokenizer, found.texts, **options)
+    where = torch.tensor(found.text_image), found.text_language
+    measured.retrieval = retrieval_per_language(measured.image_embeds, measured.text_embeds, *where, texts=found.texts)
+
+
+def measure_zero_shot(
+    args: EncoderArguments, encoders: Sequence[Encoder], found: Collected, measured: Measured
+) -> None:
+    """Zero-shot classification by language, among the classes that the records have."""
+    model = with_texts(encoders[0])
+    rows, concepts = labelled(found)
+    if len(concepts) < 2:
+        raise ValueError(f"the records have {len(concepts)} classes")
+    languages = sorted({language for names in found.names.values() for language in names})
+    classes = {language: [found.names[concept].get(language) for concept in concepts] for language in languages}
+    images = normalize(found.features[model.name]["head"][rows], dim=-1)
+    number = {concept: i for i, concept in enumerate(concepts)}
+    labels = torch.tensor([number[str(found.concepts[row])] for row in rows])
+    options: dict[str, Any] = {"text_length": args.text_length, "batch_size": args.batch_size}
+    measured.zero_shot = zero_shot_per_language(model.model, model.tokenizer, images, labels, classes, **options)
+
+
+def measure_probes(args: EncoderArguments, encoders: Sequence[Encoder], found: Collected, measured: Measured) -> None:
+    """The linear probe of every encoder, on the same shots."""
+    rows, concepts = labelled(found)
+    if len(concepts) < 2:
+        raise ValueError(f"the records have {len(concepts)} classes")
+    labels = [str(found.concepts[row]) for row in rows]
+    shots = collect_shots(args, encoders)
+    for encoder in encoders:
+        features = found.features[encoder.name][encoder.pooling][rows]
+        options: dict[str, Any] = {"shots": args.shots, "seeds": range(args.seeds)}
+        if shots is None:
+            result = linear_probe(features, labels, **options)
+        else:
+            own, names = labelled(shots)[0], [str(name) for name in shots.concepts if name is not None]
+            few = shots.features[encoder.name][encoder.pooling][own]
+            result = linear_probe(few, names, test=(features, labels), **options)
+        measured.probes.append(Probe(encoder.name, encoder.pooling, features.shape[1], result))
+
+
+def collect_shots(args: EncoderArguments, encoders: Sequence[Encoder]) -> Collected | None:
+    """Features of the records that shots are drawn from, where those are not the ones that are measured."""
+    if args.shots_source is None:
+        return None
+    source = load_source(read_source(args.shots_source))
+    skipped = SkipLog(Path(args.output) / "skipped_shots.jsonl")
+    return collect(source, encoders, skipped, None, None, args.batch_size, progress=True)
+
+
+def with_texts(encoder: Encoder) -> Encoder:
+    """The encoder, where it has a text tower; ValueError otherwise."""
+    if encoder.tokenizer is None:
+        raise ValueError(f"{encoder.name} has no text tower")
+    return encoder
+
+
+def labelled(found: Collected) -> tuple[list[int], list[str]]:
+    """Numbers of the pictures that have a class, and all classes in alphabetical order."""
+    rows = [row for row, concept in enumerate(found.concepts) if concept is not None]
+    return rows, sorted({concept for concept in found.concepts if concept is not None})
+
+
+def shown_settings(args: EncoderArguments, source: str, found: Collected, skipped: int) -> dict[str, str | int]:
+    """What the head of the report says."""
+    shown: dict[str, str | int] = {"checkpoint": args.model, "source": source, "pictures": f"{len(found.places):,}"}
+    if found.texts:
+        languages = len(set(found.text_language))
+        shown["texts"] = f"{len(found.texts):,} in {languages} language{'s' if languages > 1 else ''}"
+    if args.shots_source:
+        shown["shots"] = describe(read_source(args.shots_source))
+    return shown | ({"skipped records": skipped} if skipped else {})
+
+
+if __name__ == "__main__":
+    main()
