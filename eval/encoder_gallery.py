@@ -45,8 +45,8 @@ def galleries(
         one = languages[number * len(languages) // QUERIES]
         # texts in other languages than pictures, where there are enough; the first in English too
         other = languages[(number * len(languages) + (len(languages) // 2 if number else 0)) // QUERIES]
-        picture_cards.append(picture_card(measured, found, evenly(one.pictures, number), one))
-        text_cards.append(text_card(measured, found, evenly(range(len(other.rows)), number), other))
+        picture_cards.append(picture_card(measured, found, evenly(one.pictures, number, 0.5), one))
+        text_cards.append(text_card(measured, found, evenly(range(len(other.rows)), number, 0.25), other))
     add_pictures(picture_cards + text_cards, found, source)
     return picture_cards, text_cards
 
@@ -65,9 +65,9 @@ def by_language(found: Collected) -> list[OneLanguage]:
     ]
 
 
-def evenly(items: Sequence[int], number: int) -> int:
-    """One of `QUERIES` items with equal distances between them."""
-    return items[(2 * number + 1) * len(items) // (2 * QUERIES)]
+def evenly(items: Sequence[int], number: int, shift: float) -> int:
+    """One of `QUERIES` items with equal distances between them, the first `shift` of a distance from the start."""
+    return items[int((number + shift) * len(items) / QUERIES)]
 
 
 def picture_card(measured: Measured, found: Collected, query: int, language: OneLanguage) -> dict[str, Any]:

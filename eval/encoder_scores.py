@@ -103,7 +103,7 @@ def summary_row(
         "values": [(title, percent(mean[key])) for title, key in keys],
         "share": mean[first],
         "chance_share": chance[first],
-        "chance": f"{100 * chance[first]:.2g} %",
+        "chance": f"{100 * chance[first]:.3g} %",
         "times": f"{times:.0f}" if times >= 10 else f"{times:.1f}",
     }
 

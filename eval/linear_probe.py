@@ -1,14 +1,15 @@
 """Few-shot linear probe: how well a linear classifier tells classes apart from a few pictures' frozen features.
 
-PaLI-3 compares its two image encoders so. The classifier is scikit-learn's logistic regression on
-standardised features; its strength of regularisation is chosen on a fifth of the shots that is held out for that.
+PaLI-3 compares its two image encoders so. The classifier is scikit-learn's logistic regression on standardised
+features; how strongly it is regularised is chosen on a fifth of the shots, at least one a class, held out for that.
 """
 
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def linear_probe(
         ValueError: fewer than two classes have enough examples, or the arguments make no sense.
         ImportError: scikit-learn is missing.
     """
-    table, known = np.asarray(features, dtype=np.float64), np.asarray([str(label) for label in labels])
+    table, known = np.asarray(features, dtype=np.float32), np.asarray([str(label) for label in labels])
     if table.ndim != 2 or len(table) != len(known) or not np.isfinite(table).all():
         raise ValueError(f"features are finite float[{len(known)}, D], one row a label, not {list(table.shape)}")
     if shots < 1 or not len(seeds):
@@ -128,7 +129,7 @@ def rows_to_test(
     test: tuple[Any, Sequence[Hashable]], classes: Sequence[str], width: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features and labels of a test set's examples of known classes."""
-    features, labels = np.asarray(test[0], dtype=np.float64), np.asarray([str(label) for label in test[1]])
+    features, labels = np.asarray(test[0], dtype=np.float32), np.asarray([str(label) for label in test[1]])
     if features.shape != (len(labels), width):
         raise ValueError(f"test features are float[{len(labels)}, {width}], not {list(features.shape)}")
     known = np.isin(labels, classes)
@@ -149,10 +150,13 @@ def fit(
     except ImportError as error:
         raise ImportError(_MISSING) from error
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=FIXED, max_iter=1000))
-    if shots == 1:
-        return float(probe.fit(features, labels).score(held_features, held)), FIXED
-    # one fold: a class of ten has two to choose by, and the winner is trained on all ten again
-    fold = StratifiedShuffleSplit(1, test_size=len(labels) // shots * max(1, shots // 5), random_state=seed)
-    search = GridSearchCV(probe, {"logisticregression__C": list(REGULARISATIONS)}, cv=fold)
-    best = search.fit(features, labels).best_estimator_
-    return float(best.score(held_features, held)), search.best_params_["logisticregression__C"]
+    if shots > 1:
+        # one fold: a class of ten has two to choose by, and the winner is trained on all ten again
+        fold = StratifiedShuffleSplit(1, test_size=len(labels) // shots * max(1, shots // 5), random_state=seed)
+        probe = GridSearchCV(probe, {"logisticregression__C": list(REGULARISATIONS)}, cv=fold)
+    with warnings.catch_warnings():
+        # where classes have one or two shots, scikit-learn suspects that they are numbers
+        warnings.filterwarnings("ignore", message="The number of unique classes is greater")
+        probe.fit(features, labels)
+    chosen = probe.best_params_["logisticregression__C"] if isinstance(probe, GridSearchCV) else FIXED
+    return float(cast(float, probe.score(held_features, held))), chosen

@@ -139,8 +139,8 @@ def test_order_of_a_gallery():
     assert (order["rank"], order["first"]) == (2, 0)
     assert [place for place, _ in order["answers"]] == [1, 0, 2]
     assert [more["right"] for _, more in order["answers"]] == [False, True, True]
-    assert [evenly(range(80), number) for number in range(QUERIES)] == list(range(5, 80, 10))
-    assert [evenly([7], number) for number in range(QUERIES)] == [7] * QUERIES
+    assert [evenly(range(80), number, 0.5) for number in range(QUERIES)] == list(range(5, 80, 10))
+    assert [evenly([7], number, 0.25) for number in range(QUERIES)] == [7] * QUERIES
 
 
 def test_a_model_without_texts_gets_only_the_probe(checkpoints, tmp_path, monkeypatch, capsys):

@@ -39,6 +39,7 @@ def test_mean_and_deviation_over_seeds():
     assert linear_probe(features, labels, shots=10, seeds=[3]).accuracies == result.accuracies[3:]
 
 
+@pytest.mark.filterwarnings("error")
 def test_one_shot_is_plain_logistic_regression_on_standardised_features():
     features, labels = blobs(spread=1.0)
     result = linear_probe(torch.from_numpy(features), labels, shots=1, seeds=[7])
