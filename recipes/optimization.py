@@ -54,7 +54,9 @@ def schedule(kind: str, warmup: int, total: int, cooldown: int = 0, timescale: i
 def component_of(name: str) -> str:
     """The component that a parameter belongs to, by the first part of its dotted name that is one."""
     parts = name.split(".")
-    return next((part for part in parts if part in COMPONENTS), parts[0])
+    # T5Gemma's encoder has no name of a figure and lies one level down
+    first = parts[1] if parts[0] == "model" and len(parts) > 2 else parts[0]
+    return next((part for part in parts if part in COMPONENTS), first)
 
 
 def matrix_names(model: nn.Module) -> set[str]:

@@ -28,6 +28,7 @@ from openpali.recipes import denoise
 from openpali.recipes.callbacks import read_log
 from openpali.recipes.config_file import CONFIGS
 from openpali.recipes.denoise_loss import batch_loss, by_kind, denoising_scores, give_loss, plain_loss
+from openpali.recipes.optimization import components
 from openpali.recipes.run_folder import load_weights
 
 TEXTS = "{name: builtin, split: train, concepts: 8, objects: [1, 2], length: 60}"
@@ -88,6 +89,14 @@ def test_umt5_with_a_projection_of_its_own_is_not_scaled_as_stage_1_has_it():
     model.lm_head.weight = torch.nn.Parameter(torch.randn(64, 16) * 0.3)
     plain = plain_loss(model(**inputs).logits * 4, inputs["labels"], "token")
     torch.testing.assert_close(batch_loss(model, inputs, "token"), plain)
+
+
+@pytest.mark.parametrize("kind", ["t5", "t5gemma"])
+def test_decay_finds_encoder_and_decoder(kind, tmp_path):
+    args = denoise.DenoiseRun(output_dir=str(tmp_path), weight_decay=0.1, use_cpu=True)
+    table = {row.name: row.weight_decay for row in components(model_of(kind), args)}
+    assert (table.pop("encoder"), table.pop("decoder")) == (0.1, 0.1)
+    assert set(table.values()) <= {0}
 
 
 @pytest.mark.parametrize("kind", ["t5", "bart"])
