@@ -172,7 +172,15 @@ class Examples(Iterator[Example]):
 
 
 class ExampleStream(IterableDataset[Example]):
-    """What streams have in common: each loader worker of each process iterates over a share of its own."""
+    """What streams have in common: each loader worker of each process iterates over a share of its own.
+
+    Attributes:
+        rank: of the process that reads it.
+        world_size: number of processes.
+        length: examples of one pass on all processes together; None where that is not known.
+    """
+
+    length: int | None = None
 
     def __init__(self, rank: int, world_size: int) -> None:
         """Remember the process."""
@@ -227,12 +235,7 @@ class TaskStream(ExampleStream):
         self.source = cast(WebDataset, source.source if isinstance(source, Augmented) else source)
         self.task, self.seed, self.epochs = task, seed, epochs
         self.skip_log = skip_log if skip_log is not None else SkipLog()
-        self.max_bad_share = max_bad_share
-
-    @property
-    def length(self) -> int | None:
-        """Records of the source, if it knows."""
-        return self.source.length
+        self.max_bad_share, self.length = max_bad_share, self.source.length
 
     def cursor(self, reader: Reader) -> TaskCursor:
         """The examples of one reader."""

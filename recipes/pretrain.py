@@ -20,13 +20,14 @@ from transformers import (
 
 from openpali import Pali3Config, Pali3ForConditionalGeneration, Pali3Processor
 from openpali.data.collator import Collator
-from openpali.data.mixture import Mixture, TaskDataset
+from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
+from openpali.data.streaming import TaskStream
 from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.location_tokens import LOCATION_BINS, location_token
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import ConfigError, as_dict
-from openpali.recipes.run_data import check_folder, make_task, skip_log, splits, tell_skipped
+from openpali.recipes.run_data import check_folder, make_task, mixed_data, skip_log, splits, task_data, tell_skipped
 from openpali.recipes.run_folder import open_run
 from openpali.recipes.trainer import run_training
 from openpali.recipes.validation import Validation, final_report
@@ -40,7 +41,10 @@ class PretrainArguments:
 
     source: dict | str | None = field(default=None, metadata={"help": "pictures of tasks without their own"})
     mixture: dict | str | None = field(
-        default=None, metadata={"help": "name: {task: {...}, weight: 1.0, source: {...}}"}
+        default=None, metadata={"help": "name: {task: {...}, weight: 1.0 or size, source: {...}}"}
+    )
+    temperature: float = field(
+        default=1.0, metadata={"help": "weights are taken to the power of 1 / temperature; above 1 evens them out"}
     )
     evaluate: list[str] = field(
         default_factory=list, metadata={"help": "lines of the mixture to score; all when empty"}
@@ -115,17 +119,21 @@ def order_locations(model: Pali3ForConditionalGeneration, tokenizer: Any) -> Non
         model.lm_head.weight[ids] = sines * sines.shape[1] ** -0.5
 
 
-def make_datasets(args: PretrainArguments, run: RunArguments) -> dict[str, dict[str, TaskDataset]]:
-    """Train, validation and test data of every line of the mixture."""
+def make_datasets(
+    args: PretrainArguments, run: RunArguments
+) -> tuple[dict[str, TaskDataset | TaskStream], dict[str, dict[str, TaskDataset]]]:
+    """What to train on, and validation and test data, of every line of the mixture."""
     parts: dict[str, dict[str, Source]] = {}
-    found: dict[str, dict[str, TaskDataset]] = {"train": {}, "validation": {}, "test": {}}
+    train: dict[str, TaskDataset | TaskStream] = {}
+    held_out: dict[str, dict[str, TaskDataset]] = {"validation": {}, "test": {}}
     for name, line in as_dict(args.mixture, "mixture").items():
-        spec = line.get("source", args.source)
+        spec, task = line.get("source", args.source), make_task(line["task"])
         # lines that share a source share its reading
         own = parts.setdefault(str(spec), parts.get(str(spec)) or splits(spec, run))
-        for part, source in own.items():
-            found[part][name] = TaskDataset(source, make_task(line["task"]), run.seed, skip_log(run))
-    return found
+        train[name] = task_data(own["train"], task, run)
+        for part, datasets in held_out.items():
+            datasets[name] = TaskDataset(own[part], task, run.seed, skip_log(run))
+    return train, held_out
 
 
 @command
@@ -134,11 +142,11 @@ def main(argv: list[str] | None = None) -> None:
     args, run = parse([PretrainArguments, RunArguments], argv)
     checkpoint = open_run(run)
 
-    data = make_datasets(args, run)
+    train, held_out = make_datasets(args, run)
     weights = {n: line.get("weight", 1.0) for n, line in as_dict(args.mixture, "mixture").items()}
     if run.max_steps <= 0:
         raise ConfigError("max_steps is missing: a mixture has no epochs")
-    mixture = Mixture(data["train"], weights, run.max_steps * run.examples_per_step, run.seed)
+    mixture = mixed_data(train, weights, run, args.temperature)
     for row in mixture.table():
         run.say(f"{row.weight:7.1%}  {row.name}: task {row.task} on {row.source}")
 
@@ -152,11 +160,11 @@ def main(argv: list[str] | None = None) -> None:
 
     scored = args.evaluate or list(weights)
     batch = run.per_device_eval_batch_size
-    validation = Validation({n: data["validation"][n] for n in scored}, processor, batch, run.eval_limit)
+    validation = Validation({n: held_out["validation"][n] for n in scored}, processor, batch, run.eval_limit)
     best = validation.chief_metric(args.best_on)
     run_training(model, processor, run, mixture, collator, validation, best, resume_from=checkpoint)
 
-    test = Validation({n: data["test"][n] for n in scored}, processor, batch, args.test_limit)
+    test = Validation({n: held_out["test"][n] for n in scored}, processor, batch, args.test_limit)
     settings = {"checkpoint": run.folder, "started from": args.model or args.vision_checkpoint}
     final_report(model, test, run, "Stage 1", settings)
     tell_skipped(run)

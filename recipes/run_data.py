@@ -1,13 +1,17 @@
-"""Sources and tasks as configurations name them: their splits, and what is wrong with their records."""
+"""Sources and tasks as configurations name them: splits, examples, and what is wrong with the records."""
 
+import itertools
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from openpali.data.records import SkipLog
-from openpali.data.sources import CheckedSource, RetellingSource, Source, augmented, load_source
+from openpali.data.mixture import Mixture, TaskDataset
+from openpali.data.records import BadRecord, SkipLog
+from openpali.data.sources import Augmented, CheckedSource, RetellingSource, Source, augmented, load_source
+from openpali.data.sources.webdataset import WebDataset
+from openpali.data.streaming import StreamMixture, TaskStream
 from openpali.data.tasks import Task, load_task
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError
@@ -78,6 +82,7 @@ def splits(spec: dict[str, Any], run: RunArguments) -> dict[str, Source]:
 
     A source with a `split` option is asked for each. Of any other one some records are set aside, always the
     same ones: a fifth of fewer than 100, else a tenth, 512 at most; they serve as validation and as test part.
+    Of tar shards, which are read in order, the first records are set aside, or those of their `validation_path`.
     The option `augment` is for the train part alone. What is wrong with records is printed and listed in the run's
     folder.
     """
@@ -87,7 +92,8 @@ def splits(spec: dict[str, Any], run: RunArguments) -> dict[str, Source]:
         for part in parts.values():
             tell_bad_records(part, run)
     else:
-        parts = held_out_parts(make_source(plain), run)
+        source = make_source(plain)
+        parts = shard_parts(source, run) if isinstance(source, WebDataset) else held_out_parts(source, run)
     if not spec.get("augment"):
         return parts
     try:
@@ -107,6 +113,88 @@ def held_out_parts(source: Source, run: RunArguments) -> dict[str, Source]:
     validation = kind(source, sorted(chosen))
     run.say(f"{source.name}: {total} records; {len(rest)} to train on, {held_out} set aside for validation and test")
     return {"train": kind(source, rest), "validation": validation, "test": validation}
+
+
+def shard_parts(source: WebDataset, run: RunArguments) -> dict[str, Source]:
+    """Tar shards, and those of their records that are set aside for validation and test."""
+    try:
+        validation = source.set_aside()
+    except ValueError as error:
+        raise ConfigError(f"source: validation_path: {error}") from error
+    if len(validation) == 0:
+        raise ConfigError(f"source: {source.urls[0]} holds no record that could be set aside for validation")
+    where = "of validation_path" if source.validation_path else "of the first ones"
+    run.say(f"{source.name}: {len(source.urls)} shards; {len(validation)} records {where} for validation and test")
+    return {"train": source, "validation": validation, "test": validation}
+
+
+def task_data(source: Source, task: Task, run: RunArguments, max_bad_share: float = 0.1) -> TaskDataset | TaskStream:
+    """Examples of a task on a part of `splits`: by number, or as this process's share of a stream.
+
+    Args:
+        source: a part.
+        task: makes examples of its records.
+        run: whose seed the choices have, and whose folder the list of skipped records.
+        max_bad_share: with more bad records than that, reading ends.
+    """
+    inner = source.source if isinstance(source, Augmented) else source
+    if not isinstance(inner, WebDataset):
+        return TaskDataset(source, task, run.seed, skip_log(run), max_bad_share)
+    shards: Any = source
+    place = run.process_index, run.world_size
+    return TaskStream(shards, task, run.seed, skip_log(run), max_bad_share, *place)
+
+
+def mixed_data(
+    members: dict[str, TaskDataset | TaskStream],
+    weights: dict[str, float | str],
+    run: RunArguments,
+    temperature: float = 1.0,
+) -> Mixture | StreamMixture:
+    """A mixture for the whole run, which is a stream if one of its members is.
+
+    Args:
+        members: what `task_data` gives, by name.
+        weights: of each; "size" is its number of records.
+        run: its steps are the mixture's length.
+        temperature: weights are taken to the power of 1 / temperature.
+
+    Raises:
+        ConfigError: the weights make no sense, or a size is not known.
+    """
+    numbers: dict[str, float] = {}
+    for name, weight in weights.items():
+        member = members[name]
+        size = member.length if isinstance(member, TaskStream) else len(member)
+        if weight == "size" and size is None:
+            raise ConfigError(f"mixture: the size of {name} is not known: give its source a length, or it a weight")
+        if weight != "size" and not isinstance(weight, int | float):
+            raise ConfigError(f"mixture: the weight of {name} is a number or size, not {weight!r}")
+        numbers[name] = float(size if weight == "size" and size is not None else weight)
+    total = run.max_steps * run.examples_per_step
+    by_number = {name: member for name, member in members.items() if isinstance(member, TaskDataset)}
+    try:
+        if len(by_number) == len(members):
+            return Mixture(by_number, numbers, total, run.seed, temperature)
+        return StreamMixture(members, numbers, total, run.seed, run.process_index, run.world_size, temperature)
+    except ValueError as error:
+        raise ConfigError(f"mixture: {error}") from error
+
+
+def first_records(source: Source, count: int) -> Iterator[dict[str, Any]]:
+    """The first records of a part of `splits` that are good, whether it is read by number or in order."""
+    inner = source.source if isinstance(source, Augmented) else source
+    if isinstance(inner, WebDataset):
+        yield from itertools.islice(inner.records(), count)
+        return
+    left, index = count, 0
+    while left and index < len(source):
+        index += 1
+        try:
+            yield source[index - 1]
+            left -= 1
+        except BadRecord:
+            continue
 
 
 def tell_bad_records(source: Source, run: RunArguments) -> None:

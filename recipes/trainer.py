@@ -16,12 +16,15 @@ from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallba
 from transformers.trainer_callback import PrinterCallback
 
 from openpali.data.mixture import TaskDataset
+from openpali.data.streaming import ExampleStream
 from openpali.eval.loading import finish_adapters
 from openpali.recipes import optimization
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.callbacks import PaddingShare, RunLog, StopRequest, Throughput
+from openpali.recipes.config_file import ConfigError
 from openpali.recipes.run_folder import BEST_FILE, BEST_FOLDER, load_weights, read_best
 from openpali.recipes.sampling import RunSampler, quiet_worker
+from openpali.recipes.streaming import StreamLoader, load_position, save_position
 
 Loss = Callable[[nn.Module, dict[str, Any]], torch.Tensor]
 Evaluate = Callable[[PreTrainedModel], dict[str, float]]
@@ -39,7 +42,7 @@ class PaliTrainer(Trainer):
         model: what to train; its frozen parameters have `requires_grad=False` already.
         args: of the run; `max_steps` must be set.
         table: components of the model, see `optimization.components`.
-        train_dataset: map-style; item i is the same whenever it is asked for.
+        train_dataset: map-style, item i being the same whenever it is asked for; or a stream of this process.
         data_collator: examples to the model's inputs.
         processing_class: saved with every checkpoint.
         evaluate: scores of the model on validation data, larger is better.
@@ -63,6 +66,10 @@ class PaliTrainer(Trainer):
     ):
         self.run_args, self.table, self.data = args, table, train_dataset
         self.scores, self.best_metric, self.loss = evaluate, best_metric, loss
+        self.stream: StreamLoader | None = None
+        # the Trainer would otherwise skip to the place by reading all that is before it
+        self.begin_data_anew = args.ignore_data_skip
+        args.ignore_data_skip = args.ignore_data_skip or isinstance(train_dataset, ExampleStream)
         args.disable_tqdm = True
         super().__init__(
             model=model,
@@ -79,8 +86,12 @@ class PaliTrainer(Trainer):
         self.throughput, self.padding = Throughput(args.examples_per_step), PaddingShare()
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches of the whole run in one pass, see `RunSampler`."""
+        """Batches of the whole run in one pass, see `RunSampler` and `StreamLoader`."""
         args = self.run_args
+        if isinstance(self.data, ExampleStream):
+            # not prepared by accelerate, which would deal out anew what each process reads for itself
+            self.stream = StreamLoader(self.data, args, self.data_collator)
+            return self.stream
         # augmented records would otherwise be the same in every epoch
         anew = isinstance(self.data, TaskDataset) and self.data.augmented is not None
         loader = DataLoader(
@@ -134,7 +145,8 @@ class PaliTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add examples per second, and the epoch by examples seen."""
         step = self.state.global_step
-        self.state.epoch = step * self.run_args.examples_per_step / len(self.data)
+        total = run_length(self.data) or self.run_args.max_steps * self.run_args.examples_per_step
+        self.state.epoch = step * self.run_args.examples_per_step / total
         if "loss" in logs:
             logs["examples_per_second"] = self.throughput.rate(step)
             if self.padding.places:
@@ -190,10 +202,41 @@ class PaliTrainer(Trainer):
         else:
             load_weights(self.model, resume_from_checkpoint)
 
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        start = super()._init_training_state(*args, **kwargs)
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self.stream is not None:
+            save_position(Path(output_dir), self.stream, self.run_args)
+            # the state that makes a checkpoint complete is written by the main process after this
+            self.accelerator.wait_for_everyone()
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        if self.stream is not None:
+            self.stream.close()
+        return super()._finalize_training(*args, **kwargs)
+
+    def _init_training_state(
+        self,
+        max_steps: int,
+        num_update_steps_per_epoch: int,
+        num_train_epochs: int,
+        resume_from_checkpoint: str | None,
+        trial: Any,
+    ) -> tuple[int, int]:
+        start = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
         self.throughput.restart(self.state.global_step)
+        if self.stream is not None and resume_from_checkpoint is not None:
+            if self.begin_data_anew:
+                self.run_args.say("The data begins anew: records that were seen before the checkpoint come again")
+            else:
+                load_position(Path(resume_from_checkpoint), self.stream, self.run_args)
         return start
+
+
+def run_length(data: Any) -> int | None:
+    """Examples of one epoch, as far as that is known."""
+    return data.length if isinstance(data, ExampleStream) else len(data)
 
 
 def run_training(
@@ -214,7 +257,7 @@ def run_training(
         model: what to train.
         processor: saved with the model.
         args: of the run; `max_steps` is derived from `num_train_epochs` where it is not given.
-        train_dataset: map-style data of a known length.
+        train_dataset: map-style data of a known length, or a stream.
         collator: a list of its items to the model's inputs.
         evaluate: scores on validation data, called every `eval_steps` steps and after the last one.
         best_metric: the score that decides which weights are best.
@@ -223,13 +266,16 @@ def run_training(
         callbacks: more of Transformers' callbacks.
 
     Raises:
+        ConfigError: neither `max_steps` nor the length of the data is known.
         SystemExit: with code 130 after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
     table = optimization.components(model, args)
     optimization.freeze(table)
-    batch = args.examples_per_step
+    batch, length = args.examples_per_step, run_length(train_dataset)
     if args.max_steps <= 0:
-        args.max_steps = max(1, math.ceil(args.num_train_epochs * len(train_dataset) / batch))
+        if length is None:
+            raise ConfigError("max_steps is missing: a stream has no end; give it, or the source's length in records")
+        args.max_steps = max(1, math.ceil(args.num_train_epochs * length / batch))
     if evaluate is None or not args.eval_steps:
         args.eval_strategy = "no"
     stop = StopRequest()
@@ -246,9 +292,9 @@ def run_training(
         callbacks=[stop, *callbacks],
     )
     args.say(optimization.describe(table, args.learning_rate))
+    epochs = f"{args.max_steps * batch / length:.3g} epochs of {length:,}" if length else "a stream"
     args.say(
-        f"{args.max_steps:,} steps of {batch:,} examples, {args.max_steps * batch / len(train_dataset):.3g}"
-        f" epochs of {len(train_dataset):,}; {args.schedule} schedule"
+        f"{args.max_steps:,} steps of {batch:,} examples, {epochs}; {args.schedule} schedule"
         + (f"; going on from {resume_from}" if resume_from else "")
     )
     with stop:

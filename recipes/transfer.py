@@ -23,11 +23,12 @@ from openpali.recipes.run_data import (
     make_task,
     skip_log,
     splits,
+    task_data,
     tell_long_texts,
     tell_skipped,
 )
 from openpali.recipes.run_folder import open_run
-from openpali.recipes.trainer import run_training
+from openpali.recipes.trainer import run_length, run_training
 from openpali.recipes.validation import Validation, final_report
 
 
@@ -83,8 +84,9 @@ def main(argv: list[str] | None = None) -> None:
 
     source, task = as_dict(args.source, "source"), make_task(as_dict(args.task, "task"))
     parts = splits(source, run)
+    train = task_data(parts["train"], task, run, args.max_bad_share)
     options: dict[str, Any] = {"skip_log": skip_log(run), "max_bad_share": args.max_bad_share}
-    data = {name: TaskDataset(part, task, run.seed, **options) for name, part in parts.items()}
+    data = {name: TaskDataset(parts[name], task, run.seed, **options) for name in ("validation", "test")}
 
     set_seed(run.seed)
     folder = check_start(args.model)
@@ -96,12 +98,12 @@ def main(argv: list[str] | None = None) -> None:
         tell_long_texts(source["path"], processor.tokenizer, args.max_length, args.suffix_max_length, run)
     limits = {"max_length": args.max_length, "suffix_max_length": args.suffix_max_length}
     collator = Collator(processor, **limits, loss_on_prefix=args.loss_on_prefix, pack_length=args.pack_length)
-    fit_batch(run, len(data["train"]))
+    fit_batch(run, run_length(train))
 
     batch = run.per_device_eval_batch_size
     validation = Validation({task.name: data["validation"]}, processor, batch, run.eval_limit)
     best = validation.chief_metric()
-    run_training(model, processor, run, data["train"], collator, validation, best, resume_from=checkpoint)
+    run_training(model, processor, run, train, collator, validation, best, resume_from=checkpoint)
 
     test = Validation({task.name: data["test"]}, processor, batch, args.test_limit)
     settings = {"checkpoint": run.folder, "started from": args.model, "task": args.task, "source": args.source}
@@ -134,9 +136,9 @@ def set_attention(model: PreTrainedModel, processor: Any, args: TransferArgument
             raise ConfigError(f"attention: {str(error).split('. ')[0]}") from error
 
 
-def fit_batch(run: RunArguments, examples: int) -> None:
-    """A batch larger than the data would hold every example several times."""
-    if run.per_device_train_batch_size > examples:
+def fit_batch(run: RunArguments, examples: int | None) -> None:
+    """A batch larger than the data, where its length is known, would hold every example several times."""
+    if examples is not None and run.per_device_train_batch_size > examples:
         run.say(f"The batch of {run.per_device_train_batch_size} is larger than the data: {examples} instead")
         run.per_device_train_batch_size = examples
 
