@@ -5,6 +5,7 @@ from typing import Any
 
 from openpali.data.example import Example
 from openpali.data.packing import pack, packed_batch
+from openpali.data.preprocess import with_fast_images
 
 
 class Collator:
@@ -19,6 +20,7 @@ class Collator:
         padding_side: str | None = None,
         loss_on_prefix: bool = False,
         pack_length: int | None = None,
+        exact_pictures: bool = True,
     ) -> None:
         """Remember the processor and how to call it.
 
@@ -30,6 +32,8 @@ class Collator:
             padding_side: `left` or `right`; by default the processor's own choice.
             loss_on_prefix: supervise the prefix as well, an ablation of PaliGemma.
             pack_length: tokens of a row in which several examples are packed; None to give each its own.
+            exact_pictures: False to resize with torch, for training: faster, and off by one of 255 levels here and
+                there (`openpali.data.preprocess`).
 
         Raises:
             ValueError: if prompts are to be packed, or a model that reads prefix and suffix apart.
@@ -42,13 +46,15 @@ class Collator:
             self.options["loss_on_prefix"] = True
         if pack_length is not None and (generation or "token_type_ids" not in processor.model_input_names):
             raise ValueError("only training sequences of PaliGemma can be packed: leave pack_length out")
-        self.pack_length = pack_length
+        self.pack_length, self.exact_pictures = pack_length, exact_pictures
 
     def __call__(self, examples: Sequence[Example]) -> Any:
         """The processor's batch: `pixel_values: float[images, 3, H, W]`, `input_ids: int[B, L]` and so on."""
         targets = {} if self.generation else {"suffix": [example.suffix for example in examples]}
         form = {"padding": False} if self.pack_length else {"padding": True, "return_tensors": "pt"}
-        batch = self.processor(
+        # made anew each time: the processor's size and limits may change between batches
+        processor = with_fast_images(self.processor, self.exact_pictures)
+        batch = processor(
             images=[list(example.images) for example in examples],
             text=[example.prefix for example in examples],
             **form,

@@ -12,6 +12,9 @@ from PIL import Image, ImageOps
 
 MAX_PIXELS = 89_478_485
 MIN_SIDE = 4
+DRAFT_MARGIN = 2
+"""How much longer than needed the sides of a JPEG decoded at reduced size stay. At 1, the means of blocks that the
+decoder makes would stand in for the final filter, and photographs would visibly lose detail."""
 
 ImageSource: TypeAlias = str | Path | bytes | Image.Image | np.ndarray
 
@@ -23,11 +26,14 @@ class BadImage(ValueError):
     """A picture that cannot be used. The message says why and what to do about it."""
 
 
-def load_image(source: ImageSource) -> Image.Image:
+def load_image(source: ImageSource, decode_size: int | None = None) -> Image.Image:
     """Decode a picture to RGB, upright, after checking its size from the header.
 
     Args:
         source: a path, encoded bytes, a PIL image, or `uint8[H, W]`, `uint8[H, W, 3]` or `uint8[H, W, 4]`.
+        decode_size: side in pixels to which the picture will be resized. A JPEG file is then decoded at a half, a
+            quarter or an eighth of its size where both sides stay at least twice as long, which saves most of the
+            work on a photograph. After the resizing it differs by about as much as if it had been saved once more.
 
     Raises:
         BadImage: missing, unreadable, truncated, below `MIN_SIDE` on a side or above `MAX_PIXELS`.
@@ -35,6 +41,9 @@ def load_image(source: ImageSource) -> Image.Image:
     image, name = _open(source)
     _check_size(image.size, name)
     try:
+        if decode_size is not None:
+            # does nothing for other formats
+            image.draft(None, (DRAFT_MARGIN * decode_size, DRAFT_MARGIN * decode_size))
         image = ImageOps.exif_transpose(image)
         return _to_rgb(image)
     except _BOMBS + _DECODE_ERRORS as error:
@@ -120,7 +129,7 @@ def _too_large(name: str, size: str) -> str:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Decode. Transparency becomes white; 16-bit grey keeps its range rather than saturating."""
+    """Transparency becomes white; 16-bit grey keeps its range rather than saturating."""
     mode: Any = image.mode
     if mode == "I" or mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.float32) / 257
@@ -128,4 +137,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         layers = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
-    return image.convert("RGB") if mode != "RGB" else image.copy()
+    return image.convert("RGB") if mode != "RGB" else image

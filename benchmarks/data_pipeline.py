@@ -1,0 +1,150 @@
+"""JPEG files to batches: `AutoProcessor` called for each example, as its documentation shows, against ours.
+
+    python benchmarks/data_pipeline.py
+    python benchmarks/data_pipeline.py --examples-per-gpu 41 --workers 12
+
+Both read the same files, tokenise the same texts with the same tokenizer and end in the same tensors. `exact` has the
+values of the stock processor, resized by Pillow. `fast` resizes with torch, `fast, decode_size` decodes JPEG at reduced
+size as well (`data/preprocess.py`, `data/images.py`). Counted are seconds of one processor core, so other programs
+disturb little. At the end comes what the loader of a node of eight GPUs would deliver, and what the GPUs would take.
+"""
+
+import argparse
+import copy
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import PaliGemmaProcessor as StockProcessor
+from transformers import PreTrainedTokenizerFast
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from openpali.data.collator import Collator
+from openpali.data.example import Example
+from openpali.data.images import load_image
+from openpali.data.tokenizer import train_tokenizer
+from openpali.modeling.processing_paligemma import PaliGemmaProcessor
+
+PREFIX, SUFFIX = "caption en", "a red dog and two cats on a wooden table in front of a window"
+PATCH, TEXT_TOKENS = 14, 64
+TOKENS_PER_SECOND = 5189  # PaliGemma's report: pretraining at 224 px, per TPUv5e core
+BATCH = 16
+
+Run = Callable[[list[Path]], Iterator[Any]]
+
+
+def photograph(path: Path, width: int, height: int, seed: int) -> None:
+    """Write a JPEG of soft shapes and sensor noise, about as large in bytes as a camera's."""
+    rng = np.random.default_rng(seed)
+    shapes = rng.integers(0, 256, (height // 16, width // 16, 3), np.uint8)
+    soft = np.asarray(Image.fromarray(shapes).resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    noisy = np.clip(soft + rng.integers(-6, 7, soft.shape), 0, 255)
+    Image.fromarray(noisy.astype(np.uint8)).save(path, quality=90)
+
+
+def ways(side: int, tokenizer: Any) -> dict[str, Run]:
+    """What to compare: each turns files into batches, or into single examples."""
+    image_processor: Any = SiglipImageProcessorPil(size={"height": side, "width": side})
+    image_processor.image_seq_length = (side // PATCH) ** 2
+    stock: Any = StockProcessor(copy.deepcopy(image_processor), copy.deepcopy(tokenizer))
+    ours = PaliGemmaProcessor(image_processor, copy.deepcopy(tokenizer))
+
+    def stock_run(files: list[Path]) -> Iterator[Any]:
+        for path in files:
+            picture = Image.open(path).convert("RGB")
+            yield stock(images=picture, text="<image>" + PREFIX, suffix=SUFFIX, return_tensors="pt")
+
+    def our_run(exact: bool, decode_size: int | None) -> Run:
+        collator = Collator(ours, exact_pictures=exact)
+
+        def run(files: list[Path]) -> Iterator[Any]:
+            for start in range(0, len(files), BATCH):
+                pictures = [load_image(path, decode_size) for path in files[start : start + BATCH]]
+                yield collator([Example("", "caption", (picture,), PREFIX, SUFFIX) for picture in pictures])
+
+        return run
+
+    return {
+        "stock": stock_run,
+        "exact": our_run(True, None),
+        "fast": our_run(False, None),
+        "fast, decode_size": our_run(False, side),
+    }
+
+
+def images_per_second(run: Run, files: list[Path], repeats: int) -> tuple[float, torch.Tensor]:
+    """Images per CPU second, the best of a few runs, and the first picture's values."""
+    best, first = 0.0, torch.empty(0)
+    for _ in range(repeats + 1):
+        begin = time.process_time()
+        for number, batch in enumerate(run(files)):
+            first = batch["pixel_values"][0] if number == 0 else first
+        best = max(best, len(files) / (time.process_time() - begin))
+    return best, first
+
+
+def estimate(found: dict[str, float], side: int, options: argparse.Namespace) -> None:
+    """What eight GPUs take, and how many processor cores keep up with them."""
+    tokens = (side // PATCH) ** 2 + TEXT_TOKENS
+    each = options.examples_per_gpu or TOKENS_PER_SECOND / tokens
+    need = options.gpus * each
+    print(f"  {options.gpus} GPUs at {each:.1f} examples/s take {need:.0f} images/s; {options.workers} workers a GPU:")
+    for way, rate in found.items():
+        loader = options.gpus * options.workers * rate
+        print(f"    {way:<18}{loader:8.0f} images/s, {loader / need:5.1f} times that; {need / rate:5.1f} cores suffice")
+
+
+def with_bos(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """A tokenizer as PaliGemma's processors want it."""
+    tokenizer.add_special_tokens({"bos_token": "<bos>"})
+    return tokenizer
+
+
+def main() -> None:
+    """Run all cases and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--sides", type=int, nargs="+", default=[224, 896], help="of the model's pictures, in pixels")
+    parser.add_argument("--files", nargs="+", default=["640x480", "1600x1200"], help="sizes of the JPEG files")
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--gpus", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=8, help="loader workers of each GPU, one core each")
+    parser.add_argument(
+        "--examples-per-gpu",
+        type=float,
+        help=f"examples/s of each GPU; by default {TOKENS_PER_SECOND} tokens/s, as PaliGemma's report has for 224 px,"
+        f" with {TEXT_TOKENS} tokens of text. At a larger size that is more than the same GPU would take",
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    tokenizer = with_bos(train_tokenizer([PREFIX, SUFFIX] * 4, vocab_size=300))
+    with tempfile.TemporaryDirectory() as folder:
+        for size in options.files:
+            width, height = map(int, size.split("x"))
+            files = [Path(folder) / f"{size}-{number}.jpg" for number in range(options.images)]
+            for number, path in enumerate(files):
+                photograph(path, width, height, number)
+            for side in options.sides:
+                compare(size, side, files, ways(side, tokenizer), options)
+
+
+def compare(size: str, side: int, files: list[Path], runs: dict[str, Run], options: argparse.Namespace) -> None:
+    """One table: rates, ratios to the stock way, and how far the values are from its values."""
+    kilobytes = sum(path.stat().st_size for path in files) / len(files) / 1000
+    print(f"JPEG of {size} ({kilobytes:.0f} kB) to {side} px, images per CPU second")
+    found, values = {}, {}
+    for way, run in runs.items():
+        found[way], values[way] = images_per_second(run, files, options.repeats)
+        off = (values[way] - values["stock"]).abs() * 127.5
+        levels = f"mean {off.mean():.3f}, largest {off.max():.2f}"
+        print(f"  {way:<20}{found[way]:8.1f}{found[way] / found['stock']:7.2f} of stock   off by levels of 255: {levels}")
+    estimate(found, side, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Pictures to `pixel_values` with a fraction of the work of an image processor's own call.
+
+The stock call turns every picture into an array, back into a picture, and through float64 on its way to float32. Here
+a picture is resized once and written once, into the batch's own tensor. `exact` keeps Pillow's resizing, and values
+that are those of the stock call within 1e-6. Without it torch resizes, three to seven times as fast: that is what the
+stock call does where torchvision is installed, and differs from Pillow by one of 255 levels on less than one in a
+hundred values of a photograph.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn.functional import interpolate
+from transformers import BatchFeature
+
+from openpali.modeling.processing_texts import PrefixSuffixProcessor
+
+_KNOWN = ("SiglipImageProcessor", "SiglipImageProcessorPil")
+_USUAL_OPTIONS = {"return_tensors": "pt", "data_format": "channels_first"}
+_TORCH_MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
+
+
+class FastImageProcessor:
+    """In the place of SigLIP's image processor, whose settings it follows.
+
+    What it does not know goes to the stock call: another class, other steps than resizing to a fixed size, rescaling
+    and normalising, options of the call, and pictures that are not RGB pictures of Pillow.
+    """
+
+    def __init__(self, image_processor: Any, exact: bool = True) -> None:
+        """Stand in for an image processor.
+
+        Args:
+            image_processor: of the model.
+            exact: resize as Pillow does; False for torch's resizing.
+        """
+        self.stock, self.exact = image_processor, exact
+        self.valid_kwargs = image_processor.valid_kwargs
+
+    def fetch_images(self, images: Any) -> Any:
+        """Addresses and paths as pictures."""
+        return self.stock.fetch_images(images)
+
+    def __call__(self, images: Any, **options: Any) -> BatchFeature:
+        """`pixel_values`: float[n, 3, H, W], a tensor unless the stock call had to make another form."""
+        pictures = [images] if isinstance(images, Image.Image) else images
+        if self._knows(options) and pictures and all(_is_rgb(picture) for picture in pictures):
+            return BatchFeature({"pixel_values": self.pixel_values(pictures)})
+        return self.stock(images, **options)
+
+    def pixel_values(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """float[n, 3, H, W] of RGB pictures, resized, rescaled and normalised."""
+        stock = self.stock
+        height, width = stock.size["height"], stock.size["width"]
+        mode = None if self.exact else _TORCH_MODES.get(stock.resample)
+        scale, shift = _scale_and_shift(stock)
+        batch = torch.empty(len(pictures), 3, height, width)
+        for values, picture in zip(batch, pictures):
+            if mode is None or picture.size == (width, height):
+                resized = _channels_first(picture.resize((width, height), stock.resample))
+            else:
+                levels = _channels_first(picture)[None]
+                resized = interpolate(levels, (height, width), mode=mode, antialias=True)[0]
+            # one picture at a time, while it is in the processor's cache
+            values.copy_(resized).mul_(scale).add_(shift)
+        return batch
+
+    def _knows(self, options: dict[str, Any]) -> bool:
+        stock = self.stock
+        # a stock call through torchvision already resizes as torch does
+        exact_elsewhere = self.exact and type(stock).__name__ != "SiglipImageProcessorPil"
+        if type(stock).__name__ not in _KNOWN or exact_elsewhere:
+            return False
+        if any(value is not None and value != _USUAL_OPTIONS.get(key) for key, value in options.items()):
+            return False
+        usual = stock.do_resize and stock.do_rescale and not stock.do_center_crop and not stock.do_pad
+        return bool(usual and stock.size.get("height") and stock.size.get("width") and stock.resample is not None)
+
+
+def with_fast_images(processor: Any, exact: bool = True) -> Any:
+    """A processor of PaLI-3 or PaliGemma, the same but for the speed of its pictures; others as they are."""
+    if not isinstance(processor, PrefixSuffixProcessor):
+        return processor
+    faster = copy.copy(processor)
+    faster.image_processor = FastImageProcessor(processor.image_processor, exact)
+    return faster
+
+
+def _is_rgb(picture: Any) -> bool:
+    return isinstance(picture, Image.Image) and picture.mode == "RGB"
+
+
+def _channels_first(picture: Image.Image) -> torch.Tensor:
+    """uint8[3, H, W], a view of one copy of the pixels."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def _scale_and_shift(stock: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """float[3, 1, 1] each: rescaling, and normalising if it is wanted, as one multiplication and one addition."""
+    mean = torch.tensor(stock.image_mean if stock.do_normalize else [0.0], dtype=torch.float64)
+    std = torch.tensor(stock.image_std if stock.do_normalize else [1.0], dtype=torch.float64)
+    scale, shift = stock.rescale_factor / std, -mean / std
+    return scale.float().reshape(-1, 1, 1), shift.float().reshape(-1, 1, 1)
