@@ -12,11 +12,15 @@ TASKS = {
     "detect": "openpali.data.tasks.detect:Detect",
     "forkme": "openpali.data.tasks.forkme:ForkMe",
     "grounded_caption": "openpali.data.tasks.grounded_caption:GroundedCaption",
+    "object_aware": "openpali.data.tasks.object_aware:ObjectAware",
     "ocr": "openpali.data.tasks.ocr:Ocr",
     "plain": "openpali.data.tasks.plain:Plain",
+    "question": "openpali.data.tasks.question:Question",
     "red_box": "openpali.data.tasks.red_box:RedBox",
     "refer": "openpali.data.tasks.refer:Refer",
     "segment": "openpali.data.tasks.segment:Segment",
+    "splitcap": "openpali.data.tasks.splitcap:SplitCap",
+    "vq2a": "openpali.data.tasks.vq2a:Vq2a",
 }
 
 

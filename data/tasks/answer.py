@@ -1,10 +1,14 @@
-"""`answer {lang} {question}`: what, how many, which colour, where, and whether something is there."""
+"""`answer {lang} {question}`: what, how many, which colour, where, and whether something is there.
+
+`{lang}` is the language of the answer.
+"""
 
 import random
 from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Example
+from openpali.data.questions import Asked, several
 from openpali.data.sources.phrases import KINDS, colour_word, phrases, position_word, question
 
 ABSENT = 0.2
@@ -17,22 +21,24 @@ class Answer:
 
     Attributes:
         kinds: which of `what`, `count`, `colour`, `where` and `presence` to ask.
-        languages: languages of question and answer, one drawn for each example.
+        languages: languages of the questions, one drawn for each example.
+        answer_language: of every answer; None for that of the question. PaliGemma is pretrained on questions in 35
+            languages with English answers.
     """
 
     kinds: tuple[str, ...] = KINDS
     languages: tuple[str, ...] = ("en",)
+    answer_language: str | None = None
     max_new_tokens: int = 16
     name: str = "answer"
 
     def __post_init__(self) -> None:
         for field in ("kinds", "languages"):
-            value = getattr(self, field)
-            object.__setattr__(self, field, (value,) if isinstance(value, str) else tuple(value))
+            object.__setattr__(self, field, several(getattr(self, field)))
         if not self.kinds or not self.languages or not set(self.kinds) <= set(KINDS):
             chosen = f"kinds={list(self.kinds)}, languages={list(self.languages)}"
             raise ValueError(f"{chosen}: give at least one of each; kinds are {', '.join(KINDS)}.")
-        for language in self.languages:
+        for language in (*self.languages, self.answer_language or "en"):
             phrases(language)
 
     @property
@@ -47,22 +53,18 @@ class Answer:
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
         """A question of a random kind among those that the scene allows."""
+        asked = self.asked(record, rng)
+        return asked and asked.answered(self.name, record)
+
+    def asked(self, record: dict[str, Any], rng: random.Random) -> Asked | None:
+        """The question and its answer; None when the scene allows none."""
         language = rng.choice(self.languages)
+        reply = self.answer_language or language
         for kind in rng.sample(self.kinds, len(self.kinds)):
-            found = _ASK[kind](record, language, rng)
-            if found is None:
-                continue
-            asked, answer, about = found
-            return Example(
-                id=record["id"],
-                task=self.name,
-                images=(record["image"],),
-                prefix=f"answer {language} {asked}",
-                suffix=answer,
-                references=(answer,),
-                boxes=tuple(item["box"] for item in about),
-                meta={"kind": kind, "language": language},
-            )
+            found = _ASK[kind](record, language, reply, rng)
+            if found is not None:
+                text, answer, about = found
+                return Asked(kind, text, answer, language, reply, tuple(item["box"] for item in about))
         return None
 
     def prediction(self, text: str, example: Example) -> str:
@@ -74,49 +76,50 @@ class Answer:
         return list(example.references)
 
 
-def _what(record: dict[str, Any], language: str, rng: random.Random) -> Any:
+def _what(record: dict[str, Any], language: str, reply: str, rng: random.Random) -> Any:
     """Of a single object; of one of several by its place, when no other is there."""
     objects = record["objects"]
     if len(objects) == 1:
-        return question("what", language), objects[0]["names"][language], objects
+        return question("what", language), objects[0]["names"][reply], objects
     places = [item["position"] for item in objects]
     alone = [item for item in objects if places.count(item["position"]) == 1]
     if not alone:
         return None
     item = rng.choice(alone)
-    return question("what_at", language, position=item["position"]), item["names"][language], [item]
+    return question("what_at", language, position=item["position"]), item["names"][reply], [item]
 
 
-def _count(record: dict[str, Any], language: str, rng: random.Random) -> Any:
+def _count(record: dict[str, Any], language: str, reply: str, rng: random.Random) -> Any:
     absent = rng.random() < ABSENT or not record["objects"]
     item = rng.choice(record["absent"] if absent else record["objects"])
     same = [other for other in record["objects"] if other["concept"] == item["concept"]]
     return question("count", language, thing=item["names"][language]), str(len(same)), same
 
 
-def _presence(record: dict[str, Any], language: str, rng: random.Random) -> Any:
+def _presence(record: dict[str, Any], language: str, reply: str, rng: random.Random) -> Any:
     """Yes and no are equally likely."""
     absent = rng.random() < 0.5 or not record["objects"]
     item = rng.choice(record["absent"] if absent else record["objects"])
     same = [other for other in record["objects"] if other["concept"] == item["concept"]]
-    answer = phrases(language)["yes_no"][0 if same else 1]
+    answer = phrases(reply)["yes_no"][0 if same else 1]
     return question("presence", language, thing=item["names"][language]), answer, same
 
 
-def _colour(record: dict[str, Any], language: str, rng: random.Random) -> Any:
+def _colour(record: dict[str, Any], language: str, reply: str, rng: random.Random) -> Any:
     items = [item for item in _single(record) if item["colour"] is not None]
     if not items:
         return None
     item = rng.choice(items)
-    return question("colour", language, thing=item["names"][language]), colour_word(item["colour"], language), [item]
+    asked = question("colour", language, thing=item["names"][language])
+    return asked, colour_word(item["colour"], reply), [item]
 
 
-def _where(record: dict[str, Any], language: str, rng: random.Random) -> Any:
+def _where(record: dict[str, Any], language: str, reply: str, rng: random.Random) -> Any:
     items = _single(record)
     if not items:
         return None
     item = rng.choice(items)
-    answer = position_word(item["position"], language)
+    answer = position_word(item["position"], reply)
     return question("where", language, thing=item["names"][language]), answer, [item]
 
 

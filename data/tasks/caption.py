@@ -4,7 +4,9 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+from openpali.data.captions import caption_languages, captions_in, pictures
 from openpali.data.example import Example
+from openpali.data.questions import several
 
 
 @dataclass(frozen=True)
@@ -12,7 +14,8 @@ class Caption:
     """Captions from records that carry `captions`: language to one text or to several.
 
     Attributes:
-        languages: languages to caption in, one drawn for each example among those that the record has.
+        languages: languages to caption in, one drawn for each example among those that the record has; all of them
+            when empty.
     """
 
     languages: tuple[str, ...] = ("en",)
@@ -22,21 +25,19 @@ class Caption:
     name: str = "caption"
 
     def __post_init__(self) -> None:
-        languages = self.languages
-        object.__setattr__(self, "languages", (languages,) if isinstance(languages, str) else tuple(languages))
+        object.__setattr__(self, "languages", several(self.languages))
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """A caption in one language; every caption of that language is a reference."""
-        known = [language for language in self.languages if record["captions"].get(language)]
+        """A caption in one language, of which every one is a reference; None without any."""
+        known = caption_languages(record, self.languages)
         if not known:
             return None
         language = rng.choice(known)
-        captions = record["captions"][language]
-        captions = (captions,) if isinstance(captions, str) else tuple(captions)
+        captions = captions_in(record, language)
         return Example(
             id=record["id"],
             task=self.name,
-            images=(record["image"],),
+            images=pictures(record),
             prefix=f"caption {language}",
             suffix=rng.choice(captions),
             references=captions,

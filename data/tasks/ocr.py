@@ -4,31 +4,59 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from openpali.data.example import Example
+from openpali.data.captions import pictures
+from openpali.data.example import Box, Example
+
+ORDERS = ("record", "raster")
+
+_LONGEST_SKIP = 8
 
 
 @dataclass(frozen=True)
 class Ocr:
-    """Reading from records that carry `words`: text and box of each, in reading order."""
+    """Reading from records that carry `words`: `text` of each, and `box` where it is known.
 
+    A text that is too long loses snippets at random places, as in PaliGemma's pretraining (Beyer et al. 2024, section
+    3.2.5): cutting its end would teach to read only the top of dense pages.
+
+    Attributes:
+        most_characters: longest target, spaces counted; None to leave nothing out. A token is about four characters of
+            English, about one of Chinese or Japanese.
+        order: `record`, that of the record's words; `raster`, lines from top to bottom and words from left to right,
+            found from the boxes.
+    """
+
+    most_characters: int | None = None
+    order: str = "record"
     metric: str = "exact_match"
     metric_key: str = "exact_match"
     max_new_tokens: int = 32
     name: str = "ocr"
 
+    def __post_init__(self) -> None:
+        if self.order not in ORDERS:
+            raise ValueError(f"order is one of {', '.join(ORDERS)}, not {self.order!r}")
+        if self.most_characters is not None and self.most_characters < 1:
+            raise ValueError(f"most_characters={self.most_characters}: at least 1, or left out")
+
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """All words, joined by spaces; None without words."""
-        if not record.get("words"):
+        """The words, joined by spaces; None without any, or where none is short enough."""
+        words = [word for word in record.get("words") or () if word["text"].strip()]
+        if self.order == "raster":
+            words = raster_order(words)
+        if self.most_characters is not None:
+            words = skip_snippets(words, self.most_characters, rng)
+        if not words:
             return None
-        text = " ".join(word["text"] for word in record["words"])
+        text = " ".join(word["text"].strip() for word in words)
         return Example(
             id=record["id"],
             task=self.name,
-            images=(record["image"],),
+            images=pictures(record),
             prefix="ocr",
             suffix=text,
             references=(text,),
-            boxes=tuple(word["box"] for word in record["words"]),
+            boxes=tuple(word["box"] for word in words if word.get("box")),
         )
 
     def prediction(self, text: str, example: Example) -> str:
@@ -37,4 +65,37 @@ class Ocr:
 
     def reference(self, example: Example) -> list[str]:
         """The words on the picture."""
-        return list(example.references)
+        return [" ".join(text.split()) for text in example.references]
+
+
+def raster_order(words: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Words with boxes by lines. A word is on the line of a higher one when its middle is above that one's foot."""
+    lines: list[list[dict[str, Any]]] = []
+    for word in sorted(words, key=lambda word: _middle(word["box"])):
+        if lines and _middle(word["box"]) < lines[-1][0]["box"].y1:
+            lines[-1].append(word)
+        else:
+            lines.append([word])
+    return [word for line in lines for word in sorted(line, key=lambda word: word["box"].x0)]
+
+
+def skip_snippets(words: list[dict[str, Any]], most: int, rng: random.Random) -> list[dict[str, Any]]:
+    """Words that fit in `most` characters, spaces counted.
+
+    Runs of up to eight words are left out until the rest fits. A run that reaches the end goes on at the beginning, so
+    that every place is equally likely to be left out.
+    """
+    kept = [word for word in words if len(word["text"].strip()) <= most]
+    length = sum(len(word["text"].strip()) + 1 for word in kept) - 1
+    while length > most:
+        at = rng.randrange(len(kept))
+        for _ in range(rng.randint(1, _LONGEST_SKIP)):
+            if length <= most:
+                break
+            at %= len(kept)
+            length -= len(kept.pop(at)["text"].strip()) + 1
+    return kept
+
+
+def _middle(box: Box) -> float:
+    return (box.y0 + box.y1) / 2

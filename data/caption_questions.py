@@ -1,0 +1,226 @@
+"""Questions that an English caption answers, by rules: the idea of VQ2A without its models.
+
+VQ2A (Changpinyo et al. 2022) takes answers from a caption, writes a question for each with a language model, and lets
+a second model check it. Here a few patterns do: they ask less, and only where the words around an answer leave little
+doubt about what it belongs to. Most captions give one question or two, many give none.
+"""
+
+import re
+from dataclasses import dataclass
+
+KINDS = ("what", "count", "colour", "doing", "object", "where")
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_COLOURS = _set("red orange yellow green blue purple pink brown black white gray grey golden silver beige")
+_ARTICLES = ("a", "an", "the")
+_STOP = _set("dozen hundred thousand million more other one") | frozenset(_NUMBERS)
+_STOP |= _set("a an the this that these those some any each every all both several many his her its their my your our")
+_STOP |= _set("and or but nor of on in at to from with by for into onto over under behind beside besides near next")
+_STOP |= _set("above below between through across around along against inside outside off up down out away about as")
+_STOP |= _set("like than while when where which who whose there it he she they them him is are was were be been being")
+_STOP |= _set("has have had do does can could will would not no without very during together including")
+_VAGUE = _set("group couple pair bunch set lot number variety series row line piece photo picture image view shot")
+_VAGUE |= _set("close closeup drawing painting illustration portrait photograph collage background scene front side")
+_VAGUE |= _set("back top")
+_NOT_VERBS = _set("morning evening wedding building ceiling clothing painting something nothing anything everything")
+_NOT_VERBS |= _set("string spring sibling wing ring king sling swing stocking railing dressing topping frosting icing")
+_NOT_VERBS |= _set("filling awning red bed shed sled seed weed reed breed speed feed bleed steed")
+_UNITS = _set("years months weeks days hours minutes seconds times percent inches feet miles meters metres pounds")
+_UNITS |= _set("dollars euros points degrees thirds quarters halves ways kinds types parts sides others")
+_PLURALS = _set("people men women children mice geese teeth sheep fish deer policemen firemen fishermen oxen")
+_NOT_PLURAL = ("ss", "us", "is")
+_ABOUT = ("least", "most", "than", "over", "under", "about", "around", "nearly", "almost", "or", "up", "first", "last")
+_NEGATIONS = _set("not no without never isn't aren't nobody nothing")
+_PLACES = ("on top of", "in front of", "next to", "inside", "behind", "beside", "under", "near", "on", "in")
+_NOT_PLACES = _set("suit hat dress shirt tie jacket coat uniform helmet costume phone cellphone background foreground")
+_NOT_PLACES |= _set("row line style mood time way hurry process distance rain wind dark shape form color colour hand")
+_NOT_PLACES |= _set("hands mouth hair side")
+_OPENING = re.compile(
+    r"^(?:(?:an?|the|this is an?) )?(?:close[- ]?up |black and white |old )?"
+    r"(?:photo|picture|image|view|shot|drawing|painting|photograph|close[- ]?up|illustration) of (?=\w)"
+)
+
+
+@dataclass(frozen=True)
+class CaptionQuestion:
+    """A question, its answer in the words of the caption, and its kind."""
+
+    kind: str
+    question: str
+    answer: str
+
+
+def caption_questions(caption: str) -> list[CaptionQuestion]:
+    """Every question that the rules find, in the order of `KINDS`.
+
+    >>> [(q.question, q.answer) for q in caption_questions("two dogs and a cat on a red sofa")]
+    [('how many dogs are there?', '2'), ('which colour is the sofa?', 'red')]
+    """
+    words = _words(caption)
+    if not words or _NEGATIONS & {word.lower() for word in words}:
+        return []
+    return [*_what(words), *_counts(words), *_colours(words), *_actions(words), *_where(words)]
+
+
+def _words(caption: str) -> list[str]:
+    """Words and marks; the first word in lower case, a full stop at the end and "a picture of" left out."""
+    text = " ".join(caption.split()).rstrip(".! ")
+    words = re.findall(r"[\w'’-]+|[^\w\s]", text)
+    if words and (words[0].lower() in _STOP | _COLOURS or words[0].isdigit()):
+        text = text[:1].lower() + text[1:]
+    text = _OPENING.sub("", text)
+    return re.findall(r"[\w'’-]+|[^\w\s]", text)
+
+
+def _plain(word: str) -> bool:
+    """A word in lower case that can belong to a noun and its adjectives; names and marks cannot."""
+    return word.replace("-", "a").isalpha() and word.islower() and word not in _STOP
+
+
+def _verbal(word: str) -> bool:
+    """Whether a word may be a participle."""
+    return len(word) > 4 and word.endswith(("ing", "ed")) and word not in _NOT_VERBS
+
+
+def _ends(words: list[str], at: int) -> bool:
+    """Whether a noun before this place is over: here is the end, a function word, a mark, or a participle."""
+    return at >= len(words) or not _plain(words[at]) or _verbal(words[at])
+
+
+def _plural(word: str) -> bool:
+    return word in _PLURALS or (len(word) > 3 and word.endswith("s") and not word.endswith(_NOT_PLURAL))
+
+
+def _noun(words: list[str], start: int, most: int) -> int | None:
+    """The end of the shortest noun, adjectives included, that begins here; None without one of up to `most` words.
+
+    Of several words the last is no plural: "car drives" is none.
+    """
+    for end in range(start + 1, min(start + most, len(words)) + 1):
+        if not _plain(words[end - 1]):
+            return None
+        if _ends(words, end) and not _verbal(words[end - 1]):
+            return None if end - start > 1 and _plural(words[end - 1]) else end
+    return None
+
+
+def _once(words: list[str], noun: str) -> bool:
+    """Whether a caption speaks of such things in one place only."""
+    stem = noun.removesuffix("s")
+    return sum(word.lower().removesuffix("s") == stem for word in words) == 1
+
+
+def _what(words: list[str]) -> list[CaptionQuestion]:
+    """A caption that is a noun and nothing else."""
+    if words[0] not in _ARTICLES or _noun(words, 1, 3) != len(words) or words[-1] in _VAGUE | _COLOURS:
+        return []
+    return [CaptionQuestion("what", "what is this?", " ".join(words[1:]))]
+
+
+def _counts(words: list[str]) -> list[CaptionQuestion]:
+    found = []
+    for at, word in enumerate(words):
+        number = str(_NUMBERS.index(word) + 2) if word in _NUMBERS else word
+        if not re.fullmatch(r"[2-9]|1\d|20", number) or (at and (_plain(words[at - 1]) or words[at - 1] in _ABOUT)):
+            continue
+        if at and not words[at - 1].isalpha() and words[at - 1] not in ",;:":
+            continue
+        end = _things(words, at + 1)
+        if end is not None and words[end - 1] not in _UNITS and _once(words, words[end - 1]):
+            things = " ".join(words[at + 1 : end])
+            found.append(CaptionQuestion("count", f"how many {things} are there?", number))
+    return found
+
+
+def _things(words: list[str], start: int) -> int | None:
+    """The end of a plural of up to four words."""
+    for end in range(start + 1, min(start + 4, len(words)) + 1):
+        word = words[end - 1]
+        if not _plain(word):
+            return None
+        # "sports cars": the last of two plurals is what is counted
+        if _plural(word) and not (end < len(words) and _plain(words[end]) and _plural(words[end])):
+            return end
+    return None
+
+
+def _colours(words: list[str]) -> list[CaptionQuestion]:
+    found, at = [], 0
+    while at < len(words):
+        end = _colour_end(words, at)
+        if end is None:
+            at += 1
+            continue
+        # "in red" may be all that is said, the next word another's; of "red, white and blue" the beginning is missing
+        noun = None if at and words[at - 1] in ("in", "wearing", ",", "or") else _noun(words, end, 2)
+        if noun is not None and words[noun - 1] not in _VAGUE and _once(words, words[noun - 1]):
+            thing, verb = " ".join(words[end:noun]), "are" if _plural(words[noun - 1]) else "is"
+            # "the orange sits" has no colour in it
+            if not (words[at] == "orange" and verb == "are"):
+                found.append(CaptionQuestion("colour", f"which colour {verb} the {thing}?", " ".join(words[at:end])))
+        at = end
+    return found
+
+
+def _colour_end(words: list[str], at: int) -> int | None:
+    """The end of "red" or "black and white"; None where no colour begins."""
+    if words[at] not in _COLOURS:
+        return None
+    end = at + 1
+    while end + 1 < len(words) and words[end] == "and" and words[end + 1] in _COLOURS:
+        end += 2
+    return end
+
+
+def _subject(words: list[str]) -> int | None:
+    """The end of the one thing with which a caption begins."""
+    end = _noun(words, 1, 3) if words[0] in _ARTICLES else None
+    return end if end is not None and words[end - 1] not in _VAGUE else None
+
+
+def _actions(words: list[str]) -> list[CaptionQuestion]:
+    """What the first thing is doing, and what it does it to."""
+    end = _subject(words)
+    if end is None:
+        return []
+    subject = " ".join(words[1:end])
+    at = end + 1 if words[end : end + 1] == ["is"] else end
+    if at >= len(words) or not words[at].endswith("ing") or not (_plain(words[at]) and _verbal(words[at])):
+        return []
+    verb, after = words[at], at + 1
+    article = after < len(words) and words[after] in _ARTICLES
+    last = _noun(words, after + 1, 3) if article else None
+    if article and last is None:
+        return []
+    if last is None:
+        # "playing tennis", but not "looking" alone where an unknown word follows
+        last = after if _ends(words, after) else _noun(words, after, 2)
+    if last is None:
+        return []
+    found = [CaptionQuestion("doing", f"what is the {subject} doing?", " ".join(words[at:last]))]
+    if article:
+        thing = " ".join(words[after + 1 : last])
+        found.append(CaptionQuestion("object", f"what is the {subject} {verb}?", thing))
+    return found
+
+
+def _where(words: list[str]) -> list[CaptionQuestion]:
+    """Where the first thing is, from the end of a caption that speaks of nothing else."""
+    end = _subject(words)
+    if end is None or {"and", ",", ";", "with", "while", "that"} & set(words) or words[end : end + 1] == ["of"]:
+        return []
+    for place in _PLACES:
+        parts = place.split()
+        for at in range(len(words) - len(parts) - 2, end - 1, -1):
+            start = at + len(parts)
+            if words[at:start] != parts or words[start] not in _ARTICLES:
+                continue
+            if _noun(words, start + 1, 3) != len(words) or words[-1] in _NOT_PLACES:
+                continue
+            return [CaptionQuestion("where", f"where is the {' '.join(words[1:end])}?", " ".join(words[at:]))]
+    return []

@@ -1,0 +1,139 @@
+"""`answer {lang} {question}`, the pair made from captions by rules: VQ2A, across languages where there are several."""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from openpali.data.caption_questions import KINDS as ENGLISH_KINDS
+from openpali.data.caption_questions import caption_questions
+from openpali.data.captions import captions_in, counted
+from openpali.data.example import Example
+from openpali.data.questions import Asked, object_phrases, object_question, several
+from openpali.data.sources.phrases import caption, phrases, question
+
+KINDS = (*ENGLISH_KINDS, "presence", "besides")
+
+_Pair = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Vq2a:
+    """Questions that a caption answers, for records that have `captions`.
+
+    The captions of the built-in pictures, and of any record that names its `objects` in the same form, are read in 14
+    languages: the question comes from the caption in one language, the answer from that in another. Of any other
+    caption only English is read, by `caption_questions`, for questions and answers in English.
+
+    Attributes:
+        kinds: which questions to ask.
+        languages: of the questions, one drawn for each example among those that the record allows.
+        answer_language: of the answers; None for that of the question. PaLI and PaliGemma answer in English.
+    """
+
+    kinds: tuple[str, ...] = KINDS
+    languages: tuple[str, ...] = ("en",)
+    answer_language: str | None = "en"
+    max_new_tokens: int = 24
+    name: str = "vq2a"
+
+    def __post_init__(self) -> None:
+        for field in ("kinds", "languages"):
+            object.__setattr__(self, field, several(getattr(self, field)))
+        if not self.kinds or not self.languages or not set(self.kinds) <= set(KINDS):
+            chosen = f"kinds={list(self.kinds)}, languages={list(self.languages)}"
+            raise ValueError(f"{chosen}: give at least one of each; kinds are {', '.join(KINDS)}.")
+        for language in (*self.languages, self.answer_language or "en"):
+            object_phrases(language)
+
+    @property
+    def metric(self) -> str:
+        """Counts have a metric of their own; every other answer is right or wrong."""
+        return "count_accuracy" if self.kinds == ("count",) else "exact_match"
+
+    @property
+    def metric_key(self) -> str:
+        """The share of right answers."""
+        return self.metric
+
+    def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
+        """A question of a random kind among those that a caption answers."""
+        asked = self.asked(record, rng)
+        return asked and asked.answered(self.name, record)
+
+    def asked(self, record: dict[str, Any], rng: random.Random) -> Asked | None:
+        """The question and its answer; None when no caption answers any."""
+        for language in rng.sample(self.languages, len(self.languages)):
+            reply = self.answer_language or language
+            pairs = [pair for pair in self._pairs(record, language, reply, rng) if pair[0] in self.kinds]
+            if pairs:
+                kind = rng.choice(sorted({kind for kind, _, _ in pairs}))
+                text, answer = rng.choice([(text, answer) for found, text, answer in pairs if found == kind])
+                return Asked(kind, text, answer, language, reply)
+        return None
+
+    def prediction(self, text: str, example: Example) -> str:
+        """The text without space around it."""
+        return text.strip()
+
+    def reference(self, example: Example) -> list[str]:
+        """The right answer."""
+        return list(example.references)
+
+    def _pairs(self, record: dict[str, Any], language: str, reply: str, rng: random.Random) -> list[_Pair]:
+        """Pairs of the first caption, in random order, that has any."""
+        answers = _counts(record, reply)
+        for text in rng.sample(found := captions_in(record, language), len(found)):
+            counts = _read(record, text, language)
+            if counts is not None:
+                return _from_counts(counts, answers, record, language, reply)
+            pairs = caption_questions(text) if language == reply == "en" else []
+            if pairs:
+                return [(pair.kind, pair.question, pair.answer) for pair in pairs]
+        return []
+
+
+def _read(record: dict[str, Any], text: str, language: str) -> list[tuple[str, int]] | None:
+    names = [name for item in record.get("objects") or () if (name := item["names"].get(language))]
+    return counted(text, names, language) if names else None
+
+
+def _counts(record: dict[str, Any], language: str) -> list[tuple[str, int]] | None:
+    """What the first readable caption in a language counts."""
+    read = (_read(record, text, language) for text in captions_in(record, language))
+    return next((counts for counts in read if counts is not None), None)
+
+
+def _from_counts(
+    asked: list[tuple[str, int]],
+    answers: list[tuple[str, int]] | None,
+    record: dict[str, Any],
+    language: str,
+    reply: str,
+) -> list[_Pair]:
+    """Pairs from a caption and its translation; none where the two do not speak of the same things in one order."""
+    things = {(item["names"].get(language), item["names"].get(reply)) for item in record["objects"]}
+    if answers is None or len(asked) != len(answers):
+        return []
+    if any(one[1] != other[1] or (one[0], other[0]) not in things for one, other in zip(asked, answers)):
+        return []
+    pairs = [("count", question("count", language, thing=name), str(number)) for name, number in asked]
+    if len(asked) == 1:
+        if asked[0][1] == 1:
+            pairs.append(("what", question("what", language), answers[0][0]))
+    else:
+        for at, (name, number) in enumerate(asked):
+            rest = dict(answers[:at] + answers[at + 1 :])
+            thing = caption({name: number}, language)
+            pairs.append(("besides", object_question("besides", language, thing), caption(rest, reply)))
+    return pairs + _presence(asked, record, language, reply)
+
+
+def _presence(asked: list[tuple[str, int]], record: dict[str, Any], language: str, reply: str) -> list[_Pair]:
+    """As many that are there as that are not, so that neither answer is the likelier."""
+    present = [name for name, _ in asked]
+    absent = [name for item in record.get("absent") or () if (name := item["names"].get(language))]
+    absent = [name for name in absent if name not in present]
+    each = min(len(present), len(absent))
+    yes, no = phrases(reply)["yes_no"]
+    pairs = [(name, yes) for name in present[:each]] + [(name, no) for name in absent[:each]]
+    return [("presence", question("presence", language, thing=name), answer) for name, answer in pairs]
