@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from openpali.data.example import Box
 from openpali.data.images import BadImage, load_image
 from openpali.data.records import BadRecord
 from openpali.data.shard_files import find_shards
@@ -96,9 +97,7 @@ class WebDataset:
         Raises:
             BadRecord: it cannot be used.
         """
-        if sample.problem is not None:
-            raise BadRecord(f"{sample.shard}.tar", sample.key, *sample.problem)
-        return {"id": f"{sample.shard}:{sample.key}"} | self._texts(sample) | _pictures(sample)
+        return record_of(sample, self.language)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Every record that is for training and is good, once, shard after shard."""
@@ -132,51 +131,6 @@ class WebDataset:
                 break
         return HeldOut(self, found)
 
-    def _texts(self, sample: Sample) -> dict[str, Any]:
-        record = self._json(sample)
-        captions = record.pop("captions", None) or record.pop("caption", None) or record.pop("text", None)
-        if isinstance(captions, str | list):
-            captions = {self.language: captions}
-        captions = captions or {}
-        if "txt" in sample.members and self.language not in captions:
-            text = self._decoded(sample, "txt").strip()
-            captions = captions | ({self.language: text} if text else {})
-        if captions:
-            record["captions"] = captions
-        self._check(sample, record)
-        return record
-
-    def _json(self, sample: Sample) -> dict[str, Any]:
-        if "json" not in sample.members:
-            return {}
-        try:
-            content = json.loads(self._decoded(sample, "json"))
-        except (ValueError, RecursionError) as error:
-            raise _bad(sample, f"its json is not JSON ({error})", "Mend or remove it.") from error
-        if not isinstance(content, dict):
-            raise _bad(sample, "its json is not an object", 'Write {"captions": {"en": "..."}}.')
-        return {key: value for key, value in content.items() if key not in _OURS}
-
-    def _decoded(self, sample: Sample, extension: str) -> str:
-        try:
-            return sample.members[extension].decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise _bad(sample, f"its {extension} is not UTF-8 ({error})", "Convert it.") from error
-
-    def _check(self, sample: Sample, record: dict[str, Any]) -> None:
-        """Raise BadRecord where a value has not the form that tasks take."""
-        for key in ("captions", "keywords"):
-            if key in record and not _are_texts_by_language(record[key]):
-                raise _bad(sample, f'its "{key}" are not texts by language', f'Write "{key}": {{"en": ["..."]}}.')
-        for key in ("prefix", "suffix", "concept"):
-            if key in record and not isinstance(record[key], str):
-                raise _bad(sample, f'its "{key}" is not text', "Give text, or leave it out.")
-        objects = record.get("objects", [])
-        if not isinstance(objects, list) or not all(isinstance(item, dict) for item in objects):
-            raise _bad(sample, 'its "objects" are not a list of objects', "Mend or leave them out.")
-        if not any(record.get(key) for key in TEXTS):
-            raise _bad(sample, "it has no text", f"Give a .txt, or a .json with one of {', '.join(TEXTS)}.")
-
 
 class HeldOut:
     """Samples that were set aside, as a source; each is decoded when it is asked for."""
@@ -194,8 +148,73 @@ class HeldOut:
         return self.source.record(self.kept[index])
 
 
-def _pictures(sample: Sample) -> dict[str, Any]:
-    """`image`, or `images` in the order of their extensions."""
+def record_of(sample: Sample, language: str = "en") -> dict[str, Any]:
+    """Decode a sample; `language` is that of texts that do not tell theirs.
+
+    Raises:
+        BadRecord: it cannot be used.
+    """
+    if sample.problem is not None:
+        raise _bad(sample, *sample.problem)
+    return {"id": f"{sample.shard}:{sample.key}"} | _texts(sample, language) | pictures_of(sample)
+
+
+def _texts(sample: Sample, language: str) -> dict[str, Any]:
+    record = _json(sample)
+    captions = record.pop("captions", None) or record.pop("caption", None) or record.pop("text", None)
+    if isinstance(captions, str | list):
+        captions = {language: captions}
+    captions = captions or {}
+    if "txt" in sample.members and language not in captions:
+        text = _decoded(sample, "txt").strip()
+        captions = captions | ({language: text} if text else {})
+    if captions:
+        record["captions"] = captions
+    _check(sample, record)
+    return record
+
+
+def _json(sample: Sample) -> dict[str, Any]:
+    if "json" not in sample.members:
+        return {}
+    try:
+        content = json.loads(_decoded(sample, "json"))
+    except (ValueError, RecursionError) as error:
+        raise _bad(sample, f"its json is not JSON ({error})", "Mend or remove it.") from error
+    if not isinstance(content, dict):
+        raise _bad(sample, "its json is not an object", 'Write {"captions": {"en": "..."}}.')
+    return {key: value for key, value in content.items() if key not in _OURS}
+
+
+def _decoded(sample: Sample, extension: str) -> str:
+    try:
+        return sample.members[extension].decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _bad(sample, f"its {extension} is not UTF-8 ({error})", "Convert it.") from error
+
+
+def _check(sample: Sample, record: dict[str, Any]) -> None:
+    """Raise BadRecord where a value has not the form that tasks take."""
+    for key in ("captions", "keywords"):
+        if key in record and not _are_texts_by_language(record[key]):
+            raise _bad(sample, f'its "{key}" are not texts by language', f'Write "{key}": {{"en": ["..."]}}.')
+    for key in ("prefix", "suffix", "concept"):
+        if key in record and not isinstance(record[key], str):
+            raise _bad(sample, f'its "{key}" is not text', "Give text, or leave it out.")
+    objects = record.get("objects", [])
+    if not isinstance(objects, list) or not all(isinstance(item, dict) for item in objects):
+        raise _bad(sample, 'its "objects" are not a list of objects', "Mend or leave them out.")
+    for item in objects:
+        if "box" in item:
+            item["box"] = _box(sample, item["box"])
+    if not any(record.get(key) for key in TEXTS):
+        raise _bad(sample, "it has no text", f"Give a .txt, or a .json with one of {', '.join(TEXTS)}.")
+
+
+def pictures_of(sample: Sample) -> dict[str, Any]:
+    """`image`, or `images` in the order of their extensions. Raises BadRecord."""
+    if sample.problem is not None:
+        raise _bad(sample, *sample.problem)
     names = [name for name in PICTURES if name in sample.members][:1]
     names = names or sorted(name for name in sample.members if name.rpartition(".")[2] in PICTURES)
     if not names:
@@ -210,6 +229,16 @@ def _pictures(sample: Sample) -> dict[str, Any]:
 
 def _bad(sample: Sample, reason: str, remedy: str = "") -> BadRecord:
     return BadRecord(f"{sample.shard}.tar", sample.key, reason, remedy)
+
+
+def _box(sample: Sample, value: Any) -> Box:
+    """`[x0, y0, x1, y1]` in [0, 1] as a box."""
+    numbers = value if isinstance(value, list) and len(value) == 4 else []
+    if not numbers or not all(isinstance(x, int | float) and 0 <= x <= 1 for x in numbers):
+        raise _bad(
+            sample, f"the box {value} is not [x0, y0, x1, y1] in [0, 1]", "Divide pixels by the picture's size."
+        )
+    return Box(*numbers)
 
 
 def _are_texts_by_language(value: Any) -> bool:

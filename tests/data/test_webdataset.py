@@ -3,6 +3,7 @@ import gzip
 import http.server
 import io
 import json
+import random
 import tarfile
 import threading
 import tracemalloc
@@ -79,6 +80,15 @@ def test_json_gives_captions_by_language_and_other_keys(tmp_path):
     assert good_and_bad(path)[0][0]["captions"] == {"fr": "cinq", "en": "picture 5"}
 
 
+def test_boxes_serve_detection(tmp_path):
+    item = {"names": {"en": "cup"}, "box": [0.0, 0.5, 1, 1.0]}
+    write_shard(tmp_path / "a.tar", [sample(1, json=json.dumps({"objects": [item]}).encode())])
+    ((record,), _) = good_and_bad(tmp_path / "a.tar")
+    example = load_task({"name": "detect"}).example(record, random.Random(0))
+    assert example is not None
+    assert (example.boxes[0].y0, example.boxes[0].x1) == (0.5, 1)
+
+
 def test_several_pictures_and_folders_in_names(tmp_path):
     members = {"1.png": picture(1), "0.webp": picture(0, "WEBP"), "txt": b"two"}
     write_shard(tmp_path / "a.tar", [("deep/one", members), ("deep/two", {"png": picture(2), "txt": b"t"})])
@@ -100,6 +110,10 @@ MALFORMED = {
     "JSON list": ({"png": picture(1), "json": b"[1]"}, "its json is not an object"),
     "captions of numbers": ({"png": picture(1), "json": b'{"captions": {"en": 3}}'}, 'its "captions" are not texts'),
     "suffix of numbers": ({"png": picture(1), "json": b'{"suffix": 3}'}, 'its "suffix" is not text'),
+    "box in pixels": (
+        {"png": picture(1), "json": b'{"objects": [{"names": {"en": "cup"}, "box": [2, 3, 8, 6]}]}'},
+        "the box .* is not",
+    ),
     "objects of words": ({"png": picture(1), "json": b'{"objects": ["cup"]}'}, 'its "objects" are not a list'),
 }
 

@@ -1,0 +1,102 @@
+"""Keep the best share of image-text pairs by their similarity, as for PaLI-3's WebLI (section 3.1: about 40 %).
+
+    python -m openpali.scripts.filter_pairs --shards 'web/{0000..0999}.tar' --model google/siglip-base-patch16-224 \\
+        --share 0.4 --output web-filtered
+
+First every pair is scored, shard by shard; then the threshold is taken over all shards, and each is written again with
+what is above it. Started again after a stop, the script goes on with the shards that are not finished.
+"""
+
+import argparse
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openpali.data.records import SkipLog
+from openpali.data.shard_files import find_shards
+from openpali.scripts.pair_scores import REDUCE, PairScores
+from openpali.scripts.shards import Rewrite, claim, in_parallel, read_table, write_json
+
+QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+_BINS = 40
+DESCRIPTION = "Keep the best share of the image-text pairs of tar shards by their similarity."
+
+
+def threshold(scores: np.ndarray, share: float) -> float:
+    """The score of the last pair to keep: at least `share` of the pairs, and no more but for equal scores."""
+    count = max(1, math.ceil(share * len(scores)))
+    return float(np.partition(scores, len(scores) - count)[len(scores) - count])
+
+
+def summary(scores: np.ndarray, kept: int, least: float, share: float) -> dict[str, Any]:
+    """What to know of the scores: counts, the threshold, quantiles and a histogram."""
+    counts, edges = np.histogram(scores, _BINS)
+    quantiles = dict(zip(map(str, QUANTILES), np.quantile(scores, QUANTILES).round(5).tolist()))
+    return {
+        "pairs": len(scores),
+        "kept": kept,
+        "share": share,
+        "threshold": least,
+        "mean": float(scores.mean()),
+        "quantiles": quantiles,
+        "histogram": {"edges": edges.round(5).tolist(), "counts": counts.tolist()},
+    }
+
+
+def filter_shards(args: argparse.Namespace) -> dict[str, Any]:
+    """Score, decide, write; returns the report."""
+    urls, names = find_shards(args.shards)
+    tables = [args.output / "scores" / f"{name}.parquet" for name in names]
+    settings = {"shards": names, "model": args.model, "languages": args.languages, "reduce": args.reduce}
+    claim(args.output, settings | {"share": args.share})
+    threads = max(1, (os.cpu_count() or 1) // args.processes)
+    skipped = args.output / "skipped_records.jsonl"
+    scorer = PairScores(args.model, tuple(args.languages), args.reduce, args.batch_size, str(skipped), threads)
+    rows = [{"url": url, "name": name, "path": str(path)} for url, name, path in zip(urls, names, tables)]
+    in_parallel(scorer, [row for row in rows if not Path(row["path"]).exists()], args.processes, "scoring shards")
+    found = [read_table(path) for path in tables]
+    scores = np.concatenate([np.asarray(table["score"], np.float64) for table in found])
+    if len(scores) == 0:
+        raise SystemExit(f"error: no pair of the {len(urls)} shards can be scored; {skipped} says why")
+    least = threshold(scores, args.share)
+    keep = [np.asarray(table["number"], int)[np.asarray(table["score"]) >= least].tolist() for table in found]
+    rewrite = [{"url": url, "name": name, "keep": own} for url, name, own in zip(urls, names, keep)]
+    kept = in_parallel(Rewrite(str(args.output / "shards")), rewrite, args.processes, "writing shards")
+    report = summary(scores, sum(row["kept"] for row in kept), least, args.share)
+    report |= {"unusable": len(SkipLog(skipped).read()), "settings": settings}
+    report["shards"] = {name: {"pairs": len(own["score"]), "kept": len(k)} for name, own, k in zip(names, found, keep)}
+    write_json(args.output / "report.json", report)
+    return report
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Filter, and say what came of it."""
+    parser = argparse.ArgumentParser(
+        prog="filter_pairs", description=(__doc__ or "").split("\n")[0].replace("%", "%%")
+    )
+    parser.add_argument("--shards", nargs="+", required=True, help="folder, pattern or addresses of tar shards")
+    parser.add_argument("--model", required=True, help="SigLIP that scores the pairs, a folder or Hub name")
+    parser.add_argument("--output", type=Path, required=True, help="folder for scores, shards and report")
+    parser.add_argument("--share", type=float, default=0.4, help="of the pairs to keep")
+    parser.add_argument("--languages", nargs="*", default=[], help="of the captions that count; all by default")
+    parser.add_argument("--reduce", choices=list(REDUCE), default="best", help="which of several captions count")
+    parser.add_argument("--batch-size", type=int, default=64, help="pictures at a time")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="each has a model of its own")
+    args = parser.parse_args(argv)
+    if not 0 < args.share <= 1:
+        parser.error(f"--share {args.share} is not above 0 and at most 1")
+    try:
+        report = filter_shards(args)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    print(f"{report['kept']:,} of {report['pairs']:,} pairs kept, those of {report['threshold']:.4f} and more")
+    if report["unusable"]:
+        print(f"{report['unusable']:,} samples cannot be used; {args.output / 'skipped_records.jsonl'} lists them")
+    print(f"Shards: {args.output / 'shards'}. Report: {args.output / 'report.json'}")
+
+
+if __name__ == "__main__":
+    main()
