@@ -77,7 +77,8 @@ class ObjectAware:
             found = _ASK[kind](scene, rng)
             if found is not None:
                 text, answer, about = found
-                boxes = tuple(item["box"] for item in scene.objects if item["names"][language] in about)
+                spoken_of = [item for item in scene.objects if item["names"][language] in about]
+                boxes = tuple(item["box"] for item in spoken_of if item.get("box"))
                 return Asked(kind, text, answer, language, scene.reply, boxes)
         return None
 
@@ -110,10 +111,12 @@ class _Scene:
 
 def _scene(record: dict[str, Any], language: str, reply: str, things: tuple[str, ...]) -> _Scene | None:
     """None when something has no name in a language: every list and number would be wrong."""
-    objects = sorted(record["objects"], key=reading_order)
+    objects = list(record["objects"])
+    if all(item.get("box") for item in objects):
+        objects.sort(key=reading_order)
     # crowds are there, in a number that nobody knows, by a name in one language
     crowds = tuple(record.get("crowds") or ())
-    if any(not item["names"].get(key) for item in objects for key in (language, reply)) or (
+    if any(not item.get("names", {}).get(key) for item in objects for key in (language, reply)) or (
         crowds and language != reply
     ):
         return None

@@ -93,7 +93,7 @@ class Vq2a:
 
 
 def _read(record: dict[str, Any], text: str, language: str) -> list[tuple[str, int]] | None:
-    names = [name for item in record.get("objects") or () if (name := item["names"].get(language))]
+    names = [name for item in record.get("objects") or () if (name := item.get("names", {}).get(language))]
     return counted(text, names, language) if names else None
 
 
@@ -111,7 +111,8 @@ def _from_counts(
     reply: str,
 ) -> list[_Pair]:
     """Pairs from a caption and its translation; none where the two do not speak of the same things in one order."""
-    things = {(item["names"].get(language), item["names"].get(reply)) for item in record["objects"]}
+    names = [item.get("names", {}) for item in record["objects"]]
+    things = {(name.get(language), name.get(reply)) for name in names}
     if answers is None or len(asked) != len(answers):
         return []
     if any(one[1] != other[1] or (one[0], other[0]) not in things for one, other in zip(asked, answers)):

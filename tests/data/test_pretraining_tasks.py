@@ -126,6 +126,13 @@ def test_objects_without_absent_things_or_with_crowds():
         assert load_task({"name": "object_aware", "kinds": ["which"]}).example(data, random.Random(0)) is None
     # a thing without a name would be missing from a list
     assert load_task({"name": "object_aware", "languages": "fr"}).example(SCENE, random.Random(0)) is None
+    nameless = record(objects=[{"box": Box(0, 0, 1, 1)}], captions={"en": "dog"})
+    assert all(
+        load_task({"name": name}).example(nameless, random.Random(0)) is None for name in ("object_aware", "vq2a")
+    )
+    boxless = record(objects=[{"names": NAMES["dog"]}])
+    example = load_task({"name": "object_aware", "kinds": "list"}).example(boxless, random.Random(0))
+    assert (example.suffix, example.boxes) == ("dog", ())
     crossed = {"name": "object_aware", "languages": "de", "answer_language": "en"}
     assert load_task(crossed).example(bare, random.Random(0)) is None
 
