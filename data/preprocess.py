@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow
 import torch
 from PIL import Image
 from torch.nn.functional import interpolate
@@ -61,12 +62,11 @@ class FastImageProcessor:
         batch = torch.empty(len(pictures), 3, height, width)
         for values, picture in zip(batch, pictures):
             if mode is None or picture.size == (width, height):
-                resized = _channels_first(picture.resize((width, height), stock.resample))
+                resized = pixels(picture.resize((width, height), stock.resample))
             else:
-                levels = _channels_first(picture)[None]
-                resized = interpolate(levels, (height, width), mode=mode, antialias=True)[0]
+                resized = interpolate(pixels(picture)[None], (height, width), mode=mode, antialias=True)[0]
             # one picture at a time, while it is in the processor's cache
-            values.copy_(resized).mul_(scale).add_(shift)
+            values.copy_(resized[:3]).mul_(scale).add_(shift)
         return batch
 
     def _knows(self, options: dict[str, Any]) -> bool:
@@ -94,9 +94,14 @@ def _is_rgb(picture: Any) -> bool:
     return isinstance(picture, Image.Image) and picture.mode == "RGB"
 
 
-def _channels_first(picture: Image.Image) -> torch.Tensor:
-    """uint8[3, H, W], a view of one copy of the pixels."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+def pixels(picture: Image.Image) -> torch.Tensor:
+    """uint8[3 or 4, H, W] of an RGB picture: a copy, or as it lies in memory, where a fourth channel means nothing."""
+    try:
+        flat = torch.from_dlpack(pyarrow.array(picture).flatten())
+    except ValueError:
+        # above four million pixels Pillow keeps a picture in several pieces
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    return flat.reshape(picture.height, picture.width, 4).permute(2, 0, 1)
 
 
 def _scale_and_shift(stock: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -107,9 +107,8 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         if flat:
             data["pixel_values"] = self.image_processor(flat, **options["images_kwargs"])["pixel_values"]
         limits = text_options.get("max_length"), text_options.get("suffix_max_length")
-        prefixes = [
-            self.encode_prefix(self.marked(text, len(pictures)), limits[0]) for text, pictures in zip(texts, nested)
-        ]
+        marked = [self.marked(text, len(pictures)) for text, pictures in zip(texts, nested)]
+        prefixes = self.encode_prefixes(marked, limits[0])
         targets = [[] for _ in texts] if suffixes is None else self.encode_suffixes(suffixes, limits[1])
         rows = [prefix + target for prefix, target in zip(prefixes, targets)]
         pictures = max((row.count(self.image_token_id) for row in rows), default=0)
@@ -124,19 +123,28 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
             data["labels"] = self.pad_rows(labels, IGNORE_INDEX, text_options, full)
         return BatchFeature(data, tensor_type=text_options.get("return_tensors"))
 
-    def encode_prefix(self, text: str, limit: int | None) -> list[int]:
+    def encode_prefixes(self, texts: Sequence[str], limit: int | None) -> list[list[int]]:
         """Token ids of images, BOS, prefix and separator, in this order; BOS is behind the last image."""
-        cut = text.rfind(self.image_token) + len(self.image_token) if self.image_token in text else 0
-        head, words, end = (self.encode(part) for part in (text[:cut], text[cut:], SEPARATOR))
-        length = 1 + len(words) + len(end)
-        if limit is not None and length > limit:
-            self.count_truncation("prefix", length, limit)
-            words = words[: max(0, limit - 1 - len(end))]
-        return [*self.expand_placeholders(head), self.tokenizer.bos_token_id, *words, *end]
+        cuts = [t.rfind(self.image_token) + len(self.image_token) if self.image_token in t else 0 for t in texts]
+        pieces = [piece for text, cut in zip(texts, cuts) for piece in (text[:cut], text[cut:])]
+        encoded, end = self.encode_all(pieces), self.encode(SEPARATOR)
+        rows = []
+        for head, words in zip(encoded[::2], encoded[1::2]):
+            length = 1 + len(words) + len(end)
+            if limit is not None and length > limit:
+                self.count_truncation("prefix", length, limit)
+                words = words[: max(0, limit - 1 - len(end))]
+            rows.append([*self.expand_placeholders(head), self.tokenizer.bos_token_id, *words, *end])
+        return rows
+
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of pieces of text, no special tokens added."""
+        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        return [found if text else [] for found, text in zip(ids, texts)]
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a piece of text, no special tokens added."""
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        """Token ids of one piece of text, no special tokens added."""
+        return self.encode_all([text])[0]
 
     def types(self, prefix: list[int]) -> list[int]:
         """Token types of images and prefix: 0 for both directions, 1 for causal.

@@ -10,7 +10,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from openpali.data.collator import Collator
 from openpali.data.example import Example
 from openpali.data.images import load_image
-from openpali.data.preprocess import FastImageProcessor, with_fast_images
+from openpali.data.preprocess import FastImageProcessor, pixels, with_fast_images
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -86,6 +86,19 @@ def test_what_is_unusual_has_the_values_of_the_stock_call(settings, call, pictur
     for exact in (True, False):
         found = FastImageProcessor(stock, exact)(pictures, return_tensors="pt", **call)["pixel_values"]
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 if exact else 2.01 / 127.5)
+
+
+def test_pixels_are_seen_where_they_lie():
+    for picture in (PICTURES[0], PICTURES[1].crop((3, 5, 20, 90)), Image.new("RGB", (2100, 2000), (1, 2, 3))):
+        array = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        assert torch.equal(pixels(picture)[:3], array)
+    picture = PICTURES[0].copy()
+    view = pixels(picture)
+    picture.putpixel((2, 1), (7, 8, 9))
+    assert view[:3, 1, 2].tolist() == [7, 8, 9]
+    # they outlive the picture
+    del picture
+    assert view[:3, 1, 2].tolist() == [7, 8, 9]
 
 
 def test_other_classes_are_left_alone():
