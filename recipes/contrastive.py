@@ -54,6 +54,7 @@ class ContrastiveArguments:
         default_factory=lambda: ["captions", "names"],
         metadata={"help": "captions of scenes, names of objects, keywords"},
     )
+    texts_per_picture: int = field(default=1, metadata={"help": "texts drawn for each picture of a batch"})
     shared_texts: bool = field(
         default=True, metadata={"help": "a text is a positive of every picture of the batch that it is true of"}
     )
@@ -98,7 +99,8 @@ class ContrastiveArguments:
     @property
     def task(self) -> Pairs:
         """How texts are drawn."""
-        return Pairs(tuple(self.languages), tuple(self.texts), as_dict(self.language_weights, "language_weights"))
+        weights = as_dict(self.language_weights, "language_weights")
+        return Pairs(tuple(self.languages), tuple(self.texts), weights, self.texts_per_picture)
 
 
 @dataclass

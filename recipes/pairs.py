@@ -7,6 +7,7 @@ from hashlib import blake2b
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import SiglipModel, SiglipProcessor
 
 from openpali.data.example import Example
@@ -26,12 +27,14 @@ class Pairs:
         texts: what to draw from: "captions" of the whole scene, "names" of its objects, "keywords" (one to three of
             the record's, in any order).
         language_weights: how often a language is drawn, relative to the others; 1 where it says nothing.
+        number: how many texts are drawn for each picture, several of them where encoding pictures costs more.
         name: of the task.
     """
 
     languages: tuple[str, ...] = ("en",)
     texts: tuple[str, ...] = ("captions", "names")
     language_weights: Mapping[str, float] = field(default_factory=dict)
+    number: int = 1
     name: str = "pairs"
     metric: str = ""
     metric_key: str = ""
@@ -48,21 +51,24 @@ class Pairs:
             )
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """The text is the suffix; `meta["true"]` are all texts that are true of the picture."""
+        """The text is the suffix, further ones are `meta["more"]`, and all that are true of the picture
+        `meta["true"]`."""
         known = true_texts(record, self.languages)
         kinds = [kind for kind in self.texts if any(known[kind].values())]
         if not kinds:
             return None
-        kind = rng.choice(kinds)
-        choices = known[kind]
-        texts = choices[self.language([language for language in choices if choices[language]], rng)]
-        text = keywords(texts, rng) if kind == "keywords" else rng.choice(texts)
+        text, *more = [self.text(known, rng.choice(kinds), rng) for _ in range(self.number)]
         everything = sorted({t for kind in known.values() for texts in kind.values() for t in texts})
         names = [name for texts in list(known["names"].values())[:1] for name in texts]
         images = tuple(record["images"] if "images" in record else [record["image"]])[:1]
-        return Example(
-            record["id"], self.name, images, "", text, meta={"true": everything, "names": sorted(set(names))}
-        )
+        meta = {"true": everything, "names": sorted(set(names)), "more": more}
+        return Example(record["id"], self.name, images, "", text, meta=meta)
+
+    def text(self, known: dict[str, dict[str, list[str]]], kind: str, rng: random.Random) -> str:
+        """One text of a kind, in one of the languages in which there are any."""
+        choices = known[kind]
+        texts = choices[self.language([language for language in choices if choices[language]], rng)]
+        return keywords(texts, rng) if kind == "keywords" else rng.choice(texts)
 
     def language(self, known: list[str], rng: random.Random) -> str:
         """One of the languages that a record has."""
@@ -114,25 +120,29 @@ class PairCollator:
         self.processor, self.text_length, self.shared_texts = processor, text_length, shared_texts
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """`pixel_values`: float[n, 3, H, W], `input_ids`: int[n, text_length], `image_keys`: int[n, k] and
-        `text_keys`: int[n]."""
+        """`pixel_values`: float[n, 3, H, W], `input_ids`: int[m, text_length], `image_keys`: int[n, k] and
+        `text_keys`: int[m]; m is n times the texts of a picture."""
         images = [example.images[0] for example in examples]
-        texts = [example.suffix for example in examples]
+        texts = [[example.suffix, *example.meta.get("more", ())] for example in examples]
+        flat = [text for own in texts for text in own]
         options: dict[str, Any] = {"padding": "max_length", "max_length": self.text_length, "truncation": True}
-        batch = {
+        if self.shared_texts:
+            true = [sorted({*own, *example.meta["true"]}) for own, example in zip(texts, examples)]
+            image_keys, text_keys = [[text_key(text) for text in own] for own in true], [text_key(t) for t in flat]
+        else:
+            image_keys = [[text_key(example.id)] for example in examples]
+            text_keys = [keys[0] for keys, own in zip(image_keys, texts) for _ in own]
+        return {
             "pixel_values": self.processor.image_processor(images, return_tensors="pt")["pixel_values"],
-            "input_ids": self.processor.tokenizer(texts, return_tensors="pt", **options)["input_ids"],
+            "input_ids": self.processor.tokenizer(flat, return_tensors="pt", **options)["input_ids"],
+            "image_keys": padded(image_keys),
+            "text_keys": torch.tensor(text_keys),
         }
-        return batch | (text_keys(examples) if self.shared_texts else {})
 
 
-def text_keys(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-    """`image_keys`: int[n, k] of all true texts of each picture, padded with -1, and `text_keys`: int[n]."""
-    true = [sorted({example.suffix, *example.meta["true"]}) for example in examples]
-    keys = torch.full((len(true), max(map(len, true))), -1)
-    for row, texts in zip(keys, true):
-        row[: len(texts)] = torch.tensor([text_key(text) for text in texts])
-    return {"image_keys": keys, "text_keys": torch.tensor([text_key(example.suffix) for example in examples])}
+def padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """int[n, k], rows filled up with -1."""
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=-1)
 
 
 def text_key(text: str) -> int:

@@ -26,7 +26,7 @@ def record(*names, captions=None):
 
 
 def pair(text, true):
-    return Example("x", "pairs", (Image.new("RGB", (4, 4)),), "", text, meta={"true": true, "names": []})
+    return Example(text, "pairs", (Image.new("RGB", (4, 4)),), "", text, meta={"true": true, "names": []})
 
 
 def test_every_text_that_is_true_of_a_picture_is_its_positive():
@@ -37,7 +37,8 @@ def test_every_text_that_is_true_of_a_picture_is_its_positive():
     assert positives.tolist() == expected
     assert batch["text_keys"].min() >= 0
     assert batch["input_ids"].shape == (3, 6)
-    assert set(PairCollator(FakeProcessor(), 6, shared_texts=False)(examples)) == {"pixel_values", "input_ids"}
+    alone = PairCollator(FakeProcessor(), 6, shared_texts=False)([e for e in examples if e is not examples[1]])
+    assert (alone["image_keys"] == alone["text_keys"]).tolist() == [[True, False], [False, True]]
 
 
 def test_true_texts_are_all_languages_names_and_captions():
@@ -56,6 +57,17 @@ def test_pairs_draw_from_the_texts_and_languages_asked_for():
     assert Pairs(("en",), ("names",)).example(record(captions={"en": "nothing"}), Random(0)) is None
     with pytest.raises(ConfigError, match="texts are some of captions, names, keywords"):
         Pairs(texts=("labels",))
+
+
+def test_several_texts_of_a_picture_are_all_its_positives():
+    task = Pairs(("en", "de"), ("names",), number=3)
+    examples = [task.example(record(name), Random(i)) for i, name in enumerate(("dog", "cat"))]
+    for shared in (True, False):
+        batch = PairCollator(FakeProcessor(), 4, shared_texts=shared)(examples)
+        positives = (batch["image_keys"][:, :, None] == batch["text_keys"]).any(1)
+        assert positives.tolist() == [[True] * 3 + [False] * 3, [False] * 3 + [True] * 3]
+        assert batch["input_ids"].shape == (6, 4)
+        assert len(batch["pixel_values"]) == 2
 
 
 def test_languages_are_drawn_by_weight():
