@@ -4,12 +4,14 @@ BIN := .venv/bin
 JOBS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup links test lint demo mask-vqvae located bench bench-gpu clean
+.PHONY: help setup links test lint demo data36 encoders mask-vqvae located bench bench-gpu clean
 
 help:
 	@echo "make demo   train a small PaLI-3 on the built-in pictures and open its report"
 	@echo "make mask-vqvae   train masks as tokens on them, in about ten minutes"
 	@echo "make located   boxes and masks from a small PaLI-3, in about an hour"
+	@echo "make data36   1,121 things named in 36 languages, in four drawing styles (needs npm, one minute)"
+	@echo "make encoders   SigLIP and its classification rival on them, in about forty minutes"
 	@echo "make test   run the tests          make lint   ruff and pyright"
 	@echo "make bench  speed and memory ratios   make bench-gpu  a GPU's training steps"
 	@echo "make clean  remove what the other targets made"
@@ -40,6 +42,14 @@ lint: .venv/ready links
 
 demo: .venv/ready
 	$(BIN)/python -m openpali.scripts.demo
+
+# pictures for contrastive training, into the user's cache folder
+data36: .venv/ready
+	$(BIN)/python -m openpali.scripts.build_emoji36
+
+# a multilingual SigLIP and its classification rival on them, side by side
+encoders: .venv/ready
+	$(BIN)/python -m openpali.scripts.encoders
 
 # masks as tokens: a codec of the released architecture, on the built-in drawings
 mask-vqvae: .venv/ready
