@@ -142,6 +142,8 @@ def _found(pattern: str) -> list[str]:
         if here and not system.isfile(path):
             raise ValueError(f"there is no shard {pattern}")
         return [path if here else pattern]
+    # what is still being written has a hidden name
+    found = [name for name in found if not name.rpartition("/")[2].startswith(".")]
     if not found:
         raise ValueError(f"there are no shards at {pattern}")
     return found if here else [system.unstrip_protocol(name) for name in found]

@@ -245,6 +245,8 @@ def test_patterns_and_what_is_wrong_with_them(tmp_path):
     for folder in ("x", "y"):
         for number in range(2):
             write_shard(tmp_path / folder / f"s-{number}.tar", [sample(number)])
+    (tmp_path / "x" / ".77-s-2.tar").write_bytes(b"half")
+    assert find_shards(f"{tmp_path}/x/*.tar")[1] == find_shards(f"{tmp_path}/x")[1]
     assert find_shards(f"{tmp_path}/x")[1] == ["s-0", "s-1"]
     assert find_shards([f"{tmp_path}/x", f"{tmp_path}/y/s-{{0..1}}.tar"])[1] == ["x/s-0", "x/s-1", "y/s-0", "y/s-1"]
     assert [Path(url).name for url in find_shards(f"{tmp_path}/y/*1.tar")[0]] == ["s-1.tar"]
