@@ -16,6 +16,7 @@ SOURCES = {
     "emoji36": "openpali.data.sources.emoji36:Emoji36",
     "jsonl": "openpali.data.sources.jsonl:JsonlSource",
     "refer": "openpali.data.sources.refer:ReferringExpressions",
+    "video": "openpali.data.sources.video:VideoSource",
     "webdataset": "openpali.data.sources.webdataset:WebDataset",
 }
 

@@ -11,7 +11,6 @@ from PIL import Image
 from openpali.data.images import BadImage, image_size, load_image
 from openpali.data.records import BadRecord
 
-_KNOWN = ("image", "images", "prefix", "suffix", "references", "id")
 _MANY = 100
 _MAX_BAD_SHARE = 0.1
 
@@ -28,8 +27,16 @@ class JsonlSource:
 
     name = "jsonl"
     notes = ()
+    known = ("image", "images", "prefix", "suffix", "references", "id")
+    medium = "picture"
 
-    def __init__(self, path: str | Path, image_root: str | Path | None = None, check_decode: int = 1000) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        image_root: str | Path | None = None,
+        check_decode: int = 1000,
+        decode_size: int | None = None,
+    ) -> None:
         """Check and index a file.
 
         Args:
@@ -37,12 +44,15 @@ class JsonlSource:
                 (a list) where several answers are right.
             image_root: folder that image paths are relative to and may not leave; by default that of the file.
             check_decode: how many records to check by decoding their pictures.
+            decode_size: side in pixels of the model's pictures, by which large JPEG files are decoded at reduced size
+                (`openpali.data.images.load_image`).
 
         Raises:
             BadRecord: the file is missing, no record is good, or more than a tenth of 100 or more are bad.
         """
         self.path = Path(path)
         self.image_root = Path(image_root) if image_root is not None else self.path.parent
+        self.decode_size = decode_size
         self.bad: list[BadRecord] = []
         self._starts, self._lines = array("q"), array("q")
         self._check(check_decode)
@@ -58,11 +68,13 @@ class JsonlSource:
         with self.path.open("rb") as file:
             file.seek(self._starts[index])
             record = self._parse(file.readline(), number)
+        found = {"id": f"{self.path.name}:{number}"} | self._pictures(record, number)
+        return found | {key: record[key] for key in ("prefix", "suffix", "references") if record.get(key) is not None}
+
+    def _pictures(self, record: dict[str, Any], number: int) -> dict[str, Any]:
+        """`image`, or `images` where there are several."""
         pictures = [self._decode(path, number) for path in self._image_paths(record, number)]
-        found: dict[str, Any] = {"id": f"{self.path.name}:{number}", "prefix": record["prefix"]}
-        found |= {"images": pictures} if len(pictures) > 1 else {"image": pictures[0]}
-        found |= {"suffix": record["suffix"]}
-        return found | ({"references": record["references"]} if record.get("references") else {})
+        return {"images": pictures} if len(pictures) > 1 else {"image": pictures[0]}
 
     def _check(self, check_decode: int) -> None:
         """Index the good records, list the bad ones, and stop where too many are bad."""
@@ -70,8 +82,7 @@ class JsonlSource:
         for number, start, line in self._read_lines():
             try:
                 record = self._parse(line, number)
-                for path in self._image_paths(record, number):
-                    self._check_image(path, number, seen, decode=len(self._starts) < check_decode)
+                self._check_pictures(record, number, seen, decode=len(self._starts) < check_decode)
             except BadRecord as bad:
                 self.bad.append(bad)
                 continue
@@ -108,16 +119,26 @@ class JsonlSource:
             raise self._bad(number, f"it is not JSON in UTF-8 ({error})", "Mend the line.") from error
         if not isinstance(record, dict):
             raise self._bad(number, "it is not a JSON object", 'Write {"image": ..., "prefix": ..., "suffix": ...}.')
-        for key in ("prefix", "suffix"):
+        for key in self._needed(record):
             if not isinstance(record.get(key), str):
                 found = type(record[key]).__name__ if key in record else "missing"
                 raise self._bad(number, f'"{key}" is {found}', f'Give "{key}" as text.')
         references = record.get("references")
         if references is not None and not _are_texts(references):
             raise self._bad(number, '"references" is not a list of texts', "Give a list of texts, or leave it out.")
-        if unknown := sorted(set(record) - set(_KNOWN)):
-            raise self._bad(number, f"it has unknown keys {unknown}", f"Known ones are {', '.join(_KNOWN)}.")
+        if unknown := sorted(set(record) - set(self.known)):
+            raise self._bad(number, f"it has unknown keys {unknown}", f"Known ones are {', '.join(self.known)}.")
         return record
+
+    def _needed(self, record: dict[str, Any]) -> tuple[str, ...]:
+        """Keys that hold a text in every record."""
+        return ("prefix", "suffix")
+
+    def _check_pictures(
+        self, record: dict[str, Any], number: int, seen: dict[Path, BadImage | None], decode: bool
+    ) -> None:
+        for path in self._image_paths(record, number):
+            self._check_image(path, number, seen, decode)
 
     def _image_paths(self, record: dict[str, Any], number: int) -> list[Path]:
         """Absolute paths of a record's pictures, inside `image_root`."""
@@ -129,7 +150,9 @@ class JsonlSource:
 
     def _inside(self, name: str, number: int) -> Path:
         if name.startswith(("http://", "https://")):
-            raise self._bad(number, f"{name} is an address on the web", "Download the picture and give its path.")
+            raise self._bad(
+                number, f"{name} is an address on the web", f"Download the {self.medium} and give its path."
+            )
         root = self.image_root.resolve()
         try:
             path = (root / name).resolve()
@@ -138,7 +161,9 @@ class JsonlSource:
             raise self._bad(number, f"{name!r} is not a path ({error})", "Mend it.") from error
         if not inside:
             raise self._bad(
-                number, f"{name} is outside {self.image_root}", "Move the picture there, or give another image_root."
+                number,
+                f"{name} is outside {self.image_root}",
+                f"Move the {self.medium} there, or give another image_root.",
             )
         return path
 
@@ -156,7 +181,7 @@ class JsonlSource:
 
     def _decode(self, path: Path, number: int) -> Image.Image:
         try:
-            return load_image(path)
+            return load_image(path, self.decode_size)
         except BadImage as error:
             raise self._bad(number, str(error)) from error
 

@@ -19,7 +19,7 @@ def test_sources_by_name(drawings, write_jsonl):
     ("spec", "message"),
     [
         ({"name": "emojis"}, "no source 'emojis'. Did you mean 'emoji'?"),
-        ({"name": "zzz"}, "There are: coco, emoji, emoji36, jsonl, refer, webdataset"),
+        ({"name": "zzz"}, "There are: coco, emoji, emoji36, jsonl, refer, video, webdataset"),
         ({"split": "train"}, "a source needs a name"),
         ({"name": "emoji", "spilt": "train"}, "no option 'spilt'. Did you mean 'split'?"),
         ({"name": "jsonl"}, "missing 1 required positional argument: 'path'"),
@@ -50,4 +50,4 @@ def test_mistakes_in_a_task(spec, message):
 def test_every_task_and_source_in_the_tables_can_be_imported():
     for name in TASKS:
         assert load_task({"name": name}).name == name
-    assert set(SOURCES) == {"coco", "emoji", "emoji36", "jsonl", "refer", "webdataset"}
+    assert set(SOURCES) == {"coco", "emoji", "emoji36", "jsonl", "refer", "video", "webdataset"}
