@@ -8,6 +8,7 @@ hundred values of a photograph.
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ import pyarrow
 import torch
 from PIL import Image
 from torch.nn.functional import interpolate
+from torch.utils.data import get_worker_info
 from transformers import BatchFeature
 
 from openpali.modeling.processing_texts import PrefixSuffixProcessor
@@ -59,7 +61,7 @@ class FastImageProcessor:
         height, width = stock.size["height"], stock.size["width"]
         mode = None if self.exact else _TORCH_MODES.get(stock.resample)
         scale, shift = _scale_and_shift(stock)
-        batch = torch.empty(len(pictures), 3, height, width)
+        batch = _empty(len(pictures), 3, height, width)
         for values, picture in zip(batch, pictures):
             if mode is None or picture.size == (width, height):
                 resized = pixels(picture.resize((width, height), stock.resample))
@@ -88,6 +90,15 @@ def with_fast_images(processor: Any, exact: bool = True) -> Any:
     faster = copy.copy(processor)
     faster.image_processor = FastImageProcessor(processor.image_processor, exact)
     return faster
+
+
+def _empty(*shape: int) -> torch.Tensor:
+    """float32, to be written. In a loader worker it lies in the memory that is shared with the training process, as
+    in torch's own collate function, and is not copied there afterwards."""
+    if get_worker_info() is None:
+        return torch.empty(shape)
+    storage: Any = torch.UntypedStorage._new_shared(torch.float32.itemsize * math.prod(shape))
+    return torch.empty(0).set_(storage, 0, shape)
 
 
 def _is_rgb(picture: Any) -> bool:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from openpali.data.collator import Collator
@@ -128,6 +129,20 @@ def test_the_collator_takes_the_fast_way_and_leaves_the_processor_alone(tiny_pro
             for key in set(expected) - {"pixel_values"}:
                 assert torch.equal(batch[key], expected[key])
         assert type(real.image_processor) is SiglipImageProcessorPil
+
+
+def test_loader_workers_give_the_same_batches(tiny_processor):
+    examples = [
+        Example(str(i), "plain", (picture,), "what is this", "a red dog") for i, picture in enumerate(PICTURES)
+    ]
+    batches = []
+    for workers in (0, 2):
+        data: Any = examples
+        loader = DataLoader(data, batch_size=2, collate_fn=Collator(tiny_processor), num_workers=workers)
+        batches.append([batch["pixel_values"] for batch in loader])
+    for alone, sent in zip(*batches, strict=True):
+        assert torch.equal(alone, sent)
+        assert sent.is_shared()
 
 
 @pytest.mark.parametrize("size", [(640, 480), (1200, 900)])
