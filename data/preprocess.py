@@ -97,8 +97,10 @@ def _empty(*shape: int) -> torch.Tensor:
     in torch's own collate function, and is not copied there afterwards."""
     if get_worker_info() is None:
         return torch.empty(shape)
-    storage: Any = torch.UntypedStorage._new_shared(torch.float32.itemsize * math.prod(shape))
-    return torch.empty(0).set_(storage, 0, shape)
+    storage = torch.UntypedStorage._new_shared(torch.float32.itemsize * math.prod(shape))
+    # pyright knows fewer forms of this call than there are
+    empty: Any = torch.empty(0)
+    return empty.set_(storage, 0, shape)
 
 
 def _is_rgb(picture: Any) -> bool:
