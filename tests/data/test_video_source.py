@@ -124,3 +124,9 @@ def test_both_families_read_every_frame_as_a_picture(write, tiny_processor, tiny
         torch.testing.assert_close(together, (alone[0] + alone[1]) / 2, rtol=0, atol=1e-4)
         # frames in another order are another clip
         assert abs(alone[2] - alone[0]) > 1e-4
+
+
+def test_captions_of_a_clip_are_a_task_over_all_of_its_frames(write):
+    source = VideoSource(write([{"video": "clip.mp4", "captions": {"en": ["a red dog"]}}]), num_frames=5)
+    example = TaskDataset(source, load_task({"name": "caption"}))[0]
+    assert (example.prefix, example.suffix, len(example.images)) == ("caption en", "a red dog", 5)
