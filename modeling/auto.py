@@ -8,13 +8,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
 from .modeling_pali3 import Pali3ForConditionalGeneration
 from .modeling_paligemma import PaliGemmaForConditionalGeneration
 from .processing_pali3 import Pali3Processor
 from .processing_paligemma import PaliGemmaProcessor
+from .resolution import set_image_size
 
 MODELS: dict[str, Any] = {"pali3": Pali3ForConditionalGeneration, "paligemma": PaliGemmaForConditionalGeneration}
 PROCESSORS: dict[str, Any] = {"pali3": Pali3Processor, "paligemma": PaliGemmaProcessor}
@@ -47,3 +48,28 @@ def load_processor(name: str | Path, base: str | Path | None = None) -> Any:
     kind = PROCESSORS.get(checkpoint_config(base).model_type, AutoProcessor)
     has_own = Path(name, "processor_config.json").exists() or Path(name, "preprocessor_config.json").exists()
     return kind.from_pretrained(name if has_own else base)
+
+
+def set_resolution(model: PreTrainedModel, processor: Any, image_size: int) -> None:
+    """Another size of pictures for a model of either family and its processor, in everything that depends on it.
+
+    Position embeddings are resized, as between the stages of both papers; the number of image tokens follows in the
+    configurations and in the processor.
+
+    Args:
+        model: PaLI-3 or PaliGemma.
+        processor: of the model.
+        image_size: side of the pictures in pixels; what does not fill a patch is cut off.
+
+    Raises:
+        ValueError: if the model has no SigLIP encoder, or a picture is smaller than a patch.
+    """
+    set_image_size(model, image_size)
+    config: Any = model.config
+    config.vision_config.image_size = image_size
+    tokens = (image_size // config.vision_config.patch_size) ** 2
+    if config.model_type == "paligemma":
+        config.text_config.num_image_tokens = tokens
+        processor.image_processor.image_seq_length = tokens
+    processor.image_seq_length = tokens
+    processor.image_processor.size = {"height": image_size, "width": image_size}

@@ -16,17 +16,22 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PaliGemmaConfig
+from transformers import AutoModelForCausalLM, PaliGemmaConfig
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.paligemma import modeling_paligemma as stock
+from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from transformers.utils import can_return_tuple
 
+from .configuration_pali3 import vision_config_of
+from .configuration_paligemma import paligemma_config
 from .token_loss import IGNORE_INDEX, per_example_loss
 
 ATTENTIONS = ("eager", "sdpa", "flex_attention")
+# of the rows of new tokens (PaliGemma, section 3.1); averages of the others are ahead for a thousand steps only
+NEW_TOKEN_STD = 0.02
 
 
 class PaliGemmaProjector(stock.PaliGemmaMultiModalProjector):
@@ -80,6 +85,39 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
                 features = 3 * vision.patch_size**2
             parts.multi_modal_projector = PaliGemmaProjector(config, features, mlp=projector == "mlp")
             self.post_init()
+
+    @classmethod
+    def from_backbones(
+        cls, vision: str, text: str, processor: Any, **fields: Any
+    ) -> "PaliGemmaForConditionalGeneration":
+        """Assemble a model from a published image encoder and a published language model.
+
+        Args:
+            vision: Hub name or folder of a SigLIP model (its image tower is used, without pooling head).
+            text: Hub name or folder of a Gemma or Gemma 2 model.
+            processor: of `PaliGemmaProcessor.from_backbones` with the same names. It says which token is `<image>`;
+                the table grows to its vocabulary, by rows from N(0, 0.02).
+            **fields: of the configuration, for instance `projector="mlp"`.
+
+        Returns:
+            The model in evaluation mode; its projector is new, so it answers only after training.
+        """
+        tower = SiglipVisionModel.from_pretrained(vision, config=vision_config_of(vision))
+        language_model: Any = AutoModelForCausalLM.from_pretrained(text)
+        parts = tower.config.to_dict(), language_model.config.to_dict()
+        model: Any = cls(paligemma_config(*parts, image_token_id=processor.image_token_id, **fields))
+        if option(model.config, "image_encoder", "siglip") == "siglip":
+            model.model.vision_tower.load_state_dict(tower.state_dict())
+        model.model.language_model.load_state_dict(language_model.model.state_dict())
+        model.lm_head.load_state_dict(language_model.lm_head.state_dict())
+        model.tie_weights()
+        rows = language_model.get_input_embeddings().num_embeddings
+        if len(processor.tokenizer) > rows:
+            model.resize_token_embeddings(len(processor.tokenizer), pad_to_multiple_of=64, mean_resizing=False)
+            model.config.vocab_size = model.config.text_config.vocab_size
+            for table in {model.get_input_embeddings().weight, model.lm_head.weight}:
+                nn.init.normal_(table.data[rows:], std=NEW_TOKEN_STD)
+        return model.eval()
 
     @classmethod
     def is_custom_code(cls) -> bool:

@@ -10,14 +10,21 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from transformers import BatchFeature
+from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature
 from transformers.models.paligemma import processing_paligemma as stock
 from transformers.processing_utils import ProcessingKwargs, TextKwargs, Unpack
 
-from .processing_texts import PrefixSuffixProcessor
+from .configuration_pali3 import vision_config_of
+from .processing_texts import (
+    IMAGE_TOKEN,
+    LOCATION_TOKENS,
+    SEGMENTATION_TOKENS,
+    PrefixSuffixProcessor,
+    without_limits,
+)
 from .token_loss import IGNORE_INDEX
 
-SEPARATOR = "\n"
+SEPARATOR, BOS = "\n", "<bos>"
 PrefixAttention = Literal["full", "causal", "causal_all"]
 
 
@@ -66,6 +73,31 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         self.truncation_counts: Counter[str] = Counter()
         self.prefix_attention = prefix_attention
         super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
+
+    @classmethod
+    def from_backbones(cls, vision: str, text: str, image_seq_length: int | None = None) -> "PaliGemmaProcessor":
+        """Assemble a processor from a published image encoder and language model.
+
+        Args:
+            vision: Hub name or folder of a SigLIP checkpoint.
+            text: Hub name or folder with a tokenizer, Gemma's or any other.
+            image_seq_length: tokens of one image; read from the image encoder's configuration when left out.
+
+        Returns:
+            The processor, its tokenizer extended by location tokens, segmentation tokens and `<image>`, in the order
+            of the published checkpoints, and by `<bos>` where it has no token to begin with.
+        """
+        if image_seq_length is None:
+            config = vision_config_of(vision)
+            image_seq_length = int((config.image_size // config.patch_size) ** 2)
+        tokenizer = without_limits(AutoTokenizer.from_pretrained(text))
+        tokenizer.add_tokens(LOCATION_TOKENS + SEGMENTATION_TOKENS)
+        tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
+        if tokenizer.bos_token is None:
+            tokenizer.add_special_tokens({"bos_token": BOS})
+        image_processor: Any = AutoImageProcessor.from_pretrained(vision)
+        image_processor.image_seq_length = image_seq_length
+        return cls(image_processor, tokenizer)
 
     def __call__(
         self,

@@ -32,14 +32,15 @@ def schedule(kind: str, warmup: int, total: int, cooldown: int = 0, timescale: i
     Args:
         kind: "cosine" falls to 0 at `total`; "rsqrt" is 1 / sqrt(1 + steps since warm-up / timescale) and can go
             on for ever, with a linear fall to 0 over the last `cooldown` steps; "constant" stays at 1.
-        warmup: steps of a linear rise from 0; the multiplier of the first step is then 0.
+        warmup: steps of a linear rise from 0; the multiplier of the first step is then 0. Negative where it ended so
+            many steps before this run, which goes on with the curve of rsqrt.
         total: steps of the run.
         cooldown: steps of the fall at the end of rsqrt.
         timescale: steps after which rsqrt is 1 / sqrt(2).
     """
 
     def multiplier(step: int) -> float:
-        rise = min(1.0, step / warmup) if warmup else 1.0
+        rise = min(1.0, step / warmup) if warmup > 0 else 1.0
         since = max(0, step - warmup)
         if kind == "cosine":
             return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, since / max(1, total - warmup))))
@@ -158,7 +159,7 @@ def parameter_groups(table: list[Component], learning_rate: float) -> list[dict[
         lr, decay = learning_rate * row.lr_multiplier, row.weight_decay
         for parameters, wd in ((row.matrices, decay / row.lr_multiplier), (row.others, 0.0)):
             if parameters:
-                groups.append({"params": parameters, "lr": lr, "weight_decay": wd})
+                groups.append({"params": parameters, "lr": lr, "weight_decay": wd, "component": row.name})
     return groups
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, SiglipModel, SiglipProcessor
 
 import openpali
-from openpali.recipes import contrastive, dense, mask_vqvae, pretrain, transfer
+from openpali.recipes import classification, contrastive, denoise, dense, mask_vqvae, pretrain, transfer
 from openpali.recipes.callbacks import read_log
 from openpali.recipes.config_file import CONFIGS
 
@@ -178,7 +178,7 @@ def test_mixture_mistakes(tmp_path):
 
 
 MODULES = {"contrastive": contrastive, "dense": dense, "mask_vqvae": mask_vqvae, "pretrain": pretrain}
-MODULES |= {"transfer": transfer}
+MODULES |= {"transfer": transfer, "denoise": denoise, "classification": classification}
 
 
 @pytest.mark.parametrize(
