@@ -34,7 +34,15 @@ from openpali.modeling.resolution import set_image_size
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import ConfigError, as_dict
 from openpali.recipes.pairs import PairCollator, Pairs, retrieval_scores
-from openpali.recipes.run_data import check_folder, make_task, skip_log, splits, tell_skipped
+from openpali.recipes.run_data import (
+    check_folder,
+    first_records,
+    make_task,
+    skip_log,
+    splits,
+    task_data,
+    tell_skipped,
+)
 from openpali.recipes.run_folder import open_run
 from openpali.recipes.trainer import run_training
 
@@ -129,8 +137,7 @@ def make_tokenizer(args: ContrastiveArguments, source: Source) -> Any:
 
 def texts_of(source: Source, tasks: list[Any], records: int) -> Iterator[str]:
     """Prefixes and suffixes of several tasks on the first records of a source."""
-    for index in range(min(records, len(source))):
-        record = source[index]
+    for index, record in enumerate(first_records(source, records)):
         for i, task in enumerate(tasks):
             example = task.example(record, random.Random(f"tokenizer-{index}-{i}"))
             if example is not None:
@@ -157,19 +164,17 @@ def make_config(args: ContrastiveArguments, tokenizer: Any) -> SiglipConfig:
 
 def make_model(args: ContrastiveArguments, tokenizer: Any) -> SiglipForContrastiveLearning:
     """The checkpoint to start from, or two towers of which the text tower is new, with the paper's t' and b."""
-    options = {"contrastive_loss": args.loss, "loss_chunk_size": args.loss_chunk_size}
-    if args.model:
-        model = SiglipForContrastiveLearning.from_pretrained(
-            check_folder(args.model, "model"), dtype="float32", **options
-        )
+    whole = check_folder(args.model, "model") if args.model else None
+    config: Any = SiglipConfig.from_pretrained(whole) if whole else make_config(args, tokenizer)
+    config.contrastive_loss, config.loss_chunk_size = args.loss, args.loss_chunk_size
+    config.token_bottleneck = args.token_bottleneck
+    if whole:
+        model = SiglipForContrastiveLearning.from_pretrained(whole, config=config, dtype="float32")
     else:
-        config = make_config(args, tokenizer)
-        for key, value in (options | {"token_bottleneck": args.token_bottleneck}).items():
-            setattr(config, key, value)
         model = SiglipForContrastiveLearning.from_towers(config, args.temperature, args.logit_bias)
     if args.vision_checkpoint:
-        config = model.vision_model.config
-        vision = SiglipVisionModel.from_pretrained(args.vision_checkpoint, config=config, dtype="float32")
+        options: dict[str, Any] = {"config": model.vision_model.config, "dtype": "float32"}
+        vision = SiglipVisionModel.from_pretrained(args.vision_checkpoint, **options)
         model.vision_model.load_state_dict(vision.state_dict())
     if args.image_size:
         set_image_size(model, args.image_size)
@@ -207,7 +212,7 @@ def main(argv: list[str] | None = None) -> None:
     adjust(args, run)
 
     parts = splits(as_dict(args.source, "source"), run)
-    train = TaskDataset(parts["train"], args.task, run.seed, skip_log(run))
+    train = task_data(parts["train"], args.task, run)
     validation = TaskDataset(parts["validation"], args.task, run.seed, skip_log(run))
 
     set_seed(run.seed)

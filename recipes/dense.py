@@ -25,7 +25,7 @@ from openpali.data.mixture import TaskDataset
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import as_dict
 from openpali.recipes.dense_patches import PatchCollator, Patches, names_in, patch_scores
-from openpali.recipes.run_data import check_folder, skip_log, splits, tell_skipped
+from openpali.recipes.run_data import check_folder, skip_log, splits, task_data, tell_skipped
 from openpali.recipes.run_folder import open_run
 from openpali.recipes.trainer import run_training
 
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
 
     parts = splits(as_dict(args.source, "source"), run)
     task = Patches(args.language, args.use_masks)
-    train = TaskDataset(parts["train"], task, run.seed, skip_log(run))
+    train = task_data(parts["train"], task, run)
     validation = TaskDataset(parts["validation"], task, run.seed, skip_log(run))
     names = args.names or names_in(parts["train"], args.language, args.names_records, args.most_names)
 

@@ -15,6 +15,7 @@ from openpali.data.masks import decode_rle, encode_rle, mask_array
 from openpali.data.objects import labelled
 from openpali.data.sources import Source
 from openpali.recipes.config_file import ConfigError
+from openpali.recipes.run_data import first_records
 
 BACKGROUND, OTHER = 0, 1
 INSIDE, EMPTY = 0.7, 0.95
@@ -66,8 +67,8 @@ def names_in(source: Source, language: str, records: int, most: int) -> list[str
         ConfigError: there is none.
     """
     counts: Counter[str] = Counter()
-    for index in range(min(records, len(source))):
-        items = source[index].get("objects", ())
+    for record in first_records(source, records):
+        items = record.get("objects", ())
         counts.update(item["names"][language] for item in items if language in item["names"])
     if not counts:
         raise ConfigError(f"source: the first {records} records hold no objects with names in {language!r}")

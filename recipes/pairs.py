@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import SiglipModel, SiglipProcessor
 
 from openpali.data.example import Example
+from openpali.data.preprocess import FastImageProcessor
 from openpali.eval.embedding import embed_images, embed_texts
 from openpali.recipes.config_file import ConfigError
 
@@ -118,6 +119,7 @@ class PairCollator:
 
     def __init__(self, processor: SiglipProcessor, text_length: int, shared_texts: bool = True):
         self.processor, self.text_length, self.shared_texts = processor, text_length, shared_texts
+        self.pictures = FastImageProcessor(processor.image_processor, exact=False)
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """`pixel_values`: float[n, 3, H, W], `input_ids`: int[m, text_length], `image_keys`: int[n, k] and
@@ -133,7 +135,7 @@ class PairCollator:
             image_keys = [[text_key(example.id)] for example in examples]
             text_keys = [keys[0] for keys, own in zip(image_keys, texts) for _ in own]
         return {
-            "pixel_values": self.processor.image_processor(images, return_tensors="pt")["pixel_values"],
+            "pixel_values": self.pictures(images, return_tensors="pt")["pixel_values"],
             "input_ids": self.processor.tokenizer(flat, return_tensors="pt", **options)["input_ids"],
             "image_keys": padded(image_keys),
             "text_keys": torch.tensor(text_keys),

@@ -3,6 +3,7 @@ from random import Random
 import pytest
 import torch
 from PIL import Image
+from transformers import SiglipImageProcessorPil
 
 from openpali.data.example import Example
 from openpali.recipes.config_file import ConfigError
@@ -10,10 +11,9 @@ from openpali.recipes.pairs import PairCollator, Pairs, mean, text_key, true_tex
 
 
 class FakeProcessor:
-    """Pixels are the grey of the picture; tokens are the letters of the text."""
+    """Tokens are the letters of the text."""
 
-    def image_processor(self, images, return_tensors):
-        return {"pixel_values": torch.tensor([[float(image.getpixel((0, 0))[0])] for image in images])}
+    image_processor = SiglipImageProcessorPil(size={"height": 8, "width": 8})
 
     def tokenizer(self, texts, return_tensors, padding, max_length, truncation):
         return {"input_ids": torch.tensor([[ord(c) for c in text.ljust(max_length)[:max_length]] for text in texts])}

@@ -1,0 +1,205 @@
+"""The rival of stage 0: the same image encoder, trained to name what is on its pictures.
+
+    python -m openpali.recipes.classification --config recipes/configs/siglip/nano-36-classification.yaml
+
+PaLI's earlier encoders were trained by classification, PaLI-3's by SigLIP, and the paper's first contribution is that
+comparison (section 4.1): classification is ahead in linear probes, SigLIP in most of what the PaLI model does. Stage 1
+takes the result of either with `--vision_checkpoint`.
+
+The result is Transformers' `SiglipForImageClassification`, so `pipeline("image-classification")` loads it. It
+classifies the mean of the image tokens, where SigLIP pools by attention; the transformer itself is the same.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from transformers import (
+    PreTrainedModel,
+    SiglipConfig,
+    SiglipForImageClassification,
+    SiglipImageProcessorPil,
+    set_seed,
+)
+
+from openpali.data.example import Example
+from openpali.data.mixture import TaskDataset
+from openpali.data.preprocess import FastImageProcessor
+from openpali.data.sources import Source
+from openpali.modeling.modeling_siglip import siglip_preset
+from openpali.recipes.arguments import RunArguments, command, parse
+from openpali.recipes.config_file import ConfigError, as_dict
+from openpali.recipes.dense_patches import names_in
+from openpali.recipes.pairs import mean
+from openpali.recipes.run_data import skip_log, splits, task_data, tell_skipped
+from openpali.recipes.run_folder import open_run
+from openpali.recipes.trainer import Loss, run_training
+
+
+@dataclass
+class ClassificationArguments:
+    """What is particular to this stage."""
+
+    source: dict | str | None = field(default=None, metadata={"help": "pictures with objects: name and options"})
+    language: str = field(default="en", metadata={"help": "of the objects' names, which are the classes"})
+    classes: list[str] = field(default_factory=list, metadata={"help": "to learn; those of the records when empty"})
+    classes_records: int = field(default=20_000, metadata={"help": "records whose names are looked at"})
+    most_classes: int = field(default=30_000, metadata={"help": "the commonest so many; other objects do not count"})
+    preset: str = field(
+        default="nano", metadata={"help": "size of the image tower: nano, s16, b16, l16, so400m14, ..."}
+    )
+    vision_config: dict | str | None = field(default=None, metadata={"help": "changes to the preset's"})
+    loss: Literal["sigmoid", "softmax"] = field(
+        default="sigmoid", metadata={"help": "a question for every class, or one distribution over all of them"}
+    )
+    best_metric: str = field(default="accuracy", metadata={"help": "share of pictures whose first class is right"})
+
+    def __post_init__(self):
+        self.source = as_dict(self.source, "source") or {"name": "emoji", "split": "train"}
+        self.vision_config = as_dict(self.vision_config, "vision_config")
+
+
+@dataclass
+class ClassificationRun(RunArguments):
+    """As in stage 0, so that both see the same optimizer."""
+
+    adam_beta2: float = field(default=0.95, metadata={"help": "Adam's second-moment decay"})
+    decay: list[str] = field(
+        default_factory=lambda: ["vision_model", "classifier"], metadata={"help": "components whose matrices decay"}
+    )
+
+
+@dataclass(frozen=True)
+class Naming:
+    """A picture and the names of the objects on it, in `meta["names"]`."""
+
+    language: str = "en"
+    name: str = "naming"
+    metric: str = ""
+    metric_key: str = ""
+    max_new_tokens: int = 0
+
+    def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
+        """None without a named object."""
+        names = {item["names"][self.language] for item in record["objects"] if self.language in item["names"]}
+        if not names:
+            return None
+        return Example(record["id"], self.name, (record["image"],), "", meta={"names": sorted(names)})
+
+    def prediction(self, text: str, example: Example) -> str:
+        """Nothing is generated."""
+        return text
+
+    def reference(self, example: Example) -> str:
+        """Nothing is generated."""
+        return example.suffix
+
+
+class NamingCollator:
+    """Examples of `Naming` to pixels and classes.
+
+    Args:
+        image_processor: of the model.
+        classes: in the order of the model's outputs.
+    """
+
+    def __init__(self, image_processor: Any, classes: Sequence[str]):
+        self.pictures = FastImageProcessor(image_processor, exact=False)
+        self.number = {name: i for i, name in enumerate(classes)}
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """`pixel_values`: float[n, 3, H, W] in [-1, 1], `classes`: float[n, C], 1 for those of the picture."""
+        images = [example.images[0] for example in examples]
+        classes = torch.zeros(len(examples), len(self.number))
+        for row, example in zip(classes, examples):
+            row[[self.number[name] for name in example.meta["names"] if name in self.number]] = 1
+        return {"pixel_values": self.pictures(images, return_tensors="pt")["pixel_values"], "classes": classes}
+
+
+def sigmoid_naming_loss(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Binary cross-entropies, summed over classes and averaged over pictures."""
+    logits = model(pixel_values=inputs["pixel_values"]).logits
+    return binary_cross_entropy_with_logits(logits, inputs["classes"], reduction="sum") / len(logits)
+
+
+def softmax_naming_loss(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Cross-entropy to a target that the picture's classes share evenly; pictures without any do not count."""
+    logits, classes = model(pixel_values=inputs["pixel_values"]).logits, inputs["classes"]
+    shares = classes / classes.sum(1, keepdim=True).clamp(min=1)
+    return -(shares * logits.log_softmax(-1)).sum() / len(logits)
+
+
+LOSSES: dict[str, Loss] = {"sigmoid": sigmoid_naming_loss, "softmax": softmax_naming_loss}
+
+
+@torch.no_grad()
+def naming_scores(
+    model: nn.Module, collator: NamingCollator, examples: Sequence[Example], batch_size: int
+) -> dict[str, float]:
+    """`accuracy`: how often the most probable class is one of the picture's; `top_5`: one of five is."""
+    first, fifth = [], []
+    device = next(model.parameters()).device
+    for start in range(0, len(examples), batch_size):
+        batch = collator(examples[start : start + batch_size])
+        logits = model(pixel_values=batch["pixel_values"].to(device)).logits.cpu()
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        right = batch["classes"].gather(1, best).bool()
+        first += right[:, 0].tolist()
+        fifth += right.any(1).tolist()
+    return {"accuracy": mean(first), "top_5": mean(fifth)}
+
+
+def make_model(args: ClassificationArguments, classes: Sequence[str]) -> SiglipForImageClassification:
+    """A new encoder of the preset's size; with the sigmoid loss, every class begins at a probability of 1 in C."""
+    try:
+        vision = siglip_preset(args.preset)["vision_config"]
+    except ValueError as error:
+        raise ConfigError(f"preset: {error}") from error
+    vision |= as_dict(args.vision_config, "vision_config") | {"vision_use_head": False}
+    names: Any = dict(enumerate(classes))
+    config = SiglipConfig(vision_config=vision, id2label=names, label2id={name: i for i, name in names.items()})
+    model = SiglipForImageClassification(config)
+    if args.loss == "sigmoid":
+        model.classifier.bias.data.fill_(-math.log(max(1, len(classes) - 1)))  # pyright: ignore
+    return model
+
+
+def make_classes(args: ClassificationArguments, source: Source) -> list[str]:
+    """The classes that were given, or those of the first records."""
+    return args.classes or names_in(source, args.language, args.classes_records, args.most_classes)
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Train an image encoder to name what it sees."""
+    args, run = parse([ClassificationArguments, ClassificationRun], argv)
+    checkpoint = open_run(run)
+
+    parts = splits(as_dict(args.source, "source"), run)
+    train = task_data(parts["train"], Naming(args.language), run)
+    validation = TaskDataset(parts["validation"], Naming(args.language), run.seed, skip_log(run))
+    classes = make_classes(args, parts["train"])
+
+    set_seed(run.seed)
+    model = make_model(args, classes)
+    side = int(cast(int, model.vision_model.config.image_size))
+    processor: Any = SiglipImageProcessorPil(size={"height": side, "width": side})
+    collator = NamingCollator(processor, classes)
+    held_out = [validation[i] for i in range(min(run.eval_limit, len(validation)))]
+    run.say(f"{len(classes):,} classes")
+
+    def evaluate(model: PreTrainedModel) -> dict[str, float]:
+        return naming_scores(model, collator, held_out, run.per_device_eval_batch_size)
+
+    run_training(model, processor, run, train, collator, evaluate, args.best_metric, LOSSES[args.loss], checkpoint)
+    tell_skipped(run)
+    run.say(f"Next, stage 1: openpali.recipes.pretrain with --vision_checkpoint {run.folder}")
+
+
+if __name__ == "__main__":
+    main()
