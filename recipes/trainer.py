@@ -19,6 +19,7 @@ from openpali.data.mixture import TaskDataset
 from openpali.data.streaming import ExampleStream
 from openpali.eval.loading import finish_adapters
 from openpali.recipes import optimization
+from openpali.recipes.adafactor import Adafactor, adafactor_options
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.callbacks import PaddingShare, RunLog, StopRequest, Throughput
 from openpali.recipes.config_file import ConfigError
@@ -108,10 +109,13 @@ class PaliTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW, or what `optim` names, over the table's parameter groups."""
+        """AdamW, or what `optim` names, over the table's parameter groups; Adafactor is the papers'."""
         if self.optimizer is None:
             groups = optimization.parameter_groups(self.table, self.args.learning_rate)
-            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
+            if self.args.optim == "adafactor":
+                kind, options = Adafactor, adafactor_options(self.args.optim_args)
+            else:
+                kind, options = self.get_optimizer_cls_and_kwargs(self.args)
             self.optimizer = kind(groups, **options)
         return self.optimizer
 
