@@ -3,23 +3,16 @@
 import base64
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
-from openpali.data.sources import Source
+from openpali.data.sources import Source, credits_of
 from openpali.eval.encoder_gallery import galleries
 from openpali.eval.encoder_records import Collected, StreamedSource
 from openpali.eval.encoder_scores import Measured, percent, summary_rows
 from openpali.eval.encoder_tables import column_title, columns_of, show_cell
 from openpali.eval.retrieval import RetrievalTable
-
-
-@runtime_checkable
-class CreditedSource(Protocol):
-    """A source whose pictures oblige whoever shows them."""
-
-    credits: str
 
 
 def write_encoder_report(
@@ -57,7 +50,7 @@ def write_encoder_report(
         heat_map=base64.b64encode(heat_map.read_bytes()).decode() if measured.retrieval else None,
         picture_queries=queries,
         text_queries=texts,
-        credits=source.credits if isinstance(source, CreditedSource) else "",
+        credits=credits_of(source),
     )
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")

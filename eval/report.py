@@ -13,11 +13,6 @@ from PIL import Image
 from openpali.eval.drawing import PREDICTED_COLOUR, TRUE_COLOUR, draw_comparison
 from openpali.eval.evaluate_task import Examples, TaskResult
 
-OPENMOJI_CREDITS = (
-    "Drawings: OpenMoji (https://openmoji.org), licensed CC BY-SA 4.0"
-    " (https://creativecommons.org/licenses/by-sa/4.0/). Pictures on this page that show them are under the same"
-    " licence. Backgrounds: photographs that come with scikit-image, and gradients."
-)
 SHARES = ("exact_match", "count_accuracy", "f1", "precision", "recall", "map", "map50", "mean_iou")
 SHARES += ("cumulative_iou", "box_accuracy_50", "box_accuracy_75", "invalid")
 """Metrics in [0, 1] that are shown as per cent; others are shown as they are."""

@@ -17,12 +17,12 @@ from transformers import HfArgumentParser
 
 from openpali.data.mixture import TaskDataset
 from openpali.data.records import SkipLog
-from openpali.data.sources import load_source
+from openpali.data.sources import credits_of, load_source
 from openpali.data.tasks import Task, load_task
 from openpali.eval.evaluate_task import TaskResult, evaluate_task
 from openpali.eval.loading import load_model
 from openpali.eval.prediction_file import PredictionFile, fingerprint
-from openpali.eval.report import OPENMOJI_CREDITS, pictures, show_value, write_report
+from openpali.eval.report import pictures, show_value, write_report
 
 
 @dataclass
@@ -109,7 +109,7 @@ def run(args: EvalArguments) -> TaskResult:
         [result],
         pictures(result, dataset),
         logs,
-        OPENMOJI_CREDITS if source_spec["name"] == "emoji" else "",
+        credits_of(source),
         settings=shown_settings(args, source_spec, task_spec, len(skipped.read())),
     )
     return result

@@ -10,9 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers import PreTrainedModel
 
 from openpali.data.sources import Source
+from openpali.data.sources.drawings import CREDITS
 from openpali.eval.drawing import PREDICTED_COLOUR, TRUE_COLOUR
 from openpali.eval.evaluate_task import TaskResult
-from openpali.eval.report import OPENMOJI_CREDITS, gallery_rows, write_report
+from openpali.eval.report import gallery_rows, write_report
 from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.callbacks import read_log
@@ -148,7 +149,7 @@ def mask_report(
     (run.folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n")
     sheet(next(iter(parts.values()))[0]).save(run.folder / "masks.png")
     logs = read_log(run.folder / LOG_FILE)
-    owed = OPENMOJI_CREDITS if credits else ""
+    owed = CREDITS if credits else ""
     settings |= {"pictures": "left the mask, right what came back of it"}
     path = write_report(run.folder / "report.html", "Mask VQ-VAE", results, images, logs, owed, settings=settings)
     run.say(f"Masks before and after: {run.folder / 'masks.png'}\nReport: {path}")

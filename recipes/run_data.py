@@ -9,7 +9,7 @@ from typing import Any
 
 from openpali.data.mixture import Mixture, TaskDataset
 from openpali.data.records import BadRecord, SkipLog
-from openpali.data.sources import Augmented, CheckedSource, RetellingSource, Source, augmented, load_source
+from openpali.data.sources import Augmented, CheckedSource, RetellingSource, Source, augmented, credits_of, load_source
 from openpali.data.sources.webdataset import WebDataset
 from openpali.data.streaming import StreamMixture, TaskStream
 from openpali.data.tasks import Task, load_task
@@ -32,6 +32,11 @@ class Part:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.source[self.indices[index]]
+
+    @property
+    def credits(self) -> str:
+        """Those of the source."""
+        return credits_of(self.source)
 
 
 class RetellingPart(Part):

@@ -7,8 +7,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from openpali.data.mixture import TaskDataset
+from openpali.data.sources import credits_of
 from openpali.eval.evaluate_task import TaskResult, evaluate_task
-from openpali.eval.report import OPENMOJI_CREDITS, pictures, write_report
+from openpali.eval.report import pictures, write_report
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.callbacks import read_log
 from openpali.recipes.run_folder import LOG_FILE
@@ -81,9 +82,8 @@ def final_report(
     if run.process_index == 0:
         content = {r.name: {"metrics": r.metrics, "blank_images": r.blank_metrics} for r in results}
         (run.folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n")
-        emoji = any(data.source.name == "emoji" for data in test.datasets.values())
         logs = read_log(run.folder / LOG_FILE)
-        credits = OPENMOJI_CREDITS if emoji else ""
+        credits = " ".join(dict.fromkeys(filter(None, (credits_of(data.source) for data in test.datasets.values()))))
         path = write_report(run.folder / "report.html", title, results, images, logs, credits, settings=settings)
         run.say(f"Report: {path}")
     return results

@@ -21,10 +21,11 @@ from transformers import pipeline
 import openpali
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import load_source
+from openpali.data.sources.drawings import CREDITS
 from openpali.data.tasks import load_task
 from openpali.eval.evaluate_task import TaskResult, evaluate_task
 from openpali.eval.loading import load_model
-from openpali.eval.report import OPENMOJI_CREDITS, pictures, write_report
+from openpali.eval.report import pictures, write_report
 from openpali.recipes import contrastive, pretrain, transfer
 from openpali.recipes.callbacks import read_log
 
@@ -103,7 +104,7 @@ def measure(folder: Path) -> None:
     settings = {"scenes": f"{TEST_SCENES} held out for each task, 32 concepts, 64 px", "made by": "make demo"}
     title = "A PaLI-3 trained on the built-in pictures"
     path = folder / "report.html"
-    write_report(path, title, results, images, logs, OPENMOJI_CREDITS, settings=settings)
+    write_report(path, title, results, images, logs, CREDITS, settings=settings)
     print(f"Report: {path}")
     summary = {result.name: {"metrics": result.metrics, "blank_images": result.blank_metrics} for result in results}
     (folder / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")

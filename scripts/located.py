@@ -17,10 +17,11 @@ import openpali
 from openpali.data.mask_codec import DEFAULT_CODEC, load_codec
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import load_source
+from openpali.data.sources.drawings import CREDITS
 from openpali.data.tasks import load_task
 from openpali.eval.evaluate_task import TaskResult, evaluate_task
 from openpali.eval.loading import load_model
-from openpali.eval.report import OPENMOJI_CREDITS, pictures, write_report
+from openpali.eval.report import pictures, write_report
 from openpali.recipes import contrastive, dense, mask_vqvae, pretrain, transfer
 from openpali.recipes.callbacks import read_log
 from openpali.scripts.demo import SCENES, Clock, draw_scenes
@@ -69,7 +70,7 @@ def measure(folder: Path, codec: str, scenes: int) -> None:
     logs = [{**row, "stage": stage} for stage in STAGES for row in read_log(folder / stage / "logs.jsonl")]
     settings = {"scenes": f"{scenes} held out for each row, 32 concepts, 64 px", "made by": "make located"}
     title = "Boxes and masks from a PaLI-3 trained on the built-in pictures"
-    path = write_report(folder / "report.html", title, results, images, logs, OPENMOJI_CREDITS, settings=settings)
+    path = write_report(folder / "report.html", title, results, images, logs, CREDITS, settings=settings)
     for stage, (key, target) in TARGETS.items():
         print(against_target(f"{stage}, one or two", key, target, summary))
     print(f"Report: {path}")

@@ -51,6 +51,19 @@ class CheckedSource(Source, Protocol):
 
 
 @runtime_checkable
+class CreditedSource(Source, Protocol):
+    """A source of which something is to be said wherever its pictures are shown."""
+
+    @property
+    def credits(self) -> str: ...  # noqa: D102
+
+
+def credits_of(source: object) -> str:
+    """What is due wherever the pictures of a source are shown; nothing for most."""
+    return source.credits if isinstance(source, CreditedSource) else ""
+
+
+@runtime_checkable
 class RetellingSource(Source, Protocol):
     """A source that can write whatever it says of a picture anew, from the objects alone."""
 
@@ -75,6 +88,11 @@ class Augmented:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.changed(self.source[index], random.Random(index))
+
+    @property
+    def credits(self) -> str:
+        """Those of the source."""
+        return credits_of(self.source)
 
     def changed(self, record: dict[str, Any], rng: random.Random) -> dict[str, Any]:
         """A record of the source, changed at random."""

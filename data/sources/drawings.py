@@ -18,7 +18,11 @@ from PIL import Image
 
 from openpali.data.sources.phrases import LANGUAGES
 
-CREDITS = "Drawings: OpenMoji (openmoji.org), CC BY-SA 4.0. Photographs: scikit-image."
+CREDITS = (
+    "Drawings: OpenMoji (https://openmoji.org), licensed CC BY-SA 4.0"
+    " (https://creativecommons.org/licenses/by-sa/4.0/). Pictures that show them are under the same licence."
+    " Backgrounds: photographs that come with scikit-image, and gradients."
+)
 SMALLEST_RASTER = 128
 """Side in pixels, at most, of the drawings from which scenes of up to this size are composed."""
 

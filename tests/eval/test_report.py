@@ -9,9 +9,10 @@ from PIL import Image, ImageColor
 from pycocotools.mask import encode
 from tiny_models import examples
 
+from openpali.data.sources.drawings import CREDITS
 from openpali.eval.drawing import PREDICTED_COLOUR, TRUE_COLOUR
 from openpali.eval.evaluate_task import TaskResult
-from openpali.eval.report import OPENMOJI_CREDITS, gallery_rows, pictures, show_value, write_report
+from openpali.eval.report import gallery_rows, pictures, show_value, write_report
 
 EVIL = "<script>alert('x')</script> & \"quotes\""
 
@@ -110,7 +111,7 @@ def test_text_of_a_model_cannot_write_html(tmp_path):
 def test_page_needs_nothing_but_itself(tmp_path):
     images = {f"id-{i}": Image.new("RGB", (64, 64), "red") for i in range(4)}
     logs = [{"step": i, "loss": 1 / (i + 1)} for i in range(200)]
-    html = page(tmp_path, [result()], images, logs, OPENMOJI_CREDITS)
+    html = page(tmp_path, [result()], images, logs, CREDITS)
     outline = Outline(html)
     sources = [attributes.get("src", "") for _, attributes in outline.tags if "src" in attributes]
     assert len(sources) == 4
