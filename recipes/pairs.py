@@ -28,7 +28,8 @@ class Pairs:
         texts: what to draw from: "captions" of the whole scene, "names" of its objects, "keywords" (one to three of
             the record's, in any order).
         language_weights: how often a language is drawn, relative to the others; 1 where it says nothing.
-        number: how many texts are drawn for each picture, several of them where encoding pictures costs more.
+        number: how many texts are drawn for each picture, several of them where encoding pictures costs more; as far
+            as they go, each in another language.
         name: of the task.
     """
 
@@ -58,18 +59,24 @@ class Pairs:
         kinds = [kind for kind in self.texts if any(known[kind].values())]
         if not kinds:
             return None
-        text, *more = [self.text(known, rng.choice(kinds), rng) for _ in range(self.number)]
+        drawn: list[tuple[str, str]] = []
+        for _ in range(self.number):
+            drawn.append(self.text(known, rng.choice(kinds), [language for language, _ in drawn], rng))
+        text, *more = [text for _, text in drawn]
         everything = sorted({t for kind in known.values() for texts in kind.values() for t in texts})
         names = [name for texts in list(known["names"].values())[:1] for name in texts]
         images = tuple(record["images"] if "images" in record else [record["image"]])[:1]
         meta = {"true": everything, "names": sorted(set(names)), "more": more}
         return Example(record["id"], self.name, images, "", text, meta=meta)
 
-    def text(self, known: dict[str, dict[str, list[str]]], kind: str, rng: random.Random) -> str:
-        """One text of a kind, in one of the languages in which there are any."""
-        choices = known[kind]
-        texts = choices[self.language([language for language in choices if choices[language]], rng)]
-        return keywords(texts, rng) if kind == "keywords" else rng.choice(texts)
+    def text(
+        self, known: dict[str, dict[str, list[str]]], kind: str, used: Sequence[str], rng: random.Random
+    ) -> tuple[str, str]:
+        """Language and text of a kind, in one of the languages in which there are any, rather one not used yet."""
+        there = [language for language, texts in known[kind].items() if texts]
+        language = self.language([language for language in there if language not in used] or there, rng)
+        texts = known[kind][language]
+        return language, keywords(texts, rng) if kind == "keywords" else rng.choice(texts)
 
     def language(self, known: list[str], rng: random.Random) -> str:
         """One of the languages that a record has."""

@@ -62,6 +62,8 @@ def test_pairs_draw_from_the_texts_and_languages_asked_for():
 def test_several_texts_of_a_picture_are_all_its_positives():
     task = Pairs(("en", "de"), ("names",), number=3)
     examples = [task.example(record(name), Random(i)) for i, name in enumerate(("dog", "cat"))]
+    # never the same one twice, while there is another language
+    assert all(len({e.suffix, *e.meta["more"]}) == 2 for e in examples)
     for shared in (True, False):
         batch = PairCollator(FakeProcessor(), 4, shared_texts=shared)(examples)
         positives = (batch["image_keys"][:, :, None] == batch["text_keys"]).any(1)
