@@ -74,9 +74,7 @@ def filter_shards(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     """Filter, and say what came of it."""
-    parser = argparse.ArgumentParser(
-        prog="filter_pairs", description=(__doc__ or "").split("\n")[0].replace("%", "%%")
-    )
+    parser = argparse.ArgumentParser(prog="filter_pairs", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--shards", nargs="+", required=True, help="folder, pattern or addresses of tar shards")
     parser.add_argument("--model", required=True, help="SigLIP that scores the pairs, a folder or Hub name")
     parser.add_argument("--output", type=Path, required=True, help="folder for scores, shards and report")

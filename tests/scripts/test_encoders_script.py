@@ -1,0 +1,106 @@
+"""`make encoders` trains both encoders alike and measures them; recipes and measurements have tests of their own."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from openpali.data.sources import load_source
+from openpali.eval.encoders import EncoderArguments
+from openpali.recipes.config_file import CONFIGS
+from openpali.scripts import deduplicate, encoders, filter_pairs
+
+PAGE = (Path(encoders.__file__).parents[1] / "docs" / "encoders.md").read_text("utf-8")
+
+
+@pytest.fixture
+def ran(monkeypatch, tmp_path):
+    calls = []
+    for name in ("contrastive", "classification", "build_emoji36"):
+        monkeypatch.setattr(encoders, name, SimpleNamespace(main=lambda argv, name=name: calls.append((name, argv))))
+    monkeypatch.setattr(encoders, "measure", lambda *args: calls.append(("measure", args)))
+    monkeypatch.setattr(encoders, "default_folder", lambda: tmp_path / "emoji36")
+    return calls
+
+
+def test_the_pictures_are_built_once(ran, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoders.shutil, "which", lambda name: f"/usr/bin/{name}")
+    encoders.main(["--folder", str(tmp_path / "out")])
+    assert [name for name, _ in ran] == ["build_emoji36", "contrastive", "classification", "measure"]
+    assert ran[-1][1] == (tmp_path / "out", encoders.EMOJI36)
+    (tmp_path / "emoji36").mkdir()
+    (tmp_path / "emoji36" / "build.json").write_text("{}")
+    ran.clear()
+    encoders.main(["--folder", str(tmp_path / "out")])
+    assert [name for name, _ in ran] == ["contrastive", "classification", "measure"]
+
+
+def test_without_npm_the_built_in_pictures_serve(ran, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(encoders.shutil, "which", lambda name: None)
+    encoders.main(["--folder", str(tmp_path / "out")])
+    assert "npm is missing" in capsys.readouterr().out
+    options = dict(ran)
+    source = options["contrastive"][options["contrastive"].index("--source") + 1]
+    assert json.loads(source) == encoders.BUILT_IN["train"]
+    assert "tr" in options["contrastive"]
+    assert "tr" not in options["classification"]
+    for name, spec in encoders.BUILT_IN.items():
+        assert {"de", "zh"} <= set(load_source(spec)[0]["captions"]), name
+
+
+def test_both_encoders_see_as_many_of_the_same_pictures():
+    siglip, rival = (
+        yaml.safe_load((CONFIGS / "siglip" / f"{name}.yaml").read_text())
+        for name in ("nano-36", "nano-36-classification")
+    )
+    same = ("source", "preset", "vision_config", "max_steps", "per_device_train_batch_size", "learning_rate")
+    for key in (*same, "weight_decay", "schedule", "warmup_steps"):
+        assert siglip[key] == rival[key], key
+
+
+def test_the_verdict_is_of_the_scores(tmp_path, monkeypatch, capsys):
+    def measured(argv):
+        folder = Path(argv[argv.index("--output") + 1])
+        folder.mkdir(parents=True)
+        scores = {"mean": {"image_to_text_recall_at_1": 0.03}, "chance": {"image_to_text_recall_at_1": 0.001}}
+        (folder / "metrics.json").write_text(json.dumps({"retrieval": scores}))
+
+    monkeypatch.setattr(encoders.encoders, "main", measured)
+    encoders.measure(tmp_path, encoders.EMOJI36)
+    assert "3.0 %; 30 times chance (0.10 %), where 20 times is reached" in capsys.readouterr().out
+    monkeypatch.setattr(encoders, "TARGET", 31)
+    for name in ("retrieval", "classes"):
+        (tmp_path / name / "metrics.json").unlink()
+        (tmp_path / name).rmdir()
+    encoders.measure(tmp_path, encoders.EMOJI36)
+    assert "31 times is not reached" in capsys.readouterr().out
+
+
+def test_commands_of_the_page_parse(monkeypatch):
+    def parsed(args):
+        raise ValueError("parsed")
+
+    monkeypatch.setattr(filter_pairs, "filter_shards", parsed)
+    monkeypatch.setattr(deduplicate, "deduplicate", parsed)
+    lines = "".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)).splitlines()
+    seen = set()
+    for words in map(shlex.split, lines):
+        if words[1] == "encoders":
+            options = dict(zip(words[2::2], words[3::2], strict=True))
+            options = {key.removeprefix("--"): value for key, value in options.items()}
+            EncoderArguments(**options | {"tasks": [options["tasks"]], "compare": [options["compare"]]})
+            seen.add("encoders")
+            continue
+        module, arguments = words[words.index("-m") + 1], words[words.index("-m") + 2 :]
+        seen.add(module.split(".")[-1])
+        if module.startswith("openpali.recipes."):
+            assert (CONFIGS.parents[1] / arguments[1]).is_file()
+            continue
+        script = {"filter_pairs": filter_pairs, "deduplicate": deduplicate}[module.split(".")[-1]]
+        with pytest.raises(SystemExit, match="error: parsed"):
+            script.main(arguments)
+    assert seen == {"contrastive", "classification", "filter_pairs", "deduplicate", "encoders"}
