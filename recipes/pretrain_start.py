@@ -36,6 +36,10 @@ class StartArguments:
     preset: str = field(default="nano", metadata={"help": "size of a new text model"})
     model_config: dict | str | None = field(default=None, metadata={"help": "changes to the preset's"})
     image_size: int | None = field(default=None, metadata={"help": "another one than the checkpoint's, in pixels"})
+    attention: Literal["eager", "sdpa", "flex_attention"] | None = field(
+        default=None,
+        metadata={"help": "how the text model attends; PaliGemma 2 with flex_attention keeps no scores, on GPUs"},
+    )
     ordered_locations: bool = field(
         default=False,
         metadata={"help": "pali3: start location tokens as sines of their coordinates, not at random"},
@@ -51,6 +55,9 @@ class StartArguments:
 
 def load_start(args: StartArguments) -> tuple[PreTrainedModel, Any]:
     """The model to train and its processor, at the resolution of this stage, in float32.
+
+    Args:
+        args: what to start from.
 
     Raises:
         ConfigError: if something is missing or does not fit together.
@@ -72,6 +79,11 @@ def load_start(args: StartArguments) -> tuple[PreTrainedModel, Any]:
             set_resolution(model, processor, args.image_size)
         except ValueError as error:
             raise ConfigError(f"image_size: {error}") from error
+    if args.attention:
+        try:
+            model.set_attn_implementation({"text_config": args.attention})
+        except ValueError as error:
+            raise ConfigError(f"attention: {str(error).split('. ')[0]}") from error
     return model, processor
 
 

@@ -31,7 +31,7 @@ class StageArguments(RunArguments):
     )
     component_warmup: dict | str | None = field(
         default=None,
-        metadata={"help": "component: steps of the curve in which its own rate rises, as in {vision_tower: 10000}"},
+        metadata={"help": "component: steps of this run in which its own rate rises, as in {vision_tower: 10000}"},
     )
 
     def __post_init__(self):
@@ -112,7 +112,6 @@ class ComponentWarmup(TrainerCallback):
 
     def __init__(self, run: StageArguments):
         self.steps = {name: int(steps) for name, steps in as_dict(run.component_warmup, "component_warmup").items()}
-        self.start = run.schedule_start or 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -135,4 +134,4 @@ class ComponentWarmup(TrainerCallback):
         """Slow this step down."""
         for group in kwargs["optimizer"].param_groups if self.steps else ():
             if steps := self.steps.get(group["component"]):
-                group["lr"] *= min(1.0, (self.start + state.global_step) / steps)
+                group["lr"] *= min(1.0, state.global_step / steps)
