@@ -21,7 +21,7 @@ from openpali.data.sources.phrases import LANGUAGES
 from openpali.eval import encoders
 from openpali.recipes import classification, contrastive
 from openpali.scripts import build_emoji36
-from openpali.scripts.demo import Clock
+from openpali.scripts.chain import Clock
 
 TARGET = 20.0  # recall@1 from image to text, in multiples of chance
 PICTURES_OF_CLASSES = 2000

@@ -15,16 +15,8 @@ from typing import Any
 
 import openpali
 from openpali.data.mask_codec import DEFAULT_CODEC, load_codec
-from openpali.data.mixture import TaskDataset
-from openpali.data.sources import load_source
-from openpali.data.sources.drawings import CREDITS
-from openpali.data.tasks import load_task
-from openpali.eval.evaluate_task import TaskResult, evaluate_task
-from openpali.eval.loading import load_model
-from openpali.eval.report import pictures, write_report
 from openpali.recipes import contrastive, dense, mask_vqvae, pretrain, transfer
-from openpali.recipes.callbacks import read_log
-from openpali.scripts.demo import SCENES, Clock, draw_scenes
+from openpali.scripts.chain import Clock, Row, draw_scenes, measure
 
 SETS: dict[str, list[int]] = {"one object": [1, 1], "two objects": [2, 2], "one or two": [1, 2]}
 STAGES = ("contrastive", "dense", "located", "detect", "refer")
@@ -53,45 +45,20 @@ def train(folder: Path, codec: str, clock: Clock) -> None:
         clock.run(title, lambda recipe=recipe, argv=argv: recipe.main(argv))
 
 
-def measure(folder: Path, codec: str, scenes: int) -> None:
+def judge(folder: Path, codec: str, scenes: int) -> None:
     """Score both transfers on every set of held-out scenes, write the report, and say how far the targets are."""
     tasks: dict[str, dict[str, Any]] = {"detect": {"name": "detect"}, "refer": {"name": "refer", "codec": codec}}
-    results, images, summary = [], {}, {}
-    for stage, spec in tasks.items():
-        model, processor = load_model(str(folder / stage))
-        for name, objects in SETS.items():
-            source = load_source(SCENES | {"objects": objects, "split": "test", "length": scenes})
-            result, shown = score(model, processor, TaskDataset(source, load_task(spec)), f"{stage}, {name}")
-            results.append(result)
-            images |= shown
-            summary[result.name] = {"metrics": result.metrics, "blank_images": result.blank_metrics}
-            print(line(result), flush=True)
-    (folder / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
-    logs = [{**row, "stage": stage} for stage in STAGES for row in read_log(folder / stage / "logs.jsonl")]
-    settings = {"scenes": f"{scenes} held out for each row, 32 concepts, 64 px", "made by": "make located"}
+    rows = [
+        Row(f"{stage}, {name}", stage, task, {"objects": objects})
+        for stage, task in tasks.items()
+        for name, objects in SETS.items()
+    ]
+    settings: dict[str, str | int] = {"scenes": f"{scenes} held out for each row, 32 concepts, 64 px"}
+    settings["made by"] = "make located"
     title = "Boxes and masks from a PaLI-3 trained on the built-in pictures"
-    path = write_report(folder / "report.html", title, results, images, logs, CREDITS, settings=settings)
+    summary = measure(folder, rows, STAGES, scenes, title, settings)
     for stage, (key, target) in TARGETS.items():
         print(against_target(f"{stage}, one or two", key, target, summary))
-    print(f"Report: {path}")
-
-
-def score(model: Any, processor: Any, dataset: TaskDataset, title: str) -> tuple[TaskResult, dict[str, Any]]:
-    """Answers and scores with the pictures and with blank ones, and the pictures that the report shows."""
-    result = evaluate_task(model, processor, dataset, dataset.task)
-    blank = evaluate_task(model, processor, dataset, dataset.task, blank_images=True)
-    result.name, result.blank_metrics = title, blank.metrics
-    # one picture may be in several galleries, with other boxes
-    for row in result.predictions:
-        row["id"] = f"{title}: {row['id']}"
-    return result, pictures(result, dataset)
-
-
-def line(result: TaskResult) -> str:
-    """Every score with the picture and without."""
-    blank = result.blank_metrics or {}
-    shown = [f"{key} {value:.3f} (blank {blank[key]:.3f})" for key, value in result.metrics.items()]
-    return f"{result.name}: {', '.join(cell for cell in shown if not cell.startswith('examples'))}"
 
 
 def against_target(name: str, key: str, target: float, summary: dict[str, Any]) -> str:
@@ -129,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"error: {error}") from error
     clock.run("pictures", draw_scenes)
     train(args.folder, args.codec, clock)
-    clock.run("measuring", lambda: measure(args.folder, args.codec, args.scenes))
+    clock.run("measuring", lambda: judge(args.folder, args.codec, args.scenes))
     print(f"\nOpen {args.folder / 'report.html'} in a browser, or ask about a picture of your own:")
     print(f"  openpali predict {args.folder / 'detect'} picture.png 'detect dog'")
     print(f"  openpali predict {args.folder / 'refer'} picture.png 'the dog on the left' --codec {args.codec}")

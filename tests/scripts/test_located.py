@@ -14,7 +14,7 @@ def ran(monkeypatch):
         recipe = SimpleNamespace(main=lambda argv, stage=stage: calls.append((stage, argv)))
         monkeypatch.setattr(located, stage, recipe)
     monkeypatch.setattr(located, "draw_scenes", lambda: None)
-    monkeypatch.setattr(located, "measure", lambda *args: calls.append(("measure", args)))
+    monkeypatch.setattr(located, "judge", lambda *args: calls.append(("measure", args)))
     monkeypatch.setattr(located, "load_codec", lambda name: None)
     return calls
 
