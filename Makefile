@@ -4,12 +4,13 @@ BIN := .venv/bin
 JOBS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup links test lint demo data36 encoders mask-vqvae located bench bench-gpu clean
+.PHONY: help setup links test lint demo nano data36 encoders mask-vqvae located bench bench-gpu clean
 
 help:
 	@echo "make demo   train a small PaLI-3 on the built-in pictures and open its report"
 	@echo "make mask-vqvae   train masks as tokens on them, in about ten minutes"
 	@echo "make located   boxes and masks from a small PaLI-3, in about an hour"
+	@echo "make nano   a PaLI-3 and a PaliGemma through every stage, in under an hour"
 	@echo "make data36   1,121 things named in 36 languages, in four drawing styles (needs npm, one minute)"
 	@echo "make encoders   SigLIP and its classification rival on them, in about forty minutes"
 	@echo "make test   run the tests          make lint   ruff and pyright"
@@ -42,6 +43,10 @@ lint: .venv/ready links
 
 demo: .venv/ready
 	$(BIN)/python -m openpali.scripts.demo
+
+# both families through stage 0, 1, 2 and a transfer, each from the last
+nano: .venv/ready
+	$(BIN)/python -m openpali.scripts.nano
 
 # pictures for contrastive training, into the user's cache folder
 data36: .venv/ready
