@@ -14,6 +14,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from openpali.recipes.config_file import ConfigError, as_dict, find_config, nearest, number, read_yaml
 
 Schedule = Literal["cosine", "rsqrt", "constant"]
+OnBadLoss = Literal["stop", "skip"]
 
 
 @dataclass
@@ -48,6 +49,17 @@ class RunArguments(TrainingArguments):
         },
     )
     overwrite: bool = field(default=False, metadata={"help": "remove what an earlier run left in output_dir"})
+    on_bad_loss: OnBadLoss = field(
+        default="stop",
+        metadata={"help": "a loss that is not finite, or a spike: stop, or skip the step; its batch is kept"},
+    )
+    loss_spike: float = field(
+        default=0.0, metadata={"help": "a loss above this factor times the running median is bad; 0 for any"}
+    )
+    bad_loss_limit: int = field(default=10, metadata={"help": "steps that may be skipped before the run stops"})
+    halve_on_out_of_memory: bool = field(
+        default=False, metadata={"help": "compute micro-batches in parts where they do not fit; the batch stays"}
+    )
     # Transformers' defaults that these recipes change
     logging_steps: float = field(default=10, metadata={"help": "steps between two log lines"})
     save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept"})
@@ -66,6 +78,8 @@ class RunArguments(TrainingArguments):
             raise ConfigError("use resume (auto, none, or a checkpoint folder), not resume_from_checkpoint")
         if self.load_best_model_at_end:
             raise ConfigError("load_best_model_at_end is always done here: eval_steps turns evaluation on")
+        if self.loss_spike and self.loss_spike <= 1:
+            raise ConfigError("loss_spike is a factor above 1, such as 5; 0 to let every finite loss pass")
         self.lr_multipliers = as_dict(self.lr_multipliers, "lr_multipliers")
         if self.eval_steps:
             self.eval_strategy = "steps"

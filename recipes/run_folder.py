@@ -1,6 +1,7 @@
 """The folder of a run: whose it is, where it goes on, and which weights were best."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,11 @@ LOG_FILE = "logs.jsonl"
 SKIPPED_FILE = "skipped_records.jsonl"
 BEST_FOLDER = "best"
 BEST_FILE = "best.json"
+# checkpoints that are being written; what lies there is of no use to anybody
+ASIDE = "unfinished"
+OLD = ".old"
 LEFT_BY_A_RUN = (CONFIG_FILE, LOG_FILE, SKIPPED_FILE, BEST_FOLDER, "tensorboard", "report.html", "metrics.json")
+LEFT_BY_A_RUN += (ASIDE, "bad_batches", "micro_batch.json")
 # a model beside the description of another one would be loaded as that
 MODEL_FILES = ("config.json", ADAPTER_CONFIG, QUANTIZATION_FILE)
 # any of the patterns is enough; the later ones are what FSDP and DeepSpeed write
@@ -47,6 +52,7 @@ def open_run(args: RunArguments) -> Path | None:
             if args.overwrite:
                 clear(folder, args)
             refuse_foreign(folder, args)
+            mend(folder)
             folder.mkdir(parents=True, exist_ok=True)
             save_config(folder / CONFIG_FILE, args)
         if args.resume not in (None, "auto", "none"):
@@ -106,15 +112,57 @@ def missing_parts(checkpoint: Path) -> list[str]:
     return missing
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints of a run, whole or not, the one with the most steps first."""
+    found = [p for p in folder.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")), reverse=True)
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """The complete checkpoint with the most steps; torn ones are named and passed over."""
-    found = [p for p in folder.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
-    for path in sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")), reverse=True):
+    for path in checkpoints(folder):
         missing = missing_parts(path)
         if not missing:
             return path
         print(f"Passing over {path}: it lacks {', '.join(missing)}", flush=True)
     return None
+
+
+def remove_old(folder: Path, kept: int | None) -> None:
+    """Remove all but so many of the newest checkpoints; none when None."""
+    for path in checkpoints(folder)[kept:] if kept else []:
+        shutil.rmtree(path)
+
+
+def flush(folder: Path) -> None:
+    """Wait until everything below a folder is on the disk, so that no power cut takes it away under its new name."""
+    for path in [*folder.rglob("*"), folder]:
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def replace_folder(fresh: Path, final: Path) -> None:
+    """Give a finished folder its name; at every moment it or what it replaces is there, see `mend`."""
+    old = final.with_name(final.name + OLD)
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    fresh.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def mend(folder: Path) -> None:
+    """Finish what `replace_folder` began when a run was killed, and remove unfinished checkpoints."""
+    shutil.rmtree(folder / ASIDE, ignore_errors=True)
+    for old in [*folder.glob(f"checkpoint-*{OLD}"), *folder.glob(BEST_FOLDER + OLD)]:
+        final = old.with_name(old.name.removesuffix(OLD))
+        if final.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(final)
 
 
 def named_checkpoint(path: Path) -> Path:

@@ -3,7 +3,6 @@
 import json
 import math
 import random
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
+from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from openpali.data.mixture import TaskDataset
@@ -23,9 +22,11 @@ from openpali.recipes.adafactor import Adafactor, adafactor_options
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.callbacks import PaddingShare, RunLog, StopRequest, Throughput
 from openpali.recipes.config_file import ConfigError
-from openpali.recipes.run_folder import BEST_FILE, BEST_FOLDER, load_weights, read_best
+from openpali.recipes.run_folder import ASIDE, BEST_FILE, BEST_FOLDER, load_weights, read_best, replace_folder
+from openpali.recipes.safe_trainer import SafeTrainer
 from openpali.recipes.sampling import RunSampler, quiet_worker
 from openpali.recipes.streaming import StreamLoader, load_position, save_position
+from openpali.recipes.survival import NamedCollator
 
 Loss = Callable[[nn.Module, dict[str, Any]], torch.Tensor]
 Evaluate = Callable[[PreTrainedModel], dict[str, float]]
@@ -36,7 +37,7 @@ def model_loss(model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
     return model(**inputs).loss
 
 
-class PaliTrainer(Trainer):
+class PaliTrainer(SafeTrainer):
     """Transformers' Trainer with the papers' schedules and parameter groups, and with exact resumption.
 
     Args:
@@ -76,7 +77,7 @@ class PaliTrainer(Trainer):
             model=model,
             args=args,
             train_dataset=train_dataset,
-            data_collator=data_collator,
+            data_collator=NamedCollator(data_collator),
             eval_dataset={} if evaluate else None,
             processing_class=processing_class,
             callbacks=[RunLog(args.folder, args.tensorboard), *callbacks],
@@ -85,6 +86,7 @@ class PaliTrainer(Trainer):
         # losses are means over examples: the Trainer is to divide them by the accumulation steps
         self.model_accepts_loss_kwargs = False
         self.throughput, self.padding = Throughput(args.examples_per_step), PaddingShare()
+        self.prepare_to_survive()
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of the whole run in one pass, see `RunSampler` and `StreamLoader`."""
@@ -112,8 +114,9 @@ class PaliTrainer(Trainer):
         """AdamW, or what `optim` names, over the table's parameter groups; Adafactor is the papers'."""
         if self.optimizer is None:
             groups = optimization.parameter_groups(self.table, self.args.learning_rate)
+            kind, options = Adafactor, {}
             if self.args.optim == "adafactor":
-                kind, options = Adafactor, adafactor_options(self.args.optim_args)
+                options |= adafactor_options(self.args.optim_args)
             else:
                 kind, options = self.get_optimizer_cls_and_kwargs(self.args)
             self.optimizer = kind(groups, **options)
@@ -140,7 +143,7 @@ class PaliTrainer(Trainer):
         """The recipe's loss; `return_outputs` is for evaluation loops that these recipes do not use."""
         if "token_type_ids" in inputs:
             self.padding.count(inputs)
-        return self.loss(model, inputs)
+        return self.checked(self.loss(model, inputs))
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: the stock estimate walks over every parameter at every step."""
@@ -183,13 +186,14 @@ class PaliTrainer(Trainer):
         value, best = metrics[f"eval_{self.best_metric}"], read_best(folder)
         if best is not None and not value > best["value"]:
             return
-        fresh = folder / f"{BEST_FOLDER}.new"
-        self.save_model(str(fresh), _internal_call=True)
+        fresh = folder / ASIDE / BEST_FOLDER
+        self.empty_aside()
+        with self.full_disk_told():
+            self.save_model(str(fresh), _internal_call=True)
         if self.args.should_save:
             row = {"step": self.state.global_step, "metric": self.best_metric, "value": value}
             (fresh / BEST_FILE).write_text(json.dumps(row))
-            shutil.rmtree(folder / BEST_FOLDER, ignore_errors=True)
-            fresh.rename(folder / BEST_FOLDER)
+            replace_folder(fresh, folder / BEST_FOLDER)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -230,6 +234,8 @@ class PaliTrainer(Trainer):
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
         )
         self.throughput.restart(self.state.global_step)
+        if resume_from_checkpoint is not None:
+            self.guard.load(Path(resume_from_checkpoint))
         if self.stream is not None and resume_from_checkpoint is not None:
             if self.begin_data_anew:
                 self.run_args.say("The data begins anew: records that were seen before the checkpoint come again")
