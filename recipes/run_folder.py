@@ -154,6 +154,16 @@ def replace_folder(fresh: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def move_files(fresh: Path, folder: Path) -> None:
+    """Move what lies in a finished folder into another one, over what it has under these names."""
+    flush(fresh)
+    for path in sorted(fresh.iterdir()):
+        if path.is_dir():
+            shutil.rmtree(folder / path.name, ignore_errors=True)
+        path.replace(folder / path.name)
+    fresh.rmdir()
+
+
 def mend(folder: Path) -> None:
     """Finish what `replace_folder` began when a run was killed, and remove unfinished checkpoints."""
     shutil.rmtree(folder / ASIDE, ignore_errors=True)

@@ -17,7 +17,7 @@ from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGenerati
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError
 from openpali.recipes.micro_batch import read_parts, split, write_parts
-from openpali.recipes.run_folder import ASIDE, flush, last_checkpoint, remove_old, replace_folder
+from openpali.recipes.run_folder import ASIDE, flush, last_checkpoint, move_files, remove_old, replace_folder
 from openpali.recipes.survival import RECORDS, BadLoss, LossGuard, RunStopped, bad_steps, disk_is_full, keep_bad_batch
 
 # their losses are means over examples, so that a micro-batch is the sum of its parts
@@ -192,6 +192,23 @@ class SafeTrainer(Trainer):
                 flush(folder / ASIDE / name)
                 replace_folder(folder / ASIDE / name, folder / name)
                 remove_old(folder, self.args.save_total_limit)
+        self.accelerator.wait_for_everyone()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the whole model, also where it lies in shards; to be called by all processes."""
+        if self.is_fsdp_enabled:
+            self._save(output_dir, self.accelerator.get_state_dict(self.model))
+        else:
+            super().save_model(output_dir, _internal_call)
+
+    def save_final(self) -> None:
+        """Save the model beside the checkpoints, file by file once all are written."""
+        folder = self.run_args.folder
+        self.empty_aside()
+        with self.full_disk_told():
+            self.save_model(str(folder / ASIDE / "final"), _internal_call=True)
+        if self.args.should_save:
+            move_files(folder / ASIDE / "final", folder)
         self.accelerator.wait_for_everyone()
 
     @contextlib.contextmanager

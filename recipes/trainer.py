@@ -22,7 +22,15 @@ from openpali.recipes.adafactor import Adafactor, adafactor_options
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.callbacks import PaddingShare, RunLog, StopRequest, Throughput
 from openpali.recipes.config_file import ConfigError
-from openpali.recipes.run_folder import ASIDE, BEST_FILE, BEST_FOLDER, load_weights, read_best, replace_folder
+from openpali.recipes.engines import complaints, describe_engine, gathered, load_into, unshard
+from openpali.recipes.run_folder import (
+    ASIDE,
+    BEST_FILE,
+    BEST_FOLDER,
+    load_weights,
+    read_best,
+    replace_folder,
+)
 from openpali.recipes.safe_trainer import SafeTrainer
 from openpali.recipes.sampling import RunSampler, quiet_worker
 from openpali.recipes.streaming import StreamLoader, load_position, save_position
@@ -87,6 +95,11 @@ class PaliTrainer(SafeTrainer):
         self.model_accepts_loss_kwargs = False
         self.throughput, self.padding = Throughput(args.examples_per_step), PaddingShare()
         self.prepare_to_survive()
+        args.say(
+            "\n".join([describe_engine(self.accelerator), *map("Warning: {}".format, complaints(self.accelerator))])
+        )
+        if self.is_fsdp_enabled and any(row.base for row in table):
+            raise ConfigError("adapters train with DDP or DeepSpeed: their weights are not put together under FSDP")
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of the whole run in one pass, see `RunSampler` and `StreamLoader`."""
@@ -165,7 +178,8 @@ class PaliTrainer(SafeTrainer):
         assert self.scores is not None
         assert isinstance(self.model, PreTrainedModel)
         state = random.getstate()
-        with self.throughput.paused(), torch.random.fork_rng(), torch.no_grad():
+        alike = gathered(self.model, self.accelerator)
+        with self.throughput.paused(), torch.random.fork_rng(), torch.no_grad(), alike:
             self.model.eval()
             metrics = {f"eval_{key}": float(value) for key, value in self.scores(self.model).items()}
             self.log(metrics)
@@ -317,9 +331,10 @@ def run_training(
         raise SystemExit(130)
     best = read_best(folder)
     if best is not None:
-        load_weights(model, folder / BEST_FOLDER)
+        load_into(model, folder / BEST_FOLDER, trainer.accelerator)
         args.say(f"Best {best['metric']} {best['value']:.4g}, at step {best['step']}: these weights are kept.")
-    trainer.save_model(str(folder))
+    trainer.save_final()
     what = "adapters" if any(row.base for row in table) else "model"
     args.say(f"Saved {what} and processor to {folder}")
+    unshard(model)
     return trainer

@@ -1,0 +1,130 @@
+"""What distributes a run over processes (DDP, FSDP2, DeepSpeed), and a model whose weights lie there in pieces."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.fsdp import FSDPModule
+from transformers import PreTrainedModel
+
+from openpali.recipes.run_folder import load_weights
+
+NAMES = {
+    DistributedType.NO: "no engine",
+    DistributedType.MULTI_GPU: "DDP",
+    DistributedType.MULTI_CPU: "DDP",
+    DistributedType.FSDP: "FSDP",
+}
+# what launchers say of the number of processes; WORLD_SIZE is what torch obeys
+ASKED = ("OPENPALI_PROCESSES", "SLURM_NTASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+
+
+def describe_engine(accelerator: Accelerator) -> str:
+    """One line: engine, processes, device and precision."""
+    count = accelerator.num_processes
+    processes = "1 process" if count == 1 else f"{count} processes"
+    precision = "no mixed precision" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+    return f"Engine: {engine_name(accelerator)}, {processes}, {accelerator.device.type}, {precision}"
+
+
+def engine_name(accelerator: Accelerator) -> str:
+    """As in a configuration of accelerate."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return f"DeepSpeed ZeRO-{accelerator.state.deepspeed_plugin.zero_stage}"
+    name = NAMES.get(accelerator.distributed_type, str(accelerator.distributed_type))
+    return name + str(accelerator.state.fsdp_plugin.fsdp_version) if name == "FSDP" else name
+
+
+def complaints(accelerator: Accelerator) -> list[str]:
+    """What the environment asked for and this run does not do, in sentences."""
+    found, count = [], accelerator.num_processes
+    asked = asked_processes()
+    for source, number in asked.items():
+        if number > count:
+            found.append(f"{source} asks for {number} processes, and this run has {count}")
+    if asked and found:
+        found[-1] += ": with --cpu accelerate starts one; see recipes/configs/accelerate/cpu.yaml"
+    wanted = {"ACCELERATE_USE_FSDP": DistributedType.FSDP, "ACCELERATE_USE_DEEPSPEED": DistributedType.DEEPSPEED}
+    for name, kind in wanted.items():
+        if os.environ.get(name, "").lower() == "true" and accelerator.distributed_type != kind:
+            found.append(f"{name} is set, and this run has {engine_name(accelerator)}")
+    return [f"Warning: {text}" for text in found]
+
+
+def asked_processes() -> dict[str, int]:
+    """Who asked for how many processes: the environment, and the command line of an `accelerate launch` above."""
+    found = {name: int(os.environ[name]) for name in ASKED if os.environ.get(name, "").isdigit()}
+    # a launcher that starts one process does not say in its environment that it was asked for more
+    with contextlib.suppress(OSError, ValueError):
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode().split("\0")
+        if any("accelerate" in word for word in words[:4]):
+            given = next(i for i, word in enumerate(words) if word.split("=")[0] == "--num_processes")
+            value = words[given].partition("=")[2] or words[given + 1]
+            found["accelerate launch --num_processes"] = int(value)
+    return found
+
+
+@contextlib.contextmanager
+def gathered(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+    """Inside, any part of a model can be called, as generation calls the encoder alone.
+
+    FSDP2 gathers what a part itself holds only when the whole model is called. DeepSpeed gathers each layer's weights.
+    """
+    units = unshard(model)
+    try:
+        yield
+    finally:
+        for unit in units:
+            again = unit is not model and bool(accelerator.state.fsdp_plugin.reshard_after_forward)
+            unit.set_reshard_after_forward(again, recurse=False)
+            unit.reshard()
+
+
+def unshard(model: nn.Module) -> list[FSDPModule]:
+    """Gather all weights of FSDP2 for good, after the last step; gives the units, none of a model without it."""
+    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for unit in units:
+        unit.set_reshard_after_forward(False, recurse=False)
+        unit.unshard()
+    return units
+
+
+def load_into(model: PreTrainedModel, folder: Path | str, accelerator: Accelerator) -> None:
+    """Put a whole checkpoint's weights into a model, also into one whose weights are in shards; for all processes.
+
+    Raises:
+        RuntimeError: naming parameters that the checkpoint lacks.
+    """
+    if isinstance(model, FSDPModule):
+        whole = whole_state(model, folder) if accelerator.is_main_process else {}
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=True)
+        set_model_state_dict(model, whole, options=options)
+        return
+    with whole_parameters(model, accelerator):
+        load_weights(model, folder)
+
+
+def whole_state(model: PreTrainedModel, folder: Path | str) -> dict[str, Any]:
+    """State of a checkpoint under the names that it has in memory."""
+    # fully_shard has put a class of its own before the model's
+    plain: Any = next(kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
+    loaded, info = plain.from_pretrained(folder, config=model.config, dtype=model.dtype, output_loading_info=True)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise RuntimeError(f"{folder} lacks {len(missing)} parameters, among them {', '.join(missing[:3])}")
+    return loaded.state_dict()
+
+
+def whole_parameters(model: nn.Module, accelerator: Accelerator) -> Any:
+    """A context in which ZeRO-3's parameters are whole; what is written into them on the main process stays."""
+    if accelerator.distributed_type != DistributedType.DEEPSPEED or accelerator.state.deepspeed_plugin.zero_stage < 3:
+        return contextlib.nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=0)
