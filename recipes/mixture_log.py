@@ -72,8 +72,10 @@ class MixtureLog(TrainerCallback):
     def loss(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         """The model's loss; counts the batch, on its device so that nothing waits for it."""
         lines = inputs[LINE]
+        loss = model(**{key: value for key, value in inputs.items() if key != LINE}).loss
+        # only now, since a pass that memory has ended is tried again in parts
         self.seen = self.seen.to(lines.device) + torch.bincount(lines, minlength=len(self.rows))
-        return model(**{key: value for key, value in inputs.items() if key != LINE}).loss
+        return loss
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
