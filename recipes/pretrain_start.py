@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -32,6 +33,10 @@ class StartArguments:
         default=None,
         metadata={"help": "T5, UMT5 or T5Gemma for pali3, Gemma or Gemma 2 for paligemma; new when left out"},
     )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={"help": "of a new model; text_checkpoint's or vision_checkpoint's when left out, if that has one"},
+    )
     model: str | None = field(default=None, metadata={"help": "checkpoint of an earlier stage to go on from instead"})
     preset: str = field(default="nano", metadata={"help": "size of a new text model"})
     model_config: dict | str | None = field(default=None, metadata={"help": "changes to the preset's"})
@@ -47,8 +52,10 @@ class StartArguments:
 
     def __post_init__(self):
         self.model_config = as_dict(self.model_config, "model_config")
-        if self.model and (self.vision_checkpoint or self.text_checkpoint):
-            raise ConfigError("model is a whole checkpoint: vision_checkpoint and text_checkpoint are for a new one")
+        if self.model and (self.vision_checkpoint or self.text_checkpoint or self.tokenizer):
+            raise ConfigError(
+                "model is a whole checkpoint: vision_checkpoint, text_checkpoint and tokenizer are for a new one"
+            )
         if self.ordered_locations and self.family != "pali3":
             raise ConfigError("ordered_locations is for family pali3")
 
@@ -67,7 +74,9 @@ def load_start(args: StartArguments) -> tuple[PreTrainedModel, Any]:
         model = model_class(checkpoint_config(folder)).from_pretrained(folder, dtype=torch.float32)
         processor = load_processor(folder)
     else:
-        check_folder(args.vision_checkpoint, "vision_checkpoint")
+        vision = check_folder(args.vision_checkpoint, "vision_checkpoint")
+        if Path(vision).is_dir() and not (args.tokenizer or args.text_checkpoint or has_tokenizer(vision)):
+            raise ConfigError(f"tokenizer is missing: {vision} is an image encoder without one, as of classification")
         if args.text_checkpoint:
             check_folder(args.text_checkpoint, "text_checkpoint")
         try:
@@ -90,7 +99,7 @@ def load_start(args: StartArguments) -> tuple[PreTrainedModel, Any]:
 def new_pali3(args: StartArguments) -> tuple[Pali3ForConditionalGeneration, Pali3Processor]:
     """PaLI-3 around the image encoder of `vision_checkpoint`; its text model is trained or of the preset."""
     vision, changes = str(args.vision_checkpoint), as_dict(args.model_config, "model_config")
-    processor = Pali3Processor.from_backbones(vision, args.text_checkpoint or vision)
+    processor = Pali3Processor.from_backbones(vision, args.tokenizer or args.text_checkpoint or vision)
     read_masks(processor.tokenizer)
     if args.text_checkpoint:
         model = Pali3ForConditionalGeneration.from_backbones(vision, args.text_checkpoint, processor, **changes)
@@ -112,7 +121,7 @@ def new_pali3(args: StartArguments) -> tuple[Pali3ForConditionalGeneration, Pali
 def new_paligemma(args: StartArguments) -> tuple[PreTrainedModel, PaliGemmaProcessor]:
     """PaliGemma around the image encoder of `vision_checkpoint`; its text model is trained or of the preset."""
     vision, changes = str(args.vision_checkpoint), as_dict(args.model_config, "model_config")
-    processor = PaliGemmaProcessor.from_backbones(vision, args.text_checkpoint or vision)
+    processor = PaliGemmaProcessor.from_backbones(vision, args.tokenizer or args.text_checkpoint or vision)
     read_masks(processor.tokenizer)
     if args.text_checkpoint:
         model = PaliGemmaForConditionalGeneration.from_backbones(vision, args.text_checkpoint, processor, **changes)
@@ -127,6 +136,11 @@ def new_paligemma(args: StartArguments) -> tuple[PreTrainedModel, PaliGemmaProce
     if changes.get("image_encoder", "siglip") == "siglip":
         model.model.vision_tower.load_state_dict(tower_weights(vision))
     return model, processor
+
+
+def has_tokenizer(folder: str) -> bool:
+    """Whether a checkpoint folder holds one."""
+    return any((Path(folder) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "spiece.model"))
 
 
 def read_masks(tokenizer: Any) -> None:
