@@ -3,6 +3,8 @@
 import datasets
 import evaluate
 
+from openpali.eval.answer_text import to_digits
+
 _DESCRIPTION = "Share of exactly right counts, after turning the words none, zero … twenty into digits."
 _CITATION = """
 @inproceedings{acharya2019tallyqa,
@@ -18,12 +20,6 @@ Args:
 Returns:
     count_accuracy: float in [0, 1].
 """
-
-WORDS = """
-    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
-    eighteen nineteen twenty
-"""
-DIGITS = {"none": "0", **{word: str(number) for number, word in enumerate(WORDS.split())}}
 
 
 class CountAccuracy(evaluate.Metric):
@@ -52,8 +48,3 @@ class CountAccuracy(evaluate.Metric):
             scores.append(float(to_digits(prediction) in {to_digits(count) for count in counts}))
         result: dict[str, float | list[float]] = {"count_accuracy": sum(scores) / len(scores)}
         return result | {"scores": scores} if return_scores else result
-
-
-def to_digits(text: str) -> str:
-    """Digits of a number word from none to twenty; any other text unchanged."""
-    return DIGITS.get(text.lower(), text)

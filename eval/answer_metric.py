@@ -1,0 +1,101 @@
+"""What the metrics of answers share: the forms of a reference, checks, and means by type of question."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import datasets
+import evaluate
+
+FORMS = 'a str, a list of str, or {"answers": list of str, "type": str}'
+
+
+class Reference(TypedDict):
+    """Right answers of one question.
+
+    Attributes:
+        answers: at least one.
+        type: kind of question by which means are taken apart; empty when there is none.
+    """
+
+    answers: list[str]
+    type: str
+
+
+class AnswerMetric(evaluate.Metric):
+    """A metric of texts. Its `_compute` gets predictions as str and references as `Reference`.
+
+    Import the module, not this class: `evaluate` takes the first metric that it finds in a file.
+    """
+
+    def add_batch(self, *, predictions: Sequence[str], references: Sequence[Any], **kwargs: object) -> None:
+        """Add answers, checked. A column has one form, so a reference in any of the forms becomes a dict.
+
+        Raises:
+            ValueError: a prediction that is no text, a reference without an answer, or numbers that differ.
+        """
+        if len(predictions) != len(references):
+            raise ValueError(f"{len(predictions)} predictions and {len(references)} references: give one for each")
+        texts = [check_prediction(prediction, index) for index, prediction in enumerate(predictions)]
+        answers = [read_reference(reference, index) for index, reference in enumerate(references)]
+        super().add_batch(predictions=texts, references=answers, **kwargs)
+
+    def add(self, *, prediction: str, reference: Any, **kwargs: object) -> None:
+        """Add one answer."""
+        self.add_batch(predictions=[prediction], references=[reference], **kwargs)
+
+
+def answer_info(description: str, citation: str, inputs_description: str) -> evaluate.MetricInfo:
+    """Info of an `AnswerMetric`, with its features."""
+    text = datasets.Value("string")
+    reference = {"answers": datasets.Sequence(text), "type": text}
+    return evaluate.MetricInfo(
+        description=description,
+        citation=citation,
+        inputs_description=inputs_description,
+        features=datasets.Features({"predictions": text, "references": reference}),
+    )
+
+
+def check_prediction(prediction: Any, index: int) -> str:
+    """The prediction, or a complaint about one that is no text."""
+    if not isinstance(prediction, str):
+        remedy = "an answer that is missing is ''" if prediction is None else "turn it into a str"
+        raise ValueError(f"prediction {index} is {prediction!r} and no text: {remedy}")
+    return prediction
+
+
+def read_reference(reference: Any, index: int) -> Reference:
+    """The dict of a reference in any of the forms, or a complaint about what is no reference."""
+    given = reference if isinstance(reference, dict) else {"answers": reference}
+    answers, kind = given.get("answers"), given.get("type") or ""
+    answers = [answers] if isinstance(answers, str) else answers
+    if answers is None or set(given) - {"answers", "type"} or not isinstance(kind, str):
+        raise ValueError(f"reference {index} is {reference!r}: it must be {FORMS}")
+    answers = list(answers)
+    if not answers:
+        raise ValueError(f"prediction {index} has no reference: give at least one, '' if nothing is right")
+    if wrong := [answer for answer in answers if not isinstance(answer, str)]:
+        raise ValueError(f"reference {index} has the answer {wrong[0]!r}, which is no text: it must be {FORMS}")
+    return {"answers": answers, "type": kind}
+
+
+def mean(scores: Sequence[float]) -> float:
+    """The mean; a complaint where there is nothing."""
+    if not scores:
+        raise ValueError("nothing to score: give at least one prediction and its reference")
+    return sum(scores) / len(scores)
+
+
+def by_type(scores: Sequence[float], references: Sequence[Reference]) -> dict[str, float]:
+    """Means over the questions of each type, sorted by type; questions without a type are in none."""
+    groups: dict[str, list[float]] = {}
+    for score, reference in zip(scores, references, strict=True):
+        if reference["type"]:
+            groups.setdefault(reference["type"], []).append(score)
+    return {kind: mean(groups[kind]) for kind in sorted(groups)}
+
+
+def keyed(name: str, means: dict[str, float]) -> dict[str, float]:
+    """Means under the names of metrics: `accuracy` and "yes/no" give `accuracy_yes_no`."""
+    return {f"{name}_{re.sub(r'[^a-z0-9]+', '_', kind.lower()).strip('_')}": value for kind, value in means.items()}
