@@ -1,0 +1,63 @@
+"""Accuracy of RSVQA, questions about pictures from above: overall, and the mean over types of question."""
+
+import evaluate
+
+from openpali.eval import answer_metric
+from openpali.eval.answer_metric import Reference, by_type, keyed, mean
+from openpali.eval.answer_text import fold
+
+_DESCRIPTION = """
+Share of questions answered exactly, over all of them (the paper's overall accuracy) and as the mean of the accuracies
+on each type of question (its average accuracy), in which rare types weigh as much as frequent ones. A third number
+leaves out the types whose answers are numbers; papers differ in which of them they publish.
+"""
+_CITATION = """
+@article{lobry2020rsvqa,
+    title={RSVQA: Visual question answering for remote sensing data},
+    author={Lobry, Sylvain and Marcos, Diego and Murray, Jesse and Tuia, Devis},
+    journal={IEEE Transactions on Geoscience and Remote Sensing}, year={2020}}
+"""
+_KWARGS = """
+Args:
+    predictions: list of str. An empty answer is an answer: it is right only where a reference is empty too.
+    references: per question {"answers": list of str of which any counts, "type": str}; the types of the data set are
+        "presence", "comp", "count", "rural_urban" (low resolution), and "area" (high resolution). A str or a list of
+        str has no type and counts in `accuracy` alone.
+    lower: compare without regard to case (default True, as the authors do).
+    strip: drop space around both sides (default True; the authors keep it).
+    return_scores: also return `scores`, 0.0 or 1.0 per prediction (default False).
+Returns:
+    accuracy: float in [0, 1], over all questions.
+    mean_accuracy: mean of the accuracies on each type; `accuracy` where no question has a type.
+    mean_accuracy_without_numbers: likewise without "count" and "area"; absent where there is no other type.
+    accuracy_presence, ...: over the questions of each type that is given.
+"""
+
+NUMBERS = ("count", "area")
+
+
+class RsVqa(answer_metric.AnswerMetric):
+    """Exact match by type of question."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
+
+    def _compute(
+        self,
+        predictions: list[str],
+        references: list[Reference],
+        lower: bool = True,
+        strip: bool = True,
+        return_scores: bool = False,
+    ) -> dict[str, float | list[float]]:
+        scores = [
+            float(fold(text, lower, strip) in {fold(answer, lower, strip) for answer in reference["answers"]})
+            for text, reference in zip(predictions, references, strict=True)
+        ]
+        types = by_type(scores, references)
+        words = [value for kind, value in types.items() if kind not in NUMBERS]
+        result: dict[str, float | list[float]] = {"accuracy": mean(scores)}
+        result |= {"mean_accuracy": mean(list(types.values()) or scores)}
+        result |= {"mean_accuracy_without_numbers": mean(words)} if words else {}
+        result |= keyed("accuracy", types)
+        return result | {"scores": scores} if return_scores else result
