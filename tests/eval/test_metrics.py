@@ -23,7 +23,7 @@ def test_every_metric_loads_by_folder_without_a_network(folder, monkeypatch):
 
 
 def test_unknown_metric_names_the_known_ones():
-    with pytest.raises(ValueError, match="no metric 'ciderr'; there are box_f1, cider"):
+    with pytest.raises(ValueError, match="no metric 'ciderr'; there are anls, box_f1, captions, cider"):
         load_metric("ciderr")
 
 
