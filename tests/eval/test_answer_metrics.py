@@ -1,11 +1,15 @@
 """Metrics of answers against the reference's cases, and against inputs that are odd or wrong."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from openpali.eval.evaluate_task import load_metric
+from openpali.data.tasks import load_task
+from openpali.eval.decoding import Answer
+from openpali.eval.evaluate_task import load_metric, prediction_row, scored
 
 CASES = json.loads((Path(__file__).parents[1] / "fixtures" / "metric_cases.json").read_text())
 NAMES = ["vqav2", "vqa", "anls", "relaxed_accuracy", "tallyqa", "rsvqa", "science_qa"]
@@ -199,3 +203,19 @@ def test_science_qa_reads_the_letter_at_the_start():
     assert compute("science_qa", list(answers), ["b"] * len(answers)) == result
     with pytest.raises(ValueError, match="reference 0 is 'warm': it must be a letter, 'B', or 'The answer is B.'"):
         compute("science_qa", ["The answer is B."], ["warm"])
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "answers", "expected"),
+    [("vqav2", "accuracy", ["two"] * 3 + ["3"] * 7, [0.9, 0.0]), ("anls", "anls", ["2", "23"], [1.0, 0.0])],
+)
+def test_tasks_take_them_by_name(name, key, answers, expected):
+    """Every answer of an Example reaches the metric, and each row of the predictions gets its own score."""
+    task = load_task({"name": "plain", "metric": name, "metric_key": key})
+    picture = Image.new("RGB", (4, 4))
+    record = {"id": "1", "image": picture, "prefix": "how many?", "suffix": "3", "references": answers}
+    example = task.example(record, random.Random(0))
+    rows = [prediction_row(i, example, task, Answer(text)) for i, text in enumerate([" 2 ", "none"])]
+    result = scored(task, json.loads(json.dumps(rows)))
+    assert [row["score"] for row in result.predictions] == pytest.approx(expected)
+    assert result.score == pytest.approx(sum(expected) / 2)
