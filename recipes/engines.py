@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
@@ -21,8 +22,8 @@ NAMES = {
     DistributedType.MULTI_CPU: "DDP",
     DistributedType.FSDP: "FSDP",
 }
-# what launchers say of the number of processes; WORLD_SIZE is what torch obeys
-ASKED = ("OPENPALI_PROCESSES", "SLURM_NTASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+# what launchers say of the number of processes
+ASKED = ("WORLD_SIZE", "OPENPALI_PROCESSES", "SLURM_NTASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 
 
 def describe_engine(accelerator: Accelerator) -> str:
@@ -70,6 +71,34 @@ def asked_processes() -> dict[str, int]:
     return found
 
 
+def name_layers(model: PreTrainedModel, accelerator: Accelerator) -> None:
+    """Tell FSDP what to cut into units of their own: the layers of all towers.
+
+    Transformers' list for our models also names classes that only other models of the same backbones have, which
+    accelerate refuses.
+    """
+    if accelerator.distributed_type == DistributedType.FSDP:
+        kinds = {type(module).__name__ for module in model.modules()}
+        layers = sorted(kind for kind in kinds if kind.endswith(("Layer", "Block")))
+        plugin = accelerator.state.fsdp_plugin
+        plugin.transformer_cls_names_to_wrap = plugin.transformer_cls_names_to_wrap or layers
+
+
+@contextlib.contextmanager
+def tables_in_root(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, FSDP leaves the tables of embeddings to the unit of the whole model.
+
+    accelerate would make units of their modules. But encoder and decoder share a table, which must not lie in two
+    units, and our loss reads the vocabulary projection's weight without calling its module, which gathers nothing.
+    """
+    hidden: Any = model
+    hidden.get_input_embeddings = hidden.get_output_embeddings = lambda: None
+    try:
+        yield
+    finally:
+        del hidden.get_input_embeddings, hidden.get_output_embeddings
+
+
 @contextlib.contextmanager
 def gathered(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
     """Inside, any part of a model can be called, as generation calls the encoder alone.
@@ -102,29 +131,42 @@ def load_into(model: PreTrainedModel, folder: Path | str, accelerator: Accelerat
         RuntimeError: naming parameters that the checkpoint lacks.
     """
     if isinstance(model, FSDPModule):
-        whole = whole_state(model, folder) if accelerator.is_main_process else {}
+        # fully_shard has put a class of its own before the model's
+        kind = next(kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
+        whole = complete(kind, model, folder).state_dict() if accelerator.is_main_process else {}
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=True)
         set_model_state_dict(model, whole, options=options)
         return
-    with whole_parameters(model, accelerator):
+    if (
+        accelerator.distributed_type == DistributedType.DEEPSPEED
+        and accelerator.state.deepspeed_plugin.zero_stage == 3
+    ):
+        load_into_zero3(model, folder, accelerator)
+    else:
         load_weights(model, folder)
 
 
-def whole_state(model: PreTrainedModel, folder: Path | str) -> dict[str, Any]:
-    """State of a checkpoint under the names that it has in memory."""
-    # fully_shard has put a class of its own before the model's
-    plain: Any = next(kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
-    loaded, info = plain.from_pretrained(folder, config=model.config, dtype=model.dtype, output_loading_info=True)
+def load_into_zero3(model: PreTrainedModel, folder: Path | str, accelerator: Accelerator) -> None:
+    """The same where parameters are whole only inside a context of DeepSpeed's, which sends them from one process."""
+    from deepspeed.zero import GatheredParameters
+    from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+
+    # from_pretrained would give a model in shards as well, and initialise their flat weights as if they were whole
+    unset_hf_deepspeed_config()
+    try:
+        whole = dict(complete(type(model), model, folder).named_parameters()) if accelerator.is_main_process else {}
+    finally:
+        set_hf_deepspeed_config(accelerator.state.deepspeed_plugin.hf_ds_config)
+    for name, parameter in model.named_parameters():
+        with torch.no_grad(), GatheredParameters([parameter], modifier_rank=0):
+            if whole:
+                parameter.copy_(whole[name])
+
+
+def complete(kind: Any, model: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
+    """A model of the same kind from a checkpoint that has all of its parameters."""
+    loaded, info = kind.from_pretrained(folder, config=model.config, dtype=model.dtype, output_loading_info=True)
     missing = sorted(info["missing_keys"])
     if missing:
         raise RuntimeError(f"{folder} lacks {len(missing)} parameters, among them {', '.join(missing[:3])}")
-    return loaded.state_dict()
-
-
-def whole_parameters(model: nn.Module, accelerator: Accelerator) -> Any:
-    """A context in which ZeRO-3's parameters are whole; what is written into them on the main process stays."""
-    if accelerator.distributed_type != DistributedType.DEEPSPEED or accelerator.state.deepspeed_plugin.zero_stage < 3:
-        return contextlib.nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=0)
+    return loaded

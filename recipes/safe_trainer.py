@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from openpali.modeling.modeling_pali3 import Pali3ForConditionalGeneration
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError
+from openpali.recipes.engines import tables_in_root
 from openpali.recipes.micro_batch import read_parts, split, write_parts
 from openpali.recipes.run_folder import ASIDE, flush, last_checkpoint, move_files, remove_old, replace_folder
 from openpali.recipes.survival import RECORDS, BadLoss, LossGuard, RunStopped, bad_steps, disk_is_full, keep_bad_batch
@@ -157,6 +158,11 @@ class SafeTrainer(Trainer):
         self.skipping = True
         # an optimizer changes nothing that has no gradient
         model.zero_grad(set_to_none=True)
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        assert isinstance(self.model, PreTrainedModel)
+        with tables_in_root(self.model) if self.is_fsdp_enabled else contextlib.nullcontext():
+            return super()._prepare_for_training(*args, **kwargs)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         if self.skipping:

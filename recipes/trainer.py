@@ -22,7 +22,14 @@ from openpali.recipes.adafactor import Adafactor, adafactor_options
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.callbacks import PaddingShare, RunLog, StopRequest, Throughput
 from openpali.recipes.config_file import ConfigError
-from openpali.recipes.engines import complaints, describe_engine, gathered, load_into, unshard
+from openpali.recipes.engines import (
+    complaints,
+    describe_engine,
+    gathered,
+    load_into,
+    name_layers,
+    unshard,
+)
 from openpali.recipes.run_folder import (
     ASIDE,
     BEST_FILE,
@@ -98,6 +105,7 @@ class PaliTrainer(SafeTrainer):
         args.say(
             "\n".join([describe_engine(self.accelerator), *map("Warning: {}".format, complaints(self.accelerator))])
         )
+        name_layers(model, self.accelerator)
         if self.is_fsdp_enabled and any(row.base for row in table):
             raise ConfigError("adapters train with DDP or DeepSpeed: their weights are not put together under FSDP")
 

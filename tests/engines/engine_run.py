@@ -11,7 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import bitsandbytes  # noqa: F401  imported late otherwise, by each process anew
+import peft  # noqa: F401
 import torch
+import transformers.trainer_seq2seq  # noqa: F401
 
 sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("modeling", "recipes")]
 
@@ -25,6 +28,7 @@ from openpali.recipes.engines import engine_name
 from openpali.recipes.run_folder import open_run
 from openpali.recipes.trainer import run_training
 
+HERE = str(Path(__file__).parent)
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs" / "accelerate"
 NAMES = {"ddp": "DDP", "fsdp2": "FSDP2", "zero2": "DeepSpeed ZeRO-2", "zero3": "DeepSpeed ZeRO-3"}
 PROCESSES = 2
@@ -95,7 +99,8 @@ def parts(family: str) -> tuple[Any, Any, Any]:
 
 def one_run(family: str, engine: str | None, kill_at: int | None = None, **options: Any) -> None:
     """In this process; it may be one of several."""
-    cpu = {} if engine in ("zero2", "zero3") else {"use_cpu": True}
+    # accelerate asks DeepSpeed for an accelerator's backend unless it is told one
+    cpu = {"ddp_backend": "gloo"} if engine in ("zero2", "zero3") else {"use_cpu": True}
     defaults = {"max_steps": 20, "learning_rate": 0.01, "logging_steps": 1, "tensorboard": False, "seed": 3} | cpu
     defaults |= {"max_grad_norm": 0.5, "save_steps": 8, "eval_steps": 5, "warmup_steps": 2}
     argv = [part for key, value in (defaults | options).items() for part in (f"--{key}", str(value))]
@@ -139,6 +144,8 @@ def elsewhere(family: str, engine: str | None, **options: Any) -> list[int | Non
     environment = accelerate_environment(engine) if engine else {}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["engine_run"])
+    # the server does not get this process's path
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -87,7 +87,15 @@ def tiny_stream_run(
 
 
 def elsewhere(processes: int = 1, **options: Any) -> list[int | None]:
-    """Run in other processes, which share one import of the libraries; returns their exit codes."""
+    """Run in other processes; returns their exit codes."""
+    children = started(processes, **options)
+    for process in children:
+        process.join(120)
+    return [process.exitcode for process in children]
+
+
+def started(processes: int, **options: Any) -> list[Any]:
+    """Other processes, which share one import of the libraries and run."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tiny_stream_run"])
     with socket.socket() as probe:
@@ -96,9 +104,7 @@ def elsewhere(processes: int = 1, **options: Any) -> list[int | None]:
     children = [context.Process(target=child, args=(rank, processes, port, options)) for rank in range(processes)]
     for process in children:
         process.start()
-    for process in children:
-        process.join(120)
-    return [process.exitcode for process in children]
+    return children
 
 
 def child(rank: int, processes: int, port: int, options: dict[str, Any]) -> None:
