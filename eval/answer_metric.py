@@ -1,13 +1,14 @@
 """What the metrics of answers share: the forms of a reference, checks, and means by type of question."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict
 
 import datasets
 import evaluate
 
 FORMS = 'a str, a list of str, or {"answers": list of str, "type": str}'
+NO_WORD = re.compile(r"\W+")
 
 
 class Reference(TypedDict):
@@ -70,7 +71,7 @@ def read_reference(reference: Any, index: int) -> Reference:
     given = reference if isinstance(reference, dict) else {"answers": reference}
     answers, kind = given.get("answers"), given.get("type") or ""
     answers = [answers] if isinstance(answers, str) else answers
-    if answers is None or set(given) - {"answers", "type"} or not isinstance(kind, str):
+    if not isinstance(answers, Iterable) or set(given) - {"answers", "type"} or not isinstance(kind, str):
         raise ValueError(f"reference {index} is {reference!r}: it must be {FORMS}")
     answers = list(answers)
     if not answers:
@@ -98,4 +99,4 @@ def by_type(scores: Sequence[float], references: Sequence[Reference]) -> dict[st
 
 def keyed(name: str, means: dict[str, float]) -> dict[str, float]:
     """Means under the names of metrics: `accuracy` and "yes/no" give `accuracy_yes_no`."""
-    return {f"{name}_{re.sub(r'[^a-z0-9]+', '_', kind.lower()).strip('_')}": value for kind, value in means.items()}
+    return {f"{name}_{NO_WORD.sub('_', kind.lower())}": value for kind, value in means.items()}

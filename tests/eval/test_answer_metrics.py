@@ -12,7 +12,7 @@ from openpali.eval.decoding import Answer
 from openpali.eval.evaluate_task import load_metric, prediction_row, scored
 
 CASES = json.loads((Path(__file__).parents[1] / "fixtures" / "metric_cases.json").read_text())
-NAMES = ["vqav2", "vqa", "anls", "relaxed_accuracy", "tallyqa", "rsvqa", "science_qa"]
+NAMES = ["vqav2", "vqa", "anls", "relaxed_accuracy", "tallyqa", "rsvqa", "science_qa", "exact_match", "count_accuracy"]
 
 
 def ten(answer):
@@ -32,6 +32,8 @@ def test_what_is_no_text_is_named_with_a_remedy(name):
         compute(name, [5], [fine])
     with pytest.raises(ValueError, match="reference 1 is None: it must be a str, a list of str"):
         compute(name, ["a", "a"], [fine, None])
+    with pytest.raises(ValueError, match="reference 0 is 5: it must be"):
+        compute(name, ["a"], [5])
     with pytest.raises(ValueError, match="reference 0 has the answer None"):
         compute(name, ["a"], [[None]])
     with pytest.raises(ValueError, match="reference 0 is {'answer': 'a'}: it must be"):
@@ -40,6 +42,12 @@ def test_what_is_no_text_is_named_with_a_remedy(name):
         compute(name, ["a"], [[]])
     with pytest.raises(ValueError, match="1 predictions and 2 references"):
         compute(name, ["a"], [fine, fine])
+
+
+@pytest.mark.parametrize("name", ["exact_match", "count_accuracy", "vqa", "anls", "tallyqa"])
+def test_references_of_one_call_may_have_several_forms(name):
+    """A column has one form; a list in a column of texts would become the text "['2', '3']"."""
+    assert compute(name, ["a", "2", "3"], ["a", ["2"], {"answers": "3"}])["scores"] == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -219,3 +227,10 @@ def test_tasks_take_them_by_name(name, key, answers, expected):
     result = scored(task, json.loads(json.dumps(rows)))
     assert [row["score"] for row in result.predictions] == pytest.approx(expected)
     assert result.score == pytest.approx(sum(expected) / 2)
+
+
+def test_exact_match_by_type():
+    references = [{"answers": ["a"], "type": "left"}, {"answers": ["b"], "type": "right"}, "c"]
+    result = compute("exact_match", ["a", "x", "c"], references)
+    assert result["exact_match"] == pytest.approx(2 / 3)
+    assert (result["exact_match_left"], result["exact_match_right"]) == (1.0, 0.0)

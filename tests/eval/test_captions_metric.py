@@ -88,10 +88,13 @@ def test_empty_odd_and_long_captions(monkeypatch):
     assert [nothing[key] for key in EXPECTED] == [0.0] * 6
 
 
-def test_what_cannot_be_scored_is_named():
+@pytest.mark.parametrize("name", ["captions", "cider"])
+def test_what_cannot_be_scored_is_named(name, monkeypatch):
+    without_java(monkeypatch)
+    compute = load_metric(name).compute
     with pytest.raises(ValueError, match="prediction 1 is None and no text: an answer that is missing is ''"):
-        compute(["a", None], ["a", "b"])
+        compute(predictions=["a", None], references=["a", "b"])
     with pytest.raises(ValueError, match="prediction 1 has no reference"):
-        compute(["a", "b"], [["a"], []])
+        compute(predictions=["a", "b"], references=[["a"], []])
     with pytest.raises(ValueError, match="nothing to score"):
-        compute([], [])
+        compute(predictions=[], references=[])

@@ -1,9 +1,10 @@
 """CIDEr of captions, by the COCO caption evaluation's own scorer."""
 
-import datasets
 import evaluate
 from pycocoevalcap.cider.cider import Cider
 
+from openpali.eval import answer_metric
+from openpali.eval.answer_metric import Reference
 from openpali.eval.caption_text import tokenize_captions
 
 _DESCRIPTION = "CIDEr x 100 after Penn Treebank tokenisation, as in the COCO caption evaluation."
@@ -16,8 +17,9 @@ _CITATION = """
 _KWARGS = """
 Args:
     predictions: list of str.
-    references: list of lists of str, or list of str. N-grams are weighed by how rare they are among the
-        references of this call, so the value depends on the whole set, and one picture alone scores 0.
+    references: per picture a str, a list of str, or {"answers": list of str, "type": str}, whose type is passed over
+        (the metric captions takes types apart). N-grams are weighed by how rare they are among the references of
+        this call, so the value depends on the whole set, and one picture alone scores 0.
     tokenizer: "ptb" (needs `java`), "plain", or "auto" (default): ptb where there is a `java`, else plain.
     return_scores: also return `scores`, CIDEr x 100 per prediction (default False).
 Returns:
@@ -26,32 +28,22 @@ Returns:
 """
 
 
-class CiderMetric(evaluate.Metric):
+class CiderMetric(answer_metric.AnswerMetric):
     """CIDEr x 100."""
 
     def _info(self) -> evaluate.MetricInfo:
-        text = datasets.Value("string")
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS,
-            features=[
-                datasets.Features({"predictions": text, "references": datasets.Sequence(text)}),
-                datasets.Features({"predictions": text, "references": text}),
-            ],
-        )
+        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
 
     def _compute(
         self,
         predictions: list[str],
-        references: list[list[str]] | list[str],
+        references: list[Reference],
         tokenizer: str = "auto",
         return_scores: bool = False,
     ) -> dict[str, float | str | list[float]]:
-        groups = [[captions] if isinstance(captions, str) else list(captions) for captions in references]
-        if empty := [index for index, captions in enumerate(groups) if not captions]:
-            raise ValueError(f"prediction {empty[0]} has no reference: CIDEr needs at least one")
-        found, true, note = tokenize_captions(predictions, groups, tokenizer)
+        if not predictions:
+            raise ValueError("nothing to score: give at least one prediction and its reference")
+        found, true, note = tokenize_captions(predictions, [one["answers"] for one in references], tokenizer)
         results = {index: [caption] for index, caption in enumerate(found)}
         truths = dict(enumerate(true))
         score, scores = Cider().compute_score(truths, results)
