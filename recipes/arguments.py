@@ -10,6 +10,7 @@ from typing import Any, Literal, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from openpali.recipes.config_file import ConfigError, as_dict, find_config, nearest, number, read_yaml
 
@@ -84,6 +85,9 @@ class RunArguments(TrainingArguments):
         if self.eval_steps:
             self.eval_strategy = "steps"
         super().__post_init__()
+        if self.deepspeed_plugin is not None:
+            # models are put together and counted whole; ZeRO-3 cuts them into shards when training begins
+            unset_hf_deepspeed_config()
 
     @property
     def folder(self) -> Path:

@@ -148,7 +148,7 @@ def load_into(model: PreTrainedModel, folder: Path | str, accelerator: Accelerat
 
 def load_into_zero3(model: PreTrainedModel, folder: Path | str, accelerator: Accelerator) -> None:
     """The same where parameters are whole only inside a context of DeepSpeed's, which sends them from one process."""
-    from deepspeed.zero import GatheredParameters
+    from deepspeed.runtime.zero import GatheredParameters
     from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
     # from_pretrained would give a model in shards as well, and initialise their flat weights as if they were whole

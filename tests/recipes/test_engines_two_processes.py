@@ -1,0 +1,40 @@
+"""Two real processes on the CPU under shipped configurations of accelerate; DeepSpeed's are in tests/engines."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parents[1] / "engines"))
+
+from engines_table import apart, difference, losses, run, scores, weights
+
+SHORT = {"max_steps": 7, "save_steps": 3, "eval_steps": 3, "save_total_limit": 3}
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory) -> Path:
+    return run("pali3", None, tmp_path_factory.mktemp("one") / "run", **SHORT)
+
+
+# the runs themselves assert the engine and the number of processes
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+def test_killed_and_resumed_equals_one_process(engine, one_process, tmp_path):
+    killed = run("pali3", engine, tmp_path / "run", kill_at=5, **SHORT)
+    assert sorted(p.name for p in killed.glob("checkpoint-*")) == ["checkpoint-3"]
+    assert set(losses(killed)) == {1, 2, 3, 4}
+    run("pali3", engine, killed, **SHORT)
+    assert set(losses(killed)) == set(range(1, 8))
+    for place in (0, 1):
+        assert difference(losses(one_process), losses(killed), place) < 1e-4
+    assert [tokens for _, tokens in scores(killed)] == [tokens for _, tokens in scores(one_process)]
+    for folder in (".", "checkpoint-6", "best"):
+        # Adam makes large steps of gradients that are nearly zero
+        assert apart(weights("pali3", one_process / folder), weights("pali3", killed / folder)) < 1e-3
+
+
+def test_weights_that_differ_are_seen(one_process):
+    other = {name: tensor + 1 for name, tensor in weights("pali3", one_process).items()}
+    assert apart(weights("pali3", one_process), other) == pytest.approx(1, abs=1e-5)
+    assert all(torch.isfinite(tensor).all() for tensor in other.values())
