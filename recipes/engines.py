@@ -37,9 +37,15 @@ def describe_engine(accelerator: Accelerator) -> str:
 def engine_name(accelerator: Accelerator) -> str:
     """As in a configuration of accelerate."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        return f"DeepSpeed ZeRO-{accelerator.state.deepspeed_plugin.zero_stage}"
+        return f"DeepSpeed ZeRO-{plugin_of(accelerator).zero_stage}"
     name = NAMES.get(accelerator.distributed_type, str(accelerator.distributed_type))
-    return name + str(accelerator.state.fsdp_plugin.fsdp_version) if name == "FSDP" else name
+    return name + str(plugin_of(accelerator).fsdp_version) if name == "FSDP" else name
+
+
+def plugin_of(accelerator: Accelerator) -> Any:
+    """The settings of FSDP or DeepSpeed."""
+    state = accelerator.state
+    return state.fsdp_plugin if accelerator.distributed_type == DistributedType.FSDP else state.deepspeed_plugin
 
 
 def complaints(accelerator: Accelerator) -> list[str]:
@@ -80,7 +86,7 @@ def name_layers(model: PreTrainedModel, accelerator: Accelerator) -> None:
     if accelerator.distributed_type == DistributedType.FSDP:
         kinds = {type(module).__name__ for module in model.modules()}
         layers = sorted(kind for kind in kinds if kind.endswith(("Layer", "Block")))
-        plugin = accelerator.state.fsdp_plugin
+        plugin = plugin_of(accelerator)
         plugin.transformer_cls_names_to_wrap = plugin.transformer_cls_names_to_wrap or layers
 
 
@@ -110,14 +116,14 @@ def gathered(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
         yield
     finally:
         for unit in units:
-            again = unit is not model and bool(accelerator.state.fsdp_plugin.reshard_after_forward)
+            again = unit is not model and bool(plugin_of(accelerator).reshard_after_forward)
             unit.set_reshard_after_forward(again, recurse=False)
             unit.reshard()
 
 
-def unshard(model: nn.Module) -> list[FSDPModule]:
+def unshard(model: nn.Module) -> list[Any]:
     """Gather all weights of FSDP2 for good, after the last step; gives the units, none of a model without it."""
-    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    units: list[Any] = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for unit in units:
         unit.set_reshard_after_forward(False, recurse=False)
         unit.unshard()
@@ -137,10 +143,7 @@ def load_into(model: PreTrainedModel, folder: Path | str, accelerator: Accelerat
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=True)
         set_model_state_dict(model, whole, options=options)
         return
-    if (
-        accelerator.distributed_type == DistributedType.DEEPSPEED
-        and accelerator.state.deepspeed_plugin.zero_stage == 3
-    ):
+    if accelerator.distributed_type == DistributedType.DEEPSPEED and plugin_of(accelerator).zero_stage == 3:
         load_into_zero3(model, folder, accelerator)
     else:
         load_weights(model, folder)
@@ -148,7 +151,7 @@ def load_into(model: PreTrainedModel, folder: Path | str, accelerator: Accelerat
 
 def load_into_zero3(model: PreTrainedModel, folder: Path | str, accelerator: Accelerator) -> None:
     """The same where parameters are whole only inside a context of DeepSpeed's, which sends them from one process."""
-    from deepspeed.runtime.zero import GatheredParameters
+    from deepspeed.runtime.zero import GatheredParameters  # pyright: ignore[reportMissingImports]
     from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
     # from_pretrained would give a model in shards as well, and initialise their flat weights as if they were whole
@@ -156,7 +159,7 @@ def load_into_zero3(model: PreTrainedModel, folder: Path | str, accelerator: Acc
     try:
         whole = dict(complete(type(model), model, folder).named_parameters()) if accelerator.is_main_process else {}
     finally:
-        set_hf_deepspeed_config(accelerator.state.deepspeed_plugin.hf_ds_config)
+        set_hf_deepspeed_config(plugin_of(accelerator).hf_ds_config)
     for name, parameter in model.named_parameters():
         with torch.no_grad(), GatheredParameters([parameter], modifier_rank=0):
             if whole:

@@ -239,7 +239,7 @@ class SafeTrainer(Trainer):
         try:
             yield
         except Exception as error:
-            if not disk_is_full(error):
+            if not disk_is_full(error, folder):
                 raise
             shutil.rmtree(folder / ASIDE, ignore_errors=True)
             free = shutil.disk_usage(folder).free / 1e9

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import shutil
 import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ GUARD_FILE = "loss_guard.json"
 BAD_FOLDER = "bad_batches"
 # micro-batches whose median says what a usual loss is, and how many there must be before one is called unusual
 WINDOW, ENOUGH = 101, 20
+# bytes
+NEARLY_NOTHING = 1 << 20
 
 
 class RunStopped(ConfigError):
@@ -121,9 +124,12 @@ def bad_steps(folder: Path) -> int:
     return len({path.name.split("-")[1] for path in (folder / BAD_FOLDER).glob("step-*.json")})
 
 
-def disk_is_full(error: BaseException) -> bool:
-    """Whether a writer failed for lack of space; those of torch and safetensors have errors of their own."""
+def disk_is_full(error: BaseException, folder: Path) -> bool:
+    """Whether a writer into a folder failed for lack of space; torch and safetensors have errors of their own."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     words = ("No space left", "os error 28", "Disk quota exceeded", "os error 122", "PytorchStreamWriter failed")
-    return any(word in str(error) for word in words)
+    if any(word in str(error) for word in words):
+        return True
+    # what torch says of a file that could not grow tells nothing of the reason
+    return "inline_container" in str(error) and shutil.disk_usage(folder).free < NEARLY_NOTHING

@@ -329,7 +329,7 @@ def run_training(
         f"{args.max_steps:,} steps of {batch:,} examples, {epochs}; {args.schedule} schedule"
         + (f"; going on from {resume_from}" if resume_from else "")
     )
-    with stop:
+    with stop, trainer.full_disk_told():
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     # the main process may still be writing its best weights
     trainer.accelerator.wait_for_everyone()

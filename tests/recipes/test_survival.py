@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -198,8 +199,12 @@ def fails_at_step_4(save, error):
     return write
 
 
-def test_other_errors_of_writers_are_not_called_a_full_disk():
-    assert not disk_is_full(OSError(errno.EACCES, "Permission denied"))
+def test_other_errors_of_writers_are_not_called_a_full_disk(tmp_path, monkeypatch):
+    broken = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 101440 vs 101332")
+    assert not disk_is_full(OSError(errno.EACCES, "Permission denied"), tmp_path)
+    assert not disk_is_full(broken, tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    assert disk_is_full(broken, tmp_path)
 
 
 def test_checkpoints_appear_whole_or_not_at_all(tmp_path, monkeypatch):
