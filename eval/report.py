@@ -13,9 +13,6 @@ from PIL import Image
 from openpali.eval.drawing import PREDICTED_COLOUR, TRUE_COLOUR, draw_comparison
 from openpali.eval.evaluate_task import Examples, TaskResult
 
-SHARES = ("exact_match", "count_accuracy", "f1", "precision", "recall", "map", "map50", "mean_iou")
-SHARES += ("cumulative_iou", "box_accuracy_50", "box_accuracy_75", "invalid")
-"""Metrics in [0, 1] that are shown as per cent; others are shown as they are."""
 LONGEST = 640  # pixels; larger pictures are reduced, so that the page stays small
 
 
@@ -122,12 +119,19 @@ def data_uri(image: Image.Image) -> str:
 
 def show_value(value: float, key: str) -> str:
     """A metric as a reader wants it."""
-    if key in SHARES:
-        return f"{100 * value:.1f} %"
-    return f"{value:.0f}" if key == "examples" else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+    if key == "examples":
+        return f"{value:.0f}"
+    # CIDEr is a hundred times a number that is no share
+    return f"{value:.1f}" if is_cider(key) else f"{100 * value:.1f} %"
+
+
+def is_cider(key: str) -> bool:
+    """Whether a metric is CIDEr, of all captions or of those of a type; every other one is a share."""
+    return "cider" in key.split("_")
 
 
 NAMES = {"f1": "F1", "map": "mAP", "map50": "mAP 50", "iou": "IoU", "cider": "CIDEr"}
+NAMES |= {"anls": "ANLS", "bleu": "BLEU", "rouge": "ROUGE", "l": "L"}
 
 
 def show_name(key: str) -> str:
@@ -196,7 +200,7 @@ def validation_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def points(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
     """Steps and values of the lines that have the key; validation scores as per cent, which CIDEr is already."""
-    scale = 100.0 if key.startswith("eval_") and not key.endswith("cider") else 1.0
+    scale = 100.0 if key.startswith("eval_") and not is_cider(key) else 1.0
     pairs = [(float(row["step"]), scale * float(row[key])) for row in rows if key in row]
     return [step for step, _ in pairs], [value for _, value in pairs]
 

@@ -188,7 +188,7 @@ def test_large_pictures_are_reduced(tmp_path):
         (0.634, "exact_match", "63.4 %"),
         (500.0, "examples", "500"),
         (112.34, "cider", "112.3"),
-        (0.5, "other", "0.500"),
+        (0.5, "other", "50.0 %"),
         (0.5, "mean_iou", "50.0 %"),
     ],
 )
