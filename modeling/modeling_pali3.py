@@ -28,7 +28,7 @@ from .modeling_pali3_encoder import (
     Pali3PreTrainedModel,
     without_return_dict,
 )
-from .token_loss import IGNORE_INDEX, per_example_loss
+from .token_loss import IGNORE_INDEX, example_losses
 
 
 @dataclass
@@ -60,6 +60,7 @@ class Pali3Seq2SeqLMOutput(ModelOutput):
     encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
     encoder_attentions: tuple[torch.Tensor, ...] | None = None
     image_hidden_states: torch.Tensor | None = None
+    example_losses: torch.Tensor | None = None
 
 
 class Pali3Model(Pali3PreTrainedModel):
@@ -316,7 +317,8 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
             **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`.
 
         Returns:
-            `loss`: float[], mean over examples of the mean token loss; `logits`: float[B, T, V].
+            `loss`: float[], mean over examples of the mean token loss; `example_losses`: float[B], without gradient;
+            `logits`: float[B, T, V].
         """
         if labels is not None:
             use_cache = False if use_cache is None else use_cache
@@ -337,17 +339,19 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
             **without_return_dict(kwargs),
         )
         hidden_states = outputs.last_hidden_state * self.output_scale
-        loss = logits = None
+        losses = logits = None
         if labels is not None:
             smoothing = self.config.label_smoothing if label_smoothing is None else label_smoothing
-            loss = per_example_loss(hidden_states, self.lm_head.weight, labels, smoothing, self.softcap)
+            losses = example_losses(hidden_states, self.lm_head.weight, labels, smoothing, self.softcap)
         if output_logits or (output_logits is None and labels is None):
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden_states[:, keep])
             if self.softcap is not None:
                 logits = self.softcap * torch.tanh(logits / self.softcap)
         fields = {key: value for key, value in outputs.items() if key != "last_hidden_state"}
-        return Pali3Seq2SeqLMOutput(loss=loss, logits=logits, **fields)
+        if losses is not None:
+            fields |= {"loss": losses.mean(), "example_losses": losses.detach()}
+        return Pali3Seq2SeqLMOutput(logits=logits, **fields)
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs) -> None:
         """Caches are as deep as the decoder, which Transformers takes to be as deep as T5's encoder. T5Gemma's decoder

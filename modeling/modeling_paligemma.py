@@ -12,6 +12,7 @@ Two fields of the configuration, which stock checkpoints lack, choose the papers
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,11 +28,18 @@ from transformers.utils import can_return_tuple
 
 from .configuration_pali3 import vision_config_of
 from .configuration_paligemma import paligemma_config
-from .token_loss import IGNORE_INDEX, per_example_loss
+from .token_loss import IGNORE_INDEX, example_losses
 
 ATTENTIONS = ("eager", "sdpa", "flex_attention")
 # of the rows of new tokens (PaliGemma, section 3.1); averages of the others are ahead for a thousand steps only
 NEW_TOKEN_STD = 0.02
+
+
+@dataclass
+class PaliGemmaOutput(stock.PaliGemmaCausalLMOutputWithPast):
+    """Transformers' output, and the loss of each example."""
+
+    example_losses: torch.Tensor | None = None
 
 
 class PaliGemmaProjector(stock.PaliGemmaMultiModalProjector):
@@ -192,7 +200,8 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`.
 
         Returns:
-            `loss`: float[], mean over examples of the mean token loss; `logits`: float[B, L, V].
+            `loss`: float[], mean over examples of the mean token loss; `example_losses`: float[examples], without
+            gradient; `logits`: float[B, L, V].
 
         Raises:
             ValueError: labels without `token_type_ids`, or with a cache, or with an attention back-end that cannot
@@ -227,8 +236,10 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             inputs_embeds=embeds, attention_mask=mask, position_ids=position_ids, use_cache=False, **kwargs
         )
         hidden = outputs.last_hidden_state
-        return stock.PaliGemmaCausalLMOutputWithPast(
-            loss=None if labels is None else self.loss(hidden, labels, sequence_ids, label_smoothing),
+        losses = None if labels is None else self.losses(hidden, labels, sequence_ids, label_smoothing)
+        return PaliGemmaOutput(
+            loss=None if losses is None else losses.mean(),
+            example_losses=None if losses is None else losses.detach(),
             logits=self.logits(hidden, logits_to_keep, labels is None, output_logits),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
@@ -298,17 +309,17 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             return full if config.model_type == "gemma" else {"full_attention": full}
         return {"full_attention": full, "sliding_attention": create_sliding_window_causal_mask(**options)}
 
-    def loss(
+    def losses(
         self,
         hidden: torch.Tensor,
         labels: torch.Tensor,
         sequence_ids: torch.Tensor | None,
         label_smoothing: float | None,
     ) -> torch.Tensor:
-        """float[]; see `forward` for the arguments."""
+        """float[examples]; see `forward` for the arguments."""
         epsilon = option(self.config, "label_smoothing", 0.0) if label_smoothing is None else label_smoothing
         aligned = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
-        return per_example_loss(hidden, self.lm_head.weight, aligned, epsilon, example_ids=sequence_ids)
+        return example_losses(hidden, self.lm_head.weight, aligned, epsilon, example_ids=sequence_ids)
 
     def logits(
         self, hidden: torch.Tensor, logits_to_keep: int | torch.Tensor, by_default: bool, output_logits: bool | None

@@ -23,7 +23,19 @@ def per_example_loss(
     softcap: float | None = None,
     example_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean over the batch of each example's mean token loss.
+    """Mean over the batch of each example's mean token loss, float[]; arguments as of `example_losses`."""
+    return example_losses(hidden_states, weight, labels, label_smoothing, softcap, example_ids).mean()
+
+
+def example_losses(
+    hidden_states: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    label_smoothing: float = 0.0,
+    softcap: float | None = None,
+    example_ids: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean token loss of each example.
 
     Args:
         hidden_states: float[B, L, D], position i predicts `labels[:, i]` (already aligned, no shift here).
@@ -35,7 +47,7 @@ def per_example_loss(
             one example a row when left out.
 
     Returns:
-        float[], differentiable. An example without any label adds zero and still counts in the batch.
+        float[examples], differentiable; 0 of an example without any label.
     """
     supervised = labels != IGNORE_INDEX
     token_losses = token_cross_entropy(hidden_states[supervised], weight, labels[supervised], label_smoothing, softcap)
@@ -45,7 +57,7 @@ def per_example_loss(
         examples = int(example_ids.max()) + 1
     owners = example_ids[supervised]
     tokens = torch.bincount(owners, minlength=examples)[owners]
-    return (token_losses / (tokens * examples)).sum()
+    return token_losses.new_zeros(examples).index_add(0, owners, token_losses / tokens)
 
 
 def token_cross_entropy(
@@ -61,8 +73,8 @@ def token_cross_entropy(
         hidden_states: float[N, D].
         weight: float[V, D].
         targets: int[N], each in [0, V).
-        label_smoothing: see `per_example_loss`.
-        softcap: see `per_example_loss`.
+        label_smoothing: see `example_losses`.
+        softcap: see `example_losses`.
 
     Returns:
         float[N], in float32 at least.

@@ -1,4 +1,4 @@
-"""How many examples of each line of a mixture were trained on."""
+"""How many examples of each line of a mixture were trained on, and at what loss."""
 
 import json
 import random
@@ -19,7 +19,7 @@ from openpali.recipes.callbacks import read_log
 from openpali.recipes.run_folder import LOG_FILE
 
 LINE = "line"
-SEEN = "seen_"
+SEEN, LOSS = "seen_", "loss_"
 
 
 class NumberedTask:
@@ -58,9 +58,11 @@ class NumberedCollator:
 
 
 class MixtureLog(TrainerCallback):
-    """Counts the examples of each line over all processes, for `logs.jsonl` and a table at the end.
+    """Examples and losses of each line over all processes, for `logs.jsonl` and a table at the end.
 
     Attributes:
+        losses, recent: float[lines] and int64[lines], sum of the examples' losses and number of examples since the
+            last log line, of this process.
         seen: int64[lines], of this process since the run began or went on; on the main process with what
             `logs.jsonl` says of the time before.
     """
@@ -68,14 +70,17 @@ class MixtureLog(TrainerCallback):
     def __init__(self, rows: Sequence[MixtureRow], run: RunArguments):
         self.rows, self.run = rows, run
         self.seen = torch.zeros(len(rows), dtype=torch.int64)
+        self.recent, self.losses = torch.zeros_like(self.seen), torch.zeros(len(rows))
 
     def loss(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         """The model's loss; counts the batch, on its device so that nothing waits for it."""
         lines = inputs[LINE]
-        loss = model(**{key: value for key, value in inputs.items() if key != LINE}).loss
-        # only now, since a pass that memory has ended is tried again in parts
-        self.seen = self.seen.to(lines.device) + torch.bincount(lines, minlength=len(self.rows))
-        return loss
+        outputs = model(**{key: value for key, value in inputs.items() if key != LINE})
+        counts = torch.bincount(lines, minlength=len(self.rows))
+        sums = torch.bincount(lines, outputs.example_losses.float(), minlength=len(self.rows))
+        self.seen, self.recent = self.seen.to(lines.device) + counts, self.recent.to(lines.device) + counts
+        self.losses = self.losses.to(lines.device) + sums
+        return outputs.loss
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -94,27 +99,29 @@ class MixtureLog(TrainerCallback):
         """One JSON line whenever the Trainer logs its loss, and with every checkpoint."""
         if not control.should_log:
             return
-        counts = self.total()
+        seen, recent, losses = self.summed(self.seen), self.summed(self.recent), self.summed(self.losses)
+        self.recent, self.losses = torch.zeros_like(self.recent), torch.zeros_like(self.losses)
         if state.is_world_process_zero:
-            row: dict[str, Any] = {"step": state.global_step}
+            row: dict[str, Any] = {"step": state.global_step} | {self.key(i): n for i, n in enumerate(seen)}
+            row |= {LOSS + line.name: s / n for line, s, n in zip(self.rows, losses, recent) if n}
             with (self.run.folder / LOG_FILE).open("a") as file:
-                file.write(json.dumps(row | {self.key(i): count for i, count in enumerate(counts)}) + "\n")
+                file.write(json.dumps(row) + "\n")
 
     def key(self, line: int) -> str:
         """Of a line's count in `logs.jsonl`."""
         return SEEN + self.rows[line].name
 
-    def total(self) -> list[int]:
-        """Examples of each line, of all processes."""
-        counts = self.seen.clone()
+    def summed(self, values: torch.Tensor) -> list[Any]:
+        """Over all processes."""
+        values = values.clone()
         if self.run.world_size > 1:
-            counts = counts.to(self.run.device)
-            torch.distributed.all_reduce(counts)
-        return counts.tolist()
+            values = values.to(self.run.device)
+            torch.distributed.all_reduce(values)
+        return values.tolist()
 
     def tell(self) -> None:
         """The table: what was expected of each line, and what it was."""
-        for row, count in zip(self.rows, self.total()):
+        for row, count in zip(self.rows, self.summed(self.seen)):
             self.run.say(f"{row.name:<20} {row.expected_examples:>14,.0f} examples expected {count:>14,} seen")
 
 

@@ -9,7 +9,7 @@ from tiny_paligemma import tiny_paligemma, tiny_paligemma_processor
 
 from openpali.modeling import modeling_paligemma
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
-from openpali.modeling.token_loss import per_example_loss
+from openpali.modeling.token_loss import example_losses
 from openpali.scripts.convert_big_vision import convert
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -25,9 +25,9 @@ def the_references_vocabulary(monkeypatch):
     """Converted tables have rows for the image token and for padding, which the reference's softmax lacks."""
 
     def loss(hidden, weight, *args, **kwargs):
-        return per_example_loss(hidden, weight[:VOCABULARY], *args, **kwargs)
+        return example_losses(hidden, weight[:VOCABULARY], *args, **kwargs)
 
-    monkeypatch.setattr(modeling_paligemma, "per_example_loss", loss)
+    monkeypatch.setattr(modeling_paligemma, "example_losses", loss)
 
 
 @pytest.fixture(scope="module")

@@ -122,9 +122,18 @@ def test_examples_of_every_line_are_counted(stages, family):
         rows = [row for row in read_log(folder / "logs.jsonl") if "seen_what" in row]
         assert [row["step"] for row in rows] == list(range(2, steps + 1, 2))
         for row in rows:
-            assert sum(value for key, value in row.items() if key != "step") == 4 * row["step"]
+            seen = {key: value for key, value in row.items() if key.startswith("seen_")}
+            assert sum(seen.values()) == 4 * row["step"]
             # two lines of one task are told apart
-            assert set(row) == {"step", "seen_what", "seen_caption", "seen_colour", "seen_ocr"}
+            assert set(seen) == {"seen_what", "seen_caption", "seen_colour", "seen_ocr"}
+        # batches are equally large: their mean loss is that of the lines, by their examples
+        losses = {row["step"]: row["loss"] for row in read_log(folder / "logs.jsonl") if "loss" in row}
+        before = dict.fromkeys(rows[0], 0)
+        for row in rows:
+            lines = [key.removeprefix("loss_") for key in row if key.startswith("loss_")]
+            total = sum(row[f"loss_{line}"] * (row[f"seen_{line}"] - before[f"seen_{line}"]) for line in lines)
+            assert total / 8 == pytest.approx(losses[row["step"]], rel=1e-3)
+            before = row
 
 
 def test_a_new_paligemmas_projector_adds_nothing_and_the_tower_is_stage_0s(vision):

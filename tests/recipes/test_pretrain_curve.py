@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from openpali.recipes.callbacks import read_log
 from openpali.recipes.config_file import ConfigError
 from openpali.recipes.mixture_log import MixtureLog
 from openpali.recipes.optimization import schedule
@@ -106,7 +107,7 @@ def test_a_slow_component_rises_under_the_schedule_of_all(tmp_path):
 
 class Counted(torch.nn.Module):
     def forward(self, x):
-        return SimpleNamespace(loss=x.sum())
+        return SimpleNamespace(loss=x.mean(), example_losses=x)
 
 
 def test_a_resumed_run_counts_on_from_its_checkpoint(tmp_path):
@@ -118,8 +119,8 @@ def test_a_resumed_run_counts_on_from_its_checkpoint(tmp_path):
         state: Any = SimpleNamespace(global_step=begin, is_world_process_zero=True)
         log.on_train_begin(run, state, yes)
         for step in range(begin, end):
-            batch = {"x": torch.ones(2), "line": torch.tensor([0, step % 2, 1])}
-            assert log.loss(Counted(), batch) == 2
+            batch = {"x": torch.tensor([1.0, 2.0, 6.0]), "line": torch.tensor([0, step % 2, 1])}
+            assert log.loss(Counted(), batch) == 3
             assert "line" in batch
             state.global_step = step + 1
             log.on_step_end(run, state, yes)
@@ -129,7 +130,9 @@ def test_a_resumed_run_counts_on_from_its_checkpoint(tmp_path):
     # steps after the checkpoint are dropped from the log by RunLog; here they are passed over
     resumed = MixtureLog(rows, run)
     train(resumed, 2, 4)
-    assert resumed.total() == whole.total() == [6, 6]
+    assert resumed.summed(resumed.seen) == whole.summed(whole.seen) == [6, 6]
+    logged = [row for row in read_log(run.folder / "logs.jsonl") if row["step"] in (1, 2)]
+    assert [(row["loss_a"], row["loss_b"]) for row in logged[:2]] == [(1.5, 6.0), (1.0, 4.0)]
     no: Any = SimpleNamespace(should_log=False)
     before = (run.folder / "logs.jsonl").read_text()
     resumed.on_step_end(run, SimpleNamespace(global_step=9), no)  # pyright: ignore[reportArgumentType]
