@@ -1,4 +1,4 @@
-"""The table of engines in docs/engines.md, in about three minutes on two cores.
+"""The table of engines in docs/engines.md, in some minutes on two cores.
 
     OMP_NUM_THREADS=1 python tests/engines/engines_table.py
 

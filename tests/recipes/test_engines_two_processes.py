@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from openpali import Pali3ForConditionalGeneration
+
 sys.path.append(str(Path(__file__).parents[1] / "engines"))
 
+from engine_run import parts
 from engines_table import apart, difference, losses, run, scores, weights
 
 SHORT = {"max_steps": 7, "save_steps": 3, "eval_steps": 3, "save_total_limit": 3}
@@ -32,6 +35,16 @@ def test_killed_and_resumed_equals_one_process(engine, one_process, tmp_path):
     for folder in (".", "checkpoint-6", "best"):
         # Adam makes large steps of gradients that are nearly zero
         assert apart(weights("pali3", one_process / folder), weights("pali3", killed / folder)) < 1e-3
+
+    # the weights that were best, as any user would load them, score as they did in their shards
+    assert loaded_score(killed) == pytest.approx(max(score for score, _ in scores(killed)), abs=1e-5)
+
+
+def loaded_score(folder: Path) -> float:
+    _, data, collate = parts("pali3")
+    model = Pali3ForConditionalGeneration.from_pretrained(folder).eval()
+    with torch.no_grad():
+        return -model(**collate([data[i] for i in range(4)])).loss.item()
 
 
 def test_weights_that_differ_are_seen(one_process):
