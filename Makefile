@@ -4,7 +4,7 @@ BIN := .venv/bin
 JOBS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup links test lint demo nano data36 encoders mask-vqvae located bench bench-gpu clean
+.PHONY: help setup links test lint demo nano data36 encoders test-engines ten-kills mask-vqvae located bench bench-gpu clean
 
 help:
 	@echo "make demo   train a small PaLI-3 on the built-in pictures and open its report"
@@ -15,6 +15,7 @@ help:
 	@echo "make encoders   SigLIP and its classification rival on them, in about forty minutes"
 	@echo "make test   run the tests          make lint   ruff and pyright"
 	@echo "make bench  speed and memory ratios   make bench-gpu  a GPU's training steps"
+	@echo "make test-engines   DDP, FSDP2 and ZeRO against one process   make ten-kills  a run that is killed ten times"
 	@echo "make clean  remove what the other targets made"
 
 .venv/ready: setup.cfg pyproject.toml constraints.txt
@@ -35,6 +36,22 @@ links:
 
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -q tests
+
+# every engine against one process, on the CPU; DeepSpeed lies apart, since its import would slow down every other test
+ENGINES := PYTHONPATH=$(CURDIR)/.venv/engines PATH="$(CURDIR)/.venv/engines/bin:$$PATH" DS_ACCELERATOR=cpu
+DEEPSPEED := deepspeed einops hjson msgpack ninja py-cpuinfo pydantic pydantic-core annotated-types typing-inspection psutil
+
+.venv/engines/ready: .venv/ready
+	$(BIN)/pip install --quiet --no-deps --target .venv/engines -c constraints.txt $(DEEPSPEED)
+	$(ENGINES) $(BIN)/python -c "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder as B; B().load()"
+	touch $@
+
+test-engines: .venv/engines/ready
+	$(ENGINES) OMP_NUM_THREADS=1 $(BIN)/python tests/engines/engines_table.py
+
+# a run of two processes, killed ten times at random moments, against the same one left alone
+ten-kills: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python tests/recipes/ten_kills.py
 
 lint: .venv/ready links
 	$(BIN)/ruff check .
