@@ -6,7 +6,7 @@ from transformers import AutoConfig, SiglipVisionConfig, T5Config
 from openpali import Pali3Config, Pali3ForConditionalGeneration
 from openpali.modeling.configuration_pali3 import PRESETS
 
-NAMES = [path.stem.removeprefix("pali3-") for path in sorted(PRESETS.glob("*.yaml"))]
+NAMES = [path.stem.removeprefix("pali3-") for path in sorted(PRESETS.glob("pali3-*.yaml"))]
 
 
 def parameters(config: Pali3Config) -> dict[str, int]:

@@ -42,8 +42,6 @@ def test_loss_and_gradients_are_those_of_the_unpacked_batch(processor, kind, bac
 
 
 def test_flex_attention_packs_alike(processor):
-    # what other tests have compiled makes this one's shapes dynamic, which this compiler cannot lower
-    torch.compiler.reset()
     packed = Collator(processor, pack_length=40)(EXAMPLES)
     with torch.no_grad():
         flex, eager = (
