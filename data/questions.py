@@ -87,3 +87,19 @@ def object_question(kind: str, language: str, *things: str, comma: str = ", ") -
     if template is None:
         return question(kind, language, thing=things[0])
     return template.format(thing=comma.join(things), things=comma.join(things))
+
+
+class CountedApart:
+    """Tasks of questions whose `kinds` may be those of counting alone."""
+
+    kinds: tuple[str, ...]
+
+    @property
+    def metric(self) -> str:
+        """Counts have a metric of their own; every other answer is right or wrong."""
+        return "count_accuracy" if self.kinds == ("count",) else "exact_match"
+
+    @property
+    def metric_key(self) -> str:
+        """The share of right answers."""
+        return self.metric

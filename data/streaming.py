@@ -8,6 +8,7 @@ that goes on from a state reads again the few hundred undecoded samples that it 
 import hashlib
 import json
 import random
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -188,13 +189,13 @@ class ExampleStream(IterableDataset[Example]):
             raise ValueError(f"process {rank} of {world_size}")
         self.rank, self.world_size = rank, world_size
 
+    @abstractmethod
     def cursor(self, reader: Reader) -> Cursor:
         """The examples of one reader."""
-        raise NotImplementedError
 
+    @abstractmethod
     def digest(self) -> str:
         """Says whether two streams are of the same data in the same order."""
-        raise NotImplementedError
 
     def __iter__(self) -> Examples:
         info = get_worker_info()

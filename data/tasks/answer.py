@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Example
-from openpali.data.questions import Asked, several
+from openpali.data.questions import Asked, CountedApart, several
 from openpali.data.sources.phrases import KINDS, colour_word, phrases, position_word, question
 
 ABSENT = 0.2
@@ -16,7 +16,7 @@ ABSENT = 0.2
 
 
 @dataclass(frozen=True)
-class Answer:
+class Answer(CountedApart):
     """Questions on the built-in pictures, with a word, a number or a place as the answer.
 
     Attributes:
@@ -40,16 +40,6 @@ class Answer:
             raise ValueError(f"{chosen}: give at least one of each; kinds are {', '.join(KINDS)}.")
         for language in (*self.languages, self.answer_language or "en"):
             phrases(language)
-
-    @property
-    def metric(self) -> str:
-        """Counts have a metric of their own; every other answer is right or wrong."""
-        return "count_accuracy" if self.kinds == ("count",) else "exact_match"
-
-    @property
-    def metric_key(self) -> str:
-        """The share of right answers."""
-        return self.metric
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
         """A question of a random kind among those that the scene allows."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from openpali.data.example import Example
 from openpali.data.objects import reading_order
-from openpali.data.questions import OBJECT_KINDS, Asked, object_phrases, object_question, several
+from openpali.data.questions import OBJECT_KINDS, Asked, CountedApart, object_phrases, object_question, several
 from openpali.data.sources.phrases import phrases
 
 ABSENT = 0.2
@@ -19,7 +19,7 @@ _COMMAS = re.compile(r"\s*[,،、]\s*")
 
 
 @dataclass(frozen=True)
-class ObjectAware:
+class ObjectAware(CountedApart):
     """Questions on records with `objects`, in the four forms of PaLI and PaliGemma.
 
     "What objects are in the image?", "Is {thing} in the image?", "Which of {thing}, {thing} are in the image?" and
@@ -51,16 +51,6 @@ class ObjectAware:
             object_phrases(language)
         if self.things and len({*self.languages, self.answer_language or self.languages[0]}) > 1:
             raise ValueError("things are names in one language: ask and answer in that one, or leave them out")
-
-    @property
-    def metric(self) -> str:
-        """Counts have a metric of their own; every other answer is right or wrong."""
-        return "count_accuracy" if self.kinds == ("count",) else "exact_match"
-
-    @property
-    def metric_key(self) -> str:
-        """The share of right answers."""
-        return self.metric
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
         """A question of a random kind among those that the record allows."""

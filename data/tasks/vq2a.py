@@ -8,7 +8,7 @@ from openpali.data.caption_questions import KINDS as ENGLISH_KINDS
 from openpali.data.caption_questions import caption_questions
 from openpali.data.captions import captions_in, counted
 from openpali.data.example import Example
-from openpali.data.questions import Asked, object_phrases, object_question, several
+from openpali.data.questions import Asked, CountedApart, object_phrases, object_question, several
 from openpali.data.sources.phrases import caption, phrases, question
 
 KINDS = (*ENGLISH_KINDS, "presence", "besides")
@@ -17,7 +17,7 @@ _Pair = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Vq2a:
+class Vq2a(CountedApart):
     """Questions that a caption answers, for records that have `captions`.
 
     The captions of the built-in pictures, and of any record that names its `objects` in the same form, are read in 14
@@ -44,16 +44,6 @@ class Vq2a:
             raise ValueError(f"{chosen}: give at least one of each; kinds are {', '.join(KINDS)}.")
         for language in (*self.languages, self.answer_language or "en"):
             object_phrases(language)
-
-    @property
-    def metric(self) -> str:
-        """Counts have a metric of their own; every other answer is right or wrong."""
-        return "count_accuracy" if self.kinds == ("count",) else "exact_match"
-
-    @property
-    def metric_key(self) -> str:
-        """The share of right answers."""
-        return self.metric
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
         """A question of a random kind among those that a caption answers."""
