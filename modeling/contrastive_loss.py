@@ -134,11 +134,13 @@ def _keys(
 
 
 def _together(image_keys: torch.Tensor, text_keys: torch.Tensor) -> torch.Tensor:
-    """bool[n, m]: whether image and text belong together."""
-    found = torch.zeros(len(image_keys), len(text_keys), dtype=torch.bool, device=text_keys.device)
-    for keys in image_keys.unbind(1):
-        found |= keys[:, None] == text_keys
-    return found
+    """bool[n, m]: which texts have one of a picture's keys; by bisection, since a picture may have hundreds."""
+    ordered = text_keys.sort().values
+    # where in order a key stands; equal texts share the place of the first of them
+    place = torch.searchsorted(ordered, image_keys).clamp_(max=len(ordered) - 1)
+    found = torch.zeros(len(image_keys), len(ordered), dtype=torch.uint8, device=text_keys.device)
+    found.scatter_reduce_(1, place, (ordered[place] == image_keys).to(torch.uint8), "amax")
+    return found[:, torch.searchsorted(ordered, text_keys)].bool()
 
 
 def _slices(images: torch.Tensor, texts: torch.Tensor, chunk_size: int | None) -> Iterator[slice]:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -154,6 +155,7 @@ def padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
     return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=-1)
 
 
+@lru_cache(maxsize=2**17)
 def text_key(text: str) -> int:
     """A number that only this text has, for practical purposes; the same on every machine."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) >> 1
