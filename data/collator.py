@@ -7,6 +7,8 @@ from openpali.data.example import Example
 from openpali.data.packing import pack, packed_batch
 from openpali.data.preprocess import with_fast_images
 
+LIMITS = ("max_length", "suffix_max_length")
+
 
 class Collator:
     """Turns examples into the inputs of the model, and the labels unless it is for generation."""
@@ -26,8 +28,9 @@ class Collator:
 
         Args:
             processor: of PaLI-3 or PaliGemma; what it says of attention (`prefix_attention`) holds for its batches.
-            max_length: most tokens of the text prompt; the processor cuts, warns and counts what is longer.
-            suffix_max_length: most tokens of the target, likewise.
+            max_length: most tokens of the text prompt; the processor cuts, warns and counts what is longer. An Example
+                may have a limit of its own, `meta["max_length"]`.
+            suffix_max_length: most tokens of the target, likewise, or `meta["suffix_max_length"]`.
             generation: leave the suffix out.
             padding_side: `left` or `right`; by default the processor's own choice.
             loss_on_prefix: supervise the prefix as well, an ablation of PaliGemma.
@@ -59,9 +62,17 @@ class Collator:
             text=[example.prefix for example in examples],
             **form,
             **targets,
-            **self.options,
+            **(self.options | self.own_limits(examples)),
         )
         return self.packed(batch, examples, self.pack_length) if self.pack_length else batch
+
+    def own_limits(self, examples: Sequence[Example]) -> dict[str, list[int | None]]:
+        """Limits of each text, where an Example has its own."""
+        return {
+            option: [example.meta.get(option, self.options.get(option)) for example in examples]
+            for option in LIMITS
+            if any(option in example.meta for example in examples)
+        }
 
     def packed(self, batch: Any, examples: Sequence[Example], pack_length: int) -> Any:
         """The examples in as few rows as they fit in; all of them are in the batch, whatever its number of rows."""

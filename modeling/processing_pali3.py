@@ -18,6 +18,8 @@ from .processing_texts import (
     LOCATION_TOKENS,
     SEGMENTATION_TOKENS,
     PrefixSuffixProcessor,
+    limit_of_each,
+    longest_limit,
     without_limits,
 )
 from .token_loss import IGNORE_INDEX
@@ -39,7 +41,8 @@ CHAT_TEMPLATE = (
 class Pali3TextKwargs(TextKwargs, total=False):
     """Text options: `max_length` bounds the prefix, `suffix_max_length` the suffix, both in tokens."""
 
-    suffix_max_length: int | None
+    max_length: int | Sequence[int | None] | None
+    suffix_max_length: int | Sequence[int | None] | None
 
 
 class Pali3ProcessorKwargs(ProcessingKwargs, total=False):
@@ -125,7 +128,8 @@ class Pali3Processor(PrefixSuffixProcessor):
             videos: as `images`, with a list of frames for each text; frames are read as pictures, in order.
             **kwargs: `return_tensors`, `padding` (default: to the longest; `"max_length"`: to the limits below),
                 `padding_side` (of the prefix), `max_length` (of the prefix, pictures not counted),
-                `suffix_max_length`, and the image processor's options.
+                `suffix_max_length`, and the image processor's options. Both limits are a number, or one for each
+                text.
 
         Returns:
             `pixel_values`: float[total_images, 3, H, W] in [-1, 1], `input_ids` and `attention_mask`:
@@ -145,7 +149,7 @@ class Pali3Processor(PrefixSuffixProcessor):
             data["pixel_values"] = self.image_processor(flat, **options["images_kwargs"])["pixel_values"]
         prefixes = self._encode_prefixes(texts, [len(pictures) for pictures in nested], text_options)
         pictures = max((row.count(self.image_token_id) for row in prefixes), default=0)
-        limit = text_options.get("max_length")
+        limit = longest_limit(text_options.get("max_length"))
         full = None if limit is None else limit + pictures
         padded = self.pad_rows(prefixes, self.tokenizer.pad_token_id, text_options, full)
         data["input_ids"] = padded
@@ -158,7 +162,8 @@ class Pali3Processor(PrefixSuffixProcessor):
         if suffixes is not None:
             limit = text_options.get("suffix_max_length")
             targets = self.encode_suffixes(suffixes, limit)
-            data["labels"] = self.pad_rows(targets, IGNORE_INDEX, text_options | {"padding_side": "right"}, limit)
+            full, options_right = longest_limit(limit), text_options | {"padding_side": "right"}
+            data["labels"] = self.pad_rows(targets, IGNORE_INDEX, options_right, full)
         return BatchFeature(data, tensor_type=text_options.get("return_tensors"))
 
     def _encode_prefixes(
@@ -168,8 +173,8 @@ class Pali3Processor(PrefixSuffixProcessor):
         marked = [self.marked(text, count) for text, count in zip(texts, picture_counts)]
         add_special_tokens = options.get("add_special_tokens", True)
         encoded = self.tokenizer(marked, add_special_tokens=add_special_tokens)["input_ids"]
-        limit = options.get("max_length")
-        return [self.expand_placeholders(self._truncate_prefix(ids, limit)) for ids in encoded]
+        limits = limit_of_each(options.get("max_length"), len(encoded))
+        return [self.expand_placeholders(self._truncate_prefix(ids, limit)) for ids, limit in zip(encoded, limits)]
 
     def _truncate_prefix(self, ids: list[int], limit: int | None) -> list[int]:
         """Cut text tokens from the end, keeping pictures and the end token."""

@@ -19,7 +19,10 @@ from .processing_texts import (
     IMAGE_TOKEN,
     LOCATION_TOKENS,
     SEGMENTATION_TOKENS,
+    Limit,
     PrefixSuffixProcessor,
+    limit_of_each,
+    longest_limit,
     without_limits,
 )
 from .token_loss import IGNORE_INDEX
@@ -35,7 +38,8 @@ class PaliGemmaTextKwargs(TextKwargs, total=False):
     `loss_on_prefix` makes labels of the prefix as well (an ablation).
     """
 
-    suffix_max_length: int | None
+    max_length: int | Sequence[int | None] | None
+    suffix_max_length: int | Sequence[int | None] | None
     loss_on_prefix: bool
 
 
@@ -119,6 +123,7 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
             **kwargs: `return_tensors`, `padding` (default: to the longest; `"max_length"`: to the limits below),
                 `padding_side` (right with a suffix, left without), `max_length` (of BOS, prefix and separator,
                 pictures not counted), `suffix_max_length`, `loss_on_prefix`, and the image processor's options.
+                Both limits are a number, or one for each text.
 
         Returns:
             `pixel_values`: float[total_images, 3, H, W] in [-1, 1]; `input_ids`, `attention_mask` (0 on padding),
@@ -144,7 +149,7 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         targets = [[] for _ in texts] if suffixes is None else self.encode_suffixes(suffixes, limits[1])
         rows = [prefix + target for prefix, target in zip(prefixes, targets)]
         pictures = max((row.count(self.image_token_id) for row in rows), default=0)
-        full = pictures + sum(limit or 0 for limit in limits)
+        full = pictures + sum(longest_limit(limit) or 0 for limit in limits)
         data["input_ids"] = self.pad_rows(rows, self.tokenizer.pad_token_id, text_options, full)
         data["attention_mask"] = self.pad_rows([[1] * len(row) for row in rows], 0, text_options, full)
         types = [self.types(prefix) + [1] * len(target) for prefix, target in zip(prefixes, targets)]
@@ -155,13 +160,13 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
             data["labels"] = self.pad_rows(labels, IGNORE_INDEX, text_options, full)
         return BatchFeature(data, tensor_type=text_options.get("return_tensors"))
 
-    def encode_prefixes(self, texts: Sequence[str], limit: int | None) -> list[list[int]]:
+    def encode_prefixes(self, texts: Sequence[str], limits: Limit) -> list[list[int]]:
         """Token ids of images, BOS, prefix and separator, in this order; BOS is behind the last image."""
         cuts = [t.rfind(self.image_token) + len(self.image_token) if self.image_token in t else 0 for t in texts]
         pieces = [piece for text, cut in zip(texts, cuts) for piece in (text[:cut], text[cut:])]
         encoded, end = self.encode_all(pieces), self.encode(SEPARATOR)
         rows = []
-        for head, words in zip(encoded[::2], encoded[1::2]):
+        for head, words, limit in zip(encoded[::2], encoded[1::2], limit_of_each(limits, len(texts))):
             length = 1 + len(words) + len(end)
             if limit is not None and length > limit:
                 self.count_truncation("prefix", length, limit)

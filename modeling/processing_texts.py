@@ -18,6 +18,9 @@ IMAGE_TOKEN = "<image>"
 LOCATION_TOKENS = [f"<loc{i:04d}>" for i in range(1024)]
 SEGMENTATION_TOKENS = [f"<seg{i:03d}>" for i in range(128)]
 
+# tokens of each text: one number for all, or one for each
+Limit = int | Sequence[int | None] | None
+
 
 class PrefixSuffixProcessor(ProcessorMixin):
     """Base of the processors.
@@ -102,10 +105,11 @@ class PrefixSuffixProcessor(ProcessorMixin):
             expanded.extend([token] * (self.image_seq_length if token == self.image_token_id else 1))
         return expanded
 
-    def encode_suffixes(self, suffixes: list[str], limit: int | None) -> list[list[int]]:
+    def encode_suffixes(self, suffixes: list[str], limits: Limit) -> list[list[int]]:
         """Token ids of each suffix and its end token."""
         encoded = []
-        for ids in self.tokenizer(suffixes, add_special_tokens=False)["input_ids"]:
+        found = self.tokenizer(suffixes, add_special_tokens=False)["input_ids"]
+        for ids, limit in zip(found, limit_of_each(limits, len(found))):
             ids = [*ids, self.tokenizer.eos_token_id]
             if limit is not None and len(ids) > limit:
                 self.count_truncation("suffix", len(ids), limit)
@@ -140,6 +144,27 @@ class PrefixSuffixProcessor(ProcessorMixin):
         if options.get("padding_side", self.tokenizer.padding_side) == "left":
             return [[value] * (width - len(row)) + row for row in rows]
         return [row + [value] * (width - len(row)) for row in rows]
+
+
+def limit_of_each(limits: Limit, texts: int) -> list[int | None]:
+    """The limit of every text, from one for all or a list of them.
+
+    Raises:
+        ValueError: the list is of another length.
+    """
+    if limits is None or isinstance(limits, int):
+        return [limits] * texts
+    if len(limits) != texts:
+        raise ValueError(f"{texts} texts but {len(limits)} limits")
+    return list(limits)
+
+
+def longest_limit(limits: Limit) -> int | None:
+    """To which width texts are padded; None if one has no limit."""
+    if limits is None or isinstance(limits, int):
+        return limits
+    known = [limit for limit in limits if limit is not None]
+    return max(known) if known and len(known) == len(limits) else None
 
 
 def without_path_objects(images: Any) -> Any:

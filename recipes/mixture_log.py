@@ -23,17 +23,20 @@ SEEN, LOSS = "seen_", "loss_"
 
 
 class NumberedTask:
-    """A task whose examples tell their line of the mixture, as `meta["line"]`; several lines may share a task."""
+    """A task whose examples tell their line of the mixture, as `meta["line"]`, and the text limits of that line.
 
-    def __init__(self, task: Task, line: int):
-        self.task, self.line = task, line
+    Several lines may share a task.
+    """
+
+    def __init__(self, task: Task, line: int, limits: dict[str, int] | None = None):
+        self.task, self.told = task, {LINE: line} | (limits or {})
         self.name, self.metric, self.metric_key = task.name, task.metric, task.metric_key
         self.max_new_tokens = task.max_new_tokens
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
         """The task's example."""
         example = self.task.example(record, rng)
-        return None if example is None else replace(example, meta=example.meta | {LINE: self.line})
+        return None if example is None else replace(example, meta=example.meta | self.told)
 
     def prediction(self, text: str, example: Example) -> Any:
         """The task's."""

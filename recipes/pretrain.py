@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from transformers import set_seed
 
-from openpali.data.collator import Collator
+from openpali.data.collator import LIMITS, Collator
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
 from openpali.data.streaming import TaskStream
@@ -34,7 +34,8 @@ class PretrainArguments:
 
     source: dict | str | None = field(default=None, metadata={"help": "pictures of tasks without their own"})
     mixture: dict | str | None = field(
-        default=None, metadata={"help": "name: {task: {...}, weight: 1.0 or size, source: {...}}"}
+        default=None,
+        metadata={"help": "name: {task: {...}, weight: 1.0 or size, source: {...}, suffix_max_length: ...}"},
     )
     temperature: float = field(
         default=1.0, metadata={"help": "weights are taken to the power of 1 / temperature; above 1 evens them out"}
@@ -45,15 +46,21 @@ class PretrainArguments:
     best_on: str | None = field(default=None, metadata={"help": "the line whose metric picks the best weights"})
     max_length: int | None = field(default=None, metadata={"help": "tokens of a prompt"})
     suffix_max_length: int | None = field(default=None, metadata={"help": "tokens of a target"})
+    exact_pictures: bool = field(
+        default=False, metadata={"help": "resize as Pillow does: slower, other by one of 255 levels here and there"}
+    )
     test_limit: int = field(default=256, metadata={"help": "test examples of each line at the end"})
 
     def __post_init__(self):
         self.source = as_dict(self.source, "source") or {"name": "emoji", "split": "train"}
         self.mixture = as_dict(self.mixture, "mixture")
         for name, line in self.mixture.items():
-            unknown = set(line) - {"task", "weight", "source"} if isinstance(line, dict) else {line}
+            unknown = set(line) - {"task", "weight", "source", *LIMITS} if isinstance(line, dict) else {line}
             if unknown or "task" not in line:
-                raise ConfigError(f"mixture: {name} must be {{task: {{...}}, weight: ..., source: {{...}}}}")
+                raise ConfigError(
+                    f"mixture: {name} must be {{task: {{...}}, weight: ..., source: {{...}}}}, with max_length and"
+                    " suffix_max_length where they are not those of all"
+                )
         if not self.mixture:
             raise ConfigError("mixture is empty: name at least one task")
         for name in [*self.evaluate, *([self.best_on] if self.best_on else [])]:
@@ -72,7 +79,8 @@ def make_datasets(
         spec, task = line.get("source", args.source), make_task(line["task"])
         # lines that share a source share its reading
         own = parts.setdefault(str(spec), parts.get(str(spec)) or splits(spec, run))
-        train[name] = task_data(own["train"], NumberedTask(task, number), run)
+        limits = {option: line[option] for option in LIMITS if option in line}
+        train[name] = task_data(own["train"], NumberedTask(task, number, limits), run)
         for part, datasets in held_out.items():
             datasets[name] = TaskDataset(own[part], task, run.seed, skip_log(run))
     return train, held_out
@@ -97,7 +105,9 @@ def main(argv: list[str] | None = None) -> None:
     model, processor = load_start(start)
     continue_curve(run, start.model)
     save_stage(run)
-    collator = NumberedCollator(Collator(processor, args.max_length, args.suffix_max_length))
+    collator = NumberedCollator(
+        Collator(processor, args.max_length, args.suffix_max_length, exact_pictures=args.exact_pictures)
+    )
 
     scored = args.evaluate or list(weights)
     batch = run.per_device_eval_batch_size

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 from PIL import Image
 from transformers import SiglipImageProcessor
@@ -55,6 +57,14 @@ def test_limits_are_passed_on_when_given():
     }
 
 
+def test_an_examples_own_limit_comes_before_that_of_all():
+    processor = Recorder()
+    short = replace(EXAMPLES[0], meta={"suffix_max_length": 2})
+    Collator(processor, suffix_max_length=9)([short, EXAMPLES[1]])
+    assert processor.calls[0]["suffix_max_length"] == [2, 9]
+    assert "max_length" not in processor.calls[0]
+
+
 def pali3_processor() -> Pali3Processor:
     tokenizer = train_tokenizer([text for e in EXAMPLES for text in (e.prefix, e.suffix)], vocab_size=400)
     pictures = SiglipImageProcessor(size={"height": 16, "width": 16})
@@ -85,3 +95,16 @@ def test_suffixes_that_are_too_long_are_cut_and_counted():
     batch = Collator(processor, suffix_max_length=1)(EXAMPLES)
     assert batch["labels"].shape == (2, 1)
     assert processor.truncation_counts["suffix"] == 2
+
+
+def test_every_text_is_cut_to_its_own_limit():
+    processor = pali3_processor()
+    examples = [replace(EXAMPLES[0], suffix="red blue red blue"), replace(EXAMPLES[1], suffix="red blue red blue")]
+    whole = Collator(processor)(examples)["labels"]
+    batch = Collator(processor)([replace(examples[0], meta={"suffix_max_length": 2, "max_length": 3}), examples[1]])
+    assert (batch["labels"][0] != -100).sum() == 2
+    assert torch.equal(batch["labels"][0, :2], whole[0, :2])
+    assert torch.equal(batch["labels"][1], whole[1])
+    text = batch["attention_mask"].sum(1) - (batch["input_ids"] == processor.image_token_id).sum(1)
+    assert text[0] == 3 < text[1]
+    assert processor.truncation_counts == {"suffix": 1, "prefix": 1}
