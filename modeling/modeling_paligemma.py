@@ -5,7 +5,8 @@ What departs from Transformers' class, and only when there are labels (or packed
   in chunks of the vocabulary, averaged over each example's tokens and then over the examples;
 - the prefix-LM mask is derived here on every attention back-end, and missing `token_type_ids` are an error;
 - several examples can share a sequence (`sequence_ids`, see `data/packing.py`);
-- the final-logit soft-cap of Gemma 2 is left out of the loss, as in the reference code; generation has it still.
+- the final-logit soft-cap of Gemma 2 is left out of the loss, as in the reference code; generation has it still;
+- `text_dropout` of the configuration is that of the text model's blocks while they train (`dropout.py`).
 
 Two fields of the configuration, which stock checkpoints lack, choose the papers' comparisons: `projector="mlp"` and
 `image_encoder="none"`. Such checkpoints load here only; all others load in stock Transformers as well.
@@ -28,6 +29,8 @@ from transformers.utils import can_return_tuple
 
 from .configuration_pali3 import vision_config_of
 from .configuration_paligemma import paligemma_config
+from .dropout import FIELD, add_residual_dropout
+from .modeling_paligemma_images import PaliGemmaProjector, RawPatches
 from .token_loss import IGNORE_INDEX, example_losses
 
 ATTENTIONS = ("eager", "sdpa", "flex_attention")
@@ -42,35 +45,6 @@ class PaliGemmaOutput(stock.PaliGemmaCausalLMOutputWithPast):
     example_losses: torch.Tensor | None = None
 
 
-class PaliGemmaProjector(stock.PaliGemmaMultiModalProjector):
-    """Image features to the text model's width, for the comparisons: of another width, or through a hidden layer."""
-
-    def __init__(self, config: PaliGemmaConfig, features: int, mlp: bool):
-        super().__init__(config)
-        width = self.linear.out_features
-        self.hidden = nn.Linear(features, width) if mlp else None
-        self.linear = nn.Linear(width if mlp else features, width)
-
-    def forward(self, image_features: torch.Tensor) -> torch.Tensor:
-        """float[N, tokens, features] -> float[N, tokens, D_text]."""
-        if self.hidden is not None:
-            image_features = nn.functional.gelu(self.hidden(image_features), approximate="tanh")
-        return self.linear(image_features)
-
-
-class RawPatches(nn.Module):
-    """No image encoder: the pixels of each patch are its features (PaliGemma, the comparison with Fuyu)."""
-
-    def __init__(self, patch_size: int):
-        super().__init__()
-        self.patch_size = patch_size
-
-    def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """float[N, 3, H, W] -> features float[N, tokens, 3 * patch_size**2], patches in raster order."""
-        patches = nn.functional.unfold(pixel_values, self.patch_size, stride=self.patch_size)
-        return BaseModelOutputWithPooling(last_hidden_state=patches.transpose(1, 2))
-
-
 class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration):
     """Transformers' PaliGemma; with `labels` it computes the authors' loss at a fraction of the memory."""
 
@@ -79,6 +53,7 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
 
     def __init__(self, config: PaliGemmaConfig):
         super().__init__(config)
+        self.text_dropout = add_residual_dropout(self.model.language_model, option(config, FIELD, 0.0))
         projector, encoder = option(config, "projector", "linear"), option(config, "image_encoder", "siglip")
         if projector not in ("linear", "mlp") or encoder not in ("siglip", "none"):
             raise ValueError(
