@@ -105,7 +105,12 @@ class RunArguments(TrainingArguments):
         return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
 
 
-def parse(classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+def parse(
+    classes: Sequence[type],
+    argv: Sequence[str] | None = None,
+    below: dict[str, Any] | None = None,
+    above: dict[str, Any] | None = None,
+) -> tuple[Any, ...]:
     """Fill dataclasses from `--config file.yaml` and from overrides behind it.
 
     `--source.size 64` reaches into a nested value. The last class must be a [`RunArguments`]; it keeps what
@@ -114,14 +119,35 @@ def parse(classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[A
     Args:
         classes: dataclasses; no two may share a field.
         argv: the command line without the program's name; `sys.argv[1:]` when left out.
+        below: values of keys that neither the file nor the command line gives.
+        above: values that count more than the file's, and less than those of the command line.
 
     Raises:
         ConfigError: for a missing file, an unknown key, a value of the wrong type.
     """
+    given, defaults, parser = read_values(classes, argv, below, above)
+    built = parser.parse_dict(given)
+    built[-1].resolved = resolve(given, defaults, classes[-1])
+    return built
+
+
+def given_values(classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[dict[str, Any], set[str]]:
+    """Every key's value as `parse` would have it, nothing being built yet, and the keys that somebody gave."""
+    given, defaults, _ = read_values(classes, argv)
+    return given, {key for key, value in given.items() if value != defaults[key]}
+
+
+def read_values(
+    classes: Sequence[type],
+    argv: Sequence[str] | None = None,
+    below: dict[str, Any] | None = None,
+    above: dict[str, Any] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any], "Parser"]:
+    """Values by key, the dataclasses' own defaults, and the parser that builds these classes; see `parse`."""
     argv = list(sys.argv[1:] if argv is None else argv)
     config, argv = take_option(argv, "--config")
-    known = {f.name: (f, get_type_hints(cls)[f.name]) for cls in classes for f in fields(cls) if f.init}
-    values = read_yaml(find_config(config), known) if config else {}
+    known = known_keys(classes)
+    values = (below or {}) | (read_yaml(find_config(config), known) if config else {}) | (above or {})
     nested, argv = take_nested(argv, known)
     parser = Parser(list(classes), allow_abbrev=False)  # pyright: ignore[reportArgumentType]
     parser.add_argument("--config", help="YAML file, or the name of a shipped one (pali3/nano-pretrain)")
@@ -136,9 +162,12 @@ def parse(classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[A
     given = {key: value for key, value in vars(namespace).items() if key in known}
     for key, inner, value in nested:
         given[key] = set_nested(as_dict(given[key], key), inner, value)
-    built = parser.parse_dict(given)
-    built[-1].resolved = resolve(given, defaults, classes[-1])
-    return built
+    return given, defaults, parser
+
+
+def known_keys(classes: Sequence[type]) -> dict[str, tuple[Any, Any]]:
+    """Field and type of every key that the dataclasses take."""
+    return {f.name: (f, get_type_hints(cls)[f.name]) for cls in classes for f in fields(cls) if f.init}
 
 
 class Parser(HfArgumentParser):

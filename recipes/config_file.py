@@ -63,10 +63,19 @@ def read_yaml(path: Path, known: dict[str, tuple[Field, Any]]) -> dict[str, Any]
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold lines of the form key: value")
+    return typed(content, known, str(path))
+
+
+def typed(content: dict[Any, Any], known: dict[str, tuple[Field, Any]], where: str) -> dict[str, Any]:
+    """Values of the types that the dataclasses declare.
+
+    Raises:
+        ConfigError: naming the place, the key, and the nearest known key or the type expected.
+    """
     for key in content:
         if key not in known:
-            raise ConfigError(f"{path}: unknown key {key!r}{nearest(str(key), known)}")
-    return {key: coerce(value, known[key][1], f"{path}: {key}") for key, value in content.items()}
+            raise ConfigError(f"{where}: unknown key {key!r}{nearest(str(key), known)}")
+    return {key: coerce(value, known[key][1], f"{where}: {key}") for key, value in content.items()}
 
 
 def nearest(name: str, known: dict) -> str:

@@ -14,11 +14,12 @@ from transformers import PreTrainedModel, set_seed
 
 from openpali.data.collator import Collator
 from openpali.data.mixture import TaskDataset
-from openpali.modeling.auto import load_processor
+from openpali.modeling.dropout import set_text_dropout
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
-from openpali.recipes.adapters import AdapterArguments, check_start, load_for_training
+from openpali.recipes.adapters import AdapterArguments, check_start
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import ConfigError, as_dict
+from openpali.recipes.resolution import load_resized, resolution_keys
 from openpali.recipes.run_data import (
     make_task,
     skip_log,
@@ -43,6 +44,17 @@ class TransferArguments:
     task: dict | str | None = field(default=None, metadata={"help": "name and options; plain for a JSONL file"})
     max_length: int | None = field(default=None, metadata={"help": "tokens of a prompt; longer ones are cut"})
     suffix_max_length: int | None = field(default=None, metadata={"help": "tokens of a target, likewise"})
+    resolution: int | None = field(
+        default=None, metadata={"help": "side of the pictures in pixels; the model's if unset"}
+    )
+    resolutions: dict | str | None = field(
+        default=None, metadata={"help": "size in pixels: the keys that differ there, as in 448: {learning_rate: 3e-6}"}
+    )
+    exact_pictures: bool = field(
+        default=False, metadata={"help": "resize as for evaluation, slower and equal to the last of 255 levels"}
+    )
+    num_beams: int = field(default=1, metadata={"help": "of the answers that are scored; 1 is greedy"})
+    text_dropout: float | None = field(default=None, metadata={"help": "of the text model; the model's own if unset"})
     label_smoothing: float | None = field(default=None, metadata={"help": "of the loss; the model's if unset"})
     attention: Literal["eager", "sdpa", "flex_attention"] | None = field(
         default=None, metadata={"help": "how the text model attends; its default if unset"}
@@ -76,10 +88,13 @@ class TransferArguments:
             raise ConfigError("there is no model: give --model with the folder or Hub name of a checkpoint")
 
 
+CLASSES: list[type] = [TransferArguments, AdapterArguments, RunArguments]
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
     """Fine-tune, keep the best weights by the task's metric, and write a report."""
-    args, adapters, run = parse([TransferArguments, AdapterArguments, RunArguments], argv)
+    args, adapters, run = parse(CLASSES, argv, above=resolution_keys(CLASSES, argv))
     checkpoint = open_run(run)
 
     source, task = as_dict(args.source, "source"), make_task(as_dict(args.task, "task"))
@@ -89,28 +104,42 @@ def main(argv: list[str] | None = None) -> None:
     data = {name: TaskDataset(parts[name], task, run.seed, **options) for name in ("validation", "test")}
 
     set_seed(run.seed)
-    folder = check_start(args.model)
-    processor, model = load_processor(folder), load_for_training(folder, adapters, args.dtype, run)
-    if args.label_smoothing is not None:
-        model.config.label_smoothing = args.label_smoothing
+    processor, model = load_resized(check_start(args.model), args.resolution, adapters, args.dtype, run)
+    set_regularisation(model, args)
     set_attention(model, processor, args, run)
-    if source["name"] == "jsonl":
+    if source["name"] in ("jsonl", "video"):
         tell_long_texts(source["path"], processor.tokenizer, args.max_length, args.suffix_max_length, run)
     limits = {"max_length": args.max_length, "suffix_max_length": args.suffix_max_length}
-    collator = Collator(processor, **limits, loss_on_prefix=args.loss_on_prefix, pack_length=args.pack_length)
+    limits |= {"pack_length": args.pack_length}
+    collator = Collator(processor, **limits, loss_on_prefix=args.loss_on_prefix, exact_pictures=args.exact_pictures)
     fit_batch(run, run_length(train))
 
     batch = run.per_device_eval_batch_size
-    validation = Validation({task.name: data["validation"]}, processor, batch, run.eval_limit)
+    validation = Validation({task.name: data["validation"]}, processor, batch, run.eval_limit, args.num_beams)
     best = validation.chief_metric()
     run_training(model, processor, run, train, collator, validation, best, resume_from=checkpoint)
 
-    test = Validation({task.name: data["test"]}, processor, batch, args.test_limit)
+    test = Validation({task.name: data["test"]}, processor, batch, args.test_limit, args.num_beams)
     settings = {"checkpoint": run.folder, "started from": args.model, "task": args.task, "source": args.source}
     final_report(model, test, run, f"Transfer to {task.name}", settings)
     tell_skipped(run)
     for which, count in processor.truncation_counts.items() if run.dataloader_num_workers == 0 else ():
         run.say(f"{count} times a {which} was cut to its limit while training")
+
+
+def set_regularisation(model: PreTrainedModel, args: TransferArguments) -> None:
+    """Label smoothing and dropout, where they are given.
+
+    Raises:
+        ConfigError: a dropout that is no probability.
+    """
+    if args.label_smoothing is not None:
+        model.config.label_smoothing = args.label_smoothing
+    if args.text_dropout is not None:
+        try:
+            set_text_dropout(model, args.text_dropout)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
 
 def set_attention(model: PreTrainedModel, processor: Any, args: TransferArguments, run: RunArguments) -> None:

@@ -24,16 +24,19 @@ class Validation:
         processor: of the model.
         batch_size: examples a batch.
         limit: examples of each dataset.
+        num_beams: 1 is greedy.
     """
 
     datasets: dict[str, TaskDataset]
     processor: Any
     batch_size: int
     limit: int
+    num_beams: int = 1
 
     def results(self, model: PreTrainedModel, blank_images: bool = False) -> dict[str, TaskResult]:
         """Answers and scores of every dataset."""
         options: dict[str, Any] = {"batch_size": self.batch_size, "limit": self.limit, "progress": False}
+        options["num_beams"] = self.num_beams
         return {
             name: evaluate_task(model, self.processor, data, data.task, blank_images=blank_images, **options)
             for name, data in self.datasets.items()
