@@ -8,12 +8,11 @@ What departs from a plain encoder-decoder of Transformers:
 - logits are given back with labels only when asked for, since they are the largest tensor of a training step.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, AutoModelForSeq2SeqLM, GenerationMixin
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
@@ -26,41 +25,11 @@ from .modeling_pali3_encoder import (
     Pali3Encoder,
     Pali3EncoderOutput,
     Pali3PreTrainedModel,
+    embedding_tables,
     without_return_dict,
 )
+from .modeling_pali3_outputs import Pali3ModelOutput, Pali3Seq2SeqLMOutput
 from .token_loss import IGNORE_INDEX, example_losses
-
-
-@dataclass
-class Pali3ModelOutput(ModelOutput):
-    """Output of [`Pali3Model`]; shapes as in Transformers' `Seq2SeqModelOutput`."""
-
-    last_hidden_state: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
-    decoder_attentions: tuple[torch.Tensor, ...] | None = None
-    cross_attentions: tuple[torch.Tensor, ...] | None = None
-    encoder_last_hidden_state: torch.Tensor | None = None
-    encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
-    encoder_attentions: tuple[torch.Tensor, ...] | None = None
-    image_hidden_states: torch.Tensor | None = None
-
-
-@dataclass
-class Pali3Seq2SeqLMOutput(ModelOutput):
-    """Output of [`Pali3ForConditionalGeneration`]; `logits` is None when labels came without `output_logits`."""
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
-    decoder_attentions: tuple[torch.Tensor, ...] | None = None
-    cross_attentions: tuple[torch.Tensor, ...] | None = None
-    encoder_last_hidden_state: torch.Tensor | None = None
-    encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
-    encoder_attentions: tuple[torch.Tensor, ...] | None = None
-    image_hidden_states: torch.Tensor | None = None
-    example_losses: torch.Tensor | None = None
 
 
 class Pali3Model(Pali3PreTrainedModel):
@@ -117,6 +86,7 @@ class Pali3Model(Pali3PreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        image_features: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Pali3ModelOutput:
         """Encode images and prefix, then decode.
@@ -132,6 +102,7 @@ class Pali3Model(Pali3PreTrainedModel):
             inputs_embeds: float[B, L, D] in place of `input_ids`.
             decoder_inputs_embeds: float[B, T, D] in place of `decoder_input_ids`.
             use_cache: whether to return `past_key_values`.
+            image_features: float[total_images, tokens, D_vision], the image encoder's output in place of pictures.
             **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`.
         """
         options = without_return_dict(kwargs)
@@ -141,6 +112,7 @@ class Pali3Model(Pali3PreTrainedModel):
                 attention_mask=attention_mask,
                 pixel_values=pixel_values,
                 inputs_embeds=inputs_embeds,
+                image_features=image_features,
                 return_dict=True,
                 **options,
             )
@@ -295,6 +267,7 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         output_logits: bool | None = None,
         label_smoothing: float | None = None,
+        image_features: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Pali3Seq2SeqLMOutput:
         """Loss with `labels`, logits without.
@@ -314,6 +287,7 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
             logits_to_keep: logits of the last so many positions (0: all), or of these positions.
             output_logits: whether to compute logits; by default only without labels.
             label_smoothing: in place of the configuration's.
+            image_features: float[total_images, tokens, D_vision], the image encoder's output in place of pictures.
             **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`.
 
         Returns:
@@ -335,6 +309,7 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
+            image_features=image_features,
             return_dict=True,
             **without_return_dict(kwargs),
         )
@@ -369,12 +344,6 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         elif self.config.text_config.model_type != "t5gemma":
             return
         model_kwargs["past_key_values"] = EncoderDecoderCache(own_tokens, DynamicCache())
-
-
-def embedding_tables(language_model: PreTrainedModel) -> list[torch.Tensor]:
-    """The tables that an encoder-decoder embeds its inputs with."""
-    parts: Any = (language_model.get_encoder(), language_model.get_decoder())
-    return [part.get_input_embeddings().weight for part in parts]
 
 
 __all__ = ["Pali3ForConditionalGeneration", "Pali3Model", "Pali3PreTrainedModel"]

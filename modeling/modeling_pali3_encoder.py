@@ -145,13 +145,17 @@ class Pali3Encoder(Pali3PreTrainedModel):
             `pooler_output`.
         """
         outputs = self.vision_tower(pixel_values=pixel_values.flatten(0, -4), **kwargs)
-        tokens = self.projector(outputs.last_hidden_state)
-        if self.config.image_positions == "sine":
-            patch = self.config.vision_config.patch_size
-            rows, columns = (side // patch for side in pixel_values.shape[-2:])
-            tokens = tokens + sine_positions(rows, columns, tokens.shape[-1]).to(tokens)
-        outputs.pooler_output = tokens
+        patch = self.config.vision_config.patch_size
+        rows, columns = (side // patch for side in pixel_values.shape[-2:])
+        outputs.pooler_output = self.project(outputs.last_hidden_state, rows, columns)
         return outputs
+
+    def project(self, features: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        """Image features, float[total_images, rows * columns, D_vision], as tokens of the text model's width."""
+        tokens = self.projector(features)
+        if self.config.image_positions == "sine":
+            tokens = tokens + sine_positions(rows, columns, tokens.shape[-1]).to(tokens)
+        return tokens
 
     def merge_images(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, image_features: torch.Tensor
@@ -182,6 +186,7 @@ class Pali3Encoder(Pali3PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Pali3EncoderOutput:
         """Encode images and prefix.
@@ -191,27 +196,41 @@ class Pali3Encoder(Pali3PreTrainedModel):
             attention_mask: int[B, L], 0 on padding.
             pixel_values: float[total_images, 3, H, W] or float[B, N, 3, H, W], in [-1, 1].
             inputs_embeds: float[B, L, D] in place of `input_ids`.
+            image_features: float[total_images, tokens, D_vision], the image encoder's output for square pictures, in
+                place of `pixel_values`: with a frozen encoder it need not be computed anew in every epoch.
             **kwargs: passed to the text encoder.
 
         Raises:
-            ValueError: if both or neither of `input_ids` and `inputs_embeds` are given.
+            ValueError: if both or neither of `input_ids` and `inputs_embeds` are given, or pictures twice.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         embeds: torch.Tensor = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
-        image_features: Any = None
+        if pixel_values is not None and image_features is not None:
+            raise ValueError("give pixel_values or image_features, not both")
+        tokens: Any = None
         if pixel_values is not None:
-            image_features = self.get_image_features(pixel_values).pooler_output
-            embeds = self.merge_images(input_ids, embeds, image_features * self.image_scale)
+            tokens = self.get_image_features(pixel_values).pooler_output
+        elif image_features is not None:
+            side = math.isqrt(image_features.shape[1])
+            tokens = self.project(image_features, side, side)
+        if tokens is not None:
+            embeds = self.merge_images(input_ids, embeds, tokens * self.image_scale)
         outputs = self.text_encoder(inputs_embeds=embeds, attention_mask=attention_mask, **without_return_dict(kwargs))
         return Pali3EncoderOutput(
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            image_hidden_states=image_features,
+            image_hidden_states=tokens,
         )
 
 
 def without_return_dict(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Inner modules always answer with their output class; tuples are made once, at the outside."""
     return {key: value for key, value in kwargs.items() if key != "return_dict"}
+
+
+def embedding_tables(language_model: PreTrainedModel) -> list[torch.Tensor]:
+    """The tables that an encoder-decoder embeds its inputs with."""
+    parts: Any = (language_model.get_encoder(), language_model.get_decoder())
+    return [part.get_input_embeddings().weight for part in parts]

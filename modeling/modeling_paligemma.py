@@ -150,6 +150,7 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         sequence_ids: torch.Tensor | None = None,
         output_logits: bool | None = None,
         label_smoothing: float | None = None,
+        image_features: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> stock.PaliGemmaCausalLMOutputWithPast:
         """Loss with `labels`; without them and without `sequence_ids`, what stock Transformers does.
@@ -172,6 +173,8 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             output_logits: whether to compute logits; by default only without labels. With labels they are the
                 loss's own, without the final soft-cap.
             label_smoothing: ε of the loss; the configuration's `label_smoothing`, else 0, when left out.
+            image_features: float[total_images, tokens, D_vision], the image encoder's output in place of
+                `pixel_values`: with a frozen encoder it need not be computed anew in every epoch.
             **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`.
 
         Returns:
@@ -180,10 +183,15 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
 
         Raises:
             ValueError: labels without `token_type_ids`, or with a cache, or with an attention back-end that cannot
-                do prefix-LM.
+                do prefix-LM; pictures twice.
         """
+        if pixel_values is not None and image_features is not None:
+            raise ValueError("give pixel_values or image_features, not both")
         if labels is None and sequence_ids is None:
             stock_forward: Any = super().forward
+            # generation hands them over at every step, and their places are in the first one
+            if image_features is not None and not (past_key_values and past_key_values.get_seq_length()):
+                mm_encoder_outputs = {"image": self.project(image_features)}
             return stock_forward(
                 input_ids=input_ids,
                 pixel_values=pixel_values,
@@ -200,7 +208,7 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             )
         if past_key_values is not None or use_cache or mm_encoder_outputs is not None:
             raise ValueError("labels and packed sequences go through the whole model: no cache, no encoder outputs")
-        embeds, image_features = self.embed(input_ids, inputs_embeds, pixel_values)
+        embeds, image_tokens = self.embed(input_ids, inputs_embeds, pixel_values, image_features)
         mask = self.prefix_lm_mask(embeds, attention_mask, token_type_ids, sequence_ids)
         if position_ids is None:
             if sequence_ids is not None:
@@ -218,13 +226,22 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             logits=self.logits(hidden, logits_to_keep, labels is None, output_logits),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            image_hidden_states=image_features,
+            image_hidden_states=image_tokens,
         )
 
+    def project(self, image_features: torch.Tensor) -> BaseModelOutputWithPooling:
+        """The image encoder's output, float[total_images, tokens, D_vision], as `get_image_features` answers."""
+        tokens: Any = self.model.multi_modal_projector(image_features)
+        return BaseModelOutputWithPooling(last_hidden_state=image_features, pooler_output=tokens)  # pyright: ignore
+
     def embed(
-        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, pixel_values: torch.Tensor | None
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        pixel_values: torch.Tensor | None,
+        image_features: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Text embeddings with image features in the placeholders, float[B, L, D], and the image features."""
+        """Text embeddings with projected image tokens in the placeholders, float[B, L, D], and these tokens."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         if inputs_embeds is None:
@@ -233,9 +250,13 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             words = input_ids.masked_fill(input_ids == self.config.image_token_id, 0)
             inputs_embeds = self.get_input_embeddings()(words)
         assert inputs_embeds is not None
-        if pixel_values is None:
+        if pixel_values is None and image_features is None:
             return inputs_embeds, None
-        image_outputs: Any = self.get_image_features(pixel_values.flatten(0, -4))
+        image_outputs: Any = (
+            self.get_image_features(pixel_values.flatten(0, -4))
+            if pixel_values is not None
+            else self.project(image_features)  # pyright: ignore[reportArgumentType]
+        )
         features = image_outputs.pooler_output.to(inputs_embeds)
         mask = self.model.get_placeholder_mask(input_ids, inputs_embeds, features)  # type: ignore[arg-type]
         return inputs_embeds.masked_scatter(mask, features), features

@@ -14,14 +14,17 @@ from openpali.recipes.arguments import RunArguments
 from openpali.recipes.survival import RunStopped
 
 PARTS_FILE = "micro_batch.json"
+# their first dimension is that of pictures
+OF_PICTURES = ("pixel_values", "image_features")
 
 
 def split(inputs: dict[str, Any], parts: int, image_token: int | None) -> list[tuple[dict[str, Any], float]]:
     """A micro-batch in parts of nearly equal size, each with its share of the examples.
 
     Args:
-        inputs: tensors whose first dimension is that of the examples, but for `pixel_values: float[images, ...]`,
-            whose pictures belong to the rows in proportion to the image tokens that these hold.
+        inputs: tensors whose first dimension is that of the examples, but for `pixel_values: float[images, ...]` or
+            `image_features` in its place, whose pictures belong to the rows in proportion to the image tokens that
+            these hold.
         parts: how many, at most one for each example.
         image_token: the id of image tokens in `input_ids`.
 
@@ -38,7 +41,7 @@ def split(inputs: dict[str, Any], parts: int, image_token: int | None) -> list[t
     for begin, end in zip([0, *ends], ends):
         first, last = sum(pictures[:begin]), sum(pictures[:end])
         part = {
-            key: value[first:last] if key == "pixel_values" else value[begin:end] if has_rows(value) else value
+            key: value[first:last] if key in OF_PICTURES else value[begin:end] if has_rows(value) else value
             for key, value in inputs.items()
         }
         cut.append((part, (end - begin) / rows))
@@ -56,7 +59,7 @@ def batch_rows(inputs: dict[str, Any]) -> int:
     Raises:
         RunStopped: if they are packed, or if tensors disagree.
     """
-    sizes = {key: len(value) for key, value in inputs.items() if has_rows(value) and key != "pixel_values"}
+    sizes = {key: len(value) for key, value in inputs.items() if has_rows(value) and key not in OF_PICTURES}
     sizes = sizes or {"pixel_values": len(inputs["pixel_values"])}
     if "sequence_ids" in inputs or len(set(sizes.values())) != 1:
         raise RunStopped(
@@ -68,7 +71,7 @@ def batch_rows(inputs: dict[str, Any]) -> int:
 
 def pictures_of_rows(inputs: dict[str, Any], rows: int, image_token: int | None) -> list[int]:
     """How many pictures each row has."""
-    total = len(inputs["pixel_values"]) if "pixel_values" in inputs else 0
+    total = next((len(inputs[key]) for key in OF_PICTURES if key in inputs), 0)
     if total in (0, rows) or image_token is None or "input_ids" not in inputs:
         return [1] * rows
     tokens = (inputs["input_ids"] == image_token).sum(dim=1)

@@ -75,7 +75,8 @@ def test_the_folder_holds_all_the_code_and_no_other(tiny_model, tiny_processor, 
     folder = openpali.export(tiny_model, tiny_processor, tmp_path)
     code = {path.name for path in folder.glob("*.py")}
     parts = {f"{name}_pali3.py" for name in ("configuration", "modeling", "processing")}
-    assert code == parts | {"modeling_pali3_encoder.py", "processing_texts.py", "token_loss.py"}
+    parts |= {f"modeling_pali3_{name}.py" for name in ("encoder", "outputs")}
+    assert code == parts | {"processing_texts.py", "token_loss.py"}
     source = Path(openpali.export.__code__.co_filename).parent
     assert all((folder / name).read_text() == (source / name).read_text() for name in code)
     config = json.loads((folder / "config.json").read_text())

@@ -157,12 +157,13 @@ def test_out_of_memory_is_told_with_its_remedies(tmp_path):
         tiny_run(output_dir=str(tmp_path / "b"), model=small(0), halve_on_out_of_memory=True)
 
 
-def test_a_batch_in_parts_keeps_rows_and_their_pictures_together():
+@pytest.mark.parametrize("pixels", ["pixel_values", "image_features"])
+def test_a_batch_in_parts_keeps_rows_and_their_pictures_together(pixels):
     ids = torch.tensor([[IMAGE, IMAGE, 5, 5], [IMAGE, IMAGE, IMAGE, IMAGE], [IMAGE, IMAGE, 5, 5]])
     pictures = torch.arange(4.0)[:, None, None, None]
-    parts = split({"input_ids": ids, "pixel_values": pictures, "labels": ids}, 2, IMAGE)
+    parts = split({"input_ids": ids, pixels: pictures, "labels": ids}, 2, IMAGE)
     assert [len(part["labels"]) for part, _ in parts] == [1, 2]
-    assert [part["pixel_values"].flatten().tolist() for part, _ in parts] == [[0], [1, 2, 3]]
+    assert [part[pixels].flatten().tolist() for part, _ in parts] == [[0], [1, 2, 3]]
     assert [share for _, share in parts] == pytest.approx([1 / 3, 2 / 3])
     with pytest.raises(RunStopped, match="their rows are not one example each"):
         split({"input_ids": ids, "sequence_ids": ids}, 2, IMAGE)
