@@ -107,6 +107,25 @@ def read_clip(
         raise BadVideo(reason) from error
 
 
+def frame_rate(path: str | Path) -> float:
+    """Frames a second of a video file, on average. Raises BadVideo when it holds none, ImportError without PyAV."""
+    if not Path(path).is_file():
+        raise BadVideo(f"{path} does not exist. Check the path and the folder that it is relative to.")
+    try:
+        from av.error import FFmpegError
+    except ImportError as error:
+        raise ImportError('reading video files needs PyAV: pip install "openpali[video]"') from error
+    try:
+        with _opened(Path(path)) as container:
+            rate = container.streams.video[0].average_rate if container.streams.video else None
+    except FFmpegError as error:
+        reason = f"{path} cannot be opened ({error.strerror}). Play it to see whether it is whole, or convert it."
+        raise BadVideo(reason) from error
+    if not rate:
+        raise BadVideo(f"{path} does not say how many frames a second it has. Convert it.")
+    return float(rate)
+
+
 def _opened(path: Path) -> "InputContainer":
     import av
 

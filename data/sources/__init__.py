@@ -11,13 +11,28 @@ from openpali.data.augment import Augment
 from openpali.data.records import BadRecord
 
 SOURCES = {
+    "activitynet_cap": "openpali.data.sources.public_clips:ActivityNetCaptions",
+    "activitynet_qa": "openpali.data.sources.public_clip_questions:ActivityNetQuestions",
     "coco": "openpali.data.sources.coco:CocoInstances",
+    "coco35l": "openpali.data.sources.public_multilingual:Coco35L",
+    "cococap": "openpali.data.sources.public_captions:KarpathyCoco",
     "emoji": "openpali.data.sources.emoji:EmojiScenes",
     "emoji36": "openpali.data.sources.emoji36:Emoji36",
     "jsonl": "openpali.data.sources.jsonl:JsonlSource",
+    "msrvtt_cap": "openpali.data.sources.public_clips:MsrVtt",
+    "msrvtt_qa": "openpali.data.sources.public_clip_questions:MsrVttQuestions",
+    "msvd_qa": "openpali.data.sources.public_clip_questions:MsvdQuestions",
+    "nocaps": "openpali.data.sources.public_captions:NoCaps",
+    "refcoco": "openpali.data.sources.public_refcoco:RefCoco",
     "refer": "openpali.data.sources.refer:ReferringExpressions",
+    "scicap": "openpali.data.sources.public_scicap:SciCap",
+    "screen2words": "openpali.data.sources.public_rico:Screen2Words",
+    "textcaps": "openpali.data.sources.public_captions:TextCaps",
+    "vatex_cap": "openpali.data.sources.public_clips:Vatex",
     "video": "openpali.data.sources.video:VideoSource",
     "webdataset": "openpali.data.sources.webdataset:WebDataset",
+    "widgetcap": "openpali.data.sources.public_rico:WidgetCap",
+    "xm3600": "openpali.data.sources.public_multilingual:Crossmodal3600",
 }
 
 

@@ -91,17 +91,21 @@ class ReferringExpressions:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)} of {self.path}")
         i, turn = self._records[index]
-        name, picture, box, category, sentences = self._entries[i]
-        width, height = self._sizes[picture]
+        name, picture = self._entries[i][:2]
         try:
-            image = self._pictures.load(picture, (width, height))
+            image = self._pictures.load(picture, self._sizes[picture])
         except BadPart as part:
             raise BadRecord(str(self.path), name, part.reason, part.remedy) from part
+        id_ = f"{self.path.name}:{name}" + ("" if turn is None else f"-{turn}")
+        return {"id": id_, "image": image, "objects": [self._object(i, turn)], "crowds": []}
+
+    def _object(self, i: int, turn: int | None = None) -> dict[str, Any]:
+        """The object of an entry, with one of its sentences or with all of them."""
+        _, picture, box, category, sentences = self._entries[i]
+        width, height = self._sizes[picture]
         told = sentences if turn is None else [sentences[turn]]
         thing = {"names": {self.language: told[0]}, "sentences": {self.language: list(told)}, "box": box}
-        thing |= {"concept": category or told[0], "mask": self._outlines.mask(i, height, width)}
-        id_ = f"{self.path.name}:{name}" + ("" if turn is None else f"-{turn}")
-        return {"id": id_, "image": image, "objects": [thing], "crowds": []}
+        return thing | {"concept": category or told[0], "mask": self._outlines.mask(i, height, width)}
 
     def _list(self) -> list[Any]:
         content = read_json(self.path)

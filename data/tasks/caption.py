@@ -16,9 +16,11 @@ class Caption:
     Attributes:
         languages: languages to caption in, one drawn for each example among those that the record has; all of them
             when empty.
+        lower: write captions in lower case, as PaliGemma's transfer to TextCaps does; CIDEr makes no difference.
     """
 
     languages: tuple[str, ...] = ("en",)
+    lower: bool = False
     metric: str = "cider"
     metric_key: str = "cider"
     max_new_tokens: int = 48
@@ -34,6 +36,7 @@ class Caption:
             return None
         language = rng.choice(known)
         captions = captions_in(record, language)
+        captions = tuple(caption.lower() for caption in captions) if self.lower else captions
         return Example(
             id=record["id"],
             task=self.name,
