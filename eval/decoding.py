@@ -1,6 +1,5 @@
 """Answers of any image-text-to-text model of Transformers for a list of Examples."""
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from transformers import BatchFeature, LogitsProcessor, LogitsProcessorList, Pre
 
 from openpali.data.example import Example
 from openpali.eval.beam_search import beam_search
+from openpali.eval.prompt_adapters import find_adapter, model_inputs
 
 GREY = (128, 128, 128)
 
@@ -29,10 +29,13 @@ class Answer(NamedTuple):
     Attributes:
         text: stripped, special tokens left out and location tokens kept.
         tokens: those of the text, where they were asked for.
+        found: things that a model which writes them in its own way has found, `{"box": [x0, y0, x1, y1] in [0, 1],
+            "label", "mask": run lengths or None}`; None where the task reads them from the text.
     """
 
     text: str
     tokens: list[Token] | None = None
+    found: list[dict[str, Any]] | None = None
 
 
 def generate(
@@ -81,22 +84,26 @@ def answers(
     num_beams: int = 1,
     blank_images: bool = False,
     return_token_scores: bool = False,
+    max_length: int | None = None,
 ) -> Iterator[tuple[int, Answer]]:
     """As `generate`, but yields index and answer of each example as soon as its batch is done, in batch order.
 
     With more than one beam the search is `beam_search`, not Transformers'. With `return_token_scores` answers have
-    their tokens with log-probabilities; one number a token is kept, not the logits of the vocabulary.
+    their tokens with log-probabilities; one number a token is kept, not the logits of the vocabulary. Prompts are cut
+    to `max_length` tokens, pictures not counted, where a configuration does so.
     """
+    adapter = find_adapter(model, processor)
     # the longest first: if memory is short, it is short at once
     order = sorted(range(len(examples)), key=lambda i: prompt_size(examples[i]), reverse=True)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         with evaluating(model):
-            inputs = encode(model, processor, [examples[i] for i in chosen], blank_images)
+            inputs = encode(model, processor, [examples[i] for i in chosen], blank_images, max_length)
             ids, log_p = generate_ids(model, inputs, max_new_tokens, num_beams, return_token_scores)
-        texts = processor.batch_decode(ids, skip_special_tokens=True)
         tokens = read_tokens(processor, ids, log_p) if log_p is not None else [None] * len(chosen)
-        yield from ((index, Answer(text.strip(), some)) for index, text, some in zip(chosen, texts, tokens))
+        for index, row, some in zip(chosen, ids, tokens):
+            text, found = adapter.read(processor, row, examples[index])
+            yield index, Answer(text, some, found)
 
 
 class RecordedScores(LogitsProcessor):
@@ -161,29 +168,19 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def encode(model: PreTrainedModel, processor: Any, examples: Sequence[Example], blank_images: bool) -> BatchFeature:
+def encode(
+    model: PreTrainedModel,
+    processor: Any,
+    examples: Sequence[Example],
+    blank_images: bool,
+    max_length: int | None = None,
+) -> BatchFeature:
     """Model inputs of prompts and pictures, on the model's device and in its precision."""
     images = [[blank(image) if blank_images else image for image in example.images] for example in examples]
-    side = {} if model.config.is_encoder_decoder else {"padding_side": "left"}
-    texts = [prompt(processor, example) for example in examples]
-    inputs = processor(images=images, text=texts, return_tensors="pt", padding=True, **side)
+    inputs = model_inputs(model, processor, examples, images, max_length)
     # PaliGemma's processor returns labels even when there is no suffix
     inputs.pop("labels", None)
     return inputs.to(model.device, dtype=model.dtype)
-
-
-def prompt(processor: Any, example: Example) -> str:
-    """The prefix as the model expects it.
-
-    A processor that takes a `suffix` (PaLI-3's, PaliGemma's) is given the prefix as it is; a chat model its template.
-    """
-    if "suffix" not in inspect.signature(type(processor).__call__).parameters and processor.chat_template:
-        content = [{"type": "image"} for _ in example.images] + [{"type": "text", "text": example.prefix}]
-        messages = [{"role": "user", "content": content}]
-        return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    if processor.image_token in example.prefix:
-        return example.prefix
-    return processor.image_token * len(example.images) + example.prefix
 
 
 def blank(image: Image.Image) -> Image.Image:

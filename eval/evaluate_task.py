@@ -1,42 +1,18 @@
 """Measure a model on a task: answer, parse, score, and keep every prediction."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import evaluate
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from openpali.data.example import Box, Example
+from openpali.data.example import Example
 from openpali.data.tasks import Task
-from openpali.eval.box_scores import score_boxes
-from openpali.eval.decoding import Answer, answers
+from openpali.eval.answering import Examples, PredictionStore, answer_examples
 
 METRICS = Path(__file__).parent / "metrics"
-WINDOW = 8  # batches of which prompts are sorted by length; bounds how many pictures are held at once
-
-
-class Examples(Protocol):
-    """A map-style dataset of Examples, such as `TaskDataset`, or a list of them."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Example: ...
-
-
-class PredictionStore(Protocol):
-    """Where predictions go as they come, and where an interrupted run finds those that it has already."""
-
-    @property
-    def done(self) -> Mapping[str, Answer]:
-        """Answers by example id."""
-        ...
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Keep a row; its score is not known yet."""
-        ...
 
 
 @dataclass
@@ -50,10 +26,12 @@ class TaskResult:
             (how many), `task`, `prefix`, `text` (the answer), `prediction` (parsed for the metric), `reference`
             (likewise), `references` (strings), `boxes` (true ones) and `predicted_boxes` (both lists of
             `{"box": [x0, y0, x1, y1] in [0, 1], "label"}`, predicted ones perhaps with `mask` and `score`), `masks`
-            (of the true boxes, where there are any), `score`; `tokens` where boxes have scores.
+            (of the true boxes, where there are any), `score`; `tokens` where boxes have scores, `found` where a model
+            has written boxes and masks in its own way.
         metric_key: the task's chief metric.
         notes: what a metric says in words, such as the tokeniser of CIDEr.
         blank_metrics: the same metrics with blank images, where somebody measured them.
+        intervals: low and high end of metrics by name, where somebody computed them (`openpali.eval.bootstrap`).
     """
 
     name: str
@@ -62,6 +40,7 @@ class TaskResult:
     metric_key: str = ""
     notes: dict[str, str] = field(default_factory=dict)
     blank_metrics: dict[str, float] | None = None
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
@@ -95,6 +74,8 @@ def evaluate_task(
     box_scores: bool = False,
     progress: bool = True,
     store: PredictionStore | None = None,
+    max_length: int | None = None,
+    max_new_tokens: int | None = None,
 ) -> TaskResult:
     """Answer and score the examples of a dataset.
 
@@ -114,85 +95,31 @@ def evaluate_task(
         progress: show a progress bar.
         store: predictions are written to it as they come, and those that it has are not made again.
 
+        max_length: tokens of a prompt, for models of ours; longer ones are cut, as in a training with that limit.
+        max_new_tokens: tokens of an answer, end token included; the task's when None.
+
     Returns:
         Metrics and one row per example.
 
     Raises:
         ValueError: if there is no example.
     """
-    done = dict(store.done) if store else {}
-    options = (batch_size, task.max_new_tokens, num_beams, blank_images, box_scores)
-    total = len(dataset) if limit is None else min(limit, len(dataset))
-    rows = []
-    with tqdm(total=total, desc=task.name, unit="ex", disable=not progress) as bar:
-        for window in windows(dataset, limit, WINDOW * batch_size):
-            known = [(index, example) for index, example in window if example.id in done]
-            rows.extend(prediction_row(index, example, task, done[example.id]) for index, example in known)
-            bar.update(len(known))
-            missing = [(index, example) for index, example in window if example.id not in done]
-            for i, answer in answers(model, processor, [example for _, example in missing], *options):
-                rows.append(prediction_row(*missing[i], task, answer))
-                if store:
-                    store.write(rows[-1])
-                bar.update()
-    if not rows:
-        raise ValueError(f"nothing to evaluate on the task {task.name}: the dataset or the limit is empty")
-    return scored(task, sorted(rows, key=lambda row: row["index"]))
-
-
-def windows(
-    dataset: Examples | Sequence[Example], limit: int | None, size: int
-) -> Iterator[list[tuple[int, Example]]]:
-    """Lists of up to `size` pairs of index and Example, every id once, `limit` in all."""
-    seen: set[str] = set()
-    window = []
-    for index in range(len(dataset)):
-        if limit is not None and len(seen) >= limit:
-            break
-        example = dataset[index]
-        if example.id in seen:
-            continue
-        seen.add(example.id)
-        window.append((index, example))
-        if len(window) == size:
-            yield window
-            window = []
-    if window:
-        yield window
-
-
-def prediction_row(index: int, example: Example, task: Task, answer: Answer) -> dict[str, Any]:
-    """The line of predictions.jsonl of one example, still without its score."""
-    prediction = json_value(task.prediction(answer.text, example))
-    found = prediction if isinstance(prediction, list) else []
-    found = [box for box in found if isinstance(box, dict) and "box" in box]
-    if answer.tokens is not None:
-        for box, score in zip(found, score_boxes(answer.tokens, found)):
-            box["score"] = score
-    row = {
-        "id": example.id,
-        "index": index,
-        "pictures": len(example.images),
-        "task": task.name,
-        "prefix": example.prefix,
-        "text": answer.text,
-        "prediction": prediction,
-        "reference": json_value(task.reference(example)),
-        "references": list(example.references or (example.suffix,)),
-        "boxes": json_value(example.boxes),
-        "masks": json_value(example.masks),
-        "predicted_boxes": found,
-    }
-    return row if answer.tokens is None else row | {"tokens": json_value(answer.tokens)}
-
-
-def json_value(value: Any) -> Any:
-    """A copy with boxes as `{"box": [x0, y0, x1, y1], "label"}`, as files and metrics want them."""
-    if isinstance(value, Box):
-        return {"box": [float(x) for x in (value.x0, value.y0, value.x1, value.y1)], "label": value.label}
-    if isinstance(value, dict):
-        return {key: json_value(item) for key, item in value.items()}
-    return [json_value(item) for item in value] if isinstance(value, (list, tuple)) else value
+    rows = answer_examples(
+        model,
+        processor,
+        dataset,
+        task,
+        batch_size=batch_size,
+        limit=limit,
+        num_beams=num_beams,
+        blank_images=blank_images,
+        box_scores=box_scores,
+        progress=progress,
+        store=store,
+        max_length=max_length,
+        max_new_tokens=max_new_tokens,
+    )
+    return scored(task, rows)
 
 
 def scored(task: Task, rows: list[dict[str, Any]]) -> TaskResult:

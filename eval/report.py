@@ -10,8 +10,9 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from PIL import Image
 
+from openpali.eval.answering import Examples
 from openpali.eval.drawing import PREDICTED_COLOUR, TRUE_COLOUR, draw_comparison
-from openpali.eval.evaluate_task import Examples, TaskResult
+from openpali.eval.evaluate_task import TaskResult
 
 LONGEST = 640  # pixels; larger pictures are reduced, so that the page stays small
 

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from openpali.data.tasks import load_task
+from openpali.eval.answering import prediction_row
 from openpali.eval.decoding import Answer
-from openpali.eval.evaluate_task import load_metric, prediction_row, scored
+from openpali.eval.evaluate_task import load_metric, scored
 
 CASES = json.loads((Path(__file__).parents[1] / "fixtures" / "metric_cases.json").read_text())
 NAMES = ["vqav2", "vqa", "anls", "relaxed_accuracy", "tallyqa", "rsvqa", "science_qa", "exact_match", "count_accuracy"]

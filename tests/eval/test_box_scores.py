@@ -124,12 +124,12 @@ def answer_with(monkeypatch, given):
     """The model's answers are these, whatever it is."""
 
     def fake(model, processor, examples, batch_size, *options):
-        scores = options[-1]
+        scores = options[3]
         for i, example in enumerate(examples):
             tokens = given[int(example.id.removeprefix("id-"))]
             yield i, Answer("".join(token.text for token in tokens), tokens if scores else None)
 
-    monkeypatch.setattr("openpali.eval.evaluate_task.answers", fake)
+    monkeypatch.setattr("openpali.eval.answering.answers", fake)
 
 
 def test_scores_rank_the_boxes_of_an_answer(monkeypatch):

@@ -104,7 +104,7 @@ def test_a_repeated_example_counts_once_and_the_limit_counts_different_ones():
 def test_windows_do_not_change_anything(monkeypatch):
     model, processor = tiny_pali3()
     whole = evaluate_task(model, processor, examples(), NamingTask(), batch_size=2, progress=False)
-    monkeypatch.setattr("openpali.eval.evaluate_task.WINDOW", 1)
+    monkeypatch.setattr("openpali.eval.answering.WINDOW", 1)
     parts = evaluate_task(model, processor, examples(), NamingTask(), batch_size=2, progress=False)
     assert parts == whole
 

@@ -34,7 +34,7 @@ def answered(monkeypatch, codec, name, answer):
         for i, example in enumerate(examples):
             yield i, Answer(answer(example))
 
-    monkeypatch.setattr("openpali.eval.evaluate_task.answers", fake)
+    monkeypatch.setattr("openpali.eval.answering.answers", fake)
     monkeypatch.setenv("OPENPALI_CACHE", str(codec.parent))
     source = load_source({"name": "emoji", "split": "test", "size": 32, "objects": [1, 2], "length": COUNT})
     dataset = TaskDataset(source, load_task({"name": name, "codec": str(codec)}))
