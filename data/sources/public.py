@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 from openpali.data.images import BadImage, load_image
 from openpali.data.records import BadRecord
 from openpali.data.sources.annotations import BadPart, Pictures, judge, read_json
-from openpali.data.sources.public_rows import MissingData, PackedRows, hub_copy, listed
+from openpali.data.sources.public_rows import MissingData, PackedRows, hub_copy, listed, with_pictures
 
+NO_PICTURE = "no picture"
 _HELD_OUT_SHARE = 0.05
 
 
@@ -31,6 +32,7 @@ class PublicSource(ABC):
         layout: lines that say which files its folder holds.
         parts: `train`, `validation` and `test` to the data set's own names. Where the answers of the test part are
             not public, `test` is that of `validation`.
+        also: further parts of the data set, by its own names.
         hub_columns: the fields of an entry to the columns of the usual copy on the Hub. `image` may be several.
         bad: what is wrong with each entry that cannot be used.
     """
@@ -40,6 +42,7 @@ class PublicSource(ABC):
     address: ClassVar[str]
     layout: ClassVar[tuple[str, ...]]
     parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "val"}
+    also: ClassVar[tuple[str, ...]] = ()
     hub_columns: ClassVar[dict[str, str | list[str]]] = {"image": "image"}
 
     def __init__(
@@ -133,7 +136,7 @@ class PublicSource(ABC):
 
     def part(self, split: str) -> str:
         """The data set's own name of a split. Raises ValueError when it has none like that."""
-        own = set(self.parts.values())
+        own = {*self.parts.values(), *self.also}
         if split not in self.parts and split not in own:
             raise ValueError(
                 f"split: {self.title} has no {split!r}; there are {', '.join(sorted({*self.parts, *own}))}"
@@ -173,7 +176,7 @@ class PublicSource(ABC):
         return self._pictures.check(names[-1])
 
     def leave_out(self, reason: str) -> None:
-        """Count an entry that is left out by design."""
+        """Count an entry that is left out by design; a `row` that returns this leaves it out."""
         self.left_out[reason] += 1
 
     @property
@@ -191,8 +194,10 @@ class PublicSource(ABC):
                 f"hub: {self.hub} has no column {wrong[0]!r}; there are {', '.join(names)}. Give columns: {{"
                 f"{', '.join(f'{key}: ...' for key in fields)}}} as the copy calls them."
             )
+        shown = with_pictures(self._copy, self._image_columns)
         for number, entry in enumerate(self._copy.select_columns(list(fields.values()))):
-            yield str(number), {key: entry[column] for key, column in fields.items()}
+            row = {key: entry[column] for key, column in fields.items()}
+            yield str(number), row if shown[number] else None
 
     def _read(self, entries: Iterable[tuple[str, Any]]) -> None:
         names: set[str] = set()
@@ -201,7 +206,7 @@ class PublicSource(ABC):
                 if name in names:
                     raise BadPart("another entry has the same id", "Remove one of them.")
                 names.add(name)
-                row = self.row(entry)
+                row = self.row(entry) if self.hub is None or entry is not None else self.leave_out(NO_PICTURE)
             except BadPart as part:
                 self.bad.append(BadRecord(str(self.path), name, part.reason, part.remedy))
                 continue

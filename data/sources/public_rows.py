@@ -62,8 +62,10 @@ def listed(content: Any, key: str | None, path: Path) -> list[Any]:
     return found
 
 
-def hub_copy(name: str, config: str | None, split: str, images: list[str]) -> Any:
+def hub_copy(name: str, config: str | None, split: str, images: list[str], files: list[str] | None = None) -> Any:
     """A split of a data set on the Hub, or in a local folder that `datasets` reads, its pictures left encoded.
+
+    With `files` the name is that of their format, such as `parquet`.
 
     Raises:
         MissingData: it cannot be read, or has no such split or no such columns.
@@ -71,7 +73,7 @@ def hub_copy(name: str, config: str | None, split: str, images: list[str]) -> An
     import datasets  # takes a second, and most runs read a folder
 
     try:
-        data: Any = datasets.load_dataset(name, config, split=split)
+        data: Any = datasets.load_dataset(name, config, split=split, data_files=files)
     except (OSError, ValueError) as error:
         raise MissingData(
             f"hub: the split {split!r} of {name} cannot be read ({' '.join(str(error).split())}). Check the name,"
@@ -85,3 +87,9 @@ def hub_copy(name: str, config: str | None, split: str, images: list[str]) -> An
     for column in images:
         data = data.cast_column(column, datasets.Image(decode=False))
     return data
+
+
+def with_pictures(data: Any, images: list[str]) -> list[bool]:
+    """Which rows of a `hub_copy` have all of their pictures; nothing is decoded, nor even copied."""
+    columns = [data.data.column(column).is_valid().to_pylist() for column in images]
+    return [all(row) for row in zip(*columns, strict=True)]

@@ -12,15 +12,19 @@ TASKS = {
     "detect": "openpali.data.tasks.detect:Detect",
     "forkme": "openpali.data.tasks.forkme:ForkMe",
     "grounded_caption": "openpali.data.tasks.grounded_caption:GroundedCaption",
+    "multiple_choice": "openpali.data.tasks.multiple_choice:MultipleChoice",
     "object_aware": "openpali.data.tasks.object_aware:ObjectAware",
     "ocr": "openpali.data.tasks.ocr:Ocr",
+    "own": "openpali.data.tasks.own:OwnAnswers",
     "plain": "openpali.data.tasks.plain:Plain",
     "question": "openpali.data.tasks.question:Question",
     "red_box": "openpali.data.tasks.red_box:RedBox",
     "refer": "openpali.data.tasks.refer:Refer",
+    "science_qa": "openpali.data.tasks.science_qa:ScienceQa",
     "segment": "openpali.data.tasks.segment:Segment",
     "splitcap": "openpali.data.tasks.splitcap:SplitCap",
     "vq2a": "openpali.data.tasks.vq2a:Vq2a",
+    "vqa": "openpali.data.tasks.vqa:Vqa",
 }
 
 

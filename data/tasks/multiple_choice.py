@@ -1,0 +1,54 @@
+"""`answer en  {question} choose from: {choices}`: the right choice, word for word."""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from openpali.data.captions import pictures
+from openpali.data.example import Example
+from openpali.data.tasks.vqa import check_prompt, kind_of, typed
+
+
+@dataclass(frozen=True)
+class MultipleChoice:
+    r"""A record's `question`, its `choices`, and the one that `correct` is the index of.
+
+    Attributes:
+        prompt: with {question} and {choices}. The two spaces are the authors', with which checkpoints were trained.
+        separator: between choices; the authors' is a tab, which choices do not hold.
+    """
+
+    prompt: str = "answer en  {question} choose from: {choices}"
+    separator: str = "\t"
+    metric: str = "vqa"
+    metric_key: str = "accuracy"
+    max_new_tokens: int = 32
+    name: str = "multiple_choice"
+
+    def __post_init__(self) -> None:
+        check_prompt(self.prompt, "question", "choices")
+
+    def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
+        """The question, and the right choice as its only reference."""
+        right = record["choices"][record["correct"]]
+        # the question may itself hold {choices}
+        before, _, after = self.prompt.partition("{question}")
+        listed = self.separator.join(record["choices"])
+        before, after = before.replace("{choices}", listed), after.replace("{choices}", listed)
+        return Example(
+            id=record["id"],
+            task=self.name,
+            images=pictures(record),
+            prefix=before + record["question"] + after,
+            suffix=right.strip(),
+            references=(right,),
+            meta=kind_of(record),
+        )
+
+    def prediction(self, text: str, example: Example) -> str:
+        """The text without space around it."""
+        return text.strip()
+
+    def reference(self, example: Example) -> dict[str, Any] | list[str]:
+        """The right choice."""
+        return typed(example)

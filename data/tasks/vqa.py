@@ -1,0 +1,76 @@
+"""`answer en {question}`: questions of public data sets, or of one's own, with one right answer or several."""
+
+import random
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from openpali.data.captions import pictures
+from openpali.data.example import Example
+
+
+@dataclass(frozen=True)
+class Vqa:
+    """A record's `question` and one of its `answers`.
+
+    Attributes:
+        prompt: with {question} in place of it.
+        lower: lower-case the answers.
+        target: which answer to train on: `random`, so that one that many people gave comes often, or `first`.
+        metric: `vqa`, `vqav2` (needs ten people's answers), `anls`, `relaxed_accuracy`, `tallyqa`, `pope`, `rsvqa`
+            or `exact_match`.
+        metric_key: of that metric.
+    """
+
+    prompt: str = "answer en {question}"
+    lower: bool = False
+    target: Literal["random", "first"] = "random"
+    metric: str = "vqa"
+    metric_key: str = "accuracy"
+    max_new_tokens: int = 32
+    name: str = "vqa"
+
+    def __post_init__(self) -> None:
+        check_prompt(self.prompt, "question")
+        if self.target not in ("random", "first"):
+            raise ValueError(f"target={self.target!r}: random or first")
+
+    def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
+        """The question and an answer, every one of which is a reference; None without any."""
+        answers = tuple(text.lower() if self.lower else text for text in record["answers"])
+        given = [text.strip() for text in answers if text.strip()]
+        if not given:
+            return None
+        return Example(
+            id=record["id"],
+            task=self.name,
+            images=pictures(record),
+            prefix=self.prompt.replace("{question}", record["question"]),
+            suffix=rng.choice(given) if self.target == "random" else given[0],
+            references=answers,
+            meta=kind_of(record),
+        )
+
+    def prediction(self, text: str, example: Example) -> str:
+        """The text without space around it."""
+        return text.strip()
+
+    def reference(self, example: Example) -> dict[str, Any] | list[str]:
+        """Every answer, and the kind of question where the data set tells kinds apart."""
+        return typed(example)
+
+
+def check_prompt(prompt: str, *parts: str) -> None:
+    """Raises ValueError unless every part has its place in a prompt."""
+    if missing := [part for part in parts if f"{{{part}}}" not in prompt]:
+        raise ValueError(f"prompt={prompt!r}: it has no place for {{{missing[0]}}}")
+
+
+def kind_of(record: dict[str, Any]) -> dict[str, Any]:
+    """The `meta` of a question: its kind, if it has one."""
+    return {"question_type": record["question_type"]} if record.get("question_type") else {}
+
+
+def typed(example: Example) -> dict[str, Any] | list[str]:
+    """The references of a question, with its kind, as the metrics of answers take them."""
+    answers = list(example.references)
+    return {"answers": answers, "type": kind} if (kind := example.meta.get("question_type")) else answers
