@@ -120,7 +120,7 @@ class PublicSource(ABC):
     @property
     def notes(self) -> list[str]:
         """How many entries are left out by design."""
-        return [f"{count} entries are left out: {reason}" for reason, count in self.left_out.items()]
+        return [f"{count} left out: {reason}" for reason, count in self.left_out.items()]
 
     def __len__(self) -> int:
         return len(self._rows)
