@@ -20,8 +20,8 @@ class MultipleChoice:
 
     prompt: str = "answer en  {question} choose from: {choices}"
     separator: str = "\t"
-    metric: str = "vqa"
-    metric_key: str = "accuracy"
+    metric: str = "exact_match"
+    metric_key: str = "exact_match"
     max_new_tokens: int = 32
     name: str = "multiple_choice"
 
