@@ -2,10 +2,11 @@
 
 import re
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from openpali.data.questions import several
 from openpali.data.sources.annotations import BadPart
 from openpali.data.sources.public import PublicSource, field, held_out
 from openpali.data.sources.public_captions import checked_texts
@@ -22,7 +23,7 @@ class Coco35L(PublicSource):
     """COCO's captions with their machine translations into 34 languages (Thapliyal et al. 2022).
 
     A record is a picture with the captions of every language, so that a task that draws one gives all of them the
-    same weight. Its 20 million lines stay on disk: of each, the place in the file is kept. The dev part is `test`,
+    same weight. The 20 million lines stay on disk: of each, its place in the file is kept. The dev part is `test`,
     and one in twenty pictures of the training part are `validation`.
     """
 
@@ -91,7 +92,7 @@ class Coco35L(PublicSource):
 class Crossmodal3600(PublicSource):
     """Crossmodal-3600 (Thapliyal et al. 2022): captions that people wrote in 36 languages, for evaluation alone.
 
-    3,600 pictures. Scores are published by language: give the task one, such as `languages: [sw]`.
+    3,600 pictures; a record is one of them with the captions of one language, since scores are by language.
     """
 
     name = "xm3600"
@@ -101,27 +102,44 @@ class Crossmodal3600(PublicSource):
     parts = {"validation": "test", "test": "test"}
 
     def __init__(
-        self, path: str | Path | None = None, split: str = "test", image_root: str | Path | None = None
+        self,
+        path: str | Path | None = None,
+        split: str = "test",
+        image_root: str | Path | None = None,
+        languages: Sequence[str] | str = XM_LANGUAGES,
     ) -> None:
-        """Read and check the file; see `PublicSource`."""
+        """Read and check the file; see `PublicSource`.
+
+        Args:
+            path: folder of `captions.jsonl`.
+            split: `test`, the only one.
+            image_root: folder of `images`; by default `path`.
+            languages: codes of those that are wanted, all 36 by default.
+
+        Raises:
+            ValueError: a language that it does not have; besides what `PublicSource` raises.
+        """
+        self.languages = several(languages)
+        if unknown := sorted(set(self.languages) - set(XM_LANGUAGES)):
+            raise ValueError(f"languages: there is no {unknown[0]!r}; there are {', '.join(XM_LANGUAGES)}")
         super().__init__(path, split, image_root)
 
     def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """Lines, by their number."""
-        yield from ((f"line {number}", line) for number, line in json_lines(self.find("captions.jsonl")))
+        """The languages of each line; one language after the other would leave a limit with a single one."""
+        for number, line in json_lines(self.find("captions.jsonl")):
+            try:
+                content = json_line(line)
+            except BadPart:
+                content = None
+            for language in self.languages:
+                yield f"{number}-{language}", (content, language)
 
     def row(self, entry: Any) -> dict[str, Any] | None:
-        """Captions of every language."""
-        content = json_line(entry)
-        key = field(content, "image/key")
-        captions = {
-            language: checked_texts(field(content[language], "caption", list))
-            for language in XM_LANGUAGES
-            if language in content
-        }
-        if not captions:
-            raise BadPart("it has no caption in any of the 36 languages", "Download the file again.")
-        return {"captions": captions, "images": [self.picture(f"images/{key}.jpg", f"{key}.jpg")]}
+        """The captions of one language."""
+        content, language = entry
+        picture = self.picture(f"images/{field(content, 'image/key')}.jpg", f"{content['image/key']}.jpg")
+        captions = checked_texts(field(field(content, language, dict), "caption", list))
+        return {"captions": {language: captions}, "images": [picture]}
 
 
 def line_starts(path: Path) -> dict[int, "array[int]"]:

@@ -77,11 +77,10 @@ class RefCoco(ReferringExpressions):
             return super().__getitem__(index)
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)} of {self.path}")
-        first, *others = self._groups[index]
-        record = super().__getitem__(first)
-        picture = self._entries[first][1]
-        objects = record["objects"] + [self._object(number) for number in others]
-        return record | {"id": f"{self.name}:{picture}", "objects": objects}
+        numbers = self._groups[index]
+        picture = self._entries[numbers[0]][1]
+        objects = [self._object(number) for number in numbers]
+        return {"id": f"{self.name}:{picture}", "image": self._image(numbers[0]), "objects": objects, "crowds": []}
 
     def _list(self) -> list[Any]:
         """The entries of all data sets, each with an id of its own and what COCO says of its object."""

@@ -9,6 +9,8 @@ boxes and outlines, which are COCO's.
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from openpali.data.example import Box
 from openpali.data.images import BadImage, image_size
 from openpali.data.masks import mask_box
@@ -91,13 +93,16 @@ class ReferringExpressions:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)} of {self.path}")
         i, turn = self._records[index]
+        id_ = f"{self.path.name}:{self._entries[i][0]}" + ("" if turn is None else f"-{turn}")
+        return {"id": id_, "image": self._image(i), "objects": [self._object(i, turn)], "crowds": []}
+
+    def _image(self, i: int) -> Image.Image:
+        """The picture of an entry, decoded. Raises BadRecord."""
         name, picture = self._entries[i][:2]
         try:
-            image = self._pictures.load(picture, self._sizes[picture])
+            return self._pictures.load(picture, self._sizes[picture])
         except BadPart as part:
             raise BadRecord(str(self.path), name, part.reason, part.remedy) from part
-        id_ = f"{self.path.name}:{name}" + ("" if turn is None else f"-{turn}")
-        return {"id": id_, "image": image, "objects": [self._object(i, turn)], "crowds": []}
 
     def _object(self, i: int, turn: int | None = None) -> dict[str, Any]:
         """The object of an entry, with one of its sentences or with all of them."""

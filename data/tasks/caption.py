@@ -17,10 +17,12 @@ class Caption:
         languages: languages to caption in, one drawn for each example among those that the record has; all of them
             when empty.
         lower: write captions in lower case, as PaliGemma's transfer to TextCaps does; CIDEr makes no difference.
+        by_language: score each language by itself, and take the mean; for the metric `captions`.
     """
 
     languages: tuple[str, ...] = ("en",)
     lower: bool = False
+    by_language: bool = False
     metric: str = "cider"
     metric_key: str = "cider"
     max_new_tokens: int = 48
@@ -28,6 +30,8 @@ class Caption:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "languages", several(self.languages))
+        if self.by_language and self.metric != "captions":
+            raise ValueError(f"by_language needs metric: captions, and metric is {self.metric!r}")
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
         """A caption in one language, of which every one is a reference; None without any."""
@@ -52,6 +56,7 @@ class Caption:
         """The text without space around it."""
         return text.strip()
 
-    def reference(self, example: Example) -> list[str]:
-        """Every caption of the picture in the example's language."""
-        return list(example.references)
+    def reference(self, example: Example) -> list[str] | dict[str, Any]:
+        """Every caption of the picture in the example's language, and with `by_language` which one that is."""
+        captions = list(example.references)
+        return {"answers": captions, "type": example.meta["language"]} if self.by_language else captions

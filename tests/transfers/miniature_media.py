@@ -1,0 +1,57 @@
+"""Pictures, clips and files of the miniatures: a data set's public layout with a handful of records."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+COLOURS = ["red", "lime", "blue", "white", "yellow", "purple", "gray", "orange"]
+WIDTH, HEIGHT = 40, 30
+
+
+def picture(path: Path, number: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
+    """A picture of two colours, whose halves say which one it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("RGB", size, COLOURS[number % len(COLOURS)])
+    image.paste(COLOURS[(number // len(COLOURS) + 1) % len(COLOURS)], (0, 0, size[0] // 2, size[1]))
+    image.save(path)
+    return path
+
+
+def clip(path: Path, number: int, frames: int = 12, rate: int = 8) -> Path:
+    """A video file of grey frames, the first of which are darker."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("mpeg4", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+        for step in range(frames):
+            pixels = np.full((16, 32, 3), 40 + 10 * number + 4 * step, np.uint8)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """A file of JSON, and its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def write_lines(path: Path, rows: list[Any]) -> Path:
+    """A line of JSON for each row."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_text(path: Path, *lines: str) -> Path:
+    """Lines of text."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path

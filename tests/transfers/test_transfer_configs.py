@@ -1,0 +1,173 @@
+"""Every transfer of the authors' table: its YAML has their hyper-parameters, and runs on a miniature of its data."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import miniatures_captions
+import miniatures_clips
+import miniatures_questions
+import pytest
+import yaml
+from tiny_adapters import save_checkpoint
+from tiny_mask_vqvae import tiny as tiny_codec
+
+from openpali.recipes import transfer
+from openpali.recipes.arguments import parse
+from openpali.recipes.config_file import CONFIGS, as_dict
+from openpali.recipes.resolution import resolution_keys
+
+ROWS = {row["task"]: row for row in csv.DictReader((Path(__file__).parent / "rows.csv").open(encoding="utf-8"))}
+MINIATURES = miniatures_captions.MINIATURES | miniatures_clips.MINIATURES | miniatures_questions.MINIATURES
+# of the built-in pictures, and of people's own
+OTHERS = {"caption", "count", "detect", "jsonl", "refer", "what", "what-de"}
+# of PaLI-3's checkpoints, whose image encoder stays frozen
+PALI3_SIZES = (812, 1064)
+EVALUATED_ONLY = {"pope"}
+# the table's words for metrics, and the module and the number of each
+METRICS: dict[str, set[tuple[str, str]]] = {
+    "cider": {("cider", "cider"), ("captions", "cider")},
+    "cider|bleu4": {("captions", "cider")},
+    "vqav2": {("vqav2", "accuracy")},
+    "vqa": {("vqa", "accuracy")},
+    "exact": {("exact_match", "exact_match")},
+    "exact lower": {("exact_match", "exact_match")},
+    "sciqa": {("science_qa", "accuracy")},
+    "rsvqa": {("rsvqa", "accuracy"), ("rsvqa", "overall_accuracy")},
+    "relaxed": {("relaxed_accuracy", "relaxed_accuracy"), ("relaxed_accuracy", "accuracy")},
+    "tallyqa": {("tallyqa", "accuracy")},
+    "anls": {("anls", "anls")},
+    "pope": {("pope", "accuracy")},
+    "miou": {("segmentation", "mean_iou")},
+}
+
+
+def sizes(name: str) -> list[int]:
+    """Resolutions of a row of the table."""
+    return [int(size) for size in ROWS[name]["resolutions"].split("|")]
+
+
+def at(cell: str, size: int) -> str:
+    """What a cell such as `1e-5 (448 896: 3e-6)` says for a resolution."""
+    usual, _, rest = cell.partition("(")
+    for exception in rest.rstrip(")").split(";"):
+        where, _, value = exception.partition(":")
+        if str(size) in where.split():
+            return value.strip()
+    return usual.strip()
+
+
+def number(cell: str, size: int) -> float:
+    return float(at(cell, size) or 0)
+
+
+def parsed(name: str, size: int) -> tuple[Any, Any]:
+    """The arguments of a row's configuration at a resolution, of the recipe and of the run."""
+    argv = ["--config", f"transfers/{name}", "--resolution", str(size), "--use_cpu", "true", "--bf16", "false"]
+    args, _, run = parse(transfer.CLASSES, argv, above=resolution_keys(transfer.CLASSES, argv))
+    return args, run
+
+
+def frozen(name: str, size: int) -> bool:
+    cell = ROWS[name]["freeze_vit"]
+    return size in PALI3_SIZES or cell == "yes" or cell == f"{size} only"
+
+
+def test_there_is_a_configuration_and_a_miniature_for_every_row_and_none_besides():
+    shipped = {path.stem for path in (CONFIGS / "transfers").glob("*.yaml")}
+    assert len(ROWS) == 32
+    assert set(ROWS) == set(MINIATURES) == shipped - OTHERS
+    assert shipped >= OTHERS
+
+
+@pytest.mark.parametrize(("name", "size"), [(name, size) for name in ROWS for size in (*sizes(name), *PALI3_SIZES)])
+def test_hyper_parameters_are_the_tables(name, size):
+    row, (args, run) = ROWS[name], parsed(name, size)
+    assert run.freeze == (["vision_tower"] if frozen(name, size) else [])
+    task = transfer.make_task(as_dict(args.task, "task"))
+    assert task.max_new_tokens <= int(row["text_len"])
+    assert (task.metric, task.metric_key) in METRICS[row["metric"]]
+    assert args.num_beams == int(row["decode"].removeprefix("beam").replace("greedy", "1"))
+    if name in EVALUATED_ONLY:
+        return
+    assert run.learning_rate == number(row["lr"], size)
+    # torch multiplies the decay by the learning rate, the table does not
+    assert run.weight_decay == pytest.approx(number(row["wd"], size) / run.learning_rate)
+    assert run.num_train_epochs == number(row["epochs"], size)
+    assert run.per_device_train_batch_size * run.gradient_accumulation_steps == number(row["batch_size"], size)
+    assert (args.label_smoothing or 0) == number(row["label_smoothing"], size)
+    assert (args.text_dropout or 0) == number(row["dropout"], size)
+    assert args.max_length + args.suffix_max_length == int(row["text_len"])
+    assert (run.schedule, run.warmup_steps, run.max_grad_norm) == ("cosine", 0.05, 1.0)
+    assert (run.adam_beta1, run.adam_beta2) == (0.9, 0.999)
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if ROWS[name]["frames"]])
+def test_clips_have_the_tables_frames(name):
+    frames, _, stride = ROWS[name]["frames"].split()
+    source = parsed(name, 224)[0].source
+    assert (source["num_frames"], source["stride"]) == (int(frames), int(stride))
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_configuration_opens_with_its_command(name):
+    lines = (CONFIGS / "transfers" / f"{name}.yaml").read_text().splitlines()
+    recipe = "openpali eval" if name in EVALUATED_ONLY else "openpali.recipes.transfer"
+    assert lines[0].startswith("# ")
+    assert recipe in lines[0]
+    assert f"recipes/configs/transfers/{name}.yaml" in lines[0]
+
+
+@pytest.fixture(scope="module")
+def tiny_checkpoints(tmp_path_factory, tiny_tokenizer):
+    return {
+        family: save_checkpoint(family, tiny_tokenizer, tmp_path_factory.mktemp(family))
+        for family in ("pali3", "paligemma")
+    }
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory):
+    """Sixteen codes a mask, as the released one, of 16 x 16 pixels."""
+    folder = tmp_path_factory.mktemp("codec")
+    tiny_codec(image_size=16).save_pretrained(folder)
+    return folder
+
+
+def options(name: str, data: Path, codec: Path) -> list[str]:
+    """What a command line says differently: where the data are, and how little of them."""
+    found = [("source", key, value) for key, value in MINIATURES[name](data).items()]
+    if name == "refcoco_seg":
+        found.append(("task", "codec", str(codec)))
+    return [part for block, key, value in found for part in (f"--{block}.{key}", yaml.safe_dump(value).strip(" .\n"))]
+
+
+SHORT = {"max_steps": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "eval_steps": 2}
+SHORT |= {"save_steps": 2, "logging_steps": 1, "eval_limit": 2, "test_limit": 2, "per_device_eval_batch_size": 2}
+SHORT |= {"dataloader_num_workers": 0, "use_cpu": "true", "tensorboard": "false", "bf16": "false"}
+SHORT |= {"activation_checkpointing": "false", "task.max_new_tokens": 4}
+
+
+@pytest.mark.parametrize("turn", range(len(ROWS)), ids=list(ROWS))
+def test_a_row_trains_two_steps_and_is_evaluated(turn, tiny_checkpoints, codec, tmp_path, monkeypatch):
+    # starting Java for every score would take most of the time
+    monkeypatch.setattr("openpali.eval.caption_text.shutil.which", lambda name: None)
+    name = list(ROWS)[turn]
+    family = ("pali3", "paligemma")[turn % 2]
+    data, folder = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    argv = ["--config", f"transfers/{name}", "--model", str(tiny_checkpoints[family]), "--output_dir", str(folder)]
+    argv += [part for key, value in SHORT.items() for part in (f"--{key}", str(value))]
+    transfer.main([*argv, *options(name, data, codec)])
+    rows = [json.loads(line) for line in (folder / "logs.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (scores,) = metrics.values()
+    task = parsed(name, 224)[0].task
+    key = task.get("metric_key") or transfer.make_task(task).metric_key
+    assert scores["metrics"][key] >= 0
+    assert scores["metrics"]["examples"] > 0
+    assert not (folder / "skipped_records.jsonl").exists()
+    shutil.rmtree(tmp_path)
