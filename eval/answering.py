@@ -50,7 +50,6 @@ def answer_examples(
     progress: bool = True,
     store: PredictionStore | None = None,
     max_length: int | None = None,
-    max_new_tokens: int | None = None,
     processes: Processes = ALONE,
 ) -> list[dict[str, Any]]:
     """The rows of `evaluate_task`, still without scores, in the order of the dataset.
@@ -62,7 +61,7 @@ def answer_examples(
         ValueError: if there is no example.
     """
     done = dict(store.done) if store else {}
-    options = (batch_size, max_new_tokens or task.max_new_tokens, num_beams, blank_images, box_scores, max_length)
+    options = (batch_size, task.max_new_tokens, num_beams, blank_images, box_scores, max_length)
     total = len(dataset) if limit is None else min(limit, len(dataset))
     with tqdm(total=-(-total // processes.count), desc=task.name, unit="ex", disable=not progress) as bar:
 

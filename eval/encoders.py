@@ -28,8 +28,8 @@ from openpali.eval.encoder_tables import language_rows, write_tables
 from openpali.eval.heat_map import draw_heat_map
 from openpali.eval.linear_probe import linear_probe
 from openpali.eval.loading import first_device
+from openpali.eval.measurement import describe, read_source
 from openpali.eval.retrieval import retrieval_per_language
-from openpali.eval.run import describe, read_source
 from openpali.eval.zero_shot import zero_shot_per_language
 
 TASKS = ("retrieval", "zero_shot", "probe")

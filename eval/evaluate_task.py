@@ -75,7 +75,6 @@ def evaluate_task(
     progress: bool = True,
     store: PredictionStore | None = None,
     max_length: int | None = None,
-    max_new_tokens: int | None = None,
 ) -> TaskResult:
     """Answer and score the examples of a dataset.
 
@@ -96,7 +95,6 @@ def evaluate_task(
         store: predictions are written to it as they come, and those that it has are not made again.
 
         max_length: tokens of a prompt, for models of ours; longer ones are cut, as in a training with that limit.
-        max_new_tokens: tokens of an answer, end token included; the task's when None.
 
     Returns:
         Metrics and one row per example.
@@ -117,7 +115,6 @@ def evaluate_task(
         progress=progress,
         store=store,
         max_length=max_length,
-        max_new_tokens=max_new_tokens,
     )
     return scored(task, rows)
 

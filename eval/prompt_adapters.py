@@ -131,6 +131,11 @@ ADAPTERS = {
 }
 
 
+def prompt_kind(model_type: str) -> str:
+    """How a model of this type is asked: what changes its predictions when another way is taken."""
+    return ADAPTERS.get(model_type, CHAT).name
+
+
 def find_adapter(model: PreTrainedModel, processor: Any) -> PromptAdapter:
     """The adapter of a model: that of its type, else its chat template.
 

@@ -45,21 +45,26 @@ def write_report(
     Returns:
         The path written.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["value"] = show_value
-    environment.filters["metric_name"] = show_name
-    page = environment.get_template("report.html.j2").render(
+    return write_page(
+        path,
+        "report.html.j2",
         title=title,
         results=results,
         galleries=[gallery(result, images, worst, best) for result in results],
         curves=[Markup(svg) for svg in draw_curves(logs or [])],
         credits=credits,
         settings=settings or {},
-        true_colour=TRUE_COLOUR,
-        predicted_colour=PREDICTED_COLOUR,
     )
+
+
+def write_page(path: str | Path, template: str, **content: Any) -> Path:
+    """Fill a template of this folder with text that cannot be HTML, and write it."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"value": show_value, "interval": show_interval, "metric_name": show_name}
+    colours = {"true_colour": TRUE_COLOUR, "predicted_colour": PREDICTED_COLOUR}
+    page = environment.get_template(template).render(**colours, **content)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
@@ -101,8 +106,13 @@ def card(row: dict[str, Any], images: Mapping[str, Image.Image], result: TaskRes
         **row,
         "picture": data_uri(drawn) if drawn else None,
         "mark": ("right" if score else "wrong") if binary else show_value(score, result.metric_key),
-        "kind": "right" if score >= 1 else "wrong" if score <= 0 else "partly",
+        "kind": card_kind(score),
     }
+
+
+def card_kind(score: float) -> str:
+    """How the mark of a score is coloured."""
+    return "right" if score >= 1 else "wrong" if score <= 0 else "partly"
 
 
 def true_objects(row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -124,6 +134,12 @@ def show_value(value: float, key: str) -> str:
         return f"{value:.0f}"
     # CIDEr is a hundred times a number that is no share
     return f"{value:.1f}" if is_cider(key) else f"{100 * value:.1f} %"
+
+
+def show_interval(ends: tuple[float, float], key: str) -> str:
+    """The ends of an interval, their unit once."""
+    low, high = (show_value(end, key) for end in ends)
+    return f"{low.removesuffix(' %')} – {high}"
 
 
 def is_cider(key: str) -> bool:

@@ -7,8 +7,9 @@ from tiny_models import COLOURS, tiny_pali3
 
 from openpali.eval import run as runner
 from openpali.eval.evaluate_task import load_metric
+from openpali.eval.measurement import read_source
 from openpali.eval.prediction_file import PredictionFile
-from openpali.eval.run import main, read_source
+from openpali.eval.run import main
 
 
 @pytest.fixture(scope="module")

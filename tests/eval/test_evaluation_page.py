@@ -24,16 +24,16 @@ def commands():
 
 def test_commands_parse(monkeypatch):
     seen = []
-    monkeypatch.setattr("openpali.eval.run.run", lambda args: seen.append(args))
-    monkeypatch.setattr("openpali.eval.run.summary", lambda result: "")
+    monkeypatch.setattr("openpali.eval.run.run", lambda args: seen.append(args) or {})
     for program, verb, *arguments in commands():
         assert program == "openpali"
         if verb == "eval":
             main(arguments)
         else:
             seen.append(parse_arguments(arguments))
-    assert [args.task for args in seen if "task" in vars(args)] == ["answer", "detect"]
-    assert seen[-1].box_scores
+    measured = [args for args in seen if "task" in vars(args)]
+    assert {"answer", "detect"} <= {args.task for args in measured}
+    assert [args.task for args in measured if args.box_scores] == ["detect"]
     assert [bool(args.masks) for args in seen if "masks" in vars(args)] == [False, False, True]
 
 
