@@ -22,18 +22,23 @@ def picture(path: Path, number: int, size: tuple[int, int] = (WIDTH, HEIGHT)) ->
 
 
 def clip(path: Path, number: int, frames: int = 12, rate: int = 8) -> Path:
-    """A video file of grey frames, the first of which are darker."""
+    """A video file of grey frames, each brighter than the one before, as `shown_steps` reads."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("mpeg4", rate=rate)
         stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
         for step in range(frames):
-            pixels = np.full((16, 32, 3), 40 + 10 * number + 4 * step, np.uint8)
+            pixels = np.full((16, 32, 3), 20 + number + 16 * (step % 14), np.uint8)
             for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
                 container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)
     return path
+
+
+def shown_steps(images: list[Image.Image]) -> list[int]:
+    """Which frames of a clip these are."""
+    return [round((float(np.asarray(image).mean()) - 20) / 16) for image in images]
 
 
 def write_json(path: Path, content: Any) -> Path:

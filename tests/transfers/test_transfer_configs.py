@@ -22,7 +22,7 @@ from openpali.recipes.resolution import resolution_keys
 ROWS = {row["task"]: row for row in csv.DictReader((Path(__file__).parent / "rows.csv").open(encoding="utf-8"))}
 MINIATURES = miniatures_captions.MINIATURES | miniatures_clips.MINIATURES | miniatures_questions.MINIATURES
 # of the built-in pictures, and of people's own
-OTHERS = {"caption", "count", "detect", "jsonl", "refer", "what", "what-de"}
+OTHERS = {"caption", "count", "detect", "jsonl", "own", "refer", "what", "what-de"}
 # of PaLI-3's checkpoints, whose image encoder stays frozen
 PALI3_SIZES = (812, 1064)
 EVALUATED_ONLY = {"pope"}
