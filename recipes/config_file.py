@@ -97,6 +97,9 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
     amount = value if isinstance(value, int | float) and not isinstance(value, bool) else None
     for option in options:
         kind = get_origin(option) or option
+        if isinstance(value, bool) and kind is Literal and {"on", "off"} <= {*get_args(option)}:
+            # YAML reads these two words as true and false
+            return "on" if value else "off"
         if kind is Any or kind is Literal and value in get_args(option):
             return value
         if kind in (bool, dict, list, str) and isinstance(value, kind):

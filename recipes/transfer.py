@@ -19,6 +19,7 @@ from openpali.modeling.processing_paligemma import PaliGemmaProcessor
 from openpali.recipes.adapters import AdapterArguments, check_start
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import ConfigError, as_dict
+from openpali.recipes.feature_cache import Mode, cached_features
 from openpali.recipes.resolution import load_resized, resolution_keys
 from openpali.recipes.run_data import (
     make_task,
@@ -67,6 +68,10 @@ class TransferArguments:
         metadata={"help": "PaliGemma: full is prefix-LM; causal or causal_all (images too) for comparison"},
     )
     loss_on_prefix: bool = field(default=False, metadata={"help": "PaliGemma: train on the prompt too, to compare"})
+    feature_cache: Mode = field(
+        default="auto",
+        metadata={"help": "keep a frozen image encoder's features on disk: auto where it pays, on, or off"},
+    )
     max_bad_share: float = field(default=0.1, metadata={"help": "records that may turn out bad while training"})
     test_limit: int = field(default=512, metadata={"help": "test examples at the end"})
     dtype: Literal["auto", "float32", "bfloat16"] = field(
@@ -113,6 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     limits |= {"pack_length": args.pack_length}
     collator = Collator(processor, **limits, loss_on_prefix=args.loss_on_prefix, exact_pictures=args.exact_pictures)
     fit_batch(run, run_length(train))
+    train, collator = cached_features(args.feature_cache, model, train, collator, run)
 
     batch = run.per_device_eval_batch_size
     validation = Validation({task.name: data["validation"]}, processor, batch, run.eval_limit, args.num_beams)
