@@ -16,7 +16,8 @@ from openpali.eval.asked import Asked, read_prompt
 
 _TOKEN = re.compile(r"<[A-Z_]+>")
 _SENTENCES = {True: "<REFERRING_EXPRESSION_SEGMENTATION>", False: "<CAPTION_TO_PHRASE_GROUNDING>"}
-_NOISE = re.compile(r"</?s>|<pad>")
+# tokenizers may write spaces between places, which its processor does not expect
+_SPACE = re.compile(r"\s+(?=<(?:loc_\d+|/?poly|sep)>)")
 # its 1,000 bins a side then have centres in whole pixels, which is what its processor rounds to
 _FINE = 10_000
 
@@ -52,7 +53,11 @@ def read_florence(processor: Any, ids: torch.Tensor, example: Example) -> tuple[
         The answer as it was written, and for a task that finds things `{"box": [x0, y0, x1, y1] in [0, 1], "label",
         "mask": run lengths or None}` of each; None for a task that ends in words.
     """
-    text = _NOISE.sub("", processor.decode(ids, skip_special_tokens=False)).strip()
+    tokenizer = processor.tokenizer
+    # its places may be special tokens too, and are the answer
+    noise = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
+    text = processor.decode([i for i in ids.tolist() if i not in noise], skip_special_tokens=False).strip()
+    text = _SPACE.sub("", text)
     token, _ = florence_task(example)
     found = processor.post_process_generation(text, task=token, image_size=(_FINE, _FINE))[token]
     if isinstance(found, str):

@@ -5,7 +5,9 @@ is asked in the words that its authors ask it in, so that it is not scored lower
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,12 +39,14 @@ class PromptAdapter:
         write: the text for its processor, of a processor and an Example.
         read: text and things found, of a processor, an answer int[T] without prompt, and an Example.
         one_picture: its processor takes a flat list with exactly one picture a prompt.
+        arrange: changes the inputs that the processor has made.
     """
 
     name: str
     write: Callable[[Any, Example], str]
     read: Callable[[Any, torch.Tensor, Example], Reading] = read_text
     one_picture: bool = False
+    arrange: Callable[[BatchFeature], BatchFeature] = lambda inputs: inputs
 
 
 def bare_prompt(processor: Any, example: Example) -> str:
@@ -90,6 +94,14 @@ def instruct_blip_prompt(processor: Any, example: Example) -> str:
     return spoken(example, "Question: {} Short answer:", "A short image description.")
 
 
+def pad_questions_right(inputs: BatchFeature) -> BatchFeature:
+    """The prompt for InstructBLIP's Q-Former with its padding behind it, since positions are counted from the left."""
+    order = inputs["qformer_attention_mask"].argsort(dim=1, descending=True, stable=True)
+    for key in ("qformer_input_ids", "qformer_attention_mask"):
+        inputs[key] = inputs[key].gather(1, order)
+    return inputs
+
+
 def kosmos_prompt(processor: Any, example: Example) -> str:
     """Its beginnings of captions and answers; what it is to find is marked as a phrase."""
     asked = read_prompt(example)
@@ -104,7 +116,9 @@ def read_kosmos(processor: Any, ids: torch.Tensor, example: Example) -> Reading:
     asked = read_prompt(example)
     if asked.kind not in ("detect", "refer"):
         return processor.post_process_generation(written)[0].strip(), None
-    _, entities = processor.post_process_generation(kosmos_prompt(processor, example) + written)
+    # its reader wants the marks of places one behind the other
+    marks = re.sub(r"\s*(</?object>|<patch_index_\d+>)\s*", r"\1", written)
+    _, entities = processor.post_process_generation(kosmos_prompt(processor, example) + marks)
     wanted = {name.lower() for name in asked.names}
     rows = [{"box": list(box), "label": phrase, "mask": None} for phrase, _, boxes in entities for box in boxes]
     if asked.kind == "refer":
@@ -127,7 +141,7 @@ ADAPTERS = {
     "chameleon": PromptAdapter("chameleon", chameleon_prompt),
     "kosmos-2": PromptAdapter("kosmos-2", kosmos_prompt, read_kosmos, one_picture=True),
     "blip-2": PromptAdapter("blip-2", blip_prompt, one_picture=True),
-    "instructblip": PromptAdapter("instructblip", instruct_blip_prompt, one_picture=True),
+    "instructblip": PromptAdapter("instructblip", instruct_blip_prompt, one_picture=True, arrange=pad_questions_right),
 }
 
 
@@ -178,7 +192,8 @@ def model_inputs(
     """
     adapter = find_adapter(model, processor)
     texts = [adapter.write(processor, example) for example in examples]
-    options: dict[str, Any] = {} if model.config.is_encoder_decoder else {"padding_side": "left"}
+    side = processor.tokenizer.padding_side if model.config.is_encoder_decoder else "left"
+    options: dict[str, Any] = {} if model.config.is_encoder_decoder else {"padding_side": side}
     if max_length is not None and is_ours(processor):
         options["max_length"] = max_length
     if adapter is CHAT and starts_itself(processor, texts):
@@ -191,7 +206,19 @@ def model_inputs(
                     f"{adapter.name} takes one picture, and example {example.id} has {len(example.images)}"
                 )
         pictures = [some[0] for some in images]
-    return processor(images=pictures, text=texts, return_tensors="pt", padding=True, **options)
+    with padding_on(processor.tokenizer, side):
+        inputs = processor(images=pictures, text=texts, return_tensors="pt", padding=True, **options)
+    return adapter.arrange(inputs)
+
+
+@contextmanager
+def padding_on(tokenizer: Any, side: str) -> Iterator[None]:
+    """That side of a tokenizer: some processors (Kosmos-2's) pass the option over and look there."""
+    before, tokenizer.padding_side = tokenizer.padding_side, side
+    try:
+        yield
+    finally:
+        tokenizer.padding_side = before
 
 
 def is_ours(processor: Any) -> bool:

@@ -102,7 +102,7 @@ def measure(args: EvalArguments, processes: Processes) -> dict[str, TaskResult]:
     keys = ("config", "task", "task_options", "source", "split", "num_beams", "batch_size", "seed")
     measurement = read_measurement(args.model, **{key: getattr(args, key) for key in keys})
     source, task = load_source(measurement.source), load_task(measurement.task)
-    output, names = output_folder(args), short_names(args.model)
+    output, names = output_folder(args), folder_names(args.model)
     skipped = SkipLog(output / "skipped_records.jsonl")
     dataset = TaskDataset(source, task, measurement.seed, skipped)
     same = {key: getattr(args, key) for key in ("limit", "blank_images", "box_scores", "device", "overwrite")}
@@ -130,7 +130,7 @@ def measure(args: EvalArguments, processes: Processes) -> dict[str, TaskResult]:
     return results
 
 
-def short_names(models: list[str]) -> list[str]:
+def folder_names(models: list[str]) -> list[str]:
     """The last parts of paths and Hub names, as many as it takes to tell the models apart.
 
     Raises:
@@ -149,7 +149,7 @@ def output_folder(args: EvalArguments) -> Path:
     if args.output:
         return Path(args.output)
     what = "-".join(filter(None, [args.task or Path(args.config or "").stem, args.split]))
-    return Path("outputs", "eval", f"{'-and-'.join(short_names(args.model))}-on-{what}")
+    return Path("outputs", "eval", f"{'-and-'.join(folder_names(args.model))}-on-{what}")
 
 
 def summary(result: TaskResult) -> str:
