@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,17 @@ import pytest
 import yaml
 from tiny_adapters import save_checkpoint
 from tiny_mask_vqvae import tiny as tiny_codec
+from transformers import HfArgumentParser
 
+from openpali.data.sources import SOURCES
+from openpali.data.tasks import load_task
+from openpali.eval import run as evaluation
+from openpali.eval.measurement import read_measurement
 from openpali.recipes import transfer
 from openpali.recipes.arguments import parse
 from openpali.recipes.config_file import CONFIGS, as_dict
 from openpali.recipes.resolution import resolution_keys
+from openpali.recipes.run_data import make_task
 
 ROWS = {row["task"]: row for row in csv.DictReader((Path(__file__).parent / "rows.csv").open(encoding="utf-8"))}
 MINIATURES = miniatures_captions.MINIATURES | miniatures_clips.MINIATURES | miniatures_questions.MINIATURES
@@ -26,6 +33,7 @@ OTHERS = {"caption", "count", "detect", "jsonl", "own", "refer", "what", "what-d
 # of PaLI-3's checkpoints, whose image encoder stays frozen
 PALI3_SIZES = (812, 1064)
 EVALUATED_ONLY = {"pope"}
+TRAINED = [name for name in ROWS if name not in EVALUATED_ONLY]
 # the table's words for metrics, and the module and the number of each
 METRICS: dict[str, set[tuple[str, str]]] = {
     "cider": {("cider", "cider"), ("captions", "cider")},
@@ -66,7 +74,7 @@ def number(cell: str, size: int) -> float:
 def parsed(name: str, size: int) -> tuple[Any, Any]:
     """The arguments of a row's configuration at a resolution, of the recipe and of the run."""
     argv = ["--config", f"transfers/{name}", "--resolution", str(size), "--use_cpu", "true", "--bf16", "false"]
-    args, _, run = parse(transfer.CLASSES, argv, above=resolution_keys(transfer.CLASSES, argv))
+    args, *_, run = parse(transfer.CLASSES, argv, above=resolution_keys(transfer.CLASSES, argv))
     return args, run
 
 
@@ -86,7 +94,7 @@ def test_there_is_a_configuration_and_a_miniature_for_every_row_and_none_besides
 def test_hyper_parameters_are_the_tables(name, size):
     row, (args, run) = ROWS[name], parsed(name, size)
     assert run.freeze == (["vision_tower"] if frozen(name, size) else [])
-    task = transfer.make_task(as_dict(args.task, "task"))
+    task = make_task(as_dict(args.task, "task"))
     assert task.max_new_tokens <= int(row["text_len"])
     assert (task.metric, task.metric_key) in METRICS[row["metric"]]
     assert args.num_beams == int(row["decode"].removeprefix("beam").replace("greedy", "1"))
@@ -111,13 +119,35 @@ def test_clips_have_the_tables_frames(name):
     assert (source["num_frames"], source["stride"]) == (int(frames), int(stride))
 
 
+def commands(name: str) -> list[list[str]]:
+    """Command lines in the comments of a configuration; `#   ` goes on with the line before."""
+    path = CONFIGS / "transfers" / f"{name}.yaml"
+    lines = [line.removeprefix("# ") for line in path.read_text().splitlines() if line.startswith("# ")]
+    joined: list[str] = []
+    for line in lines:
+        if line.startswith("  "):
+            joined[-1] += line
+        else:
+            joined.append(line)
+    return [shlex.split(line) for line in joined if line.startswith(("accelerate launch", "openpali eval"))]
+
+
 @pytest.mark.parametrize("name", ROWS)
-def test_a_configuration_opens_with_its_command(name):
-    lines = (CONFIGS / "transfers" / f"{name}.yaml").read_text().splitlines()
-    recipe = "openpali eval" if name in EVALUATED_ONLY else "openpali.recipes.transfer"
-    assert lines[0].startswith("# ")
-    assert recipe in lines[0]
-    assert f"recipes/configs/transfers/{name}.yaml" in lines[0]
+def test_a_configuration_opens_with_its_command(name, tiny_checkpoints):
+    first, *others = commands(name)
+    assert f"recipes/configs/transfers/{name}.yaml" in first
+    if name in EVALUATED_ONLY:
+        others.append(first)
+    else:
+        assert first[:4] == ["accelerate", "launch", "-m", "openpali.recipes.transfer"]
+    for command in others:
+        assert command[:2] == ["openpali", "eval"]
+        parser: Any = HfArgumentParser(evaluation.EvalArguments)  # pyright: ignore[reportArgumentType]
+        args = parser.parse_args(command[2:])
+        given = {key: getattr(args, key) for key in ("config", "task", "task_options", "source", "split")}
+        measurement = read_measurement([str(tiny_checkpoints["pali3"])], **given)
+        assert measurement.source["name"] in SOURCES
+        assert load_task(measurement.task)
 
 
 @pytest.fixture(scope="module")
@@ -150,12 +180,11 @@ SHORT |= {"dataloader_num_workers": 0, "use_cpu": "true", "tensorboard": "false"
 SHORT |= {"activation_checkpointing": "false", "task.max_new_tokens": 4}
 
 
-@pytest.mark.parametrize("turn", range(len(ROWS)), ids=list(ROWS))
-def test_a_row_trains_two_steps_and_is_evaluated(turn, tiny_checkpoints, codec, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_row_trains_two_steps_and_is_evaluated(name, tiny_checkpoints, codec, tmp_path, monkeypatch):
     # starting Java for every score would take most of the time
     monkeypatch.setattr("openpali.eval.caption_text.shutil.which", lambda name: None)
-    name = list(ROWS)[turn]
-    family = ("pali3", "paligemma")[turn % 2]
+    family = ("pali3", "paligemma")[TRAINED.index(name) % 2]
     data, folder = tmp_path / "data", tmp_path / "run"
     data.mkdir()
     argv = ["--config", f"transfers/{name}", "--model", str(tiny_checkpoints[family]), "--output_dir", str(folder)]
@@ -166,8 +195,19 @@ def test_a_row_trains_two_steps_and_is_evaluated(turn, tiny_checkpoints, codec, 
     metrics = json.loads((folder / "metrics.json").read_text())
     (scores,) = metrics.values()
     task = parsed(name, 224)[0].task
-    key = task.get("metric_key") or transfer.make_task(task).metric_key
+    key = task.get("metric_key") or make_task(task).metric_key
     assert scores["metrics"][key] >= 0
     assert scores["metrics"]["examples"] > 0
     assert not (folder / "skipped_records.jsonl").exists()
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(EVALUATED_ONLY))
+@pytest.mark.parametrize("family", ["pali3", "paligemma"])
+def test_a_row_that_is_for_evaluation_is_evaluated(name, family, tiny_checkpoints, tmp_path):
+    source = parsed(name, 224)[0].source | MINIATURES[name](tmp_path)
+    argv = ["--config", f"transfers/{name}", "--model", str(tiny_checkpoints[family]), "--source", json.dumps(source)]
+    argv += ["--output", str(tmp_path / "scores"), "--limit", "4", "--batch_size", "2", "--device", "cpu"]
+    evaluation.main([*argv, "--task_options", "{max_new_tokens: 4}"])
+    content = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert (content["metric"], content["metrics"]["examples"]) == (ROWS[name]["metric"], 4)
