@@ -80,6 +80,7 @@ class PublicSource(ABC):
         self.bad: list[BadRecord] = []
         self.left_out: Counter[str] = Counter()
         self._rows, self._pictures = PackedRows(), Pictures(self.image_root)
+        self._there: set[str] = set()
         if hub is None:
             self._read(self.entries(self.part(split)))
         else:
@@ -170,14 +171,20 @@ class PublicSource(ABC):
         """The first of these pictures, relative to `image_root`, that is there. Raises BadPart."""
         for name in names[:-1]:
             try:
-                return self._pictures.check(name)
+                return self._check(name)
             except BadPart:
                 continue
-        return self._pictures.check(names[-1])
+        return self._check(names[-1])
 
     def leave_out(self, reason: str) -> None:
         """Count an entry that is left out by design; a `row` that returns this leaves it out."""
         self.left_out[reason] += 1
+
+    def _check(self, name: str) -> str:
+        # one picture has many questions
+        if name not in self._there:
+            self._there.add(self._pictures.check(name))
+        return name
 
     @property
     def _image_columns(self) -> list[str]:
@@ -212,6 +219,7 @@ class PublicSource(ABC):
                 continue
             if row is not None:
                 self._rows.append([name, row if self.hub is None else row | {"images": number}])
+        self._there.clear()
         try:
             judge(self.path, len(self._rows), len(self.bad), self.bad)
         except BadRecord as bad:

@@ -15,6 +15,15 @@ from openpali.data.tasks import TASKS, load_task
 from openpali.modeling.location_tokens import parse_detections
 
 METRICS = Path(package.__file__).parents[2] / "eval" / "metrics"
+# what people's own data and public data sets say of a picture
+TOLD = {
+    "prefix": "a",
+    "suffix": "b",
+    "question": "Which?",
+    "answers": ["a dog"],
+    "choices": ["a", "dog"],
+    "correct": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +47,7 @@ def test_what_every_task_must_do(name, records, codec):
     task = default(name, codec)
     assert (METRICS / task.metric).is_dir()
     assert task.max_new_tokens > 0
-    made = [{**record, "prefix": "a", "suffix": "b"} for record in records]
+    made = [record | TOLD for record in records]
     found = examples(task, made)
     assert len(found) >= 10
     for record, example in found:
@@ -59,7 +68,7 @@ def test_the_target_scores_full_marks_in_the_tasks_own_metric(name, records, cod
     import evaluate
 
     task = default(name, codec)
-    found = [e for _, e in examples(task, [{**r, "prefix": "a", "suffix": "b"} for r in records])][:20]
+    found = [e for _, e in examples(task, [record | TOLD for record in records])][:20]
     right = [task.prediction(example.suffix, example) for example in found]
     wrong = [task.prediction("zzz", example) for example in found]
     references = [task.reference(example) for example in found]
