@@ -88,6 +88,14 @@ def choose_things(
     return [name for name in known if name in wanted], chosen
 
 
+def all_things(
+    objects: Objects, left_out: Sequence[str], language: str, classes: Sequence[str]
+) -> tuple[list[str], Objects]:
+    """Names of all classes but those that cannot be asked for on this picture, and the objects of these names."""
+    names = [name for name in classes if name not in left_out]
+    return names, [item for item in sorted(objects, key=reading_order) if item["names"][language] in names]
+
+
 def region_texts(item: dict[str, Any], language: str) -> list[str]:
     """What an object may be called: its sentences where there are some, otherwise its name; empty without either."""
     if item.get("sentences"):

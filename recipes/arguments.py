@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
@@ -16,6 +16,7 @@ from openpali.recipes.config_file import ConfigError, as_dict, find_config, near
 
 Schedule = Literal["cosine", "rsqrt", "constant"]
 OnBadLoss = Literal["stop", "skip"]
+NOT_GIVEN = object()
 
 
 @dataclass
@@ -125,16 +126,26 @@ def parse(
     Raises:
         ConfigError: for a missing file, an unknown key, a value of the wrong type.
     """
-    given, defaults, parser = read_values(classes, argv, below, above)
-    built = parser.parse_dict(given)
-    built[-1].resolved = resolve(given, defaults, classes[-1])
+    read = read_values(classes, argv, below, above)
+    built = read.parser.parse_dict(read.values)
+    built[-1].resolved = resolve(read.values, read.defaults, classes[-1])
     return built
 
 
-def given_values(classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[dict[str, Any], set[str]]:
-    """Every key's value as `parse` would have it, nothing being built yet, and the keys that somebody gave."""
-    given, defaults, _ = read_values(classes, argv)
-    return given, {key for key, value in given.items() if value != defaults[key]}
+class Values(NamedTuple):
+    """Values by key before dataclasses are built of them.
+
+    Attributes:
+        values: of every key.
+        given: keys that the file, the command line or the caller gives.
+        defaults: of the dataclasses.
+        parser: which builds them.
+    """
+
+    values: dict[str, Any]
+    given: set[str]
+    defaults: dict[str, Any]
+    parser: "Parser"
 
 
 def read_values(
@@ -142,8 +153,8 @@ def read_values(
     argv: Sequence[str] | None = None,
     below: dict[str, Any] | None = None,
     above: dict[str, Any] | None = None,
-) -> tuple[dict[str, Any], dict[str, Any], "Parser"]:
-    """Values by key, the dataclasses' own defaults, and the parser that builds these classes; see `parse`."""
+) -> Values:
+    """What `parse` would build dataclasses of; the arguments are the same."""
     argv = list(sys.argv[1:] if argv is None else argv)
     config, argv = take_option(argv, "--config")
     known = known_keys(classes)
@@ -152,6 +163,7 @@ def read_values(
     parser = Parser(list(classes), allow_abbrev=False)  # pyright: ignore[reportArgumentType]
     parser.add_argument("--config", help="YAML file, or the name of a shipped one (pali3/nano-pretrain)")
     defaults = {key: parser.get_default(key) for key in known}
+    parser.set_defaults(**dict.fromkeys(known, NOT_GIVEN))
     parser.set_defaults(**values)
     for action in parser._actions:
         # `--freeze` alone empties what the file lists
@@ -159,10 +171,12 @@ def read_values(
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         raise ConfigError(f"unknown argument {unknown[0]}{nearest(unknown[0].lstrip('-'), known)}")
-    given = {key: value for key, value in vars(namespace).items() if key in known}
+    found = {key: value for key, value in vars(namespace).items() if key in known}
+    given = {key for key, value in found.items() if value is not NOT_GIVEN} | {key for key, *_ in nested}
+    found = {key: defaults[key] if value is NOT_GIVEN else value for key, value in found.items()}
     for key, inner, value in nested:
-        given[key] = set_nested(as_dict(given[key], key), inner, value)
-    return given, defaults, parser
+        found[key] = set_nested(as_dict(found[key], key), inner, value)
+    return Values(found, given, defaults, parser)
 
 
 def known_keys(classes: Sequence[type]) -> dict[str, tuple[Any, Any]]:

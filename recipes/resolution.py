@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from openpali.modeling.auto import checkpoint_config, load_processor, model_class, set_resolution
 from openpali.recipes.adapters import DTYPES, AdapterArguments, load_for_training
-from openpali.recipes.arguments import RunArguments, given_values, known_keys
+from openpali.recipes.arguments import RunArguments, known_keys, read_values
 from openpali.recipes.config_file import ConfigError, as_dict, typed
 
 RESIZED_FOLDER = "resized"
@@ -23,7 +23,7 @@ def resolution_keys(classes: list[type], argv: list[str] | None) -> dict[str, An
     Raises:
         ConfigError: a block of any resolution has an unknown key or a value of the wrong type.
     """
-    given, _ = given_values(classes, argv)
+    given = read_values(classes, argv).values
     blocks, known, found = as_dict(given["resolutions"], "resolutions"), known_keys(classes), {}
     for size, block in blocks.items():
         if not size.isdigit() or not isinstance(block, dict | None):

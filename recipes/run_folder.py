@@ -24,7 +24,7 @@ BEST_FILE = "best.json"
 ASIDE = "unfinished"
 OLD = ".old"
 LEFT_BY_A_RUN = (CONFIG_FILE, LOG_FILE, SKIPPED_FILE, BEST_FOLDER, "tensorboard", "report.html", "metrics.json")
-LEFT_BY_A_RUN += (ASIDE, "bad_batches", "micro_batch.json", "resized", "data_check.json", "examples.png")
+LEFT_BY_A_RUN += (ASIDE, "bad_batches", "micro_batch.json", "resized")
 # a model beside the description of another one would be loaded as that
 MODEL_FILES = ("config.json", ADAPTER_CONFIG, QUANTIZATION_FILE)
 # any of the patterns is enough; the later ones are what FSDP and DeepSpeed write

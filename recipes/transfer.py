@@ -1,35 +1,38 @@
-"""Stage 3: fine-tune a checkpoint on one task, the built-in ones or your own data.
+"""Stage 3: fine-tune a checkpoint on a task, on several, or on your own data.
 
     python -m openpali.recipes.transfer --config recipes/configs/transfers/count.yaml
+    accelerate launch -m openpali.recipes.transfer --model outputs/nano-located --data my-data --kind detect
     accelerate launch -m openpali.recipes.transfer --config recipes/configs/transfers/jsonl.yaml --data my.jsonl
 
-Each line of my.jsonl is an object such as {"image": "dog.png", "prefix": "what is this?", "suffix": "a dog"}.
-Any PaLI-3 or PaliGemma checkpoint can be the start; `--peft lora`, `qlora` or `dora` trains adapters beside it.
+my-data holds a COCO JSON, a metadata.jsonl, folders of classes, and so on; kinds are detect, segment, caption, vqa,
+classify and ocr. Each line of my.jsonl is an object such as {"image": "dog.png", "prefix": "what is this?", "suffix":
+"a dog"}. Any PaLI-3 or PaliGemma checkpoint can be the start; `--peft lora`, `qlora` or `dora` trains adapters.
 """
 
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from transformers import PreTrainedModel, set_seed
 
 from openpali.data.collator import Collator
-from openpali.data.mixture import TaskDataset
+from openpali.data.own_set import read_own
+from openpali.modeling.auto import load_processor
 from openpali.modeling.dropout import set_text_dropout
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
 from openpali.recipes.adapters import AdapterArguments, check_start
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import ConfigError, as_dict
+from openpali.recipes.data_check import check_data
+from openpali.recipes.example_picture import EXAMPLES_FILE, draw_examples, some_examples
 from openpali.recipes.feature_cache import Mode, cached_features
-from openpali.recipes.resolution import load_resized, resolution_keys
-from openpali.recipes.run_data import (
-    make_task,
-    skip_log,
-    splits,
-    task_data,
-    tell_long_texts,
-    tell_skipped,
-)
+from openpali.recipes.mix import Member, MixArguments, load_member, mixed_members, training_data
+from openpali.recipes.own_data import OwnDataArguments, member_values, own_keys
+from openpali.recipes.resolution import load_resized, own_size, resolution_keys
+from openpali.recipes.run_data import tell_long_texts, tell_skipped
 from openpali.recipes.run_folder import open_run
+from openpali.recipes.sweep import SweepArguments, sweep
 from openpali.recipes.trainer import run_length, run_training
 from openpali.recipes.validation import Validation, final_report
 
@@ -40,8 +43,12 @@ class TransferArguments:
 
     model: str | None = field(default=None, metadata={"help": "checkpoint to start from"})
     source: dict | str | None = field(default=None, metadata={"help": "records: name and options"})
-    data: str | None = field(default=None, metadata={"help": "your JSONL file, in place of the source"})
-    image_root: str | None = field(default=None, metadata={"help": "folder of the JSONL's images; its own if unset"})
+    data: str | None = field(
+        default=None, metadata={"help": "your data: a folder or file of the kind; without one a JSONL file"}
+    )
+    image_root: str | None = field(
+        default=None, metadata={"help": "folder of the pictures; looked for beside the data if unset"}
+    )
     task: dict | str | None = field(default=None, metadata={"help": "name and options; plain for a JSONL file"})
     max_length: int | None = field(default=None, metadata={"help": "tokens of a prompt; longer ones are cut"})
     suffix_max_length: int | None = field(default=None, metadata={"help": "tokens of a target, likewise"})
@@ -81,56 +88,134 @@ class TransferArguments:
 
     def __post_init__(self):
         self.source, self.task = as_dict(self.source, "source"), as_dict(self.task, "task")
-        if self.data:
+        # a kind has made a source of the data already
+        if self.data and self.source.get("name") != "own":
             self.source = {"name": "jsonl", "path": self.data, "image_root": self.image_root}
-        if not self.source:
-            raise ConfigError("there is no data: give --data my.jsonl, or source in the configuration")
         if self.source.get("name") == "jsonl" and self.task.get("name") != "plain":
             self.task = {"name": "plain"}
-        if not self.task:
-            raise ConfigError("there is no task: give its name and options in the configuration")
         if not self.model:
             raise ConfigError("there is no model: give --model with the folder or Hub name of a checkpoint")
 
 
-CLASSES: list[type] = [TransferArguments, AdapterArguments, RunArguments]
+CLASSES: list[type] = [TransferArguments, OwnDataArguments, MixArguments, SweepArguments]
+CLASSES += [AdapterArguments, RunArguments]
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Fine-tune, keep the best weights by the task's metric, and write a report."""
-    args, adapters, run = parse(CLASSES, argv, above=resolution_keys(CLASSES, argv))
-    checkpoint = open_run(run)
+    """Fine-tune once, or with each point of a grid."""
+    line = with_config(sys.argv[1:] if argv is None else argv)
+    read_own.cache_clear()
+    args, own, mix, grid, adapters, run = configure(line)
+    if grid.sweep:
+        sweep(grid, run, line, lambda point: fine_tune(*configure(point)))
+    else:
+        fine_tune(args, own, mix, grid, adapters, run)
 
-    source, task = as_dict(args.source, "source"), make_task(as_dict(args.task, "task"))
-    parts = splits(source, run)
-    train = task_data(parts["train"], task, run, args.max_bad_share)
-    options: dict[str, Any] = {"skip_log": skip_log(run), "max_bad_share": args.max_bad_share}
-    data = {name: TaskDataset(parts[name], task, run.seed, **options) for name in ("validation", "test")}
+
+def with_config(line: list[str]) -> list[str]:
+    """A command line with the shipped configuration for people's own data, where it names none."""
+    options = {part.partition("=")[0] for part in line}
+    if "--config" in options or not options & {"--kind", "--mix", "--data"}:
+        return line
+    return ["--config", "transfers/own" if options & {"--kind", "--mix"} else "transfers/jsonl", *line]
+
+
+def configure(line: list[str]) -> tuple[Any, ...]:
+    """The arguments, those that follow from the resolution and from people's own data included.
+
+    Raises:
+        ConfigError: there is no data, no task, or whatever else is missing or wrong.
+    """
+    built = parse(CLASSES, line, *own_keys(CLASSES, line, resolution_keys(CLASSES, line)))
+    args, mix = built[0], built[2]
+    if not args.source and not mix.mix:
+        raise ConfigError("there is no data: give --data and --kind, or source in the configuration")
+    if not args.task and not mix.mix:
+        raise ConfigError("there is no task: give its name and options in the configuration")
+    return built
+
+
+def fine_tune(
+    args: TransferArguments,
+    own: OwnDataArguments,
+    mix: MixArguments,
+    grid: SweepArguments,
+    adapters: AdapterArguments,
+    run: RunArguments,
+) -> None:
+    """Look at the data, train, keep the best weights by the task's metric, and write a report."""
+    if own.kind:
+        source = as_dict(args.source, "source")
+        check_data(source, as_dict(args.task, "task"), picture_size(args), run, not own.train_despite_errors)
+    checkpoint = None if own.check_only else open_run(run)
+    members = load_members(args, mix, own, run)
+    train = training_data(members, mix, run)
+    folder = check_start(str(args.model))
+    show_examples(members, folder, args, run)
+    if own.check_only:
+        return
 
     set_seed(run.seed)
-    processor, model = load_resized(check_start(args.model), args.resolution, adapters, args.dtype, run)
+    processor, model = load_resized(folder, args.resolution, adapters, args.dtype, run)
     set_regularisation(model, args)
     set_attention(model, processor, args, run)
-    if source["name"] in ("jsonl", "video"):
-        tell_long_texts(source["path"], processor.tokenizer, args.max_length, args.suffix_max_length, run)
     limits = {"max_length": args.max_length, "suffix_max_length": args.suffix_max_length}
-    limits |= {"pack_length": args.pack_length}
-    collator = Collator(processor, **limits, loss_on_prefix=args.loss_on_prefix, exact_pictures=args.exact_pictures)
+    for member in members.values():
+        if member.source["name"] in ("jsonl", "video"):
+            tell_long_texts(member.source["path"], processor.tokenizer, **limits, run=run)
+    options = {"pack_length": args.pack_length, "loss_on_prefix": args.loss_on_prefix}
+    collator = Collator(processor, **limits, **options, exact_pictures=args.exact_pictures)
     fit_batch(run, run_length(train))
     train, collator = cached_features(args.feature_cache, model, train, collator, run)
 
-    batch = run.per_device_eval_batch_size
-    validation = Validation({task.name: data["validation"]}, processor, batch, run.eval_limit, args.num_beams)
-    best = validation.chief_metric()
-    run_training(model, processor, run, train, collator, validation, best, resume_from=checkpoint)
+    scoring = {"processor": processor, "batch_size": run.per_device_eval_batch_size, "num_beams": args.num_beams}
+    held_out = {name: member.validation for name, member in members.items()}
+    validation = Validation(held_out, limit=run.eval_limit, mean=len(members) > 1, **scoring)
+    run_training(model, processor, run, train, collator, validation, validation.chief_metric(), resume_from=checkpoint)
 
-    test = Validation({task.name: data["test"]}, processor, batch, args.test_limit, args.num_beams)
+    test = Validation({name: member.test for name, member in members.items()}, limit=args.test_limit, **scoring)
     settings = {"checkpoint": run.folder, "started from": args.model, "task": args.task, "source": args.source}
-    final_report(model, test, run, f"Transfer to {task.name}", settings)
+    settings |= {"mixture of": ", ".join(mix.mix)} if mix.mix else {}
+    final_report(model, test, run, f"Transfer to {', '.join(members)}", settings)
     tell_skipped(run)
     for which, count in processor.truncation_counts.items() if run.dataloader_num_workers == 0 else ():
         run.say(f"{count} times a {which} was cut to its limit while training")
+
+
+def load_members(
+    args: TransferArguments, mix: MixArguments, own: OwnDataArguments, run: RunArguments
+) -> dict[str, Member]:
+    """The tasks to learn and their data, by name."""
+    if not mix.mix:
+        source, task = as_dict(args.source, "source"), as_dict(args.task, "task")
+        member = load_member(source, task, run, args.max_bad_share, mix.examples)
+        return {own.kind or member.task.name: member}
+
+    def data_of(path: str) -> dict[str, Any]:
+        return member_values(CLASSES, path, str(args.model), args.resolution)
+
+    for path in mix.mix:
+        found = data_of(path)
+        if found["kind"]:
+            strict = not (own.train_despite_errors or found["train_despite_errors"])
+            check_data(found["source"], found["task"], picture_size(args), run, strict, Path(path).stem)
+    return mixed_members(mix, run, args.max_bad_share, data_of)
+
+
+def picture_size(args: TransferArguments) -> int | None:
+    """Side of the model's pictures in pixels."""
+    return args.resolution or own_size(args.model)
+
+
+def show_examples(members: dict[str, Member], folder: str, args: TransferArguments, run: RunArguments) -> None:
+    """Write a picture of some examples as the model will see them."""
+    examples, size = some_examples([member.train for member in members.values()]), picture_size(args)
+    if run.process_index > 0 or not examples or size is None:
+        return
+    limits = {"max_length": args.max_length, "suffix_max_length": args.suffix_max_length}
+    path = draw_examples(run.folder / EXAMPLES_FILE, examples, load_processor(folder), size, **limits)
+    run.say(f"{len(examples)} examples as the model sees them: {path}")
 
 
 def set_regularisation(model: PreTrainedModel, args: TransferArguments) -> None:

@@ -25,6 +25,7 @@ class Validation:
         batch_size: examples a batch.
         limit: examples of each dataset.
         num_beams: 1 is greedy.
+        mean: also give `mean`, that of the datasets' chief metrics, by which checkpoints are compared.
     """
 
     datasets: dict[str, TaskDataset]
@@ -32,6 +33,7 @@ class Validation:
     batch_size: int
     limit: int
     num_beams: int = 1
+    mean: bool = False
 
     def results(self, model: PreTrainedModel, blank_images: bool = False) -> dict[str, TaskResult]:
         """Answers and scores of every dataset."""
@@ -44,15 +46,18 @@ class Validation:
 
     def __call__(self, model: PreTrainedModel) -> dict[str, float]:
         """Metrics by name."""
-        scores = {}
+        scores, chief = {}, []
         for name, result in self.results(model).items():
             prefix = f"{name}_" if len(self.datasets) > 1 else ""
             numbers = {key: value for key, value in result.metrics.items() if key != "examples"}
             scores |= {f"{prefix}{key}": value for key, value in numbers.items()}
-        return scores
+            chief.append(result.score)
+        return scores | ({"mean": sum(chief) / len(chief)} if self.mean else {})
 
     def chief_metric(self, name: str | None = None) -> str:
         """Key of the metric that decides, of the dataset of that name or of the first one."""
+        if self.mean and name is None:
+            return "mean"
         name = name or next(iter(self.datasets))
         key = self.datasets[name].task.metric_key
         return f"{name}_{key}" if len(self.datasets) > 1 else key

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Example
-from openpali.data.objects import box_dict, check_order, choose_things, labelled, located
+from openpali.data.objects import all_things, box_dict, check_order, choose_things, labelled, located
+from openpali.data.questions import several
 from openpali.modeling.location_tokens import format_detections, parse_detections
 
 
@@ -19,6 +20,8 @@ class Detect:
         things: names that may be asked for; every name when empty.
         most_boxes: things of which a picture has more than this are not asked for on it.
         order: of the boxes: `reading`, or `shuffled` anew for each example.
+        classes: every prompt asks for all of these, also on pictures without any, whose answer is empty.
+        prompt: of every example, in place of `detect {thing} ; {thing}`; it goes with `classes`.
     """
 
     most_things: int = 1
@@ -26,6 +29,8 @@ class Detect:
     things: tuple[str, ...] = ()
     most_boxes: int | None = None
     order: str = "reading"
+    classes: tuple[str, ...] = ()
+    prompt: str = ""
     metric: str = "box_f1"
     metric_key: str = "f1"
     max_new_tokens: int = 64
@@ -33,13 +38,19 @@ class Detect:
 
     def __post_init__(self) -> None:
         check_order(self.order)
-        object.__setattr__(self, "things", (self.things,) if isinstance(self.things, str) else tuple(self.things))
+        for field in ("things", "classes"):
+            object.__setattr__(self, field, several(getattr(self, field)))
+        if self.prompt and not self.classes:
+            raise ValueError("prompt: name the classes that it asks for in classes")
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
         """Some of the things on the picture; None when there are none to ask for."""
         options = (self.language, self.most_things, self.things, self.most_boxes, self.order)
-        names, chosen = choose_things(record["objects"], record.get("crowds", ()), rng, *options)
-        if not chosen:
+        if self.classes:
+            names, chosen = all_things(record["objects"], record.get("crowds", ()), self.language, self.classes)
+        else:
+            names, chosen = choose_things(record["objects"], record.get("crowds", ()), rng, *options)
+        if not names:
             return None
         boxes = tuple(labelled(item["box"], item["names"][self.language]) for item in chosen)
         target = format_detections(located(box) for box in boxes)
@@ -47,7 +58,7 @@ class Detect:
             id=record["id"],
             task=self.name,
             images=(record["image"],),
-            prefix="detect " + " ; ".join(names),
+            prefix=self.prompt or "detect " + " ; ".join(names),
             suffix=target,
             references=(target,),
             boxes=boxes,

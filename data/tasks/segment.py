@@ -6,7 +6,8 @@ from typing import Any
 
 from openpali.data.example import Example
 from openpali.data.mask_codec import DEFAULT_CODEC, read_masks, true_masks, write_masks
-from openpali.data.objects import check_order, choose_things, labelled, visible, with_masks
+from openpali.data.objects import all_things, check_order, choose_things, labelled, visible, with_masks
+from openpali.data.questions import several
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Segment:
         things: names that may be asked for; every name when empty.
         most_boxes: things of which a picture has more than this are not asked for on it.
         order: of the masks: `reading`, or `shuffled` anew for each example.
+        classes: every prompt asks for all of these, also on pictures without any, whose answer is empty.
+        prompt: of every example, in place of `segment {thing} ; {thing}`; it goes with `classes`.
     """
 
     codec: str = DEFAULT_CODEC
@@ -28,6 +31,8 @@ class Segment:
     things: tuple[str, ...] = ()
     most_boxes: int | None = None
     order: str = "reading"
+    classes: tuple[str, ...] = ()
+    prompt: str = ""
     metric: str = "segmentation"
     metric_key: str = "mean_iou"
     max_new_tokens: int = 128
@@ -35,16 +40,23 @@ class Segment:
 
     def __post_init__(self) -> None:
         check_order(self.order)
-        object.__setattr__(self, "things", (self.things,) if isinstance(self.things, str) else tuple(self.things))
+        for field in ("things", "classes"):
+            object.__setattr__(self, field, several(getattr(self, field)))
+        if self.prompt and not self.classes:
+            raise ValueError("prompt: name the classes that it asks for in classes")
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
         """Some of the things on the picture; None when there are none to ask for."""
         objects = with_masks(record["objects"])
         bare = [item["names"][self.language] for item in record["objects"] if item.get("mask") is None]
         options = (self.language, self.most_things, self.things, self.most_boxes, self.order)
-        names, chosen = choose_things(objects, [*record.get("crowds", ()), *bare], rng, *options)
+        left_out = [*record.get("crowds", ()), *bare]
+        if self.classes:
+            names, chosen = all_things(objects, left_out, self.language, self.classes)
+        else:
+            names, chosen = choose_things(objects, left_out, rng, *options)
         chosen = visible(chosen)
-        if not chosen:
+        if not names or not (chosen or self.classes):
             return None
         boxes = [labelled(item["box"], item["names"][self.language]) for item in chosen]
         target, masks = write_masks(self.codec, chosen, boxes)
@@ -52,7 +64,7 @@ class Segment:
             id=record["id"],
             task=self.name,
             images=(record["image"],),
-            prefix="segment " + " ; ".join(names),
+            prefix=self.prompt or "segment " + " ; ".join(names),
             suffix=target,
             references=(target,),
             boxes=tuple(boxes),

@@ -1,0 +1,241 @@
+"""People's own data, read once: rows of each part, what is wrong with some, and a split that is always the same."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from openpali.data.own_files import find_parts
+from openpali.data.own_readers import Read
+from openpali.data.own_rows import (
+    BOX_FORMATS,
+    KINDS,
+    REGION_KINDS,
+    RELATIVE,
+    Row,
+    label_of,
+    look,
+    problem,
+    read_box,
+    texts,
+)
+from openpali.data.records import BadRecord
+from openpali.data.sources.annotations import BadPart, segmentation_mask
+
+SHARE, MOST, FEWEST = 0.1, 512, 3
+_DECODED, _MANY = 100, 2000
+
+
+@dataclass(frozen=True)
+class OwnSpec:
+    """Where people's own data are, and how to read them.
+
+    Attributes:
+        path: a file, a folder, or `hf:NAME` (`hf:NAME:CONFIGURATION`).
+        kind: one of `KINDS`.
+        image_root: folder of the pictures; looked for beside the file when None.
+        columns: our names (`image`, `question`, `answers`, `objects`, `box`, `label`, `outline`) to those of the data.
+        box_format: `xywh` (left, top, width, height), `xyxy`, `cxcywh` or `yxyx`, in pixels; with `_relative` behind
+            it in shares of the picture's sides.
+        label_offset: added to numbers of classes.
+        classes: their names in order, where the data have numbers and no names.
+        validation_path, test_path: data of these parts, where they are files of their own.
+        resplit: put all parts together, and split anew.
+    """
+
+    path: str
+    kind: str
+    image_root: str | None = None
+    columns: tuple[tuple[str, str], ...] = ()
+    box_format: str = "xywh"
+    label_offset: int = 0
+    classes: tuple[str, ...] = ()
+    validation_path: str | None = None
+    test_path: str | None = None
+    resplit: bool = False
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"kind is one of {', '.join(KINDS)}, not {self.kind!r}")
+        if self.box_format.removesuffix(RELATIVE) not in BOX_FORMATS:
+            raise ValueError(f"box_format is one of {', '.join(BOX_FORMATS)}, perhaps with {RELATIVE} behind it")
+
+
+@dataclass
+class OwnSet:
+    """What `read_own` found.
+
+    Attributes:
+        spec: of the data.
+        rows: of every part as it was given; all under "" where the data are not split.
+        class_names: number of a class to its name, where they have numbers.
+        notes: of the readers.
+    """
+
+    spec: OwnSpec
+    rows: dict[str, list[Row]]
+    class_names: dict[int, str]
+    notes: list[str]
+
+    @property
+    def good(self) -> dict[str, list[Row]]:
+        """Rows that can be used, of the parts as they were given."""
+        return {part: [row for row in rows if not row.problems] for part, rows in self.rows.items()}
+
+    @property
+    def bad(self) -> list[BadRecord]:
+        """What is wrong with the others, the first thing of each."""
+        return [row.problems[0].bad for row in chain(*self.rows.values()) if row.problems]
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of their numbers or of the alphabet."""
+        if self.spec.classes:
+            return list(self.spec.classes)
+        found = {name for row in chain(*self.good.values()) for name in self.labels(row)}
+        numbered = [name for _, name in sorted(self.class_names.items()) if name in found]
+        return numbered + sorted(found - set(numbered))
+
+    def labels(self, row: Row) -> list[str]:
+        """Classes of a good row, one for each object."""
+        if self.spec.kind == "classify":
+            return texts(row.answers)
+        if self.spec.kind not in REGION_KINDS:
+            return []
+        return [label_of(item.label, self.class_names, self.spec.label_offset) for item in row.objects]
+
+    def parts(self) -> dict[str, list[Row]]:
+        """Good rows for training, validation and test.
+
+        Parts that were given stay. Of data without them a tenth of the pictures each is set aside for validation and
+        test (at least one and at most 512), of data without validation as much of the training part; without a test
+        part the one for validation serves for both. It goes by the content of pictures: all records of one, and of its
+        copies, are in the same part, in whatever order files list them.
+
+        Raises:
+            BadRecord: there are too few pictures to split.
+        """
+        good = self.good
+        if "" in good or self.spec.resplit:
+            train, rest = set_aside(list(chain(*good.values())), 2, self.spec.path)
+            validation, test = rest
+        else:
+            train, validation, test = (good.get(part) for part in ("train", "validation", "test"))
+            if train is None:
+                raise BadRecord(self.spec.path, "all", "it has no part for training", "Add one, or give resplit.")
+            if validation is None:
+                train, (validation,) = set_aside(train, 1, self.spec.path)
+            test = test if test is not None else validation
+        return {"train": train, "validation": validation, "test": test}
+
+
+def set_aside(rows: list[Row], count: int, name: str) -> tuple[list[Row], list[list[Row]]]:
+    """Rows to train on, and `count` parts of other pictures, always the same ones. Raises BadRecord when too few."""
+    digests = sorted({row.digest for row in rows})
+    if len(digests) < FEWEST:
+        reason = f"it has {len(digests)} different pictures that can be used, too few to set some aside for validation"
+        raise BadRecord(name, "all", reason, "Give more, or --validation_data with pictures of its own.")
+    each = max(1, min(MOST, round(SHARE * len(digests))))
+    # a digest is as good as a random number
+    part_of = {digest: index // each for index, digest in enumerate(digests) if index < count * each}
+    train = [row for row in rows if row.digest not in part_of]
+    return train, [[row for row in rows if part_of.get(row.digest) == part] for part in range(count)]
+
+
+def own_spec(path: str, kind: str, columns: Any = None, classes: Iterable[str] = (), **options: Any) -> OwnSpec:
+    """A spec of values as a configuration has them."""
+    pairs = tuple(sorted((str(key), str(value)) for key, value in (columns or {}).items()))
+    return OwnSpec(str(path), kind, columns=pairs, classes=tuple(map(str, classes)), **options)
+
+
+@lru_cache(maxsize=4)
+def read_own(spec: OwnSpec) -> OwnSet:
+    """Read and check every record, and every picture's header and content.
+
+    Each part of a run asks for it; call `read_own.cache_clear()` where the files may have changed.
+
+    Raises:
+        BadRecord: a file is no such file. What is wrong with single records is in the rows' `problems`.
+    """
+    root = Path(spec.image_root) if spec.image_root else None
+    others = {"validation": spec.validation_path, "test": spec.test_path}
+    read = {
+        part: reader() for part, reader in find_parts(spec.path, spec.kind, root, dict(spec.columns), others).items()
+    }
+    names = dict(enumerate(spec.classes)) or agreed_classes(read, spec.path)
+    rows = {part: found.rows for part, found in read.items()}
+    every = list(chain(*rows.values()))
+    for number, row in enumerate(tqdm(every, desc="pictures", unit="", disable=len(every) < _MANY)):
+        look(row, decode=number < _DECODED)
+        check_row(row, spec, names)
+    return OwnSet(spec, rows, names, list(chain(*(found.notes for found in read.values()))))
+
+
+def agreed_classes(read: dict[str, Read], path: str) -> dict[int, str]:
+    """Numbers and names of classes. Raises BadRecord when two parts number them differently."""
+    named = {part: found.class_names for part, found in read.items() if found.class_names}
+    together: dict[int, str] = {}
+    for part, names in named.items():
+        for number, name in names.items():
+            if together.setdefault(number, name) != name:
+                reason = f"class {number} is {together[number]!r} in one part and {name!r} in {part}"
+                raise BadRecord(path, "categories", reason, "Give all parts the same categories.")
+    return together
+
+
+def check_row(row: Row, spec: OwnSpec, class_names: dict[int, str]) -> None:
+    """Note what is wrong with a row beyond its picture."""
+    if spec.kind in REGION_KINDS:
+        check_objects(row, spec, class_names)
+        return
+    if not texts(row.answers):
+        what = {"caption": "caption", "classify": "label", "ocr": "text"}.get(spec.kind, "answer")
+        problem(row, "empty_answer", f"its {what} is empty", f"Write its {what}, or remove the record.")
+    if spec.kind == "vqa" and not texts(row.question):
+        problem(row, "empty_question", "its question is empty", "Write the question, or remove the record.")
+
+
+def check_objects(row: Row, spec: OwnSpec, class_names: dict[int, str]) -> None:
+    """Note objects that cannot be used: a picture's other objects alone would be half of the truth."""
+    for item in row.objects:
+        try:
+            label_of(item.label, class_names, spec.label_offset)
+        except BadPart as part:
+            problem(row, "class", part.reason, part.remedy, item.record)
+        if row.size is None:
+            continue
+        try:
+            read_box(item.box, spec.box_format, row.size)
+        except BadPart as part:
+            problem(row, "box", part.reason, part.remedy, item.record)
+            continue
+        if spec.kind == "segment" and not item.crowd:
+            check_outline(row, item)
+
+
+def check_outline(row: Row, item: Any) -> None:
+    """Note an outline that is none. Raises nothing."""
+    assert row.size is not None
+    if item.outline is None:
+        problem(
+            row,
+            "outline",
+            "it has no segmentation",
+            "Give polygons or run lengths, or take --kind detect.",
+            item.record,
+        )
+        return
+    try:
+        segmentation_mask(item.outline, row.size[1], row.size[0])
+    except BadPart as part:
+        problem(row, "outline", part.reason, part.remedy, item.record)
+
+
+def packed(row: Row) -> str:
+    """A row as JSON, for keys of duplicates."""
+    return json.dumps([row.question, row.answers, [[item.label, item.box] for item in row.objects]], default=str)

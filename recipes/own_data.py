@@ -1,0 +1,242 @@
+"""People's own data without code: from `--data` and `--kind` to a source, a task and a schedule."""
+
+import math
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Literal
+
+from accelerate import init_empty_weights
+
+from openpali.data.own_rows import REGION_KINDS, texts
+from openpali.data.own_set import OwnSet, own_spec, read_own
+from openpali.data.records import BadRecord
+from openpali.modeling.auto import checkpoint_config, load_processor, model_class
+from openpali.modeling.location_tokens import clean_label
+from openpali.recipes.adapters import check_start
+from openpali.recipes.arguments import read_values
+from openpali.recipes.config_file import ConfigError, as_dict
+from openpali.recipes.resolution import resolution_keys
+from openpali.recipes.run_data import make_source
+
+MOST_CLASSES = 20  # classes that every prompt names; of more, prompts name one that is on the picture
+LONGEST = 1024
+# examples: epochs, of those that the authors try (PaliGemma, section 3.2.4)
+EPOCHS = ((100, 100), (1_000, 30), (20_000, 10), (200_000, 3))
+BATCHES, STEPS_AN_EPOCH = (8, 256), 16
+LARGE = 500_000_000  # parameters from which a device is given few examples at a time
+_BOX_TOKENS, _MASK_TOKENS, _SEPARATORS = 4, 16, 3
+
+
+@dataclass
+class OwnDataArguments:
+    """Your own data, without code."""
+
+    kind: Literal["detect", "segment", "caption", "vqa", "classify", "ocr"] | None = field(
+        default=None, metadata={"help": "what --data is for; left out, a JSONL file of prefixes and suffixes"}
+    )
+    columns: dict | str | None = field(
+        default=None, metadata={"help": 'your names of columns, as in {"image": "img", "question": "q"}'}
+    )
+    box_format: str = field(
+        default="xywh", metadata={"help": "xywh, xyxy, cxcywh or yxyx; _relative behind it for shares of the sides"}
+    )
+    label_offset: int = field(default=0, metadata={"help": "added to numbers of classes; -1 if yours count from 1"})
+    classes: list[str] = field(
+        default_factory=list, metadata={"help": "names of classes that are numbers in the data"}
+    )
+    validation_data: str | None = field(default=None, metadata={"help": "file or folder, where it is one of its own"})
+    test_data: str | None = field(default=None, metadata={"help": "likewise"})
+    resplit: bool = field(default=False, metadata={"help": "put all parts together and split by pictures anew"})
+    prompt: str = field(
+        default="", metadata={"help": "of every example; {question}, {language}, {classes} are filled in"}
+    )
+    language: str = field(default="en", metadata={"help": "of prompts and answers"})
+    check_only: bool = field(default=False, metadata={"help": "look at the data, write examples.png, and stop"})
+    train_despite_errors: bool = field(default=False, metadata={"help": "train on data in which errors were found"})
+
+    def __post_init__(self):
+        self.columns = as_dict(self.columns, "columns")
+
+
+def own_keys(classes: list[type], argv: list[str] | None, above: dict[str, Any]) -> tuple[dict, dict]:
+    """Keys that follow from `--data` and `--kind`: nothing without them.
+
+    Args:
+        classes: of the recipe's arguments.
+        argv: the command line.
+        above: what a resolution's block says.
+
+    Returns:
+        Values of keys that nobody gave (steps, batch, learning rate, and so on), and `source` and `task`.
+
+    Raises:
+        ConfigError: there is no model, or an option makes no sense.
+        BadRecord: the data cannot be read at all.
+    """
+    values, given, *_ = read_values(classes, argv)
+    if values["mix"] and values["model"]:
+        sizes = [mixed_size(member_values(classes, path, values["model"], None)) for path in values["mix"]]
+        check_start(values["model"])
+        return schedule_keys(values | above, given | set(above), sum(sizes)), above
+    if not values["kind"]:
+        return {}, above
+    values = values | above
+    if not values["data"]:
+        raise ConfigError("kind says what your data are for: give them as --data FOLDER_OR_FILE")
+    if not values["model"]:
+        raise ConfigError("there is no model: give --model with the folder or Hub name of a checkpoint")
+    folder = check_start(values["model"])
+    source = own_source(values)
+    found = read_source(source)
+    task = own_task(values, found)
+    task["max_new_tokens"] = answer_tokens(found, load_processor(folder).tokenizer)
+    task |= as_dict(values["task"], "task")
+    return schedule_keys(values, given | set(above), train_size(found)), above | {"source": source, "task": task}
+
+
+def own_source(values: dict[str, Any]) -> dict[str, Any]:
+    """The source that the arguments describe; only what is not the default."""
+    source = {"name": "own", "path": values["data"], "kind": values["kind"], "split": "train"}
+    source |= {"image_root": values["image_root"], "columns": as_dict(values["columns"], "columns")}
+    source |= {"box_format": values["box_format"], "label_offset": values["label_offset"]}
+    source |= {"classes": list(values["classes"]), "resplit": values["resplit"], "language": values["language"]}
+    source |= {"validation_path": values["validation_data"], "test_path": values["test_data"]}
+    usual = {"box_format": "xywh", "language": "en"}
+    return {key: value for key, value in source.items() if value and value != usual.get(key)}
+
+
+def read_source(source: dict[str, Any]) -> OwnSet:
+    """All parts of the data of a source. Raises ConfigError for an option that makes no sense."""
+    options = {key: value for key, value in source.items() if key not in ("name", "split", "language")}
+    try:
+        return read_own(own_spec(**options))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def own_task(values: dict[str, Any], found: OwnSet) -> dict[str, Any]:
+    """The task of the kind. Prompts for boxes and masks name every class, so that a model learns what is not there."""
+    kind, prompt, language = values["kind"], values["prompt"], values["language"]
+    names = [clean_label(name) for name in found.classes]
+    prompt = prompt.replace("{classes}", " ; ".join(names))
+    if kind not in REGION_KINDS:
+        task = {"name": "own", "kind": kind, "language": language, "prompt": prompt}
+        answers = max((len(texts(row.answers)) for row in chain(*found.good.values())), default=0)
+        if kind == "vqa" and answers >= _SEPARATORS:
+            task["metric"] = "vqa"
+        return {key: value for key, value in task.items() if value}
+    task = {"name": kind} | ({"language": language} if language != "en" else {})
+    if prompt:
+        asked = prompt_classes(prompt, kind, names)
+        usual = prompt == f"{kind} " + " ; ".join(asked)
+        return task | {"classes": asked} | ({} if usual else {"prompt": prompt})
+    return task | ({"classes": names} if len(names) <= MOST_CLASSES else {})
+
+
+def prompt_classes(prompt: str, kind: str, names: list[str]) -> list[str]:
+    """Classes that a prompt asks for: those of `detect cat ; dog`, else the names that stand in it."""
+    if prompt.startswith(f"{kind} "):
+        return [name for part in prompt.removeprefix(f"{kind} ").split(";") if (name := clean_label(part))]
+    return [name for name in names if f" {name.lower()} " in f" {' '.join(words(prompt))} "]
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words without the marks around them."""
+    return [word.strip(".,;:!?\"'()[]") for word in text.lower().split()]
+
+
+def asked_classes(task: dict[str, Any], found: OwnSet) -> list[str]:
+    """Classes that every prompt names; none where prompts name none, or different ones."""
+    if found.spec.kind in REGION_KINDS:
+        return list(task.get("classes", ()))
+    if found.spec.kind != "classify":
+        return []
+    # a prompt that names one class is to name all
+    return prompt_classes(task.get("prompt", ""), "", found.classes)
+
+
+def answer_tokens(found: OwnSet, tokenizer: Any) -> int:
+    """Tokens of the longest answer with a fifth to spare, so that none is cut."""
+    lengths, outlined = {}, _MASK_TOKENS if found.spec.kind == "segment" else 0
+
+    def length(text: str) -> int:
+        if text not in lengths:
+            lengths[text] = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return lengths[text]
+
+    longest = 0
+    for row in chain(*found.good.values()):
+        if found.spec.kind in REGION_KINDS:
+            tokens = sum(length(name) + _BOX_TOKENS + outlined + _SEPARATORS for name in found.labels(row))
+        else:
+            tokens = max(map(length, texts(row.answers)))
+        longest = max(longest, tokens)
+    return min(LONGEST, math.ceil(1.2 * longest) + 4)
+
+
+def mixed_size(values: dict[str, Any]) -> int:
+    """Records of a configuration's data; 0 where that is not known."""
+    source = as_dict(values["source"], "source")
+    if source.get("name") == "webdataset" or not source:
+        return 0
+    size = len(make_source(source))
+    return min(size, values["examples"] or size)
+
+
+def train_size(found: OwnSet) -> int:
+    """Records to train on; 0 where there are too few to split, which is told as an error of the data."""
+    try:
+        return len(found.parts()["train"])
+    except BadRecord:
+        return 0
+
+
+def schedule_keys(values: dict[str, Any], given: set[str], examples: int) -> dict[str, Any]:
+    """Batch, steps, learning rate and what is frozen, for so many examples and this model.
+
+    Args:
+        values: by key, as they would be.
+        given: keys that somebody gave.
+        examples: to train on.
+    """
+    config = checkpoint_config(values["model"])
+    parameters = parameter_count(values["model"])
+    few, many = BATCHES
+    batch = min(many, max(few, 2 ** round(math.log2(max(examples, 1) / STEPS_AN_EPOCH))))
+    batch = values["examples"] and min(batch, values["examples"]) or batch
+    per_device = min(batch, 8 if parameters >= LARGE else 64)
+    keys: dict[str, Any] = {"per_device_train_batch_size": per_device}
+    if "per_device_train_batch_size" not in given:
+        keys["gradient_accumulation_steps"] = max(1, batch // per_device)
+    else:
+        batch = values["per_device_train_batch_size"] * values["gradient_accumulation_steps"]
+    keys["per_device_eval_batch_size"] = max(8, 2 * per_device)
+    examples = min(examples, values["examples"] or examples)
+    epochs = next((count for most, count in EPOCHS if examples < most), 1)
+    keys["num_train_epochs"] = float(epochs)
+    if "num_train_epochs" in given:
+        epochs = values["num_train_epochs"]
+    steps = values["max_steps"] if values["max_steps"] > 0 else max(1, math.ceil(epochs * examples / batch))
+    keys["eval_steps"] = keys["save_steps"] = float(max(1, math.ceil(steps / 10)))
+    keys["logging_steps"] = float(max(1, steps // 50))
+    # 1e-5 for the authors' billions, more for small models, as was found with them
+    rate = min(1e-3, max(1e-5, 2e4 / parameters))
+    keys["learning_rate"] = float(f"{min(2e-3, rate * (1 if values['peft'] == 'none' else 10)):.1g}")
+    # PaLI-3's encoder is frozen in all transfers, PaliGemma's trains
+    keys["freeze"] = ["vision_tower"] if config.model_type == "pali3" else []
+    return {key: value for key, value in keys.items() if key not in given}
+
+
+def parameter_count(folder: str) -> int:
+    """Parameters of a checkpoint, from its configuration."""
+    config = checkpoint_config(folder)
+    with init_empty_weights():
+        model = model_class(config)(config)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def member_values(classes: list[type], path: str, model: str, resolution: int | None) -> dict[str, Any]:
+    """Every key of a configuration of a mixture, with the source and task that its data and kind stand for."""
+    line = ["--config", path, "--model", model, *(["--resolution", str(resolution)] if resolution else [])]
+    below, above = own_keys(classes, line, resolution_keys(classes, line))
+    return read_values(classes, line, below, above).values

@@ -1,0 +1,106 @@
+"""Boxes and classes that look like a mistake in all of them: another format, other numbers, far too small."""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from statistics import median
+from typing import Any
+
+from openpali.data.own_rows import BOX_FORMATS, RELATIVE, Row, RowObject, corners, read_box
+from openpali.data.own_set import OwnSet
+from openpali.data.sources.annotations import BadPart
+from openpali.recipes.findings import Finding
+
+# share of boxes outside their pictures from which the format as a whole is doubted
+DOUBTED = 0.1
+SMALL, ENOUGH = 4, 30
+# relative coordinates round up too
+_SIDE = 1.001
+
+
+def box_format(found: OwnSet) -> Iterator[Finding]:
+    """Boxes that fit their pictures in another format than the one they are read in: swapped xywh and xyxy."""
+    declared = found.spec.box_format
+    boxes = [(item, row) for row in chain(*found.rows.values()) if row.size for item in row.objects]
+    outside = [(item, row) for item, row in boxes if not _fits(item.box, declared, row)]
+    if not outside and declared == "xywh" and len(boxes) >= ENOUGH and _all_fit(boxes, "xyxy"):
+        text = f"all {len(boxes)} boxes fit as xyxy too, which boxes in xywh hardly ever do"
+        yield Finding("warning", "box_format", f"{text}. Look at examples.png, and give --box_format xyxy if need be.")
+    if not outside or len(outside) < DOUBTED * len(boxes):
+        return
+    first, row = outside[0]
+    assert row.size is not None
+    size = f"{row.size[0]}x{row.size[1]}"
+    where = f"{row.file}:{first.record or row.record}: its box {first.box} does not fit its picture of {size} pixels"
+    share = f"{len(outside)} of {len(boxes)} boxes do not fit their pictures as {declared}"
+    other = next((form for form in formats(boxes) if form != declared and _all_fit(boxes, form)), None)
+    fits = f"all fit as {other}. {where}. Give --box_format {other}, or mend the file."
+    neither = f"no format fits all. {where}. Mend the boxes, or give --box_format."
+    yield Finding("error", "box_format", f"{share}, and {fits if other else neither}", len(outside))
+
+
+def formats(boxes: Sequence[tuple[RowObject, Row]]) -> list[str]:
+    """Formats that these boxes may have, by whether their largest number is above 1."""
+    largest = max((value for item, _ in boxes for value in _numbers(item.box)), default=0.0)
+    return [form + RELATIVE if largest <= _SIDE else form for form in BOX_FORMATS]
+
+
+def _all_fit(boxes: Sequence[tuple[RowObject, Row]], form: str) -> bool:
+    return all(_fits(item.box, form, row) for item, row in boxes)
+
+
+def class_numbers(found: OwnSet) -> Iterator[Finding]:
+    """Numbers of classes that nothing names, and whether they are counted from one where the names are from zero."""
+    names, offset = found.class_names, found.spec.label_offset
+    used: dict[int, tuple[Row, Any]] = {}
+    for row in chain(*found.rows.values()):
+        for item in row.objects:
+            if isinstance(item.label, int) and not isinstance(item.label, bool):
+                used.setdefault(item.label + offset, (row, item))
+    unknown = sorted(set(used) - set(names))
+    if not names or not unknown:
+        return
+    row, item = used[unknown[0]]
+    where = f"{row.file}:{item.record or row.record}"
+    ids = f"classes {unknown} are used and not among the categories, which are {min(names)} to {max(names)}"
+    remedy = "Add their names, or remove their annotations."
+    for step, first in ((-1, 1), (1, 0)):
+        if all(number + step in names for number in used):
+            seems = f"Labels seem to be {'one' if first else 'zero'}-based (they count from {first}) and names are not"
+            remedy = f"{seems}: give --label_offset {offset + step}, or mend the file."
+            break
+    yield Finding("error", "class_numbers", f"{where}: {ids}. {remedy}", len(unknown))
+
+
+def small_boxes(found: OwnSet, resolution: int | None) -> Iterator[Finding]:
+    """Boxes that are a few pixels in the model's pictures."""
+    sides = []
+    for row in chain(*found.good.values()):
+        assert row.size is not None
+        for item in row.objects:
+            box = read_box(item.box, found.spec.box_format, row.size)
+            sides.append(min(box.x1 - box.x0, box.y1 - box.y0))
+    if resolution and sides and (middle := median(sides) * resolution) < SMALL:
+        text = (
+            f"half of the boxes are less than {middle:.1f} pixels wide or high in the model's pictures of {resolution}"
+        )
+        yield Finding("warning", "small_boxes", f"{text}. Give a larger --resolution.", len(sides))
+
+
+def _fits(box: Any, form: str, row: Row) -> bool:
+    """Whether a box is one of its picture; what is no box at all fits, since it is told by itself."""
+    assert row.size is not None
+    if len(_numbers(box)) != 4:
+        return True
+    try:
+        read_box(box, form, row.size)
+    except BadPart:
+        return False
+    # a share of a pixel is no box: coordinates are relative
+    return min(corners(box, form, row.size)[2:]) > 0 and (form.endswith(RELATIVE) or max(_numbers(box)) > _SIDE)
+
+
+def _numbers(box: Any) -> list[float]:
+    try:
+        return [float(value) for value in box]
+    except (TypeError, ValueError):
+        return []

@@ -1,0 +1,167 @@
+"""A transfer with each of a few learning rates, lengths and seeds, and a table of what came out.
+
+Beyer et al. 2024 (PaliGemma, section 3.2.4) try learning rates of 3e-6, 1e-5 and 3e-5 and 1, 3, 10, 30 or 100 epochs.
+"""
+
+import gc
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from openpali.recipes.arguments import RunArguments
+from openpali.recipes.config_file import ConfigError
+from openpali.recipes.run_folder import BEST_FILE, BEST_FOLDER
+
+TABLE, ROWS = "sweep.md", "sweep.json"
+FACTORS = (0.3, 1.0, 3.0)
+EPOCHS = (1, 3, 10, 30, 100)
+
+
+@dataclass
+class SweepArguments:
+    """A grid of runs in place of one."""
+
+    sweep: bool = field(default=False, metadata={"help": "train with each learning rate, length and seed of a grid"})
+    sweep_learning_rates: list[float] = field(
+        default_factory=list, metadata={"help": "those to try; 0.3, 1 and 3 times the configured one if unset"}
+    )
+    sweep_epochs: list[float] = field(
+        default_factory=list, metadata={"help": "those to try; the configured ones and a third of them if unset"}
+    )
+    sweep_seeds: list[int] = field(
+        default_factory=list, metadata={"help": "those to try; the configured one if unset"}
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run.
+
+    Attributes:
+        learning_rate, epochs, seed: of the run; no epochs where the run has so many steps.
+        metric: by which weights are chosen.
+        validation: its best value.
+        test: its value on the test part.
+        folder: of the run.
+    """
+
+    learning_rate: float
+    epochs: float | None
+    seed: int
+    metric: str
+    validation: float
+    test: float
+    folder: str
+
+
+def sweep(args: SweepArguments, run: RunArguments, argv: Sequence[str], train: Callable[[list[str]], Any]) -> Outcome:
+    """Train once for each point of the grid, and write the table into `output_dir`.
+
+    A run that is finished is not made again, so that the same command goes on after an interruption.
+
+    Args:
+        args: the grid.
+        run: as it is configured.
+        argv: the command line, to which each run adds its point.
+        train: of a command line.
+
+    Returns:
+        The run with the best validation score; of several seeds, of the setting with the best mean.
+
+    Raises:
+        ConfigError: nothing is scored while training.
+    """
+    if not run.eval_steps:
+        raise ConfigError("sweep compares scores while training: give eval_steps")
+    points = grid(args, run)
+    outcomes: list[Outcome] = []
+    for number, (rate, epochs, seed) in enumerate(points, 1):
+        folder = run.folder / "-".join(
+            ["lr", f"{rate:g}", *(["epochs", f"{epochs:g}"] if epochs else []), f"seed-{seed}"]
+        )
+        run.say(f"Run {number} of {len(points)}: {folder}")
+        if not (folder / "metrics.json").exists():
+            point = [
+                "--sweep",
+                "false",
+                "--learning_rate",
+                repr(rate),
+                "--seed",
+                str(seed),
+                "--output_dir",
+                str(folder),
+            ]
+            train([*argv, *point, *(["--num_train_epochs", repr(epochs)] if epochs else [])])
+            gc.collect()
+            torch.cuda.empty_cache() if torch.cuda.is_available() else None
+        outcomes.append(read_outcome(folder, rate, epochs, seed))
+    best = best_of(outcomes)
+    if run.process_index == 0:
+        (run.folder / ROWS).write_text(json.dumps([asdict(one) for one in outcomes], indent=2) + "\n")
+        (run.folder / TABLE).write_text(table(outcomes, best))
+    run.say(table(outcomes, best))
+    return best
+
+
+def grid(args: SweepArguments, run: RunArguments) -> list[tuple[float, float | None, int]]:
+    """Learning rate, epochs and seed of each run; no epochs where the number of steps is given."""
+    rates = args.sweep_learning_rates or [float(f"{factor * run.learning_rate:.2g}") for factor in FACTORS]
+    shorter = [float(epochs) for epochs in EPOCHS if epochs < run.num_train_epochs][-1:]
+    lengths: list[float | None] = [*(args.sweep_epochs or [*shorter, float(run.num_train_epochs)])]
+    if run.max_steps > 0:
+        if args.sweep_epochs:
+            raise ConfigError("sweep_epochs: max_steps says how long runs are; leave one of them out")
+        lengths = [None]
+    return list(itertools.product(rates, lengths, args.sweep_seeds or [run.seed]))
+
+
+def read_outcome(folder: Path, rate: float, epochs: float | None, seed: int) -> Outcome:
+    """What a finished run left."""
+    best = json.loads((folder / BEST_FOLDER / BEST_FILE).read_text())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    tests = [scores["metrics"].get(key_of(best["metric"], name)) for name, scores in metrics.items()]
+    known = [value for value in tests if value is not None]
+    test = mean(known) if known else float("nan")
+    return Outcome(rate, epochs, seed, best["metric"], best["value"], test, str(folder))
+
+
+def key_of(metric: str, name: str) -> str:
+    """The metric of a task by its name in the run, where a mixture puts the task's before it."""
+    return metric.removeprefix(f"{name}_")
+
+
+def best_of(outcomes: Sequence[Outcome]) -> Outcome:
+    """The best run of the setting whose mean over seeds is best."""
+    settings = {(one.learning_rate, one.epochs) for one in outcomes}
+    groups = [[one for one in outcomes if (one.learning_rate, one.epochs) == setting] for setting in settings]
+    chosen = max(groups, key=lambda group: (mean(one.validation for one in group), -group[0].learning_rate))
+    return max(chosen, key=lambda one: one.validation)
+
+
+def table(outcomes: Sequence[Outcome], best: Outcome) -> str:
+    """The runs as Markdown, the best setting first and named."""
+    seeds = len({one.seed for one in outcomes})
+    metric = outcomes[0].metric
+    lines = [f"| learning rate | epochs | {metric}, validation | {metric}, test | runs |", "|---|---|---|---|---|"]
+    groups: dict[tuple[float, float | None], list[Outcome]] = {}
+    for one in outcomes:
+        groups.setdefault((one.learning_rate, one.epochs), []).append(one)
+    order = sorted(groups.items(), key=lambda item: -mean(one.validation for one in item[1]))
+    for (rate, epochs), group in order:
+        shown = [spread([one.validation for one in group]), spread([one.test for one in group])]
+        length = f"{epochs:g}" if epochs else "as configured"
+        lines.append(f"| {rate:g} | {length} | {shown[0]} | {shown[1]} | {len(group)} |")
+    more = f", over {seeds} seeds" if seeds > 1 else ""
+    lines += ["", f"Best on validation{more}: learning rate {best.learning_rate:g}, {best.folder}", ""]
+    return "\n".join(lines)
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean, and the standard deviation of several."""
+    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
