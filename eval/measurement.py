@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from openpali.modeling.auto import checkpoint_config
 from openpali.recipes.config_file import as_dict, find_config, number
 
 
@@ -91,11 +92,11 @@ def read_config(name: str, models: Sequence[str]) -> dict[str, Any]:
 
 
 def image_size(model: str) -> int | None:
-    """Side of a checkpoint's pictures in pixels; None where its configuration does not say it so."""
-    # the recipes import Transformers' Trainer, which most evaluations do without
-    from openpali.recipes.resolution import own_size
-
-    return own_size(model)
+    """Side of a checkpoint's pictures in pixels; None where its configuration cannot be read or does not say it so."""
+    try:
+        return checkpoint_config(model).vision_config.image_size
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def config_source(given: dict[str, Any], config: str, split: str) -> dict[str, Any]:
