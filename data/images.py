@@ -4,8 +4,11 @@ import io
 import re
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -26,6 +29,27 @@ class BadImage(ValueError):
     """A picture that cannot be used. The message says why and what to do about it."""
 
 
+class PictureMemory(Protocol):
+    """What knows the pictures of files that were decoded before (`openpali.data.picture_files`)."""
+
+    def recall(self, path: Path, decode_size: int | None) -> Image.Image | None: ...  # noqa: D102
+
+    def remember(self, path: Path, decode_size: int | None, picture: Image.Image) -> None: ...  # noqa: D102
+
+
+_memory: ContextVar[PictureMemory | None] = ContextVar("memory of pictures", default=None)
+
+
+@contextmanager
+def remembered(memory: PictureMemory) -> Iterator[None]:
+    """Have [`load_image`] ask a memory first, and tell it what it decodes."""
+    token = _memory.set(memory)
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+
+
 def load_image(source: ImageSource, decode_size: int | None = None) -> Image.Image:
     """Decode a picture to RGB, upright, after checking its size from the header.
 
@@ -38,6 +62,19 @@ def load_image(source: ImageSource, decode_size: int | None = None) -> Image.Ima
     Raises:
         BadImage: missing, unreadable, truncated, below `MIN_SIDE` on a side or above `MAX_PIXELS`.
     """
+    memory = _memory.get()
+    if memory is None or not isinstance(source, str | Path):
+        return decode_image(source, decode_size)
+    path = _existing(source)
+    known = memory.recall(path, decode_size)
+    if known is None:
+        known = decode_image(path, decode_size)
+        memory.remember(path, decode_size, known)
+    return known
+
+
+def decode_image(source: ImageSource, decode_size: int | None) -> Image.Image:
+    """What [`load_image`] answers, whatever is remembered."""
     image, name = _open(source)
     _check_size(image.size, name)
     try:

@@ -22,15 +22,16 @@ from transformers import PreTrainedModel
 
 from openpali.data.collator import Collator
 from openpali.data.mixture import TaskDataset
+from openpali.data.picture_files import PictureFiles, picture_key
 from openpali.data.preprocess import with_fast_images
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError
 from openpali.recipes.feature_examples import CachedCollator, CachedExamples, Reading, loader_of, read_once
-from openpali.recipes.feature_store import FeatureStore, RecordForm, bytes_of, picture_key, readable
+from openpali.recipes.feature_store import FeatureStore, RecordForm, bytes_of, readable
 from openpali.recipes.optimization import components
 from openpali.recipes.survival import disk_is_full
 
-FOLDER = "feature_cache"
+FOLDER, FILES = "feature_cache", "pictures.jsonl"
 # another number when what is stored changes its meaning
 FORMAT = 1
 # of what is free on the disk: checkpoints need some as well
@@ -59,7 +60,7 @@ def cached_features(
         reason = "no picture comes twice"
     if not reason:
         store = open_store(model, collator, run)
-        reading = read_once(train, run)
+        reading = read_once(train, PictureFiles(run.folder.parent / FOLDER / FILES), run)
         missing, reason = plan(store, reading, run)
         if not reason:
             fill(store, Missing(train, reading, missing[run.process_index :: run.world_size], collator), model, run)

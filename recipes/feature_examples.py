@@ -15,8 +15,10 @@ from transformers import BatchFeature
 
 from openpali.data.collator import Collator
 from openpali.data.example import Example
+from openpali.data.images import remembered
+from openpali.data.picture_files import PictureFiles, picture_key
 from openpali.recipes.arguments import RunArguments
-from openpali.recipes.feature_store import FeatureStore, Place, picture_key
+from openpali.recipes.feature_store import FeatureStore, Place
 from openpali.recipes.sampling import quiet_worker
 
 # where a stand-in for a picture keeps the place of its features
@@ -37,16 +39,17 @@ class Reading:
 
 
 class Readings(Dataset):
-    """Reads examples for their texts and the keys of their pictures."""
+    """Reads examples for their texts and the keys of their pictures, which need no decoding where files are known."""
 
-    def __init__(self, examples: Dataset[Example], indices: Sequence[int]):
-        self.examples, self.indices = examples, indices
+    def __init__(self, examples: Dataset[Example], indices: Sequence[int], files: PictureFiles):
+        self.examples, self.indices, self.files = examples, indices, files
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, position: int) -> tuple[bytes, list[bytes]]:
-        example = self.examples[self.indices[position]]
+        with remembered(self.files):
+            example = self.examples[self.indices[position]]
         texts = {"id": example.id, "task": example.task, "prefix": example.prefix, "suffix": example.suffix}
         line = json.dumps(texts | {"meta": example.meta}, ensure_ascii=False)
         return line.encode(), [picture_key(picture) for picture in example.images]
@@ -69,10 +72,10 @@ def unchanged(item: Any) -> Any:
     return item
 
 
-def read_once(examples: Any, run: RunArguments) -> Reading:
+def read_once(examples: Any, files: PictureFiles, run: RunArguments) -> Reading:
     """Every example of map-style data, in order; each process reads its share, and all get the whole."""
     share = range(run.process_index, len(examples), run.world_size)
-    loader = loader_of(Readings(examples, share), run, None)
+    loader = loader_of(Readings(examples, share, files), run, None)
     found = list(tqdm(loader, "Reading examples", disable=run.process_index > 0, leave=False))
     shares: list[Any] = [found]
     if run.world_size > 1:

@@ -14,24 +14,16 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
 
-KEY_BYTES = 16
+from openpali.data.picture_files import KEY_BYTES
+
 # part and record
 Place = tuple[int, int]
-
-
-def picture_key(picture: Image.Image) -> bytes:
-    """What tells a picture from others: its mode, size and pixels."""
-    digest = blake2b(f"{picture.mode} {picture.size}".encode(), digest_size=KEY_BYTES)
-    digest.update(picture.tobytes())
-    return digest.digest()
 
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:

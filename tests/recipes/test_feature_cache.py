@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from openpali.data import images
 from openpali.data.collator import Collator
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import augmented
@@ -133,14 +134,14 @@ class Count:
 def filled(make, data, tmp_path, capsys):
     """Ask for features as a run does; answers how many pictures were computed, and the examples and collator."""
 
-    def asked(folder="run", change=None, mode: Any = "on", exact=True, augment=None, **options):
+    def asked(folder="run", change=None, mode: Any = "on", exact=True, augment=None, source=None, **options):
         model, processor = make("pali3")
         if change:
             change(model, processor)
         count = Count(model)
         run = arguments(tmp_path / folder, **options)
         collator = Collator(processor, exact_pictures=exact)
-        found = cached_features(mode, model, dataset(data, augment), collator, run)
+        found = cached_features(mode, model, source or dataset(data, augment), collator, run)
         return count.pictures, *found, capsys.readouterr().out
 
     return asked
@@ -373,3 +374,33 @@ def test_a_transfer_with_a_frozen_encoder_keeps_features_by_itself(make, data, t
     transfer([*argv, "--freeze", "vision_tower"])
     assert "distinct pictures of 4 x 16 values in float32" in capsys.readouterr().out
     assert len([*(tmp_path / FOLDER).glob("*/*.keys")]) == 1
+
+
+class Drawing:
+    """A task that draws on the first picture of every record."""
+
+    def __init__(self, task):
+        self.task, self.name = task, task.name
+
+    def example(self, record, rng):
+        example = self.task.example(record, rng)
+        if example is not None:
+            example.images[0].putpixel((3, 3), (9, 9, 9))
+        return example
+
+
+def test_known_files_are_not_decoded_again_and_those_who_draw_on_them_see_them(filled, data, monkeypatch):
+    filled()
+    examples, decoded, real = dataset(data), [], images.decode_image
+    monkeypatch.setattr(images, "decode_image", lambda *given: decoded.append(given[0].name) or real(*given))
+    assert filled(source=examples)[0] == 0
+    assert decoded == []
+    (data.parent / "2.png").touch()
+    assert filled(source=examples)[0] == 0
+    assert decoded == ["2.png"]
+    examples.task = Drawing(examples.task)  # pyright: ignore[reportAttributeAccessIssue]
+    # one more distinct picture than there are files, of which it is known
+    computed, _, _, shown = filled(source=examples)
+    assert computed == DISTINCT
+    assert f"{DISTINCT + 1} distinct pictures" in shown
+    assert filled(source=examples)[0] == 0
