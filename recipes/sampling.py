@@ -40,8 +40,8 @@ class RunSampler(Sampler[int | tuple[int, int]]):
 def quiet_worker(worker_id: int) -> None:
     """Ctrl-C reaches every process of the terminal: let the main one decide, which saves a checkpoint first.
 
-    Where the model trains on the same cores, the loader gives way: a thread of a matrix product that waits for its core
-    holds up all the others.
+    Where the model trains on the same cores, the loader gives way: a thread of a matrix product that waits for its
+    core holds up all the others.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
