@@ -2,13 +2,15 @@
 
 import json
 import random
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import miniatures_captions
+import miniatures_clips
 import numpy as np
 import pytest
+from miniature_media import picture, shown_steps, write_json, write_lines
 
 from openpali.data.mixture import TaskDataset
 from openpali.data.records import BadRecord
@@ -17,12 +19,6 @@ from openpali.data.sources.public_rows import MissingData
 from openpali.data.tasks import load_task
 from openpali.data.video import BadVideo, frame_rate
 from openpali.eval.evaluate_task import load_metric
-
-sys.path.append(str(Path(__file__).parents[1] / "transfers"))
-
-import miniatures_captions
-import miniatures_clips
-from miniature_media import picture, shown_steps, write_json, write_lines
 
 NAMES = {name: name for name in miniatures_captions.MINIATURES | miniatures_clips.MINIATURES}
 NAMES |= {"refcoco_seg": "refcoco"}

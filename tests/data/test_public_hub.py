@@ -1,19 +1,15 @@
 """Copies on the Hub, read from local folders of parquet files, as `datasets` does."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
+from miniature_media import picture
 
 from openpali.data.records import BadRecord
 from openpali.data.sources import load_source
 from openpali.data.sources.public_rows import MissingData
-
-sys.path.append(str(Path(__file__).parents[1] / "transfers"))
-
-from miniature_media import picture
 
 PEOPLE = [{"answer": "red", "answer_id": i} for i in range(10)]
 

@@ -1,20 +1,16 @@
 """Public data sets of questions: every layout gives the records that its miniature holds."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import miniatures_questions as miniatures
 import numpy as np
 import pytest
 
 from openpali.data.sources import CheckedSource, load_source
 from openpali.data.sources.public_rows import PackedRows
 from openpali.data.sources.public_rsvqa import number_range
-
-sys.path.append(str(Path(__file__).parents[1] / "transfers"))
-
-import miniatures_questions as miniatures
 
 RED = ["red"] * 7 + ["nothing"] * 3
 SITTING = {"answers": ["sitting"] * 6 + ["rest"] * 4, "choices": ["to eat", "to sit", "to see", "to ride"]}

@@ -2,10 +2,10 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
+import miniatures_questions as miniatures
 import pytest
 
 from openpali.data.records import BadRecord
@@ -13,10 +13,6 @@ from openpali.data.sources import load_source
 from openpali.data.sources.public_rows import MissingData
 from openpali.recipes.config_file import ConfigError
 from openpali.recipes.run_data import make_source
-
-sys.path.append(str(Path(__file__).parents[1] / "transfers"))
-
-import miniatures_questions as miniatures
 
 SOURCES = {name: write for name, write in miniatures.MINIATURES.items() if not name.startswith("aokvqa")}
 SOURCES |= {"aokvqa": miniatures.aokvqa, "countbenchqa": miniatures.countbenchqa}
