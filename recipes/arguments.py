@@ -181,7 +181,11 @@ def read_values(
 
 def known_keys(classes: Sequence[type]) -> dict[str, tuple[Any, Any]]:
     """Field and type of every key that the dataclasses take."""
-    return {f.name: (f, get_type_hints(cls)[f.name]) for cls in classes for f in fields(cls) if f.init}
+    known = {}
+    for cls in classes:
+        hints = get_type_hints(cls)
+        known |= {f.name: (f, hints[f.name]) for f in fields(cls) if f.init}
+    return known
 
 
 class Parser(HfArgumentParser):

@@ -45,7 +45,7 @@ def parts(found: OwnSet) -> Iterator[Finding]:
     """Parts without a record, and data too small to be split."""
     good = found.good
     for part, rows in good.items():
-        if rows:
+        if rows or found.spec.resplit and any(good.values()):
             continue
         total, name = len(found.rows[part]), part or "whole"
         bad = next((row.problems[0].bad for row in found.rows[part] if row.problems), None)
