@@ -156,7 +156,7 @@ def summary(result: TaskResult) -> str:
     """The metrics on one line."""
     values = [f"{key} {show_value(value, key)}" for key, value in result.metrics.items()]
     if ends := result.intervals.get(result.metric_key):
-        values.append(f"{result.metric_key} within {show_interval(ends, result.metric_key)}")
+        values.append(f"95 % interval of {result.metric_key} {show_interval(ends, result.metric_key)}")
     if result.blank_metrics:
         key = result.metric_key
         values.append(f"with blank images {key} {show_value(result.blank_metrics[key], key)}")
