@@ -1,7 +1,7 @@
 """Training with a frozen image encoder: its features read from disk, against pictures in every epoch.
 
     python benchmarks/feature_cache.py
-    python benchmarks/feature_cache.py --cases nano base-lora --pictures 64
+    python benchmarks/feature_cache.py --cases base-lora --pictures 64
 
 `nano` and `base` are presets of PaLI-3; `small` has base's encoder, SigLIP B/16, before a text model of the shape of
 T5 small; with `-lora` the text model has adapters. Both ways train the same model on the same batches of JPEG files, a
@@ -152,7 +152,7 @@ def row(case: str, ways: Sequence[Trainee], once: tuple[float, float], per_epoch
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--cases", nargs="*", default=["nano", "small", "small-lora"], choices=list(CASES))
     parser.add_argument("--pictures", type=int, default=16)
     parser.add_argument("--size", default="640x480", help="of the files")
     parser.add_argument("--batch", type=int, default=8)
