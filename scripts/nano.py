@@ -24,7 +24,7 @@ CONFIGS = {
     "paligemma": {"stage1": "paligemma/nano-stage1", "stage2": "paligemma/nano-stage2"},
 }
 # seconds on two idle cores
-PLAN = {"pali3": (210, 260, 150), "paligemma": (300, 320, 180)}
+PLAN = {"pali3": (230, 270, 240), "paligemma": (320, 220, 260)}
 LARGE = {"size": 128}
 TEST_SCENES = 200
 
