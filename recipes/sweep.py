@@ -86,7 +86,7 @@ def sweep(args: SweepArguments, run: RunArguments, argv: Sequence[str], train: C
             ["lr", f"{rate:g}", *(["epochs", f"{epochs:g}"] if epochs else []), f"seed-{seed}"]
         )
         run.say(f"Run {number} of {len(points)}: {folder}")
-        if not (folder / "metrics.json").exists():
+        if run.overwrite or not (folder / "metrics.json").exists():
             point = [
                 "--sweep",
                 "false",

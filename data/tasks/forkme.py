@@ -4,6 +4,9 @@
 2. Add `"mytask": "openpali.data.tasks.mytask:MyTask"` to `TASKS` in data/tasks/__init__.py.
 3. Write what to ask (`prefix`) and what to answer (`suffix`) in `example`.
 4. Look at it: `python -c "from openpali.data.mixture import show; show({'name': 'mytask'})"`
+5. Train on it: `openpali transfer --config mytask.yaml`, a file with `task: {name: mytask}` and a `source`. That of
+   people's own data is `{name: own, path: my-data, kind: detect, split: train}`; records are described in
+   data/sources/own.py.
 """
 
 import random
