@@ -132,7 +132,10 @@ def coco_classes(categories: Any, path: Path) -> dict[int, str]:
 
 def read_lines(path: Path, image_root: Path | None, kind: str, columns: dict[str, str]) -> Read:
     """JSON lines, CSV or TSV with a row for each record, or a JSON list of records."""
-    table = list(_table(path))
+    try:
+        table = list(_table(path))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadRecord(str(path), "all", f"it cannot be read ({error})", "Save it as CSV in UTF-8.") from error
     if not table:
         return Read([])
     names = column_names((row for _, row in table if isinstance(row, dict)), kind, columns, path)

@@ -199,13 +199,22 @@ def label_of(value: Any, class_names: dict[int, str], offset: int = 0) -> str:
     """The name of a class, given by name or by number.
 
     Raises:
-        BadPart: there is no such class.
+        BadPart: there is no such class, or its name could not be read back from a model's answer.
     """
-    if isinstance(value, str) and not (class_names and value.isdigit()):
-        named = clean_label(value)
-        if not named:
-            raise BadPart("its label is empty", "Give each object the name of its class.")
-        return named
+    named = value
+    if not isinstance(value, str) or class_names and value.isdigit():
+        named = class_names.get(class_number(value, class_names, offset), "")
+    try:
+        named = clean_label(named)
+    except ValueError as error:
+        raise BadPart(str(error), "Rename the class.") from error
+    if not named:
+        raise BadPart("its label is empty", "Give each object the name of its class.")
+    return named
+
+
+def class_number(value: Any, class_names: dict[int, str], offset: int) -> int:
+    """The number of a class that has a name. Raises BadPart."""
     try:
         number = int(value) + offset
     except (TypeError, ValueError) as error:
@@ -217,4 +226,4 @@ def label_of(value: Any, class_names: dict[int, str], offset: int = 0) -> str:
     if number not in class_names:
         known = f"{min(class_names)} to {max(class_names)}"
         raise BadPart(f"its class {number} is not among the classes, which are {known}", "Mend it, or add the class.")
-    return class_names[number]
+    return number

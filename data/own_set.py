@@ -96,7 +96,7 @@ class OwnSet:
     def classes(self) -> list[str]:
         """Names of the classes, in the order of their numbers or of the alphabet."""
         if self.spec.classes:
-            return list(self.spec.classes)
+            return [name.strip() for name in self.spec.classes]
         found = {name for row in chain(*self.good.values()) for name in self.labels(row)}
         numbered = [name for _, name in sorted(self.class_names.items()) if name in found]
         return numbered + sorted(found - set(numbered))
@@ -168,6 +168,7 @@ def read_own(spec: OwnSpec) -> OwnSet:
         part: reader() for part, reader in find_parts(spec.path, spec.kind, root, dict(spec.columns), others).items()
     }
     names = dict(enumerate(spec.classes)) or agreed_classes(read, spec.path)
+    names = {number: name.strip() for number, name in names.items()}
     rows = {part: found.rows for part, found in read.items()}
     every = list(chain(*rows.values()))
     for number, row in enumerate(tqdm(every, desc="pictures", unit="", disable=len(every) < _MANY)):

@@ -11,7 +11,6 @@ from openpali.data.own_rows import REGION_KINDS, texts
 from openpali.data.own_set import OwnSet, own_spec, read_own
 from openpali.data.records import BadRecord
 from openpali.modeling.auto import checkpoint_config, load_processor, model_class
-from openpali.modeling.location_tokens import clean_label
 from openpali.recipes.adapters import check_start
 from openpali.recipes.arguments import read_values
 from openpali.recipes.config_file import ConfigError, as_dict
@@ -117,7 +116,7 @@ def read_source(source: dict[str, Any]) -> OwnSet:
 def own_task(values: dict[str, Any], found: OwnSet) -> dict[str, Any]:
     """The task of the kind. Prompts for boxes and masks name every class, so that a model learns what is not there."""
     kind, prompt, language = values["kind"], values["prompt"], values["language"]
-    names = [clean_label(name) for name in found.classes]
+    names = found.classes
     prompt = prompt.replace("{classes}", " ; ".join(names))
     if kind not in REGION_KINDS:
         task = {"name": "own", "kind": kind, "language": language, "prompt": prompt}
@@ -136,7 +135,7 @@ def own_task(values: dict[str, Any], found: OwnSet) -> dict[str, Any]:
 def prompt_classes(prompt: str, kind: str, names: list[str]) -> list[str]:
     """Classes that a prompt asks for: those of `detect cat ; dog`, else the names that stand in it."""
     if prompt.startswith(f"{kind} "):
-        return [name for part in prompt.removeprefix(f"{kind} ").split(";") if (name := clean_label(part))]
+        return [name for part in prompt.removeprefix(f"{kind} ").split(";") if (name := part.strip())]
     return [name for name in names if f" {name.lower()} " in f" {' '.join(words(prompt))} "]
 
 

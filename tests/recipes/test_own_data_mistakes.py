@@ -313,6 +313,12 @@ def test_paths_that_leave_the_folder_are_refused(check, tmp_path):
     assert found(report, "picture") == [("warning", 2)]
 
 
+def test_a_class_whose_name_an_answer_cannot_hold_is_told(check, tmp_path):
+    path = edit(coco(tmp_path / "data"), lambda c: c["categories"][1].update(name="lime; green"))
+    error, _, report = check(path, "detect")
+    assert "'lime; green' cannot be a label" in error + json.dumps(report)
+
+
 @pytest.mark.parametrize(
     ("data", "kind", "message"),
     [
@@ -320,11 +326,13 @@ def test_paths_that_leave_the_folder_are_refused(check, tmp_path):
         ("empty", "detect", "the folder holds nothing for detect"),
         ("notes.txt", "vqa", ".txt cannot be read. Give .json, .jsonl, .csv or .tsv"),
         ("torn.json", "detect", "it is not JSON"),
+        ("latin.csv", "caption", "Save it as CSV in UTF-8"),
     ],
 )
 def test_what_is_no_data_is_told(check, tmp_path, data, kind, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "latin.csv").write_bytes("file_name,text\na.png,Bär".encode("latin-1"))
     (tmp_path / "torn.json").write_text('{"images": [')
     assert message in check(tmp_path / data, kind)[0]
 
