@@ -1,0 +1,150 @@
+"""What the guide shows is what happens: its blocks run in their order, as one day in one folder."""
+
+import configparser
+import inspect
+import re
+import shlex
+from importlib.metadata import metadata
+from pathlib import Path
+
+from guide_blocks import ABSENT, GUIDE, PAGES, Block, blocks, run_apart, run_command
+from loopback_hub import loopback_hub
+from tiny_adapters import save_checkpoint
+
+from openpali.recipes.arguments import parse
+from openpali.recipes.transfer import CLASSES, with_config
+
+SETUP = configparser.ConfigParser(interpolation=None)
+SETUP.read(GUIDE.parents[1] / "setup.cfg", "utf-8")
+
+
+def installs(command: str) -> None:
+    """`pip install` of something that is there, with extras that it has."""
+    parts = re.fullmatch(r"pip install ([\w.]+)(?:\[([\w,]+)\])?", command.replace('"', ""))
+    assert parts, command
+    name, extras = parts.groups()
+    wanted = set(filter(None, (extras or "").split(",")))
+    if name == ".":
+        assert wanted <= set(SETUP["options.extras_require"])
+    else:
+        assert wanted <= set(metadata(name).get_all("Provides-Extra") or ())
+        assert re.search(rf"^{name}\b", SETUP["options"]["install_requires"], re.MULTILINE)
+
+
+def transfers(command: str) -> None:
+    """A transfer of a checkpoint that is not here: its configuration is found, and its options are understood."""
+    program, verb, *arguments = shlex.split(command)
+    assert (program, verb) == ("openpali", "transfer")
+    args, *_ = parse(CLASSES, [*with_config(arguments), "--use_cpu", "true"])
+    assert args.model.startswith("google/")
+
+
+def logs_in(command: str) -> None:
+    """It is a command of the Hub's client."""
+    from huggingface_hub.cli.auth import auth_login
+
+    assert command == "hf auth login"
+    assert "token" in inspect.signature(auth_login).parameters
+
+
+def shows_curves(command: str) -> None:
+    """What it shows is there."""
+    *_, folder = shlex.split(command)
+    assert list(Path(folder).glob("**/events.*"))
+
+
+def serves(command: str) -> None:
+    """Its folder is there, and its options are Transformers'."""
+    from transformers.cli.serve import Serve
+
+    _, verb, folder, *options = shlex.split(command)
+    assert verb == "serve"
+    assert Path(folder, "config.json").exists()
+    known = inspect.signature(Serve.__init__).parameters
+    assert {name.removeprefix("--").replace("-", "_") for name in options if name[:2] == "--"} <= set(known)
+
+
+# what cannot run without a network, a login or a window, and what is looked at in its place; whatever is added to the
+# pages and cannot run either has to be added here
+NOT_RUN = {
+    "pip install torch": installs,
+    'pip install ".[eval,demo]"': installs,
+    'pip install "transformers[serving]"': installs,
+    "hf auth login": logs_in,
+    "tensorboard --logdir outputs/shapes/tensorboard": shows_curves,
+    "transformers serve my-pali --trust-remote-code --device cpu --port 8000": serves,
+    "openpali transfer --config transfers/textvqa --model google/paligemma-3b-pt-448 --resolution 448": transfers,
+    "openpali transfer --model google/paligemma2-3b-pt-224 --data shapes --kind detect"
+    " --output_dir outputs/shapes-qlora --peft qlora": transfers,
+}
+
+
+def run_block(block: Block) -> None:
+    if block.language == "python":
+        exec(compile(block.text, f"docs/guide/{block.page}.md", "exec"), {"__name__": "block"})
+        return
+    for command in block.commands():
+        NOT_RUN.get(command, run_command)(command)
+
+
+def push(folder: Path) -> None:
+    """The page that needs a Hub: the same answer comes back from it with openpali and without."""
+    for block in blocks("push"):
+        if block.language == "bash":
+            run_block(block)
+    codes = [block.text for block in blocks("push") if block.language == "python"]
+    assert ["upload_folder" in codes[0], "push_to_hub" in codes[1]] == [True, True]
+    assert "trust_remote_code=True" in codes[-1]
+    assert "import openpali" not in codes[-1]
+    with loopback_hub() as (address, repositories):
+        *_, with_it = run_apart(codes[:-1], folder, address)
+        *_, without = run_apart(codes[-1:], folder, address, before=ABSENT)
+    exported = {path.name: path.read_bytes() for path in Path("my-pali").iterdir()}
+    assert exported.items() <= repositories["you/my-pali"].items()
+    assert not [name for name in repositories["you/my-shapes"] if name.endswith(".py")]
+    assert with_it == without != ""
+
+
+def test_the_day_of_the_guide_happens_as_it_says(tmp_path, tiny_tokenizer, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint("pali3", tiny_tokenizer, tmp_path / "outputs" / "located" / "located")
+    told = {}
+    for page in PAGES:
+        if page == "push":
+            push(tmp_path)
+        else:
+            for block in blocks(page):
+                run_block(block)
+        told[page] = capsys.readouterr().out
+    assert "160 records of 160 pictures" in told["your-data"]
+    assert "80 GB GPUs" in told["checkpoint"]
+    assert "adapters of rank 16" in told["adapters"]
+    assert re.search(r"shapes-merged 0\.\d+ between", told["report"])
+    assert "('circle', (0.0, 0.25" in told["serve"]
+    assert "'<loc9> square'" in told["serve"]
+    assert Path("found.png").exists()
+    listed = (GUIDE / "report.md").read_text("utf-8").split("```")[0]
+    named = set(re.findall(r"`([\w/]+\.\w+)`", listed))
+    assert {name for name in named if not Path("outputs/shapes", name).exists()} <= {"skipped_records.jsonl"}
+    assert len(named) >= 6
+
+
+def test_nothing_is_listed_as_not_run_that_no_page_shows():
+    shown = [
+        command for page in PAGES for block in blocks(page) if block.language == "bash" for command in block.commands()
+    ]
+    assert set(NOT_RUN) <= set(shown)
+
+
+def test_every_page_is_run_and_its_links_lead_somewhere():
+    assert {path.stem for path in GUIDE.glob("*.md")} == {*PAGES, "README"}
+    for path in GUIDE.glob("*.md"):
+        text = path.read_text("utf-8")
+        for target, _, anchor in re.findall(r"\]\(([\w./-]+\.md)(#([\w-]+))?\)", text):
+            found = path.parent / target
+            headings = re.findall(r"^#+ (.+)$", found.read_text("utf-8"), re.MULTILINE)
+            slugs = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert not anchor or anchor in slugs, (path.name, target, anchor)
+    index = (GUIDE / "README.md").read_text("utf-8")
+    assert re.findall(r"\]\((?!\.)([\w-]+)\.md\)", index)[: len(PAGES)] == PAGES
+    assert {block.language for page in PAGES for block in blocks(page)} == {"bash", "python"}
