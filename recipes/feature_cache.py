@@ -37,6 +37,7 @@ FORMAT = 1
 # of what is free on the disk: checkpoints need some as well
 MOST = 0.8
 NOT_OF_THE_WEIGHTS = ("_name_or_path", "architectures", "dtype", "transformers_version")
+TRAINS = "the image encoder trains (freeze: [vision_tower] freezes it)"
 Mode = Literal["auto", "on", "off"]
 
 
@@ -65,6 +66,7 @@ def cached_features(
         if not reason:
             fill(store, Missing(train, reading, missing[run.process_index :: run.world_size], collator), model, run)
             return CachedExamples(reading, all_places(store, reading, run)), CachedCollator(collator, store)
+    if mode == "auto" and reason != TRAINS:
         run.say(f"Image features are not kept: {reason}")
     if mode == "on":
         raise ConfigError(f"feature_cache: on is not possible: {reason}; auto takes it only where it is")
@@ -77,7 +79,7 @@ def obstacle(model: PreTrainedModel, train: Any, collator: Any, run: RunArgument
     if not tower:
         return "the model has no image encoder"
     if tower[0].trainable():
-        return "the image encoder trains (freeze: [vision_tower] freezes it)"
+        return TRAINS
     if not isinstance(train, TaskDataset) or not isinstance(collator, Collator):
         return "streams and mixtures are not read in epochs"
     if train.augmented is not None:

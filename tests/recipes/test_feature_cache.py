@@ -300,8 +300,10 @@ REFUSED = {
 
 @pytest.mark.parametrize("reason", REFUSED)
 def test_where_features_cannot_be_kept_auto_goes_without_and_on_says_why(filled, tmp_path, reason):
-    computed, examples, collator, _ = filled(mode="auto", **REFUSED[reason])
+    computed, examples, collator, shown = filled(mode="auto", **REFUSED[reason])
     assert (computed, type(examples), type(collator)) == (0, TaskDataset, Collator)
+    # most encoders train: nothing is to be said of that
+    assert (reason in shown) == ("trains" not in reason)
     assert not (tmp_path / FOLDER).exists()
     with pytest.raises(ConfigError, match=reason):
         filled(mode="on", **REFUSED[reason])
