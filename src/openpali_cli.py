@@ -11,7 +11,7 @@ from importlib.metadata import version
 VERBS = {
     "predict": ("openpali.eval.predict", "answer a prompt about a picture and draw its boxes and masks"),
     "transfer": ("openpali.recipes.transfer", "fine-tune a checkpoint on a task or on your own data"),
-    "eval": ("openpali.eval.run", "score a checkpoint on a task and write the report"),
+    "eval": ("openpali.eval.run", "score checkpoints on a task, side by side, and write the report"),
     "encoders": ("openpali.eval.encoders", "measure image encoders: retrieval, zero-shot, linear probe"),
     "merge": ("openpali.scripts.merge_adapter", "turn adapters and their base into one whole checkpoint"),
     "convert": ("openpali.scripts.convert_big_vision", "turn the authors' .npz checkpoint into a folder"),
