@@ -1,5 +1,6 @@
 """Arguments of the recipes: dataclasses filled from one YAML file and from `--key value` overrides."""
 
+import argparse
 import functools
 import logging
 import sys
@@ -163,12 +164,13 @@ def read_values(
     parser = Parser(list(classes), allow_abbrev=False)  # pyright: ignore[reportArgumentType]
     parser.add_argument("--config", help="YAML file, or the name of a shipped one (pali3/nano-pretrain)")
     defaults = {key: parser.get_default(key) for key in known}
-    parser.set_defaults(**dict.fromkeys(known, NOT_GIVEN))
     parser.set_defaults(**values)
     for action in parser._actions:
         # `--freeze` alone empties what the file lists
         action.nargs = "*" if action.nargs == "+" else action.nargs
-    namespace, unknown = parser.parse_known_args(argv)
+    # in the namespace and not as defaults, which --help shows
+    untouched = argparse.Namespace(**{key: NOT_GIVEN for key in known if key not in values})
+    namespace, unknown = parser.parse_known_args(argv, untouched)
     if unknown:
         raise ConfigError(f"unknown argument {unknown[0]}{nearest(unknown[0].lstrip('-'), known)}")
     found = {key: value for key, value in vars(namespace).items() if key in known}

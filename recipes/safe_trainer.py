@@ -215,6 +215,7 @@ class SafeTrainer(Trainer):
             self.save_model(str(folder / ASIDE / "final"), _internal_call=True)
         if self.args.should_save:
             move_files(folder / ASIDE / "final", folder)
+            shutil.rmtree(folder / ASIDE, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
     @contextlib.contextmanager

@@ -111,3 +111,14 @@ def test_command_ends_with_one_sentence(capsys):
 
     with pytest.raises(SystemExit, match="^error: say it plainly$"):
         main([])
+
+
+def test_help_shows_the_defaults_and_what_the_file_changes(capsys, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("rsqrt_timescale: 7\n")
+    with pytest.raises(SystemExit):
+        parse([RunArguments], ["--config", str(path), "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "object object" not in shown
+    assert "--rsqrt_timescale RSQRT_TIMESCALE steps after which rsqrt is 0.71 (default: 7)" in shown
+    assert "share of the run) in which rsqrt falls to 0 (default: 0.0)" in shown
