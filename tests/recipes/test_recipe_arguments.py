@@ -120,5 +120,5 @@ def test_help_shows_the_defaults_and_what_the_file_changes(capsys, tmp_path):
         parse([RunArguments], ["--config", str(path), "--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert "object object" not in shown
-    assert "--rsqrt_timescale RSQRT_TIMESCALE steps after which rsqrt is 0.71 (default: 7)" in shown
+    assert "steps after which rsqrt is 0.71 (default: 7)" in shown
     assert "share of the run) in which rsqrt falls to 0 (default: 0.0)" in shown
