@@ -1,14 +1,14 @@
 """People's own data without code: from `--data` and `--kind` to a source, a task and a schedule."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import chain
 from typing import Any, Literal
 
 from accelerate import init_empty_weights
 
 from openpali.data.own_rows import REGION_KINDS, texts
-from openpali.data.own_set import OwnSet, own_spec, read_own
+from openpali.data.own_set import OwnSet, OwnSpec, own_spec, read_own
 from openpali.data.records import BadRecord
 from openpali.modeling.auto import checkpoint_config, load_processor, model_class
 from openpali.recipes.adapters import check_start
@@ -23,6 +23,7 @@ LONGEST = 1024
 EPOCHS = ((100, 100), (1_000, 30), (20_000, 10), (200_000, 3))
 BATCHES, STEPS_AN_EPOCH = (8, 256), 16
 LARGE = 500_000_000  # parameters from which a device is given few examples at a time
+SMALL = 100_000_000  # parameters below which a model has seen too little to learn a task in as few epochs
 _BOX_TOKENS, _MASK_TOKENS, _SEPARATORS = 4, 16, 3
 
 
@@ -106,7 +107,9 @@ def own_source(values: dict[str, Any]) -> dict[str, Any]:
 
 def read_source(source: dict[str, Any]) -> OwnSet:
     """All parts of the data of a source. Raises ConfigError for an option that makes no sense."""
-    options = {key: value for key, value in source.items() if key not in ("name", "split", "language")}
+    # the others are of the source alone
+    known = {option.name for option in fields(OwnSpec)}
+    options = {key: value for key, value in source.items() if key in known}
     try:
         return read_own(own_spec(**options))
     except ValueError as error:
@@ -211,7 +214,7 @@ def schedule_keys(values: dict[str, Any], given: set[str], examples: int) -> dic
         batch = values["per_device_train_batch_size"] * values["gradient_accumulation_steps"]
     keys["per_device_eval_batch_size"] = max(8, 2 * per_device)
     examples = min(examples, values["examples"] or examples)
-    epochs = next((count for most, count in EPOCHS if examples < most), 1)
+    epochs = epochs_for(examples, parameters)
     keys["num_train_epochs"] = float(epochs)
     if "num_train_epochs" in given:
         epochs = values["num_train_epochs"]
@@ -224,6 +227,13 @@ def schedule_keys(values: dict[str, Any], given: set[str], examples: int) -> dic
     # PaLI-3's encoder is frozen in all transfers, PaliGemma's trains
     keys["freeze"] = ["vision_tower"] if config.model_type == "pali3" else []
     return {key: value for key, value in keys.items() if key not in given}
+
+
+def epochs_for(examples: int, parameters: int) -> int:
+    """How often to see each example: fewer times the more there are, one step more for a small model."""
+    counts = [count for _, count in EPOCHS] + [1]
+    place = sum(examples >= most for most, _ in EPOCHS)
+    return counts[max(0, place - (parameters < SMALL))]
 
 
 def parameter_count(folder: str) -> int:

@@ -14,10 +14,11 @@ from transformers import pipeline
 import openpali_cli  # pyright: ignore[reportMissingImports]
 from openpali import MaskVQVAE
 from openpali.data.own_set import own_spec, read_own
-from openpali.data.sources import load_source
+from openpali.data.sources import Augmented, load_source
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.recipes import transfer
-from openpali.recipes.own_data import schedule_keys
+from openpali.recipes.own_data import epochs_for, schedule_keys
+from openpali.recipes.run_data import splits
 from openpali.recipes.transfer import CLASSES, configure, with_config
 
 QUICK = ["--max_steps", "2", "--use_cpu", "true", "--tensorboard", "false", "--task.max_new_tokens", "4"]
@@ -195,15 +196,33 @@ def test_the_schedule_follows_from_the_data_and_gives_way_to_what_is_said(checkp
     data = class_folders(tmp_path / "data", 60)
     run = arguments(checkpoint, data, "classify", tmp_path)[-1]
     # 144 of 180 pictures to train on
-    assert (run.per_device_train_batch_size, run.num_train_epochs, run.freeze) == (8, 30, ["vision_tower"])
-    assert (run.eval_steps, run.save_steps) == (54, 54)
+    assert (run.per_device_train_batch_size, run.num_train_epochs, run.freeze) == (8, 100, ["vision_tower"])
+    assert (run.eval_steps, run.save_steps) == (180, 180)
     run = arguments(checkpoint, data, "classify", tmp_path, "--max_steps", "100", "--learning_rate", "5e-5")[-1]
     assert (run.max_steps, run.eval_steps, run.learning_rate) == (100, 10, 5e-5)
     run = arguments(checkpoint, data, "classify", tmp_path, "--freeze", "--peft", "lora")[-1]
     assert (run.freeze, run.learning_rate) == ([], 2e-3)
 
 
-@pytest.mark.parametrize(("examples", "batch", "epochs"), [(50, 8, 100), (3_000, 256, 10), (1_000_000, 256, 1)])
+def test_large_models_see_examples_less_often():
+    assert [epochs_for(examples, 3_000_000_000) for examples in (50, 500, 5_000, 50_000, 500_000)] == [
+        100,
+        30,
+        10,
+        3,
+        1,
+    ]
+    assert [epochs_for(examples, 2_000_000) for examples in (50, 500, 5_000, 50_000, 500_000)] == [100, 100, 30, 10, 3]
+
+
+def test_augmentations_are_the_sources(checkpoint, tmp_path):
+    read_own.cache_clear()
+    argv = ["--source.augment", "{flip: 0.5, crop: [0.6, 1]}"]
+    args, *_, run = arguments(checkpoint, coco(tmp_path / "data"), "detect", tmp_path, *argv)
+    assert isinstance(splits(args.source, run)["train"], Augmented)
+
+
+@pytest.mark.parametrize(("examples", "batch", "epochs"), [(50, 8, 100), (3_000, 256, 30), (1_000_000, 256, 3)])
 def test_large_data_get_large_batches_and_few_epochs(checkpoint, examples, batch, epochs):
     values = {"model": str(checkpoint), "examples": None, "max_steps": -1, "peft": "none"}
     keys = schedule_keys(values, set(), examples)
