@@ -1,3 +1,8 @@
+import os
+
+# whoever asks for the Hub is told at once that it is not there, and not after a minute of attempts
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 import pytest
 import torch
 from tiny_paligemma import tiny_paligemma as random_paligemma
