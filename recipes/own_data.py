@@ -17,6 +17,8 @@ from openpali.recipes.config_file import ConfigError, as_dict
 from openpali.recipes.resolution import resolution_keys
 from openpali.recipes.run_data import make_source
 
+FEW = 5_000  # pictures, below which a model learns them by heart
+AUGMENT = {"crop": [0.6, 1.0], "zoom_out": [1.0, 1.4]}
 MOST_CLASSES = 20  # classes that every prompt names; of more, prompts name one that is on the picture
 LONGEST = 1024
 # examples: epochs, of those that the authors try (PaliGemma, section 3.2.4)
@@ -51,6 +53,10 @@ class OwnDataArguments:
         default="", metadata={"help": "of every example; {question}, {language}, {classes} are filled in"}
     )
     language: str = field(default="en", metadata={"help": "of prompts and answers"})
+    augment: bool | None = field(
+        default=None,
+        metadata={"help": "crop and zoom out of pictures with boxes or masks; where they are few if unset"},
+    )
     check_only: bool = field(default=False, metadata={"help": "look at the data, write examples.png, and stop"})
     train_despite_errors: bool = field(default=False, metadata={"help": "train on data in which errors were found"})
 
@@ -88,6 +94,10 @@ def own_keys(classes: list[type], argv: list[str] | None, above: dict[str, Any])
     folder = check_start(values["model"])
     source = own_source(values)
     found = read_source(source)
+    few = values["kind"] in REGION_KINDS and train_size(found) < FEW
+    if few if values["augment"] is None else values["augment"]:
+        # not mirrored: left and right may matter
+        source["augment"] = as_dict(values["source"], "source").get("augment", AUGMENT)
     task = own_task(values, found)
     task["max_new_tokens"] = answer_tokens(found, load_processor(folder).tokenizer)
     task |= as_dict(values["task"], "task")

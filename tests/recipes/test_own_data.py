@@ -215,11 +215,16 @@ def test_large_models_see_examples_less_often():
     assert [epochs_for(examples, 2_000_000) for examples in (50, 500, 5_000, 50_000, 500_000)] == [100, 100, 30, 10, 3]
 
 
-def test_augmentations_are_the_sources(checkpoint, tmp_path):
+def test_few_pictures_with_boxes_are_cropped_and_said_how(checkpoint, tmp_path):
     read_own.cache_clear()
-    argv = ["--source.augment", "{flip: 0.5, crop: [0.6, 1]}"]
-    args, *_, run = arguments(checkpoint, coco(tmp_path / "data"), "detect", tmp_path, *argv)
-    assert isinstance(splits(args.source, run)["train"], Augmented)
+    data = coco(tmp_path / "data")
+    for argv, expected in (([], True), (["--augment", "false"], False), (["--source.augment.flip", "0.5"], True)):
+        args, *_, run = arguments(checkpoint, data, "detect", tmp_path, *argv)
+        parts = splits(args.source, run)
+        assert [isinstance(parts[part], Augmented) for part in TRIO] == [expected, False, False]
+    assert args.source["augment"]["flip"] == 0.5
+    args, *_, run = arguments(checkpoint, class_folders(tmp_path / "classes"), "classify", tmp_path)
+    assert not isinstance(splits(args.source, run)["train"], Augmented)
 
 
 @pytest.mark.parametrize(("examples", "batch", "epochs"), [(50, 8, 100), (3_000, 256, 30), (1_000_000, 256, 3)])
