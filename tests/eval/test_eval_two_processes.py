@@ -124,7 +124,8 @@ def test_a_killed_run_of_two_goes_on_in_any_number_of_processes(checkpoint, reco
         rows = [json.loads(line) | {"text": "kept"} for line in lines[:-1]]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows) + lines[-1])
         kept[path.name] = [row["id"] for row in rows]
-    assert set(kept) == {"predictions.jsonl", "predictions.part-1.jsonl"}
+    # the first to be killed takes the other with it, perhaps before that has written anything
+    assert set(kept) <= {"predictions.jsonl", "predictions.part-1.jsonl"}
     shutil.copytree(tmp_path / "1", tmp_path / "2")
     done = {one for ids in kept.values() for one in ids}
     assert 5 <= len(done) <= 10
