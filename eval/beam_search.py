@@ -28,6 +28,8 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
+from openpali.modeling.transformers_versions import CACHE
+
 
 @dataclass
 class BeamAnswers(ModelOutput):
@@ -159,8 +161,8 @@ def beam_search(
         parents = beams.grow(log_p, ends)
         if beams.length == limit or beams.done():
             break
-        if model_kwargs.get("past_key_values") is not None:
-            model_kwargs["past_key_values"].reorder_cache(parents)
+        if model_kwargs.get(CACHE) is not None:
+            model_kwargs[CACHE].reorder_cache(parents)
         ids = torch.cat([input_ids, beams.tokens[..., : beams.length].flatten(0, 1)], dim=1)
         new = 1 if model_kwargs["use_cache"] else None
         inputs = model.prepare_inputs_for_generation(ids, next_sequence_length=new, **model_kwargs)

@@ -11,6 +11,7 @@ from transformers.utils import cached_file, find_adapter_config_file
 
 from openpali.modeling.auto import base_checkpoint, checkpoint_config, load_processor, model_class
 from openpali.modeling.four_bit import load_four_bit, quiet_bitsandbytes, read_quantization, save_quantization
+from openpali.modeling.transformers_versions import peft_refusal
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # what peft's LoRA and DoRA add to a layer is called like this
@@ -88,7 +89,13 @@ def find_base(name: str) -> str:
 
 
 def attach_adapters(model: PreTrainedModel, name: str | Path) -> None:
-    """Add trained adapters to the model that they belong to, in float32 whatever the model's precision is."""
+    """Add trained adapters to the model that they belong to, in float32 whatever the model's precision is.
+
+    Raises:
+        OSError: Transformers refuses the installed peft.
+    """
+    if refusal := peft_refusal():
+        raise OSError(refusal)
     quiet_bitsandbytes()
     from peft import PeftConfig
 

@@ -1,5 +1,8 @@
 """Configuration of PaLI-3 (arXiv 2310.09199): a SigLIP encoder, a projector and any encoder-decoder."""
 
+# first of all: on a release that is too old it says so, before anything that is missing there is imported
+from .transformers_versions import CACHE_NAMES  # isort: skip
+
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +89,13 @@ class Pali3Config(PreTrainedConfig):
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="siglip_vision_model", init_kwargs=VIT_G14),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="t5", init_kwargs=UL2_3B),
     }
-    keys_to_ignore_at_inference = ["past_key_values"]
+    # what the Trainer does not gather as predictions: the logits are left
+    keys_to_ignore_at_inference = [
+        *CACHE_NAMES,
+        "encoder_last_hidden_state",
+        "image_hidden_states",
+        "example_losses",
+    ]
 
     # given as a dict or a configuration, a configuration after construction
     vision_config: Any = None

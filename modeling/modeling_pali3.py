@@ -5,7 +5,7 @@ What departs from a plain encoder-decoder of Transformers:
   the `<image>` placeholders that stand before the prefix; several images and video frames are just more of them;
 - text encoder and decoder may be any pair of Transformers (T5, UMT5, T5Gemma are tested), used as they are;
 - the loss is averaged per example and never builds the logits of unsupervised positions;
-- logits are given back with labels only when asked for, since they are the largest tensor of a training step.
+- training gives no logits back unless asked for, since they are the largest tensor of a training step.
 """
 
 from typing import Any
@@ -30,6 +30,14 @@ from .modeling_pali3_encoder import (
 )
 from .modeling_pali3_outputs import Pali3ModelOutput, Pali3Seq2SeqLMOutput
 from .token_loss import IGNORE_INDEX, example_losses
+from .transformers_versions import CACHE, one_cache
+
+
+class Pali3LossKwargs(TransformersKwargs, total=False):
+    """Options of the loss."""
+
+    label_smoothing: float | None
+    shift_labels: torch.Tensor | None
 
 
 class Pali3Model(Pali3PreTrainedModel):
@@ -82,11 +90,12 @@ class Pali3Model(Pali3PreTrainedModel):
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: Any = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         image_features: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Pali3ModelOutput:
         """Encode images and prefix, then decode.
@@ -98,11 +107,12 @@ class Pali3Model(Pali3PreTrainedModel):
             decoder_input_ids: int[B, T]; the start token alone when left out.
             decoder_attention_mask: int[B, T].
             encoder_outputs: of an earlier call; images and prefix are not encoded again.
-            past_key_values: of an earlier call.
+            cache: of an earlier call; `past_key_values` is another name of it.
             inputs_embeds: float[B, L, D] in place of `input_ids`.
             decoder_inputs_embeds: float[B, T, D] in place of `decoder_input_ids`.
-            use_cache: whether to return `past_key_values`.
+            use_cache: whether to return the cache.
             image_features: float[total_images, tokens, D_vision], the image encoder's output in place of pictures.
+            past_key_values: see `cache`.
             **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`.
         """
         options = without_return_dict(kwargs)
@@ -126,15 +136,14 @@ class Pali3Model(Pali3PreTrainedModel):
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
             inputs_embeds=decoder_inputs_embeds,
-            past_key_values=past_key_values,
             encoder_hidden_states=encoded,
             encoder_attention_mask=attention_mask,
             use_cache=use_cache,
+            **{CACHE: one_cache(cache, past_key_values)},
             **options,
         )
         return Pali3ModelOutput(
             last_hidden_state=decoded.last_hidden_state,
-            past_key_values=decoded.past_key_values,
             decoder_hidden_states=decoded.hidden_states,
             decoder_attentions=decoded.attentions,
             cross_attentions=decoded.cross_attentions,
@@ -142,6 +151,7 @@ class Pali3Model(Pali3PreTrainedModel):
             encoder_hidden_states=encoder_outputs.get("hidden_states"),
             encoder_attentions=encoder_outputs.get("attentions"),
             image_hidden_states=encoder_outputs.get("image_hidden_states"),
+            **{CACHE: decoded[CACHE] if CACHE in decoded else None},
         )
 
 
@@ -259,18 +269,18 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: Any = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         output_logits: bool | None = None,
-        label_smoothing: float | None = None,
         image_features: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        past_key_values: Cache | None = None,
+        **kwargs: Unpack[Pali3LossKwargs],
     ) -> Pali3Seq2SeqLMOutput:
-        """Loss with `labels`, logits without.
+        """Loss with `labels`; logits without them, and in evaluation mode.
 
         Args:
             input_ids: int[B, L], image placeholders included.
@@ -279,21 +289,30 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
             decoder_input_ids: int[B, T]; made from `labels` when left out.
             decoder_attention_mask: int[B, T].
             encoder_outputs: of an earlier call.
-            past_key_values: of an earlier call.
+            cache: of an earlier call; `past_key_values` is another name of it.
             inputs_embeds: float[B, L, D] in place of `input_ids`.
             decoder_inputs_embeds: float[B, T, D] in place of `decoder_input_ids`.
             labels: int[B, T], the suffix and its end token, -100 on padding.
-            use_cache: whether to return `past_key_values`.
+            use_cache: whether to return the cache.
             logits_to_keep: logits of the last so many positions (0: all), or of these positions.
-            output_logits: whether to compute logits; by default only without labels.
-            label_smoothing: in place of the configuration's.
+            output_logits: whether to compute logits; by default without labels, and in evaluation mode, where the
+                Trainer's `compute_metrics` wants them.
             image_features: float[total_images, tokens, D_vision], the image encoder's output in place of pictures.
-            **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`.
+            past_key_values: see `cache`.
+            **kwargs: `label_smoothing`, in place of the configuration's (not an argument of its own, since the
+                Trainer takes every argument with "label" in its name for a label); `output_attentions`,
+                `output_hidden_states`, `return_dict`.
 
         Returns:
             `loss`: float[], mean over examples of the mean token loss; `example_losses`: float[B], without gradient;
             `logits`: float[B, T, V].
+
+        Raises:
+            ValueError: `shift_labels`, which are of decoder-only models.
         """
+        smoothing = kwargs.pop("label_smoothing", None)
+        if kwargs.pop("shift_labels", None) is not None:
+            raise ValueError("shift_labels are of decoder-only models: give this encoder-decoder labels")
         if labels is not None:
             use_cache = False if use_cache is None else use_cache
             if decoder_input_ids is None and decoder_inputs_embeds is None:
@@ -305,7 +324,7 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
             decoder_input_ids=decoder_input_ids,
             decoder_attention_mask=decoder_attention_mask,
             encoder_outputs=encoder_outputs,
-            past_key_values=past_key_values,
+            cache=one_cache(cache, past_key_values),
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
@@ -316,9 +335,9 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         hidden_states = outputs.last_hidden_state * self.output_scale
         losses = logits = None
         if labels is not None:
-            smoothing = self.config.label_smoothing if label_smoothing is None else label_smoothing
-            losses = example_losses(hidden_states, self.lm_head.weight, labels, smoothing, self.softcap)
-        if output_logits or (output_logits is None and labels is None):
+            smoothing = self.config.label_smoothing if smoothing is None else smoothing
+            losses = example_losses(hidden_states, self.lm_head, labels, smoothing, self.softcap)
+        if output_logits or (output_logits is None and (labels is None or not self.training)):
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden_states[:, keep])
             if self.softcap is not None:
@@ -332,10 +351,10 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         """Caches are as deep as the decoder, which Transformers takes to be as deep as T5's encoder. T5Gemma's decoder
         slides its window over its own tokens only: attention to the encoder must never slide.
         """
-        given = model_kwargs.get("past_key_values")
+        given = model_kwargs.get(CACHE)
         mixin: Any = super()
         mixin._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE)
         if given is not None or not isinstance(cache, EncoderDecoderCache):
             return
         own_tokens = cache.self_attention_cache
@@ -343,7 +362,7 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
             own_tokens = DynamicCache(config=self.get_decoder().config)
         elif self.config.text_config.model_type != "t5gemma":
             return
-        model_kwargs["past_key_values"] = EncoderDecoderCache(own_tokens, DynamicCache())
+        model_kwargs[CACHE] = EncoderDecoderCache(own_tokens, DynamicCache())
 
 
 __all__ = ["Pali3ForConditionalGeneration", "Pali3Model", "Pali3PreTrainedModel"]

@@ -31,7 +31,8 @@ from .configuration_pali3 import vision_config_of
 from .configuration_paligemma import paligemma_config
 from .dropout import FIELD, add_residual_dropout
 from .modeling_paligemma_images import PaliGemmaProjector, RawPatches
-from .token_loss import IGNORE_INDEX, example_losses
+from .token_loss import IGNORE_INDEX, capped, example_losses
+from .transformers_versions import CACHE, CacheOutput, image_fields, one_cache
 
 ATTENTIONS = ("eager", "sdpa", "flex_attention")
 # of the rows of new tokens (PaliGemma, section 3.1); averages of the others are ahead for a thousand steps only
@@ -39,7 +40,7 @@ NEW_TOKEN_STD = 0.02
 
 
 @dataclass
-class PaliGemmaOutput(stock.PaliGemmaCausalLMOutputWithPast):
+class PaliGemmaOutput(CacheOutput, stock.PaliGemmaCausalLMOutputWithPast):
     """Transformers' output, and the loss of each example."""
 
     example_losses: torch.Tensor | None = None
@@ -140,7 +141,7 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         token_type_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
@@ -149,8 +150,8 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         sequence_ids: torch.Tensor | None = None,
         output_logits: bool | None = None,
-        label_smoothing: float | None = None,
         image_features: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> stock.PaliGemmaCausalLMOutputWithPast:
         """Loss with `labels`; without them and without `sequence_ids`, what stock Transformers does.
@@ -160,22 +161,26 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             pixel_values: float[total_images, 3, H, W] or float[B, N, 3, H, W], in [-1, 1].
             attention_mask: int[B, L], 0 on padding.
             position_ids: int[B, L], from 1; starting again in each example of a packed sequence.
-            past_key_values: of an earlier call; not with labels.
+            cache: of an earlier call; not with labels. `past_key_values` is another name of it.
             token_type_ids: int[B, L], 0 where attention is in both directions (image and prefix), 1 where it is
                 causal (suffix). Needed with labels.
             inputs_embeds: float[B, L, D] in place of `input_ids`, images included.
             labels: int[B, L], -100 where there is nothing to predict; position i is predicted from i - 1.
-            use_cache: whether to return `past_key_values`; not with labels.
+            use_cache: whether to return the cache; not with labels.
             logits_to_keep: logits of the last so many positions (0: all), or of these positions.
             mm_encoder_outputs: image features of an earlier call; not with labels.
             sequence_ids: int[B, L], the example of each token of packed sequences, from 0 over the whole batch, -1
                 on padding. No token sees another example.
-            output_logits: whether to compute logits; by default only without labels. With labels they are the
-                loss's own, without the final soft-cap.
-            label_smoothing: ε of the loss; the configuration's `label_smoothing`, else 0, when left out.
+            output_logits: whether to compute logits; by default without labels, and in evaluation mode, where the
+                Trainer's `compute_metrics` wants them. With labels they are the loss's own, without the final
+                soft-cap.
             image_features: float[total_images, tokens, D_vision], the image encoder's output in place of
                 `pixel_values`: with a frozen encoder it need not be computed anew in every epoch.
-            **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`.
+            past_key_values: see `cache`.
+            **kwargs: `label_smoothing`, ε of the loss (the configuration's, else 0, when left out; not an argument of
+                its own, since the Trainer takes every argument with "label" in its name for a label);
+                `shift_labels`: int[B, L], in place of `labels`, position i is predicted from i;
+                `output_attentions`, `output_hidden_states`, `return_dict`.
 
         Returns:
             `loss`: float[], mean over examples of the mean token loss; `example_losses`: float[examples], without
@@ -187,28 +192,33 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         """
         if pixel_values is not None and image_features is not None:
             raise ValueError("give pixel_values or image_features, not both")
-        if labels is None and sequence_ids is None:
+        cache = one_cache(cache, past_key_values)
+        smoothing, targets = kwargs.pop("label_smoothing", None), kwargs.pop("shift_labels", None)
+        if targets is None and labels is not None:
+            targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        if targets is None and sequence_ids is None:
             stock_forward: Any = super().forward
             # generation hands them over at every step, and their places are in the first one
-            if image_features is not None and not (past_key_values and past_key_values.get_seq_length()):
+            if image_features is not None and not (cache and cache.get_seq_length()):
                 mm_encoder_outputs = {"image": self.project(image_features)}
-            return stock_forward(
+            outputs = stock_forward(
                 input_ids=input_ids,
                 pixel_values=pixel_values,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 token_type_ids=token_type_ids,
                 inputs_embeds=inputs_embeds,
                 use_cache=use_cache,
                 logits_to_keep=logits_to_keep,
                 mm_encoder_outputs=mm_encoder_outputs,
                 return_dict=True,
+                **{CACHE: cache},
                 **kwargs,
             )
-        if past_key_values is not None or use_cache or mm_encoder_outputs is not None:
+            return PaliGemmaOutput(**outputs)
+        if cache is not None or use_cache or mm_encoder_outputs is not None:
             raise ValueError("labels and packed sequences go through the whole model: no cache, no encoder outputs")
-        embeds, image_tokens = self.embed(input_ids, inputs_embeds, pixel_values, image_features)
+        embeds, image_outputs = self.embed(input_ids, inputs_embeds, pixel_values, image_features)
         mask = self.prefix_lm_mask(embeds, attention_mask, token_type_ids, sequence_ids)
         if position_ids is None:
             if sequence_ids is not None:
@@ -219,14 +229,15 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             inputs_embeds=embeds, attention_mask=mask, position_ids=position_ids, use_cache=False, **kwargs
         )
         hidden = outputs.last_hidden_state
-        losses = None if labels is None else self.losses(hidden, labels, sequence_ids, label_smoothing)
+        losses = None if targets is None else self.losses(hidden, targets, sequence_ids, smoothing)
+        with_logits = losses is None or not self.training if output_logits is None else output_logits
         return PaliGemmaOutput(
             loss=None if losses is None else losses.mean(),
             example_losses=None if losses is None else losses.detach(),
-            logits=self.logits(hidden, logits_to_keep, labels is None, output_logits),
+            logits=self.logits(hidden, logits_to_keep, capped_too=losses is None) if with_logits else None,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            image_hidden_states=image_tokens,
+            **image_fields(image_outputs),
         )
 
     def project(self, image_features: torch.Tensor) -> BaseModelOutputWithPooling:
@@ -240,8 +251,9 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         inputs_embeds: torch.Tensor | None,
         pixel_values: torch.Tensor | None,
         image_features: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Text embeddings with projected image tokens in the placeholders, float[B, L, D], and these tokens."""
+    ) -> tuple[torch.Tensor, BaseModelOutputWithPooling | None]:
+        """Text embeddings with projected image tokens in the placeholders, float[B, L, D], and what the tokens are
+        from: `get_image_features`' answer."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         if inputs_embeds is None:
@@ -257,9 +269,9 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             if pixel_values is not None
             else self.project(image_features)  # pyright: ignore[reportArgumentType]
         )
-        features = image_outputs.pooler_output.to(inputs_embeds)
+        features = image_outputs.pooler_output = image_outputs.pooler_output.to(inputs_embeds)
         mask = self.model.get_placeholder_mask(input_ids, inputs_embeds, features)  # type: ignore[arg-type]
-        return inputs_embeds.masked_scatter(mask, features), features
+        return inputs_embeds.masked_scatter(mask, features), image_outputs
 
     def prefix_lm_mask(
         self,
@@ -296,7 +308,7 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             "inputs_embeds": embeds,
             # padding of packed sequences is a sequence of its own: no row is without anything to attend to
             "attention_mask": attention_mask if sequence_ids is None else None,
-            "past_key_values": None,
+            CACHE: None,
             "block_sequence_ids": torch.where(token_type_ids == 0, blocks, -1),
             "and_mask_function": None if sequence_ids is None else same_sequence(sequence_ids),
         }
@@ -308,25 +320,19 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
     def losses(
         self,
         hidden: torch.Tensor,
-        labels: torch.Tensor,
+        targets: torch.Tensor,
         sequence_ids: torch.Tensor | None,
         label_smoothing: float | None,
     ) -> torch.Tensor:
-        """float[examples]; see `forward` for the arguments."""
+        """float[examples]; `targets`: int[B, L], each predicted from its own position; see `forward` for the rest."""
         epsilon = option(self.config, "label_smoothing", 0.0) if label_smoothing is None else label_smoothing
-        aligned = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
-        return example_losses(hidden, self.lm_head.weight, aligned, epsilon, example_ids=sequence_ids)
+        return example_losses(hidden, self.lm_head, targets, epsilon, example_ids=sequence_ids)
 
-    def logits(
-        self, hidden: torch.Tensor, logits_to_keep: int | torch.Tensor, by_default: bool, output_logits: bool | None
-    ) -> torch.Tensor | None:
-        """float[B, L, V] where they are asked for."""
-        if not (by_default if output_logits is None else output_logits):
-            return None
+    def logits(self, hidden: torch.Tensor, logits_to_keep: int | torch.Tensor, capped_too: bool) -> torch.Tensor:
+        """float[B, L, V]."""
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(hidden[:, keep])
         softcap = option(self.config.get_text_config(), "final_logit_softcapping", None)
-        return softcap * torch.tanh(logits / softcap) if softcap and by_default else logits
+        return capped(self.lm_head(hidden[:, keep]), softcap if capped_too else None)
 
 
 def option(config: Any, name: str, default: Any) -> Any:

@@ -8,6 +8,7 @@ chunks of the vocabulary, and the loss is averaged over each example's tokens be
 from typing import Any
 
 import torch
+from torch import nn
 from torch.autograd.function import once_differentiable
 
 IGNORE_INDEX = -100
@@ -17,19 +18,19 @@ CHUNK_LOGITS = 1 << 24
 
 def per_example_loss(
     hidden_states: torch.Tensor,
-    weight: torch.Tensor,
+    head: torch.Tensor | nn.Module,
     labels: torch.Tensor,
     label_smoothing: float = 0.0,
     softcap: float | None = None,
     example_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean over the batch of each example's mean token loss, float[]; arguments as of `example_losses`."""
-    return example_losses(hidden_states, weight, labels, label_smoothing, softcap, example_ids).mean()
+    return example_losses(hidden_states, head, labels, label_smoothing, softcap, example_ids).mean()
 
 
 def example_losses(
     hidden_states: torch.Tensor,
-    weight: torch.Tensor,
+    head: torch.Tensor | nn.Module,
     labels: torch.Tensor,
     label_smoothing: float = 0.0,
     softcap: float | None = None,
@@ -39,7 +40,8 @@ def example_losses(
 
     Args:
         hidden_states: float[B, L, D], position i predicts `labels[:, i]` (already aligned, no shift here).
-        weight: float[V, D], the vocabulary projection.
+        head: the vocabulary projection, or its weight float[V, D]. A plain `nn.Linear` is read in chunks; whatever
+            wraps one (an adapter, 4 bits, weights that lie on disk until it is called) is called as a whole.
         labels: int[B, L], -100 where there is nothing to predict.
         label_smoothing: ε; the target gets 1-ε, every other token ε/(V-1).
         softcap: logits are `softcap * tanh(logits / softcap)` when given.
@@ -50,7 +52,7 @@ def example_losses(
         float[examples], differentiable; 0 of an example without any label.
     """
     supervised = labels != IGNORE_INDEX
-    token_losses = token_cross_entropy(hidden_states[supervised], weight, labels[supervised], label_smoothing, softcap)
+    token_losses = token_cross_entropy(hidden_states[supervised], head, labels[supervised], label_smoothing, softcap)
     if example_ids is None:
         example_ids, examples = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels), len(labels)
     else:
@@ -62,7 +64,7 @@ def example_losses(
 
 def token_cross_entropy(
     hidden_states: torch.Tensor,
-    weight: torch.Tensor,
+    head: torch.Tensor | nn.Module,
     targets: torch.Tensor,
     label_smoothing: float = 0.0,
     softcap: float | None = None,
@@ -71,7 +73,7 @@ def token_cross_entropy(
 
     Args:
         hidden_states: float[N, D].
-        weight: float[V, D].
+        head: see `example_losses`.
         targets: int[N], each in [0, V).
         label_smoothing: see `example_losses`.
         softcap: see `example_losses`.
@@ -79,9 +81,34 @@ def token_cross_entropy(
     Returns:
         float[N], in float32 at least.
     """
+    weight = head if isinstance(head, torch.Tensor) else plain_weight(head)
+    if weight is None:
+        assert isinstance(head, nn.Module)
+        logits = head(hidden_states)
+        logits = logits.to(wide(logits.dtype))
+        return cross_entropy_of(capped(logits, softcap), targets, label_smoothing)
     if torch.is_autocast_enabled(hidden_states.device.type):
         hidden_states = hidden_states.to(torch.get_autocast_dtype(hidden_states.device.type))
     return ChunkedCrossEntropy.apply(hidden_states, weight, targets, label_smoothing, softcap)
+
+
+def plain_weight(head: nn.Module) -> torch.Tensor | None:
+    """The weight of a head that is nothing but a matrix product with it, otherwise None.
+
+    accelerate's hooks, which bring offloaded weights, replace the module's own `forward`.
+    """
+    plain = type(head) is nn.Linear and head.bias is None and "forward" not in vars(head)
+    return head.weight if plain else None
+
+
+def cross_entropy_of(logits: torch.Tensor, targets: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """The loss of `ChunkedCrossEntropy` from float[N, V], by autograd: float[N]."""
+    log_p = logits.log_softmax(dim=1)
+    picked = log_p.gather(1, targets[:, None])[:, 0]
+    if not epsilon:
+        return -picked
+    rest = epsilon / (logits.shape[1] - 1)
+    return -(1 - epsilon - rest) * picked - rest * log_p.sum(dim=1)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
@@ -152,6 +179,11 @@ def vocabulary_chunks(weight: torch.Tensor, tokens: int) -> Any:
 def chunk_logits(hidden: torch.Tensor, rows: torch.Tensor, softcap: float | None) -> torch.Tensor:
     """float[N, rows], in float32 at least."""
     logits = (hidden @ rows.to(hidden.dtype).T).to(wide(hidden.dtype))
+    return capped(logits, softcap)
+
+
+def capped(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    """Logits within the soft-cap, where there is one."""
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from openpali.eval.loading import ADAPTER_CONFIG, ADAPTER_MARK, DORA_MARK, adapter_parameters, widen_adapters
 from openpali.modeling.auto import checkpoint_config, model_class
 from openpali.modeling.four_bit import four_bit_config, load_four_bit, quiet_bitsandbytes, sizes
+from openpali.modeling.transformers_versions import peft_refusal
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError, nearest
 from openpali.recipes.optimization import component_of
@@ -46,6 +47,8 @@ class AdapterArguments:
     )
 
     def __post_init__(self):
+        if self.peft != "none" and (refusal := peft_refusal()):
+            raise ConfigError(refusal)
         if self.lora_rank < 1:
             raise ConfigError(f"lora_rank must be at least 1, not {self.lora_rank}")
 

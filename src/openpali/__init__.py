@@ -4,6 +4,11 @@ Importing it registers PaLI-3 with the Auto classes, so that `pipeline("image-te
 and the mask VQ-VAE.
 """
 
+# first of all: they say which releases are supported, before anything that is missing in others is imported
+from openpali._support import say_unsupported  # isort: skip
+
+say_unsupported()
+
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from openpali._version import __version__

@@ -38,7 +38,7 @@ class Markov(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def forward(
-        self, input_ids: torch.Tensor, past_key_values: Any = None, use_cache: Any = None, return_dict: Any = None
+        self, input_ids: torch.Tensor, cache: Any = None, past_key_values: Any = None, use_cache: Any = None, **_: Any
     ) -> CausalLMOutput:
         self.calls += 1
         return CausalLMOutput(logits=self.table[input_ids])

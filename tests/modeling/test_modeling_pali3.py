@@ -151,8 +151,9 @@ def test_loss_is_the_mean_over_examples_of_the_plain_formula(model, kind):
         unsmoothed.append(-target[labels != -100].mean())
     torch.testing.assert_close(outputs.loss.double(), torch.stack(per_example).mean(), rtol=1e-5, atol=1e-6)
     plain = model(**batch)
-    assert plain.logits is None
-    assert plain.past_key_values is None
+    torch.testing.assert_close(plain.logits, outputs.logits)
+    assert model.train()(**batch).logits is None
+    assert plain.cache is plain.past_key_values is None
     torch.testing.assert_close(plain.loss, torch.stack(unsmoothed).mean().float(), rtol=1e-5, atol=1e-6)
     smoothing = tiny_pali3(kind, label_smoothing=0.1)
     torch.testing.assert_close(smoothing(**batch).loss, outputs.loss)

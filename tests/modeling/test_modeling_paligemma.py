@@ -146,9 +146,11 @@ def test_the_final_soft_cap_is_in_the_answers_and_not_in_the_loss(processor):
     assert free.abs().max() > 3
 
 
-def test_logits_come_with_labels_only_when_asked_for(processor):
+def test_training_gives_logits_only_when_asked_for(processor):
     batch, model = tiny_batch(processor), tiny_paligemma("gemma", processor)
-    assert model(**batch).logits is None
+    assert model(**batch).logits.shape[:2] == batch["input_ids"].shape
+    assert model(**batch, output_logits=False).logits is None
+    assert model.train()(**batch).logits is None
     assert model(**batch, output_logits=True).logits.shape[:2] == batch["input_ids"].shape
     as_tuple = model(**batch, return_dict=False)
     torch.testing.assert_close(as_tuple[0], model(**batch).loss)

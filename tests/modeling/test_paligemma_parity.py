@@ -10,6 +10,7 @@ from tiny_paligemma import tiny_paligemma, tiny_paligemma_processor
 from openpali.modeling import modeling_paligemma
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.modeling.token_loss import example_losses
+from openpali.modeling.transformers_versions import image_tokens_of
 from openpali.scripts.convert_big_vision import convert
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -24,8 +25,8 @@ BACKENDS += [("paligemma1_tiny", "flex_attention"), ("paligemma2_tiny", "flex_at
 def the_references_vocabulary(monkeypatch):
     """Converted tables have rows for the image token and for padding, which the reference's softmax lacks."""
 
-    def loss(hidden, weight, *args, **kwargs):
-        return example_losses(hidden, weight[:VOCABULARY], *args, **kwargs)
+    def loss(hidden, head, *args, **kwargs):
+        return example_losses(hidden, head.weight[:VOCABULARY], *args, **kwargs)
 
     monkeypatch.setattr(modeling_paligemma, "example_losses", loss)
 
@@ -68,8 +69,9 @@ def test_images_logits_and_losses(converted, name, backend):
     batch = inputs_of(reference, model)
     with torch.no_grad():
         out = model(**batch, output_logits=True)
-        tokens = out.image_hidden_states.shape[1]
-        np.testing.assert_allclose(out.image_hidden_states, reference["out/zimg"], atol=2e-4)
+        images = image_tokens_of(out)
+        tokens = images.shape[1]
+        np.testing.assert_allclose(images, reference["out/zimg"], atol=2e-4)
         # the text positions, of which the reference's model does not see the last
         ours = out.logits[:, tokens:-1, :VOCABULARY]
         np.testing.assert_allclose(ours, reference["out/text_logits"], atol=2e-4)
