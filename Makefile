@@ -53,6 +53,29 @@ test-engines: .venv/engines/ready
 ten-kills: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python tests/recipes/ten_kills.py
 
+# the newest releases that setup.cfg admits, in an environment of their own; torch stays the pinned build
+.venv-latest/ready: setup.cfg pyproject.toml constraints.txt
+	test -x .venv-latest/bin/python || $(PYTHON) -m venv .venv-latest
+	.venv-latest/bin/pip install --quiet --upgrade pip
+	.venv-latest/bin/pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	.venv-latest/bin/pip install --quiet --upgrade --upgrade-strategy eager "$$(grep '^torch==' constraints.txt)" -e ".[dev]"
+	touch $@
+
+test-latest: .venv-latest/ready
+	.venv-latest/bin/python -m pytest -n $(JOBS) -q tests
+
+# the oldest releases that setup.cfg admits, the same way
+.venv-oldest/ready: setup.cfg pyproject.toml constraints.txt tests/oldest.py
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --upgrade pip setuptools packaging
+	.venv-oldest/bin/python tests/oldest.py > .venv-oldest/constraints.txt
+	.venv-oldest/bin/pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	.venv-oldest/bin/pip install --quiet -c .venv-oldest/constraints.txt -e ".[dev]"
+	touch $@
+
+test-oldest: .venv-oldest/ready
+	.venv-oldest/bin/python -m pytest -n $(JOBS) -q tests
+
 lint: .venv/ready links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

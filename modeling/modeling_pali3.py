@@ -151,7 +151,7 @@ class Pali3Model(Pali3PreTrainedModel):
             encoder_hidden_states=encoder_outputs.get("hidden_states"),
             encoder_attentions=encoder_outputs.get("attentions"),
             image_hidden_states=encoder_outputs.get("image_hidden_states"),
-            **{CACHE: decoded[CACHE] if CACHE in decoded else None},
+            **{CACHE: decoded.get(CACHE)},
         )
 
 

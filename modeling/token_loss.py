@@ -98,7 +98,8 @@ def plain_weight(head: nn.Module) -> torch.Tensor | None:
     accelerate's hooks, which bring offloaded weights, replace the module's own `forward`.
     """
     plain = type(head) is nn.Linear and head.bias is None and "forward" not in vars(head)
-    return head.weight if plain else None
+    weight: Any = head.weight
+    return weight if plain else None
 
 
 def cross_entropy_of(logits: torch.Tensor, targets: torch.Tensor, epsilon: float) -> torch.Tensor:

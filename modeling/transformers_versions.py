@@ -39,7 +39,7 @@ class CacheOutput:
         @property
         def cache(self) -> Any:
             """As releases from 5.24 on call it."""
-            return self["past_key_values"] if "past_key_values" in self else None  # type: ignore[operator, index]
+            return self.get("past_key_values")  # type: ignore[attr-defined]
 
         def __getitem__(self, key: Any) -> Any:
             return super().__getitem__("past_key_values" if key == "cache" else key)  # type: ignore[misc]
@@ -54,7 +54,8 @@ def peft_refusal() -> str | None:
     if parse(found) >= parse(MIN_PEFT_VERSION):
         return None
     return (
-        f"adapters: Transformers {version('transformers')} wants peft {MIN_PEFT_VERSION} or later, and this is {found};"
+        f"adapters: Transformers {version('transformers')} wants peft {MIN_PEFT_VERSION} or later, and this is"
+        f" {found}:"
         f' install a newer peft, or an older Transformers: pip install "transformers<{RELEASE[0]}.{RELEASE[1]}"'
     )
 

@@ -4,13 +4,9 @@ Importing it registers PaLI-3 with the Auto classes, so that `pipeline("image-te
 and the mask VQ-VAE.
 """
 
-# first of all: they say which releases are supported, before anything that is missing in others is imported
-from openpali._support import say_unsupported  # isort: skip
-
-say_unsupported()
-
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
+from openpali._support import say_unsupported
 from openpali._version import __version__
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.modeling.configuration_pali3 import Pali3Config
@@ -25,6 +21,8 @@ AutoModelForImageTextToText.register(Pali3Config, Pali3ForConditionalGeneration,
 AutoProcessor.register(Pali3Config, Pali3Processor, exist_ok=True)
 AutoConfig.register(MaskVQVAEConfig.model_type, MaskVQVAEConfig, exist_ok=True)
 AutoModel.register(MaskVQVAEConfig, MaskVQVAE, exist_ok=True)
+
+say_unsupported()
 
 __all__ = [
     "MaskVQVAE",
