@@ -81,9 +81,10 @@ def begins(command: str) -> None:
     def stop(run):
         raise SystemExit(f"begins {run.output_dir}")
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="begins outputs/"):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "open_run", stop)
-        module.main([*arguments, "--use_cpu", "--bf16", "false"])
+        with pytest.raises(SystemExit, match="begins outputs/"):
+            module.main([*arguments, "--use_cpu", "--bf16", "false"])
 
 
 def launches(command: str) -> None:

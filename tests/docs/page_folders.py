@@ -4,7 +4,6 @@ import io
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,14 @@ import miniatures_captions
 import miniatures_questions
 import numpy as np
 import torch
+from big_vision_files import save_tokenizer
+from emoji36_set import write_set
 from PIL import Image, ImageDraw
 from released_masks import released_arrays
 from tiny_adapters import save_checkpoint
 from tiny_pali3 import TEXT
+from tiny_peers import tiny_florence
+from tiny_siglip import tiny_siglip
 from transformers import AutoModelForSeq2SeqLM, SiglipForImageClassification, UMT5Config
 
 from openpali import MaskVQVAE
@@ -26,13 +29,6 @@ from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.scripts.shards import write_shard
 
 ROOT = Path(__file__).parents[2]
-sys.path += [str(ROOT / "tests" / room) for room in ("data", "eval", "scripts")]
-
-from big_vision_files import save_tokenizer
-from emoji36_set import write_set
-from tiny_peers import tiny_florence
-from tiny_siglip import tiny_siglip
-
 NAMES = ["dog", "cat"]
 
 

@@ -1,9 +1,8 @@
 """README and the pages of docs: every command that they show is started, on tiny models and data with one step, or is
-listed here with what is looked at instead; Python is run as it stands. Blocks of the guide have a test of their own."""
+listed here with what is looked at instead; Python is run as it stands. The guide's blocks have a test of their own."""
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import page_folders as given
@@ -167,13 +166,16 @@ def must_be_as_told(page: str, values: list[Any], printed: str) -> None:
     """Where a page says what comes out, or a number follows from what it shows."""
     if page == "README":
         assert isinstance(values[1][0]["generated_text"], str)
+    if page == "data":
+        assert re.search(r"^(answer|caption) (en|de).* -> .+", printed, re.MULTILINE)
+        assert printed.count("what is the largest thing?") == 10
     if page == "evaluation":
         assert [next(iter(value.values())) for value in values[:2]] == [1.0, 1.0]
     if page == "encoders":
         assert values[0]["text_to_image_recall_at_1"] == 1.0
 
 
-@pytest.mark.parametrize("page", [*PAGES, *GUIDE], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, *GUIDE], ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_what_a_page_mentions_is_there(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given.released_codec("vae-oid.npz")

@@ -1,6 +1,5 @@
 """Everything that the launch scripts would start can be parsed, by bash, by accelerate and by the recipes."""
 
-import importlib
 import os
 import shlex
 import subprocess
@@ -47,48 +46,6 @@ def test_docs_tell_a_line_for_every_stage():
     recipes = [line.split("train.s")[1].split()[1] for line in lines_of_stages()]
     assert set(recipes) == {"contrastive", "denoise", "pretrain", "transfer"}
     assert len(recipes) >= 10
-
-
-@pytest.mark.parametrize("line", lines_of_stages())
-def test_each_line_of_the_docs_starts_what_can_be_parsed(line, tmp_path, monkeypatch):
-    words = shlex.split(line)
-    script = next(i for i, word in enumerate(words) if "/train.s" in word)
-    given = dict(word.split("=") for word in words[:script] if "=" in word)
-    if words[0] == "sbatch":
-        # what the script does on each node
-        nodes = words[words.index("--nodes") + 1]
-        given |= {"NODES": nodes, "NODE_RANK": "1", "MAIN_IP": "10.0.0.1", "MAIN_PORT": "20001"}
-    command = dry_run(given, words[script + 1 :])
-    if given.get("GPUS") != "1":
-        options = command[command.index("accelerate.commands.launch") + 1 :]
-        args, *_ = _validate_launch_command(launch_command_parser().parse_args(options))
-        assert args.num_processes == 8 * int(given.get("NODES", 1))
-        assert (args.num_machines, args.machine_rank) == (int(given.get("NODES", 1)), int(given.get("NODE_RANK", 0)))
-        assert args.main_process_ip == given.get("MAIN_IP")
-        command = [args.training_script, *args.training_script_args]
-    else:
-        command = command[command.index("-m") + 1 :]
-    parses(command, tmp_path, monkeypatch)
-
-
-def dry_run(given: dict[str, str], words: list[str]) -> list[str]:
-    clean = {key: value for key, value in os.environ.items() if key not in ("GPUS", "ENGINE", "NODES")}
-    done = subprocess.run(
-        ["bash", str(LAUNCH), *words], env=clean | given | {"DRY_RUN": "1"}, capture_output=True, text=True, check=True
-    )
-    return shlex.split(done.stdout)
-
-
-def parses(command: list[str], folder: Path, monkeypatch) -> None:
-    module = importlib.import_module(command[0])
-
-    def stop(run):
-        raise SystemExit(f"parsed {run.output_dir}")
-
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(module, "open_run", stop)
-    with pytest.raises(SystemExit, match="parsed outputs/"):
-        module.main([*command[1:], "--use_cpu", "--bf16", "false"])
 
 
 @pytest.mark.parametrize("script", [LAUNCH, SLURM], ids=lambda path: path.name)
