@@ -48,6 +48,7 @@ DEEPSPEED := deepspeed einops hjson msgpack ninja py-cpuinfo pydantic pydantic-c
 
 test-engines: .venv/engines/ready
 	$(ENGINES) OMP_NUM_THREADS=1 $(BIN)/python tests/engines/engines_table.py
+	$(ENGINES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/recipes/test_ways_in.py -k deepspeed
 
 # a run of two processes, killed ten times at random moments, against the same one left alone
 ten-kills: .venv/ready

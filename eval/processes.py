@@ -60,7 +60,9 @@ ALONE = Processes()
 @contextmanager
 def joined() -> Iterator[Processes]:
     """The processes of this launch; one alone where nothing launched several."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    # a cluster may leave anything there for a command that no launcher has started
+    given = os.environ.get("WORLD_SIZE", "")
+    count = int(given) if given.isdecimal() else 1
     if count == 1:
         yield ALONE
         return

@@ -1,13 +1,18 @@
 """What distributes a run over processes (DDP, FSDP2, DeepSpeed), and a model whose weights lie there in pieces."""
 
+import argparse
 import contextlib
 import os
+import re
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from accelerate import Accelerator
+from accelerate.commands.config.config_args import default_config_file
 from accelerate.utils import DistributedType
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
@@ -24,6 +29,11 @@ NAMES = {
 }
 # what launchers say of the number of processes
 ASKED = ("WORLD_SIZE", "OPENPALI_PROCESSES", "SLURM_NTASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+# a launcher of accelerate by any of its names, in a command line whose words are parted by zero bytes
+LAUNCHER = re.compile(
+    r"(^|[\0/.])(accelerate\0launch|accelerate_cli(\.py)?\0launch|accelerate-launch|commands[./]launch(\.py)?)\0"
+)
+MODULE = ("-m", "--module")
 
 
 def describe_engine(accelerator: Accelerator) -> str:
@@ -61,20 +71,44 @@ def complaints(accelerator: Accelerator) -> list[str]:
     for name, kind in wanted.items():
         if os.environ.get(name, "").lower() == "true" and accelerator.distributed_type != kind:
             found.append(f"{name} is set, and this run has {engine_name(accelerator)}")
-    return [f"Warning: {text}" for text in found]
+    return found
 
 
 def asked_processes() -> dict[str, int]:
-    """Who asked for how many processes: the environment, and the command line of an `accelerate launch` above."""
-    found = {name: int(os.environ[name]) for name in ASKED if os.environ.get(name, "").isdigit()}
+    """Who asked for how many processes: the environment, and an `accelerate launch` above."""
+    given = {name: os.environ.get(name, "") for name in ASKED}
+    found = {name: int(value) for name, value in given.items() if re.fullmatch(r"\d{1,9}", value)}
     # a launcher that starts one process does not say in its environment that it was asked for more
-    with contextlib.suppress(OSError, ValueError):
-        words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode().split("\0")
-        if any("accelerate" in word for word in words[:4]):
-            given = next(i for i, word in enumerate(words) if word.split("=")[0] == "--num_processes")
-            value = words[given].partition("=")[2] or words[given + 1]
-            found["accelerate launch --num_processes"] = int(value)
+    with contextlib.suppress(OSError):
+        found |= asked_of_accelerate(Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace"))
     return found
+
+
+def asked_of_accelerate(command: str) -> dict[str, int]:
+    """The number of processes in a command line of `accelerate launch`, or in the configuration that it reads.
+
+    Args:
+        command: words that are parted by zero bytes, of any program. What cannot be understood asks for nothing,
+            since it is read for the sake of a warning.
+    """
+    begin = LAUNCHER.search(command)
+    if begin is None:
+        return {}
+    # what stands behind the script is the script's
+    words = takewhile(lambda word: word not in MODULE and not word.endswith(".py"), command[begin.end() :].split("\0"))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--num_processes", "--num-processes", type=int)
+    parser.add_argument("--config_file", "--config-file")
+    parser.add_argument("--cpu", action="store_true")
+    # of all that a person may write, nothing is worth ending the run here
+    with contextlib.suppress(Exception):
+        args, _ = parser.parse_known_args(list(words))
+        if args.num_processes is not None:
+            return {"accelerate launch --num_processes": args.num_processes}
+        path = args.config_file or (None if args.cpu else default_config_file)
+        if path and Path(path).is_file():
+            return {f"num_processes in {path}": int(yaml.safe_load(Path(path).read_text("utf-8"))["num_processes"])}
+    return {}
 
 
 def name_layers(model: PreTrainedModel, accelerator: Accelerator) -> None:

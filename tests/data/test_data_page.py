@@ -1,8 +1,5 @@
 import inspect
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import yaml
@@ -24,18 +21,6 @@ PAGE = (Path(openpali.data.__file__).parents[1] / "docs" / "data.md").read_text(
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-
-
-def test_what_the_page_runs_runs(drawings, monkeypatch, capsys):
-    monkeypatch.setenv("OPENPALI_CACHE", str(drawings))
-    assert len(blocks("python")) == 1
-    exec(compile(blocks("python")[0], "docs/data.md", "exec"), {})
-    assert re.match(r"(answer|caption) (en|de).* -> .+", capsys.readouterr().out)
-    (command,) = blocks("bash")
-    arguments = shlex.split(command)
-    assert arguments[0] == "python"
-    found = subprocess.run([sys.executable, *arguments[1:]], capture_output=True, text=True, check=True)
-    assert found.stdout.count("what is the largest thing?") == 10
 
 
 def test_the_files_that_it_shows_can_be_read(tmp_path):

@@ -1,67 +1,20 @@
 """What the guide shows is what happens: its blocks run in their order, as one day in one folder."""
 
-import configparser
-import inspect
 import re
-import shlex
-from importlib.metadata import metadata
 from pathlib import Path
 
-from guide_blocks import ABSENT, GUIDE, PAGES, Block, blocks, run_apart, run_command
 from loopback_hub import loopback_hub
+from page_blocks import ABSENT, ROOT, Block, blocks, run_apart, run_command
+from page_checks import installs, logs_in, serves, shows_curves, transfers
 from tiny_adapters import save_checkpoint
 
-from openpali.recipes.arguments import parse
-from openpali.recipes.transfer import CLASSES, with_config
+GUIDE = ROOT / "docs" / "guide"
+# a day in its order
+PAGES = ["install", "your-data", "checkpoint", "adapters", "report", "push", "serve"]
 
-SETUP = configparser.ConfigParser(interpolation=None)
-SETUP.read(GUIDE.parents[1] / "setup.cfg", "utf-8")
-
-
-def installs(command: str) -> None:
-    """`pip install` of something that is there, with extras that it has."""
-    parts = re.fullmatch(r"pip install ([\w.]+)(?:\[([\w,]+)\])?", command.replace('"', ""))
-    assert parts, command
-    name, extras = parts.groups()
-    wanted = set(filter(None, (extras or "").split(",")))
-    if name == ".":
-        assert wanted <= set(SETUP["options.extras_require"])
-    else:
-        assert wanted <= set(metadata(name).get_all("Provides-Extra") or ())
-        assert re.search(rf"^{name}\b", SETUP["options"]["install_requires"], re.MULTILINE)
-
-
-def transfers(command: str) -> None:
-    """A transfer of a checkpoint that is not here: its configuration is found, and its options are understood."""
-    program, verb, *arguments = shlex.split(command)
-    assert (program, verb) == ("openpali", "transfer")
-    args, *_ = parse(CLASSES, [*with_config(arguments), "--use_cpu", "true"])
-    assert args.model.startswith("google/")
-
-
-def logs_in(command: str) -> None:
-    """It is a command of the Hub's client."""
-    from huggingface_hub.cli.auth import auth_login
-
-    assert command == "hf auth login"
-    assert "token" in inspect.signature(auth_login).parameters
-
-
-def shows_curves(command: str) -> None:
-    """What it shows is there."""
-    *_, folder = shlex.split(command)
-    assert list(Path(folder).glob("**/events.*"))
-
-
-def serves(command: str) -> None:
-    """Its folder is there, and its options are Transformers'."""
-    from transformers.cli.serve import Serve
-
-    _, verb, folder, *options = shlex.split(command)
-    assert verb == "serve"
-    assert Path(folder, "config.json").exists()
-    known = inspect.signature(Serve.__init__).parameters
-    assert {name.removeprefix("--").replace("-", "_") for name in options if name[:2] == "--"} <= set(known)
+# the shortest training that there is; everything else is as the page says
+QUICK = {"max_steps": 2, "use_cpu": "true", "eval_limit": 2, "test_limit": 2, "per_device_train_batch_size": 2}
+QUICK |= {"task.max_new_tokens": 6}
 
 
 # what cannot run without a network, a login or a window, and what is looked at in its place; whatever is added to the
@@ -81,18 +34,21 @@ NOT_RUN = {
 
 def run_block(block: Block) -> None:
     if block.language == "python":
-        exec(compile(block.text, f"docs/guide/{block.page}.md", "exec"), {"__name__": "block"})
+        exec(compile(block.text, str(block.page), "exec"), {"__name__": "block"})
         return
     for command in block.commands():
-        NOT_RUN.get(command, run_command)(command)
+        if command in NOT_RUN:
+            NOT_RUN[command](command)
+        else:
+            run_command(command, {"recipes.transfer": QUICK})
 
 
 def push(folder: Path) -> None:
     """The page that needs a Hub: the same answer comes back from it with openpali and without."""
-    for block in blocks("push"):
+    for block in blocks(GUIDE / "push.md"):
         if block.language == "bash":
             run_block(block)
-    codes = [block.text for block in blocks("push") if block.language == "python"]
+    codes = [block.text for block in blocks(GUIDE / "push.md") if block.language == "python"]
     assert ["upload_folder" in codes[0], "push_to_hub" in codes[1]] == [True, True]
     assert "trust_remote_code=True" in codes[-1]
     assert "import openpali" not in codes[-1]
@@ -113,7 +69,7 @@ def test_the_day_of_the_guide_happens_as_it_says(tmp_path, tiny_tokenizer, monke
         if page == "push":
             push(tmp_path)
         else:
-            for block in blocks(page):
+            for block in blocks(GUIDE / f"{page}.md"):
                 run_block(block)
         told[page] = capsys.readouterr().out
     assert "160 records of 160 pictures" in told["your-data"]
@@ -131,7 +87,11 @@ def test_the_day_of_the_guide_happens_as_it_says(tmp_path, tiny_tokenizer, monke
 
 def test_nothing_is_listed_as_not_run_that_no_page_shows():
     shown = [
-        command for page in PAGES for block in blocks(page) if block.language == "bash" for command in block.commands()
+        command
+        for page in PAGES
+        for block in blocks(GUIDE / f"{page}.md")
+        if block.language == "bash"
+        for command in block.commands()
     ]
     assert set(NOT_RUN) <= set(shown)
 
@@ -147,4 +107,4 @@ def test_every_page_is_run_and_its_links_lead_somewhere():
             assert not anchor or anchor in slugs, (path.name, target, anchor)
     index = (GUIDE / "README.md").read_text("utf-8")
     assert re.findall(r"\]\((?!\.)([\w-]+)\.md\)", index)[: len(PAGES)] == PAGES
-    assert {block.language for page in PAGES for block in blocks(page)} == {"bash", "python"}
+    assert {block.language for page in PAGES for block in blocks(GUIDE / f"{page}.md")} == {"bash", "python"}

@@ -20,20 +20,22 @@ KINDS = ["lora", "qlora", "dora"]
 CPU = torch.device("cpu")
 
 
-def save_checkpoint(family: str, tokenizer: Any, folder: Path) -> Path:
-    """A model and its processor; T5 with `wo` layers, untied, with dropout in the text model."""
+def save_checkpoint(family: str, tokenizer: Any, folder: Path, side: int = SIDE) -> Path:
+    """A model and its processor; T5 with `wo` layers, untied, with dropout in the text model.
+
+    Pictures of any side are four patches.
+    """
     if family == "paligemma":
-        processor: Any = tiny_paligemma_processor(tokenizer)
+        processor: Any = tiny_paligemma_processor(tokenizer, side)
         model = tiny_paligemma("gemma", processor)
     else:
-        image_processor = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
+        image_processor = SiglipImageProcessorPil(size={"height": side, "width": side})
         processor = Pali3Processor(image_processor, tokenizer, image_seq_length=IMAGE_TOKENS)
         text = TEXT["t5"] | {"vocab_size": len(tokenizer), "dropout_rate": 0.1, "num_layers": 1}
         text |= {"num_decoder_layers": 1}
         torch.manual_seed(1)
-        config = Pali3Config(
-            vision_config=VISION | {"num_hidden_layers": 1}, text_config=text, image_token_id=processor.image_token_id
-        )
+        vision = VISION | {"num_hidden_layers": 1, "image_size": side, "patch_size": side // 2}
+        config = Pali3Config(vision_config=vision, text_config=text, image_token_id=processor.image_token_id)
         model = Pali3ForConditionalGeneration(config)
         torch.nn.init.normal_(model.model.encoder.projector.output.weight, std=0.5)
     model.save_pretrained(folder)

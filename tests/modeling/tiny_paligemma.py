@@ -34,8 +34,8 @@ def with_bos(tokenizer: Any) -> Any:
     return tokenizer
 
 
-def tiny_paligemma_processor(tokenizer: Any, **options: Any) -> PaliGemmaProcessor:
-    image_processor = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
+def tiny_paligemma_processor(tokenizer: Any, side: int = SIDE, **options: Any) -> PaliGemmaProcessor:
+    image_processor = SiglipImageProcessorPil(size={"height": side, "width": side})
     image_processor.image_seq_length = IMAGE_TOKENS
     return PaliGemmaProcessor(image_processor, with_bos(tokenizer), **options)
 
@@ -43,12 +43,14 @@ def tiny_paligemma_processor(tokenizer: Any, **options: Any) -> PaliGemmaProcess
 def tiny_paligemma(
     kind: str, processor: PaliGemmaProcessor, seed: int = 1, attention: str | None = None, **fields
 ) -> Any:
-    """Weights are large enough for every part to count, the projector's too."""
+    """Weights are large enough for every part to count, the projector's too; four patches a picture of any side."""
     torch.manual_seed(seed)
     tokenizer: Any = processor.tokenizer
+    images: Any = processor.image_processor
+    side = images.size["height"]
     text = TEXT[kind] | {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id}
     config = PaliGemmaConfig(
-        vision_config=copy.deepcopy(VISION),
+        vision_config=VISION | {"image_size": side, "patch_size": side // 2},
         text_config=text,
         image_token_id=processor.image_token_id,
         projection_dim=text["hidden_size"],

@@ -1,6 +1,5 @@
 """Everything that the launch scripts would start can be parsed, by bash, by accelerate and by the recipes."""
 
-import importlib
 import os
 import shlex
 import subprocess
@@ -10,6 +9,7 @@ import pytest
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
+from openpali.eval.processes import joined
 from openpali.recipes.engines import ASKED, asked_processes
 
 ROOT = Path(__file__).parents[2]
@@ -48,48 +48,6 @@ def test_docs_tell_a_line_for_every_stage():
     assert len(recipes) >= 10
 
 
-@pytest.mark.parametrize("line", lines_of_stages())
-def test_each_line_of_the_docs_starts_what_can_be_parsed(line, tmp_path, monkeypatch):
-    words = shlex.split(line)
-    script = next(i for i, word in enumerate(words) if "/train.s" in word)
-    given = dict(word.split("=") for word in words[:script] if "=" in word)
-    if words[0] == "sbatch":
-        # what the script does on each node
-        nodes = words[words.index("--nodes") + 1]
-        given |= {"NODES": nodes, "NODE_RANK": "1", "MAIN_IP": "10.0.0.1", "MAIN_PORT": "20001"}
-    command = dry_run(given, words[script + 1 :])
-    if given.get("GPUS") != "1":
-        options = command[command.index("accelerate.commands.launch") + 1 :]
-        args, *_ = _validate_launch_command(launch_command_parser().parse_args(options))
-        assert args.num_processes == 8 * int(given.get("NODES", 1))
-        assert (args.num_machines, args.machine_rank) == (int(given.get("NODES", 1)), int(given.get("NODE_RANK", 0)))
-        assert args.main_process_ip == given.get("MAIN_IP")
-        command = [args.training_script, *args.training_script_args]
-    else:
-        command = command[command.index("-m") + 1 :]
-    parses(command, tmp_path, monkeypatch)
-
-
-def dry_run(given: dict[str, str], words: list[str]) -> list[str]:
-    clean = {key: value for key, value in os.environ.items() if key not in ("GPUS", "ENGINE", "NODES")}
-    done = subprocess.run(
-        ["bash", str(LAUNCH), *words], env=clean | given | {"DRY_RUN": "1"}, capture_output=True, text=True, check=True
-    )
-    return shlex.split(done.stdout)
-
-
-def parses(command: list[str], folder: Path, monkeypatch) -> None:
-    module = importlib.import_module(command[0])
-
-    def stop(run):
-        raise SystemExit(f"parsed {run.output_dir}")
-
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(module, "open_run", stop)
-    with pytest.raises(SystemExit, match="parsed outputs/"):
-        module.main([*command[1:], "--use_cpu", "--bf16", "false"])
-
-
 @pytest.mark.parametrize("script", [LAUNCH, SLURM], ids=lambda path: path.name)
 def test_bash_parses_the_scripts(script):
     subprocess.run(["bash", "-n", str(script)], check=True)
@@ -109,11 +67,75 @@ def test_slurm_starts_one_launcher_a_node_with_what_slurm_says(tmp_path):
     assert args.training_script_args == ["--config", "pali3/stage1-224"]
 
 
-def test_what_was_asked_of_a_launcher_above_is_found(monkeypatch):
+@pytest.fixture
+def launched_by(monkeypatch, tmp_path):
+    """What is found where a process was started by a command, parted by spaces here."""
     for name in ASKED:
         monkeypatch.delenv(name, raising=False)
-    command = b"python\0/bin/accelerate\0launch\0--cpu\0--num_processes\0003\0x.py\0"
-    monkeypatch.setattr(Path, "read_bytes", lambda self: command if self.name == "cmdline" else b"")
-    assert asked_processes() == {"accelerate launch --num_processes": 3}
-    command = b"python\0train.py\0--num_processes\0003\0"
-    assert asked_processes() == {}
+    monkeypatch.setattr("openpali.recipes.engines.default_config_file", str(tmp_path / "default_config.yaml"))
+
+    def asked(command: str) -> dict[str, int]:
+        given = command.replace(" ", "\0").encode("utf-8", "surrogateescape") + b"\0"
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", lambda self: given if self.name == "cmdline" else b"")
+            return asked_processes()
+
+    return asked
+
+
+LAUNCHERS = ["python /bin/accelerate launch", "python -u -X dev /a b/bin/accelerate launch", "accelerate-launch"]
+LAUNCHERS += ["python -m accelerate.commands.launch", "python -m accelerate.commands.accelerate_cli launch"]
+LAUNCHERS += ["python /lib/accelerate/commands/launch.py"]
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(
+    "option", ["--num_processes 3", "--num_processes=3", "--num-processes 3", "--num-processes=3"]
+)
+def test_what_was_asked_of_a_launcher_above_is_found(launcher, option, launched_by):
+    for rest in (f"--cpu {option} x.py", f"{option} -m openpali.recipes.transfer --num_processes 9"):
+        assert launched_by(f"{launcher} {rest}") == {"accelerate launch --num_processes": 3}
+    assert launched_by(f"{launcher} -m openpali.recipes.transfer --config x") == {}
+    assert launched_by(f"{launcher} train.py {option}") == {}
+
+
+NOTHING = ["", "python train.py --num_processes 3", "bash accelerate-runs/start.sh", "python /bin/accelerate"]
+NOTHING += ["python /bin/accelerate config --num_processes 3", "accelerate tune.py launch --num_processes 3"]
+NOTHING += [
+    f"python /bin/accelerate launch{rest}"
+    for rest in ("", " --num_processes", " --num_processes many x.py", " --num_processes= x.py", " \udcff x.py")
+]
+NOTHING += ["accelerate-launch --config_file x.py", "accelerate-launch --config_file none.yaml x.py"]
+
+
+@pytest.mark.parametrize("command", NOTHING)
+def test_a_command_line_that_asks_for_nothing_ends_no_run(command, launched_by):
+    assert launched_by(command) == {}
+
+
+def test_a_configuration_of_a_launcher_above_is_read(launched_by, tmp_path):
+    cpu = ROOT / "recipes" / "configs" / "accelerate" / "cpu.yaml"
+    assert launched_by(f"accelerate-launch --config_file {cpu} x.py") == {f"num_processes in {cpu}": 2}
+    assert launched_by(f"accelerate-launch --config-file={cpu} --num_processes 1 x.py") == {
+        "accelerate launch --num_processes": 1
+    }
+    default = tmp_path / "default_config.yaml"
+    default.write_text("num_processes: 4\n")
+    assert launched_by("accelerate-launch x.py") == {f"num_processes in {default}": 4}
+    # accelerate does not read its own then
+    assert launched_by("accelerate-launch --cpu x.py") == {}
+    for content in ("num_processes: .inf", "num_processes: several", "num_processes:", "- 1", "", "a: [", "\0"):
+        default.write_text(content)
+        assert launched_by("accelerate-launch x.py") == {}
+    default.write_bytes(b"\xff\xfe")
+    assert launched_by("accelerate-launch x.py") == {}
+
+
+@pytest.mark.parametrize("value", ["", "two", "2.0", "-1", "\u00b2", "9" * 5000])
+def test_an_environment_that_says_no_number_ends_no_run(value, launched_by, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", value)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert launched_by("bash") == {"WORLD_SIZE": 2}
+    monkeypatch.setenv("WORLD_SIZE", value if len(value) < 9 else "")
+    with joined() as processes:
+        assert processes.count == 1

@@ -1,8 +1,6 @@
 """`make encoders` trains both encoders alike and measures them; recipes and measurements have tests of their own."""
 
 import json
-import re
-import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,9 +8,8 @@ import pytest
 import yaml
 
 from openpali.data.sources import load_source
-from openpali.eval.encoders import EncoderArguments
 from openpali.recipes.config_file import CONFIGS
-from openpali.scripts import deduplicate, encoders, filter_pairs
+from openpali.scripts import encoders
 
 PAGE = (Path(encoders.__file__).parents[1] / "docs" / "encoders.md").read_text("utf-8")
 
@@ -78,29 +75,3 @@ def test_the_verdict_is_of_the_scores(tmp_path, monkeypatch, capsys):
         (tmp_path / name).rmdir()
     encoders.measure(tmp_path, encoders.EMOJI36)
     assert "31 times is not reached" in capsys.readouterr().out
-
-
-def test_commands_of_the_page_parse(monkeypatch):
-    def parsed(args):
-        raise ValueError("parsed")
-
-    monkeypatch.setattr(filter_pairs, "filter_shards", parsed)
-    monkeypatch.setattr(deduplicate, "deduplicate", parsed)
-    lines = "".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)).splitlines()
-    seen = set()
-    for words in map(shlex.split, lines):
-        if words[1] == "encoders":
-            options = dict(zip(words[2::2], words[3::2], strict=True))
-            options = {key.removeprefix("--"): value for key, value in options.items()}
-            EncoderArguments(**options | {"tasks": [options["tasks"]], "compare": [options["compare"]]})
-            seen.add("encoders")
-            continue
-        module, arguments = words[words.index("-m") + 1], words[words.index("-m") + 2 :]
-        seen.add(module.split(".")[-1])
-        if module.startswith("openpali.recipes."):
-            assert (CONFIGS.parents[1] / arguments[1]).is_file()
-            continue
-        script = {"filter_pairs": filter_pairs, "deduplicate": deduplicate}[module.split(".")[-1]]
-        with pytest.raises(SystemExit, match="error: parsed"):
-            script.main(arguments)
-    assert seen == {"contrastive", "classification", "filter_pairs", "deduplicate", "encoders"}

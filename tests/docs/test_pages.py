@@ -1,0 +1,193 @@
+"""README and the pages of docs: every command that they show is started, on tiny models and data with one step, or is
+listed here with what is looked at instead; Python is run as it stands. The guide's blocks have a test of their own."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import page_folders as given
+import pytest
+import torch
+from page_blocks import ROOT, blocks, mentioned, run_command, run_python, words
+from page_checks import begins, compiles, installs, is_known, launches, logs_in, makes
+
+from openpali.data.collator import Collator
+from openpali.data.mixture import TaskDataset
+from openpali.data.sources import load_source
+from openpali.data.tasks import load_task
+from openpali.eval.loading import load_model
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# its blocks are run by a test of their own
+GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
+Prepared = list[tuple[Callable[..., None], tuple[Any, ...]]]
+
+# page: what it takes for granted
+BEFORE: dict[str, Prepared] = {
+    "README": [
+        (given.paligemma, ("google/paligemma2-3b-pt-448", "google/paligemma-3b-pt-896", "outputs/vqav2")),
+        (given.paligemma, ("google/paligemma2-3b-pt-224",)),
+        (given.pali3, ("outputs/demo/pretrain", "outputs/located/refer", "MODEL")),
+        (given.florence, ("florence-community/Florence-2-base-ft",)),
+        (given.coco, ("my-folder/annotations.json", "my-folder/images")),
+        (given.coco, ("instances.json", "train")),
+        (given.jsonl, ("my.jsonl",)),
+        (given.jsonl, ("pairs.jsonl", 40)),
+        (given.pictures, ("photo.png", "outputs/demo/pictures/1.png")),
+        (given.miniature, ("docvqa",)),
+        (given.miniature, ("vqav2",)),
+        (given.released_paligemma, ("paligemma-3b-pt-224.npz", "gemma-2b")),
+        (given.codec, ("outputs/mask-vqvae",)),
+        (given.siglip, ("google/siglip-base-patch16-224", "google/siglip-so400m-patch14-224")),
+        (given.umt5, ("google/umt5-base",)),
+    ],
+    "conversion": [(given.released_paligemma, ("paligemma-3b-pt-224.npz", "gemma-2b"))],
+    "encoders": [
+        (given.names_in_36_languages, ()),
+        (given.siglip, ("google/siglip-base-patch16-224", "outputs/encoders/contrastive")),
+        (given.classifier, ("outputs/encoders/classification",)),
+        (given.shards, ("raw/{:03}.tar", 100)),
+        (given.pictures, ("eval_pictures/1.png", "eval_pictures/2.png")),
+        (given.metrics, ()),
+    ],
+    "evaluation": [
+        (given.pali3, ("outputs/demo/transfer",)),
+        (given.paligemma, ("outputs/vqav2", "outputs/coco35l", "outputs/textvqa")),
+        (given.florence, ("florence-community/Florence-2-base-ft",)),
+        (given.miniature, ("vqav2",)),
+        (given.miniature, ("coco35l",)),
+        (given.miniature, ("textvqa",)),
+        (given.codec, ("outputs/mask-vqvae",)),
+        (given.pictures, ("photo.jpg",)),
+        (given.metrics, ()),
+    ],
+    "paligemma": [
+        (given.paligemma, ("google/paligemma2-3b-pt-224", "outputs/my-run")),
+        (given.jsonl, ("my.jsonl",)),
+        (given.pictures, ("dog.png",)),
+    ],
+    "training": [
+        (given.paligemma, ("google/paligemma2-3b-pt-224",)),
+        (given.jsonl, ("my.jsonl",)),
+    ],
+    "transfers": [
+        (given.paligemma, ("google/paligemma-3b-pt-224", "google/paligemma-3b-pt-896")),
+        (given.pali3, ("outputs/pali3-1064",)),
+        (given.miniature, ("vqav2",)),
+        (given.miniature, ("docvqa",)),
+        (given.miniature, ("pope",)),
+    ],
+}
+
+CONTRASTIVE = "accelerate launch -m openpali.recipes.contrastive --config recipes/configs/"
+# command: what is looked at instead, and why it is not run
+NOT_RUN: dict[str, tuple[Callable[[str], None], str]] = {
+    f"{CONTRASTIVE}siglip/b16-224.yaml": (begins, "a hundred million parameters and 10,000 shards"),
+    f"{CONTRASTIVE}siglip/b16-384.yaml": (begins, "the same"),
+    f"{CONTRASTIVE}siglip/mb16-224.yaml": (begins, "the same"),
+    f"{CONTRASTIVE}pali3/stage0-224.yaml": (begins, "the same"),
+    "accelerate launch --cpu --num_processes 2": (is_known, "no script; tests/recipes/test_ways_in.py starts one"),
+    "accelerate launch -m openpali.recipes.transfer … --pack_length 2048": (is_known, "the rest is left out"),
+    "scripts/launch/train.sh RECIPE CONFIG [--key value ...]": (is_known, "words to be replaced"),
+}
+# what a program prints, in a block without a language
+PRINTED = ("Engine: ", "Warning: ")
+
+
+def kind(command: str) -> Callable[[str], None] | None:
+    """What is looked at for a command of a kind that is never run here."""
+    program = words(command)[0]
+    if "train.sh " in command or "train.sbatch " in command:
+        return launches
+    if re.match(r"python \S+\.py", command):
+        return compiles
+    return {"make": makes, "pip": installs, "hf": logs_in}.get(program)
+
+
+def is_part(command: str) -> bool:
+    """Whether it is only spoken of: a program or a verb by its name, or with something left out."""
+    given = words(command)
+    named = len(given) < 2 or (len(given) == 2 and kind(command) is None) or given[-2] == "-m"
+    return named or given[-1].startswith("--") or bool(re.search(r"…|\.\.\.", command))
+
+
+def start(command: str) -> None:
+    """Run it, or look at what is looked at instead."""
+    check = NOT_RUN[command][0] if command in NOT_RUN else kind(command) or run_command
+    check(command)
+
+
+def names_for(page: str) -> dict[str, Any]:
+    """What the Python of a page calls yours."""
+    if page == "README":
+        masks = torch.zeros(1, 48, 64, dtype=torch.bool)
+        masks[0, 10:30, 20:50] = True
+        return {"masks": masks, "height": 48, "width": 64}
+    if page == "encoders":
+        rows = torch.eye(4).tolist()
+        return {"text_embeds": rows, "picture_of_text": [0, 1, 2, 3], "image_embeds": rows}
+    if page == "evaluation":
+        model, processor = load_model("outputs/demo/transfer")
+        task = load_task({"name": "answer", "kinds": ["what"], "max_new_tokens": 6})
+        dataset = TaskDataset(load_source({"name": "emoji", "split": "test", "size": 64, "length": 2}), task)
+        return {"model": model, "processor": processor, "dataset": dataset, "task": task}
+    if page == "training":
+        model, processor = load_model("outputs/nano-pretrain")
+        dataset = TaskDataset(load_source({"name": "jsonl", "path": "my.jsonl"}), load_task({"name": "plain"}))
+        yours = {"evaluate": lambda model: {"accuracy": 1.0}, "collator": Collator(processor)}
+        return {"model": model, "processor": processor, "train_dataset": dataset} | yours
+    return {}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_shows_runs(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if page.stem == "encoders":
+        monkeypatch.setenv("OPENPALI_CACHE", str(tmp_path / "cache"))
+    # starting Java for every score would take most of the time
+    monkeypatch.setattr("openpali.eval.caption_text.shutil.which", lambda name: None)
+    for prepare, arguments in BEFORE.get(page.stem, []):
+        prepare(*arguments)
+    values: list[Any] = []
+    names: dict[str, Any] = {}
+    # what its commands make is what its code reads, wherever that stands
+    for block in sorted(blocks(page), key=lambda block: block.language == "python"):
+        for command in block.commands():
+            if not command.startswith(PRINTED):
+                start(command)
+        if block.language == "python":
+            names = names or names_for(page.stem)
+            values.append(run_python(block, names))
+        assert block.language in ("", "bash", "sh", "python", "json", "yaml")
+    must_be_as_told(page.stem, values, capsys.readouterr().out)
+
+
+def must_be_as_told(page: str, values: list[Any], printed: str) -> None:
+    """Where a page says what comes out, or a number follows from what it shows."""
+    if page == "README":
+        assert isinstance(values[1][0]["generated_text"], str)
+    if page == "data":
+        assert re.search(r"^(answer|caption) (en|de).* -> .+", printed, re.MULTILINE)
+        assert printed.count("what is the largest thing?") == 10
+    if page == "evaluation":
+        assert [next(iter(value.values())) for value in values[:2]] == [1.0, 1.0]
+    if page == "encoders":
+        assert values[0]["text_to_image_recall_at_1"] == 1.0
+
+
+@pytest.mark.parametrize("page", [*PAGES, *GUIDE], ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_what_a_page_mentions_is_there(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given.released_codec("vae-oid.npz")
+    shown = {command for block in blocks(page) for command in block.commands()}
+    for command in mentioned(page):
+        if is_part(command) and command not in NOT_RUN:
+            is_known(command)
+        elif command not in shown:
+            start(command)
+
+
+def test_nothing_is_listed_as_not_run_that_no_page_shows():
+    shown = [command for page in PAGES for block in blocks(page) for command in block.commands()]
+    assert set(NOT_RUN) <= {*shown, *(command for page in PAGES for command in mentioned(page))}
+    assert set(BEFORE) <= {page.stem for page in PAGES}
