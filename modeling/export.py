@@ -47,6 +47,7 @@ def export(model: PreTrainedModel, processor: ProcessorMixin | None, folder: str
         for cls, auto_class in AUTO_CLASSES.items() if needs_code else ():
             cls.register_for_auto_class(auto_class)
         if isinstance(model.config, Pali3Config):
+            Path(folder).mkdir(parents=True, exist_ok=True)
             for cls in ALSO.values():
                 custom_object_save(cls, folder)
             names = {auto_class: f"{_module(cls)}.{cls.__name__}" for auto_class, cls in ALSO.items()}

@@ -84,8 +84,9 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         self.prefix_attention = prefix_attention
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE, **kwargs)
         self.check_image_token()
-        # Transformers' pipelines pad batches of prompts by the tokenizer's side; here each call says its own
-        self.tokenizer.padding_side = "left"
+        # Transformers' pipelines pad batches of prompts by the tokenizer's side, which is saved only where it was made
+        # with one; here each call says its own
+        self.tokenizer.padding_side = self.tokenizer.init_kwargs["padding_side"] = "left"
 
     @classmethod
     def from_backbones(cls, vision: str, text: str, image_seq_length: int | None = None) -> "PaliGemmaProcessor":

@@ -213,7 +213,7 @@ def test_a_tokenizer_without_image_token_is_refused(tiny_processor):
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), unk_token="<unk>")
-    with pytest.raises(ValueError, match="the tokenizer PreTrainedTokenizerFast has no <image> token"):
+    with pytest.raises(ValueError, match="the tokenizer TokenizersBackend has no <image> token"):
         Pali3Processor(tiny_processor.image_processor, tokenizer)
 
 
