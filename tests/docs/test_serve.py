@@ -40,11 +40,11 @@ def as_data(image: Image.Image) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": address}}
 
 
-def generated(folder: Path, prompt: str, *images: Image.Image) -> str:
+def generated(folder: Path, prompt: str, *images: Image.Image, limit: int = TOKENS) -> str:
     """What `generate` of our own class answers."""
     model, processor = MODELS[folder.name].from_pretrained(folder).eval(), load_processor(folder)
     batch = processor(list(images) or None, prompt, return_tensors="pt")
-    ids = model.generate(**batch, max_new_tokens=TOKENS)[0]
+    ids = model.generate(**batch, max_new_tokens=limit)[0]
     new = ids if model.config.is_encoder_decoder else ids[batch["input_ids"].shape[1] :]
     return processor.decode(new, skip_special_tokens=True)
 
@@ -147,3 +147,16 @@ def test_a_conversation_is_asked_for_its_last_question(served, family):
         {"role": "user", "content": "two green cats"},
     ]
     assert ask(client, folder, messages, False) == generated(folder, "detect two green cats", picture(5))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_guides_client_is_answered(served, family, tmp_path, monkeypatch, capsys):
+    folder, client = served[family]
+    (block,) = [block for block in blocks("serve") if "OpenAI(" in block.text]
+    (tmp_path / "shapes" / "images").mkdir(parents=True)
+    picture(7).save(tmp_path / "shapes" / "images" / "0.png")
+    monkeypatch.chdir(tmp_path)
+    address = str(client.base_url).removesuffix("/")
+    code = block.text.replace("http://localhost:8000/v1", address).replace("my-pali", str(folder))
+    exec(compile(code, "docs/guide/serve.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == generated(folder, "detect circle ; square", picture(7), limit=64)
