@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -214,5 +215,9 @@ def vision_config_of(name: str) -> Any:
     vision_config.vision_use_head = False
     return vision_config
 
+
+# by this name `transformers serve` and the any-to-any pipeline find the class; it stands here because the server asks
+# when it has loaded nothing but the configuration
+MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[Pali3Config.model_type] = "Pali3ForMultimodalLM"
 
 __all__ = ["Pali3Config"]

@@ -5,12 +5,14 @@ import copy
 from pathlib import Path
 
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers.dynamic_module_utils import custom_object_save
 
 from .auto import checkpoint_config, load_processor, model_class
 from .configuration_mask_vqvae import MaskVQVAEConfig
 from .configuration_pali3 import Pali3Config
 from .modeling_mask_vqvae import MaskVQVAE
-from .modeling_pali3 import Pali3ForConditionalGeneration
+from .modeling_pali3 import Pali3ForConditionalGeneration, Pali3Model
+from .modeling_pali3_multimodal import Pali3ForMultimodalLM
 from .processing_pali3 import Pali3Processor
 
 AUTO_CLASSES = {
@@ -20,6 +22,8 @@ AUTO_CLASSES = {
     MaskVQVAEConfig: "AutoConfig",
     MaskVQVAE: "AutoModel",
 }
+# other classes that a PaLI-3 folder can be loaded as
+ALSO = {"AutoModel": Pali3Model, "AutoModelForMultimodalLM": Pali3ForMultimodalLM}
 
 
 def export(model: PreTrainedModel, processor: ProcessorMixin | None, folder: str | Path) -> Path:
@@ -42,6 +46,12 @@ def export(model: PreTrainedModel, processor: ProcessorMixin | None, folder: str
     try:
         for cls, auto_class in AUTO_CLASSES.items() if needs_code else ():
             cls.register_for_auto_class(auto_class)
+        if isinstance(model.config, Pali3Config):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            for cls in ALSO.values():
+                custom_object_save(cls, folder)
+            names = {auto_class: f"{_module(cls)}.{cls.__name__}" for auto_class, cls in ALSO.items()}
+            vars(model.config)["auto_map"] = names
         model.save_pretrained(folder)
         if processor is not None:
             processor.save_pretrained(folder)
@@ -50,6 +60,11 @@ def export(model: PreTrainedModel, processor: ProcessorMixin | None, folder: str
             cls._auto_class = None
         vars(model.config).pop("auto_map", None)
     return Path(folder)
+
+
+def _module(cls: type) -> str:
+    """The file of a class, which lies beside the weights."""
+    return cls.__module__.rpartition(".")[2]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,6 +13,8 @@ from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature
 from transformers.processing_utils import ProcessingKwargs, TextKwargs, Unpack
 
 from .configuration_pali3 import vision_config_of
+from .processing_chat import CHAT_TEMPLATE, take_chat_template
+from .processing_spans import Span, expand_spans
 from .processing_texts import (
     IMAGE_TOKEN,
     LOCATION_TOKENS,
@@ -23,19 +25,6 @@ from .processing_texts import (
     without_limits,
 )
 from .token_loss import IGNORE_INDEX
-
-# pictures first, then what is said, as the model was trained; the answer is the decoder's, so no role is written
-CHAT_TEMPLATE = (
-    "{%- for message in messages if message['content'] is not string %}"
-    "{%- for part in message['content'] if part['type'] == 'image' %}<image>{%- endfor %}"
-    "{%- endfor %}"
-    "{%- for message in messages %}"
-    "{%- if not loop.first %}{{ '\n' }}{%- endif %}"
-    "{%- if message['content'] is string %}{{ message['content'] }}"
-    "{%- else %}{%- for part in message['content'] if part['type'] == 'text' %}"
-    "{{ part['text'] }}{%- endfor %}{%- endif %}"
-    "{%- endfor %}"
-)
 
 
 class Pali3TextKwargs(TextKwargs, total=False):
@@ -57,14 +46,14 @@ class Pali3Processor(PrefixSuffixProcessor):
     Args:
         image_processor: of SigLIP; its size is the model's.
         tokenizer: any tokenizer that has `<image>` as one token.
-        chat_template: Jinja template of the messages form; a plain one when left out.
+        chat_template: Jinja template of the messages form; `processing_chat`'s when left out.
         image_seq_length: tokens of one image, `(image_size / patch_size) ** 2`.
 
     Attributes:
         truncation_counts: how many prefixes and suffixes were cut to their limit so far.
 
     Raises:
-        ValueError: if the tokenizer has no `<image>` token.
+        ValueError: if the tokenizer does not write `<image>` as one token.
     """
 
     valid_processor_kwargs = Pali3ProcessorKwargs
@@ -80,13 +69,9 @@ class Pali3Processor(PrefixSuffixProcessor):
         self.image_seq_length = image_seq_length
         self.image_token = IMAGE_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-        if self.image_token_id is None or self.image_token_id == tokenizer.unk_token_id:
-            raise ValueError(
-                f"the tokenizer has no {IMAGE_TOKEN} token; Pali3Processor.from_backbones adds it, or"
-                f" tokenizer.add_special_tokens({{'additional_special_tokens': ['{IMAGE_TOKEN}']}})"
-            )
         self.truncation_counts: Counter[str] = Counter()
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+        self.check_image_token()
 
     @classmethod
     def from_backbones(cls, vision: str, text: str, image_seq_length: int | None = None) -> "Pali3Processor":
@@ -106,8 +91,9 @@ class Pali3Processor(PrefixSuffixProcessor):
         tokenizer = without_limits(AutoTokenizer.from_pretrained(text))
         tokenizer.add_tokens(LOCATION_TOKENS + SEGMENTATION_TOKENS)
         tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
+        template = take_chat_template(tokenizer)
         image_processor = AutoImageProcessor.from_pretrained(vision)
-        return cls(image_processor, tokenizer, image_seq_length=image_seq_length)
+        return cls(image_processor, tokenizer, template, image_seq_length=image_seq_length)
 
     def __call__(
         self,
@@ -128,8 +114,8 @@ class Pali3Processor(PrefixSuffixProcessor):
             videos: as `images`, with a list of frames for each text; frames are read as pictures, in order.
             **kwargs: `return_tensors`, `padding` (default: to the longest; `"max_length"`: to the limits below),
                 `padding_side` (of the prefix), `max_length` (of the prefix, pictures not counted),
-                `suffix_max_length`, and the image processor's options. Both limits are a number, or one for each
-                text.
+                `suffix_max_length`, `return_offsets_mapping`, `return_mm_token_type_ids`, and the image processor's
+                options. Both limits are a number, or one for each text.
 
         Returns:
             `pixel_values`: float[total_images, 3, H, W] in [-1, 1], `input_ids` and `attention_mask`:
@@ -147,44 +133,54 @@ class Pali3Processor(PrefixSuffixProcessor):
         flat = [picture for pictures in nested for picture in pictures]
         if flat:
             data["pixel_values"] = self.image_processor(flat, **options["images_kwargs"])["pixel_values"]
-        prefixes = self._encode_prefixes(texts, [len(pictures) for pictures in nested], text_options)
+        marked = [self.marked(text, len(pictures)) for text, pictures in zip(texts, nested)]
+        prefixes, spans = self._encode_prefixes(marked, text_options)
         pictures = max((row.count(self.image_token_id) for row in prefixes), default=0)
         limit = longest_limit(text_options.get("max_length"))
         full = None if limit is None else limit + pictures
         padded = self.pad_rows(prefixes, self.tokenizer.pad_token_id, text_options, full)
         data["input_ids"] = padded
         lengths = [len(ids) for ids in prefixes]
-        left = text_options.get("padding_side", self.tokenizer.padding_side) == "left"
+        left = (text_options.get("padding_side") or self.tokenizer.padding_side) == "left"
         data["attention_mask"] = [
             [0] * (len(row) - n) + [1] * n if left else [1] * n + [0] * (len(row) - n)
             for row, n in zip(padded, lengths)
         ]
+        data |= self.token_facts(prefixes, spans, (texts, marked), options, full)
         if suffixes is not None:
             limit = text_options.get("suffix_max_length")
             targets = self.encode_suffixes(suffixes, limit)
             full, options_right = longest_limit(limit), text_options | {"padding_side": "right"}
             data["labels"] = self.pad_rows(targets, IGNORE_INDEX, options_right, full)
-        return BatchFeature(data, tensor_type=text_options.get("return_tensors"))
+        tensors = text_options.get("return_tensors")
+        return BatchFeature(data, tensor_type=tensors, skip_tensor_conversion=self.skip_tensor_conversion)
 
-    def _encode_prefixes(
-        self, texts: list[str], picture_counts: list[int], options: dict[str, Any]
-    ) -> list[list[int]]:
-        """Token ids of each prefix, every placeholder repeated for each of its image tokens."""
-        marked = [self.marked(text, count) for text, count in zip(texts, picture_counts)]
-        add_special_tokens = options.get("add_special_tokens", True)
-        encoded = self.tokenizer(marked, add_special_tokens=add_special_tokens)["input_ids"]
-        limits = limit_of_each(options.get("max_length"), len(encoded))
-        return [self.expand_placeholders(self._truncate_prefix(ids, limit)) for ids, limit in zip(encoded, limits)]
+    def _encode_prefixes(self, marked: list[str], options: dict[str, Any]) -> tuple[list[list[int]], list[list[Span]]]:
+        """Token ids of each prefix, every placeholder repeated for each of its image tokens, and their spans, where
+        `return_offsets_mapping` is asked for.
+        """
+        asked = bool(options.get("return_offsets_mapping"))
+        special = options.get("add_special_tokens", True)
+        found = self.tokenizer(marked, add_special_tokens=special, return_offsets_mapping=asked)
+        limits = limit_of_each(options.get("max_length"), len(marked))
+        kept = [self._within(ids, limit) for ids, limit in zip(found["input_ids"], limits)]
+        encoded = [[ids[i] for i in places] for ids, places in zip(found["input_ids"], kept)]
+        rows = [self.expand_placeholders(ids) for ids in encoded]
+        if not asked:
+            return rows, []
+        spans = [[spans[i] for i in places] for spans, places in zip(found["offset_mapping"], kept)]
+        repeated = self.image_token_id, self.image_seq_length
+        return rows, [expand_spans(ids, places, *repeated) for ids, places in zip(encoded, spans)]
 
-    def _truncate_prefix(self, ids: list[int], limit: int | None) -> list[int]:
-        """Cut text tokens from the end, keeping pictures and the end token."""
+    def _within(self, ids: list[int], limit: int | None) -> list[int]:
+        """Which tokens stay: text is cut from the end, pictures and the end token are kept."""
         words = [i for i, token in enumerate(ids) if token != self.image_token_id]
         if limit is None or len(words) <= limit:
-            return ids
+            return list(range(len(ids)))
         self.count_truncation("prefix", len(words), limit)
         ends = bool(ids) and ids[-1] == self.tokenizer.eos_token_id
         dropped = set(words[limit - 1 : -1] if ends else words[limit:])
-        return [token for i, token in enumerate(ids) if i not in dropped]
+        return [i for i in range(len(ids)) if i not in dropped]
 
     @property
     def model_input_names(self) -> list[str]:

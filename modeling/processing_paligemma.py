@@ -15,6 +15,8 @@ from transformers.models.paligemma import processing_paligemma as stock
 from transformers.processing_utils import ProcessingKwargs, TextKwargs, Unpack
 
 from .configuration_pali3 import vision_config_of
+from .processing_chat import CHAT_TEMPLATE, take_chat_template
+from .processing_spans import NOWHERE, Span, expand_spans
 from .processing_texts import (
     IMAGE_TOKEN,
     LOCATION_TOKENS,
@@ -55,13 +57,17 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
     Args:
         image_processor: of SigLIP, with `image_seq_length`.
         tokenizer: Gemma's; `<image>`, location and segmentation tokens are added where they are missing.
-        chat_template: Jinja template of the messages form; the published checkpoints have none.
+        chat_template: Jinja template of the messages form; `processing_chat`'s when left out, since the published
+            checkpoints have none.
         prefix_attention: "full" is prefix-LM. The papers' ablations: "causal" makes the text of the prefix causal,
             "causal_all" the images too. Saved with the processor, since generation must do as training did.
         **kwargs: as in Transformers.
 
     Attributes:
         truncation_counts: how many prefixes and suffixes were cut to their limit so far.
+
+    Raises:
+        ValueError: if the tokenizer does not write its image token as one token.
     """
 
     valid_processor_kwargs = PaliGemmaProcessorKwargs
@@ -76,7 +82,11 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
     ):
         self.truncation_counts: Counter[str] = Counter()
         self.prefix_attention = prefix_attention
-        super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE, **kwargs)
+        self.check_image_token()
+        # Transformers' pipelines pad batches of prompts by the tokenizer's side, which is saved only where it was made
+        # with one; here each call says its own
+        self.tokenizer.padding_side = self.tokenizer.init_kwargs["padding_side"] = "left"
 
     @classmethod
     def from_backbones(cls, vision: str, text: str, image_seq_length: int | None = None) -> "PaliGemmaProcessor":
@@ -99,9 +109,10 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
         if tokenizer.bos_token is None:
             tokenizer.add_special_tokens({"bos_token": BOS})
+        template = take_chat_template(tokenizer)
         image_processor: Any = AutoImageProcessor.from_pretrained(vision)
         image_processor.image_seq_length = image_seq_length
-        return cls(image_processor, tokenizer)
+        return cls(image_processor, tokenizer, template)
 
     def __call__(
         self,
@@ -122,8 +133,9 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
             videos: as `images`, with a list of frames for each text; frames are read as pictures, in order.
             **kwargs: `return_tensors`, `padding` (default: to the longest; `"max_length"`: to the limits below),
                 `padding_side` (right with a suffix, left without), `max_length` (of BOS, prefix and separator,
-                pictures not counted), `suffix_max_length`, `loss_on_prefix`, and the image processor's options.
-                Both limits are a number, or one for each text.
+                pictures not counted), `suffix_max_length`, `loss_on_prefix`, `return_offsets_mapping`,
+                `return_mm_token_type_ids`, and the image processor's options. Both limits are a number, or one for
+                each text.
 
         Returns:
             `pixel_values`: float[total_images, 3, H, W] in [-1, 1]; `input_ids`, `attention_mask` (0 on padding),
@@ -135,8 +147,9 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         """
         options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         text_options = options["text_kwargs"]
-        # a tokenizer's own side is right, which would put padding between prompt and answer
-        text_options["padding_side"] = kwargs.get("padding_side") or ("left" if suffix is None else "right")
+        # padding to the right of a prompt would stand before its answer; training goes the other way
+        asked: Any = kwargs.get("padding_side") or kwargs.get("text_kwargs", {}).get("padding_side")
+        text_options["padding_side"] = asked or ("left" if suffix is None else "right")
         nested, texts, suffixes = self.pictures_and_texts(images if videos is None else videos, text, suffix)
 
         data: dict[str, Any] = {}
@@ -152,17 +165,20 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         full = pictures + sum(longest_limit(limit) or 0 for limit in limits)
         data["input_ids"] = self.pad_rows(rows, self.tokenizer.pad_token_id, text_options, full)
         data["attention_mask"] = self.pad_rows([[1] * len(row) for row in rows], 0, text_options, full)
+        spans = self.spans(marked, prefixes, targets) if text_options.get("return_offsets_mapping") else []
+        data |= self.token_facts(rows, spans, (texts, marked), options, full)
         types = [self.types(prefix) + [1] * len(target) for prefix, target in zip(prefixes, targets)]
         data["token_type_ids"] = self.pad_rows(types, 0, text_options, full)
         if suffixes is not None:
             on_prefix = text_options.get("loss_on_prefix", False)
             labels = [self.prefix_labels(p, on_prefix) + target for p, target in zip(prefixes, targets)]
             data["labels"] = self.pad_rows(labels, IGNORE_INDEX, text_options, full)
-        return BatchFeature(data, tensor_type=text_options.get("return_tensors"))
+        tensors = text_options.get("return_tensors")
+        return BatchFeature(data, tensor_type=tensors, skip_tensor_conversion=self.skip_tensor_conversion)
 
     def encode_prefixes(self, texts: Sequence[str], limits: Limit) -> list[list[int]]:
         """Token ids of images, BOS, prefix and separator, in this order; BOS is behind the last image."""
-        cuts = [t.rfind(self.image_token) + len(self.image_token) if self.image_token in t else 0 for t in texts]
+        cuts = [self.end_of_images(text) for text in texts]
         pieces = [piece for text, cut in zip(texts, cuts) for piece in (text[:cut], text[cut:])]
         encoded, end = self.encode_all(pieces), self.encode(SEPARATOR)
         rows = []
@@ -173,6 +189,25 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
                 words = words[: max(0, limit - 1 - len(end))]
             rows.append([*self.expand_placeholders(head), self.tokenizer.bos_token_id, *words, *end])
         return rows
+
+    def end_of_images(self, text: str) -> int:
+        """Characters up to the end of the last placeholder."""
+        return text.rfind(self.image_token) + len(self.image_token) if self.image_token in text else 0
+
+    def spans(self, texts: list[str], prefixes: list[list[int]], targets: list[list[int]]) -> list[list[Span]]:
+        """Where each token stands in its text (see `processing_spans`): what was added there, and targets, nowhere."""
+        found, end = [], self.encode(SEPARATOR)
+        for text, prefix, target in zip(texts, prefixes, targets):
+            cut = self.end_of_images(text)
+            options: Any = {"add_special_tokens": False, "return_offsets_mapping": True}
+            head, words = self.tokenizer([text[:cut], text[cut:]], **options)["offset_mapping"]
+            ids = self.encode(text[:cut])  # none of an empty text
+            before = expand_spans(ids, head, self.image_token_id, self.image_seq_length)
+            moved = cut + ids.count(self.image_token_id) * (self.image_seq_length - 1) * len(self.image_token)
+            kept = len(prefix) - len(before) - 1 - len(end)
+            after = [(start + moved, stop + moved) for start, stop in words[:kept]]
+            found.append([*before, NOWHERE, *after, *[NOWHERE] * (len(end) + len(target))])
+        return found
 
     def encode_all(self, texts: list[str]) -> list[list[int]]:
         """Token ids of pieces of text, no special tokens added."""

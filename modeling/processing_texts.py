@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from transformers.image_utils import is_valid_image
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import MultiModalData, ProcessorMixin
+
+from .processing_spans import NOWHERE, Span, replaced
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,64 @@ class PrefixSuffixProcessor(ProcessorMixin):
     image_token_id: int
     image_seq_length: int
     truncation_counts: Counter[str]
+
+    def check_image_token(self) -> None:
+        """See that the tokenizer writes the placeholder as one token, by which images are placed.
+
+        Raises:
+            ValueError: if it does not.
+        """
+        ids = self.tokenizer([self.image_token * 2], add_special_tokens=False)["input_ids"][0]
+        if ids != [self.image_token_id] * 2:
+            raise ValueError(
+                f"the tokenizer {self.tokenizer.name_or_path or type(self.tokenizer).__name__} has no"
+                f" {self.image_token} token (it writes two of them as {len(ids)} tokens): let from_backbones add it,"
+                f" or tokenizer.add_special_tokens({{'additional_special_tokens': ['{self.image_token}']}})"
+            )
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
+        """What stands for one image in the text that is tokenised: a placeholder for each of its tokens."""
+        return self.image_token * self.image_seq_length
+
+    def _get_num_multimodal_tokens(self, image_sizes: Sequence[Any] | None = None, **kwargs) -> MultiModalData:
+        """Tokens of pictures of these sizes, for programs that plan their memory; here every picture has as many."""
+        if image_sizes is None:
+            return MultiModalData()
+        pictures = len(image_sizes)
+        return MultiModalData(num_image_tokens=[self.image_seq_length] * pictures, num_image_patches=[1] * pictures)
+
+    def token_facts(
+        self,
+        rows: list[list[int]],
+        spans: list[list[Span]],
+        texts: tuple[list[str], list[str]],
+        options: dict[str, Any],
+        full: int | None,
+    ) -> dict[str, Any]:
+        """What Transformers' processors tell of tokens when they are asked, padded as the tokens are.
+
+        Args:
+            rows: tokens of each example.
+            spans: of each row, where `return_offsets_mapping` is asked for.
+            texts: of each example, as given and with placeholders.
+            options: of the call, merged.
+            full: see `pad_rows`.
+
+        Returns:
+            As asked for: `mm_token_type_ids`: int[B, L], 1 on image tokens; `offset_mapping`: int[B, L, 2];
+            `text_replacement_offsets`.
+        """
+        facts: dict[str, Any] = {}
+        if options["return_mm_token_type_ids"]:
+            kinds = [[int(token == self.image_token_id) for token in row] for row in rows]
+            facts["mm_token_type_ids"] = self.pad_rows(kinds, 0, options["text_kwargs"], full)
+        if spans:
+            facts["offset_mapping"] = self.pad_rows(spans, NOWHERE, options["text_kwargs"], full)
+        if options["return_text_replacement_offsets"]:
+            facts["text_replacement_offsets"] = [
+                replaced(text, marked, self.image_token, self.image_seq_length) for text, marked in zip(*texts)
+            ]
+        return facts
 
     def pictures_and_texts(
         self, images: Any, text: str | Sequence[str] | None, suffix: str | Sequence[str] | None
@@ -130,8 +190,8 @@ class PrefixSuffixProcessor(ProcessorMixin):
         self.truncation_counts[which] += 1
 
     def pad_rows(
-        self, rows: list[list[int]], value: int, options: dict[str, Any], full: int | None = None
-    ) -> list[list[int]]:
+        self, rows: list[list[Any]], value: Any, options: dict[str, Any], full: int | None = None
+    ) -> list[list[Any]]:
         """Rows of one width: the longest's, or with `padding="max_length"` at least `full`."""
         padding = options.get("padding", True)
         if padding in (False, "do_not_pad"):
@@ -141,7 +201,7 @@ class PrefixSuffixProcessor(ProcessorMixin):
             width = max(width, full)
         multiple = options.get("pad_to_multiple_of") or 1
         width = -(-width // multiple) * multiple
-        if options.get("padding_side", self.tokenizer.padding_side) == "left":
+        if (options.get("padding_side") or self.tokenizer.padding_side) == "left":
             return [[value] * (width - len(row)) + row for row in rows]
         return [row + [value] * (width - len(row)) for row in rows]
 

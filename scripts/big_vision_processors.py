@@ -5,16 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from PIL.Image import Resampling
-from transformers import (
-    AddedToken,
-    AutoTokenizer,
-    PaliGemmaProcessor,
-    Siglip2Processor,
-    SiglipProcessor,
-)
+from transformers import AddedToken, AutoTokenizer, Siglip2Processor, SiglipProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
+from openpali.modeling.processing_chat import take_chat_template
+from openpali.modeling.processing_paligemma import PaliGemmaProcessor
 from openpali.modeling.processing_texts import IMAGE_TOKEN, LOCATION_TOKENS, SEGMENTATION_TOKENS
 
 logger = logging.getLogger(__name__)
@@ -55,8 +51,8 @@ def make_processor(config: Any, folder: Path, rows: int) -> Any:
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     if config.model_type == "paligemma":
         _fit_gemma(tokenizer, config, folder, rows)
-    else:
-        _fit_siglip(tokenizer, config, folder)
+        return PaliGemmaProcessor(make_image_processor(config), tokenizer, take_chat_template(tokenizer))
+    _fit_siglip(tokenizer, config, folder)
     return PROCESSORS[config.model_type](make_image_processor(config), tokenizer)
 
 

@@ -4,7 +4,13 @@ Importing it registers PaLI-3 with the Auto classes, so that `pipeline("image-te
 and the mask VQ-VAE.
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+)
 
 from openpali._support import say_unsupported
 from openpali._version import __version__
@@ -12,12 +18,15 @@ from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.modeling.configuration_pali3 import Pali3Config
 from openpali.modeling.export import export
 from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
-from openpali.modeling.modeling_pali3 import Pali3ForConditionalGeneration
+from openpali.modeling.modeling_pali3 import Pali3ForConditionalGeneration, Pali3Model
+from openpali.modeling.modeling_pali3_multimodal import Pali3ForMultimodalLM
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.modeling.processing_pali3 import Pali3Processor
 
 AutoConfig.register(Pali3Config.model_type, Pali3Config, exist_ok=True)
+AutoModel.register(Pali3Config, Pali3Model, exist_ok=True)
 AutoModelForImageTextToText.register(Pali3Config, Pali3ForConditionalGeneration, exist_ok=True)
+AutoModelForMultimodalLM.register(Pali3Config, Pali3ForMultimodalLM, exist_ok=True)
 AutoProcessor.register(Pali3Config, Pali3Processor, exist_ok=True)
 AutoConfig.register(MaskVQVAEConfig.model_type, MaskVQVAEConfig, exist_ok=True)
 AutoModel.register(MaskVQVAEConfig, MaskVQVAE, exist_ok=True)

@@ -75,14 +75,17 @@ def test_the_folder_holds_all_the_code_and_no_other(tiny_model, tiny_processor, 
     folder = openpali.export(tiny_model, tiny_processor, tmp_path)
     code = {path.name for path in folder.glob("*.py")}
     parts = {f"{name}_pali3.py" for name in ("configuration", "modeling", "processing")}
-    parts |= {f"modeling_pali3_{name}.py" for name in ("encoder", "outputs")}
-    assert code == parts | {"processing_texts.py", "token_loss.py", "transformers_versions.py"}
+    parts |= {f"modeling_pali3_{name}.py" for name in ("encoder", "multimodal", "outputs")}
+    parts |= {f"processing_{name}.py" for name in ("chat", "spans", "texts")}
+    assert code == parts | {"token_loss.py", "transformers_versions.py"}
     source = Path(openpali.export.__code__.co_filename).parent
     assert all((folder / name).read_text() == (source / name).read_text() for name in code)
     config = json.loads((folder / "config.json").read_text())
     assert config["auto_map"] == {
         "AutoConfig": "configuration_pali3.Pali3Config",
+        "AutoModel": "modeling_pali3.Pali3Model",
         "AutoModelForImageTextToText": "modeling_pali3.Pali3ForConditionalGeneration",
+        "AutoModelForMultimodalLM": "modeling_pali3_multimodal.Pali3ForMultimodalLM",
     }
     processor = json.loads((folder / "processor_config.json").read_text())
     assert processor["auto_map"] == {"AutoProcessor": "processing_pali3.Pali3Processor"}

@@ -1,9 +1,13 @@
 """Tokenizers get the ids that the checkpoint was trained with, or are refused."""
 
+import json
+import logging
+
 import pytest
 from big_vision_files import save_tokenizer
 from transformers import AutoTokenizer, GemmaConfig, PaliGemmaConfig, PaliGemmaProcessor, SiglipVisionConfig
 
+from openpali.modeling.processing_chat import CHAT_TEMPLATE
 from openpali.scripts.big_vision_processors import make_processor
 
 
@@ -27,6 +31,22 @@ def test_a_bare_gemma_tokenizer_is_extended_in_the_order_of_the_table(tmp_path):
         assert len(tokenizer) == 257_153
         # a folder that has them already is taken as it is
         make_processor(config_of(257_152), tmp_path / "out", 257_152).save_pretrained(tmp_path / "again")
+
+
+def test_a_converted_checkpoint_answers_chats_and_pads_on_the_left(tmp_path, caplog):
+    """The chat template of an instruction-tuned Gemma shows no pictures: it is replaced, with a line."""
+    folder = save_tokenizer(tmp_path / "gemma-it", 2000)
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}<end_of_turn>")
+    with caplog.at_level(logging.WARNING):
+        make_processor(config_of(3152), folder, 3152).save_pretrained(tmp_path / "out")
+    assert f"the chat template of the tokenizer {folder} has no <image>: it is replaced" in caplog.text
+    caplog.clear()
+    make_processor(config_of(3152), tmp_path / "out", 3152).save_pretrained(tmp_path / "again")
+    assert not caplog.records
+    for name in ("out", "again"):
+        stock = PaliGemmaProcessor.from_pretrained(tmp_path / name)
+        assert stock.chat_template == CHAT_TEMPLATE
+        assert json.loads((tmp_path / name / "tokenizer_config.json").read_text())["padding_side"] == "left"
 
 
 def test_tokenizers_that_do_not_fit(tmp_path):

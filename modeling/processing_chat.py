@@ -1,0 +1,56 @@
+"""How a chat becomes one prompt: the template that is saved with the checkpoints of both families.
+
+The models answer one prompt about pictures; none was trained on conversations. So all pictures come first, then what
+the system and the user have said since the last answer, joined by spaces, with no roles, as in training. `<image>` in
+a text is left out, since the picture beside it has its placeholder already. An answer at the end stands on a line of
+its own behind the prompt, and is what `return_assistant_tokens_mask` marks.
+"""
+
+import logging
+from typing import Any
+
+from .processing_texts import IMAGE_TOKEN
+
+logger = logging.getLogger(__name__)
+
+_PARTS = "{%- for part in message['content'] if part['type'] == "
+CHAT_TEMPLATE = (
+    "{%- set turn = namespace(start=0, words='', answer='') %}"
+    "{%- for message in messages %}"
+    "{%- if message['role'] == 'assistant' and not loop.last %}{%- set turn.start = loop.index %}{%- endif %}"
+    "{%- if message['content'] is not string %}"
+    f"{_PARTS}'image' %}}{IMAGE_TOKEN}{{%- endfor %}}"
+    "{%- endif %}"
+    "{%- endfor %}"
+    "{%- for message in messages %}"
+    "{%- set said = namespace(text='') %}"
+    "{%- if message['content'] is string %}{%- set said.text = message['content'] %}"
+    f"{{%- else %}}{_PARTS}'text' and part['text'] %}}"
+    "{%- set said.text = said.text + (' ' if said.text else '') + part['text'] %}"
+    "{%- endfor %}{%- endif %}"
+    f"{{%- set said.text = said.text.replace('{IMAGE_TOKEN}', '') %}}"
+    "{%- if message['role'] == 'assistant' %}"
+    "{%- if loop.last %}{%- set turn.answer = said.text %}{%- endif %}"
+    "{%- elif said.text and (loop.index0 >= turn.start or message['role'] in ['system', 'developer']) %}"
+    "{%- set turn.words = turn.words + (' ' if turn.words else '') + said.text %}"
+    "{%- endif %}"
+    "{%- endfor %}"
+    "{{- turn.words }}"
+    "{%- if turn.answer %}{{ '\n' }}{% generation %}{{ turn.answer }}{% endgeneration %}{%- endif %}"
+)
+
+
+def take_chat_template(tokenizer: Any) -> str | None:
+    """The chat template that a language model's tokenizer brings along, taken off it; None for ours.
+
+    One that places no pictures was made for another model; it is left out, with a warning.
+    """
+    found, tokenizer.chat_template = tokenizer.chat_template, None
+    if found is None or (isinstance(found, str) and IMAGE_TOKEN in found):
+        return found
+    logger.warning(
+        "the chat template of the tokenizer %s has no %s: it is replaced by one that puts pictures first",
+        tokenizer.name_or_path,
+        IMAGE_TOKEN,
+    )
+    return None
