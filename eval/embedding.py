@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar, cast
@@ -94,13 +94,13 @@ def pooled_features(
     with evaluating(model):
         for batch in tqdm(batches(images, batch_size), desc="pictures", unit="batch", disable=not progress):
             inputs = image_processor(batch, return_tensors="pt")
-            rows.append(pool(tower, {key: value.to(model.device) for key, value in inputs.items()}, poolings))
+            rows.append(pool(tower, inputs.to(model.device, dtype=model.dtype), poolings))
     if not rows:
         raise ValueError("there are no pictures to embed")
     return {pooling: torch.cat([row[pooling] for row in rows]) for pooling in poolings}
 
 
-def pool(tower: nn.Module, inputs: dict[str, torch.Tensor], poolings: Sequence[str]) -> dict[str, torch.Tensor]:
+def pool(tower: nn.Module, inputs: Mapping[str, torch.Tensor], poolings: Sequence[str]) -> dict[str, torch.Tensor]:
     """float[n, D] of a batch by pooling; patches that only fill up a NaFlex picture have no part in the mean."""
     outputs = tower(**inputs)
     tokens, mask = outputs.last_hidden_state.float(), inputs.get("pixel_attention_mask")

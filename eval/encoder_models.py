@@ -16,6 +16,8 @@ from transformers import (
 )
 
 from openpali.eval.embedding import POOLINGS, has_head
+from openpali.eval.loading import tell_slow
+from openpali.modeling.dtypes import asked_dtype
 
 TWO_TOWERS = ("siglip", "siglip2")
 ENCODERS = ("siglip_vision_model", "siglip2_vision_model")
@@ -46,8 +48,10 @@ class Encoder:
         return sorted({self.pooling} | ({"head"} if self.tokenizer is not None else set()))
 
 
-def load_encoder(checkpoint: str, device: str, pooling: str = "auto", name: str | None = None) -> Encoder:
-    """Load a SigLIP of any kind, in float32 on a CPU and in the checkpoint's precision elsewhere.
+def load_encoder(
+    checkpoint: str, device: str, pooling: str = "auto", name: str | None = None, dtype: str = "auto"
+) -> Encoder:
+    """Load a SigLIP of any kind.
 
     Args:
         checkpoint: folder or Hub name.
@@ -55,6 +59,7 @@ def load_encoder(checkpoint: str, device: str, pooling: str = "auto", name: str 
         pooling: one of `POOLINGS`, or `auto`: what the model was trained with, that is the mean of the tokens for a
             classifier of Transformers, and the pooling head for others that have one.
         name: what tables call it; the checkpoint when None.
+        dtype: of the weights: "float32", "bfloat16", "float16", or "auto", which is the checkpoint's own.
 
     Raises:
         ValueError: the checkpoint is no SigLIP, or the pooling is unknown or missing.
@@ -69,8 +74,9 @@ def load_encoder(checkpoint: str, device: str, pooling: str = "auto", name: str 
     # the configuration of a classifier is that of two towers, only the architecture tells
     classifier = CLASSIFIER in (config.architectures or [""])[0]
     kind = AutoModelForImageClassification if classifier else AutoModel
-    dtype = torch.float32 if device == "cpu" else "auto"
-    model = kind.from_pretrained(checkpoint, dtype=dtype).to(torch.device(device)).eval()
+    model = kind.from_pretrained(checkpoint, dtype=asked_dtype(dtype)).to(torch.device(device)).eval()
+    if dtype == "auto":
+        tell_slow(checkpoint, model, device)
     texts = config.model_type in TWO_TOWERS and not classifier
     if pooling == "auto":
         pooling = "head" if has_head(model) and not classifier else "mean"

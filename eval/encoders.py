@@ -31,6 +31,7 @@ from openpali.eval.loading import first_device
 from openpali.eval.measurement import describe, read_source
 from openpali.eval.retrieval import retrieval_per_language
 from openpali.eval.zero_shot import zero_shot_per_language
+from openpali.modeling.dtypes import DtypeName
 
 TASKS = ("retrieval", "zero_shot", "probe")
 
@@ -57,6 +58,7 @@ class EncoderArguments:
     pooling: str = field(default="auto", metadata={"help": "features of the probe: head, mean or the model's own"})
     batch_size: int = field(default=64, metadata={"help": "pictures or texts a batch"})
     device: str | None = field(default=None, metadata={"help": "the first accelerator, else the CPU, when left out"})
+    dtype: DtypeName = field(default="auto", metadata={"help": "of the weights; auto: each checkpoint's own"})
     title: str | None = field(default=None, metadata={"help": "heading of the report"})
 
     def __post_init__(self) -> None:
@@ -118,7 +120,7 @@ def load_encoders(args: EncoderArguments) -> list[Encoder]:
     checkpoints = [args.model, *(args.compare if "probe" in args.tasks else ())]
     device = args.device or first_device()
     names = short_names(checkpoints)
-    return [load_encoder(one, device, args.pooling, name) for one, name in zip(checkpoints, names)]
+    return [load_encoder(one, device, args.pooling, name, args.dtype) for one, name in zip(checkpoints, names)]
 
 
 def check_languages(languages: Sequence[str] | None, found: Collected) -> None:

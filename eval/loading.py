@@ -1,5 +1,6 @@
 """A checkpoint and its processor, ready to answer: a whole one, or adapters (LoRA) on the one they were trained on."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,39 +11,52 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file, find_adapter_config_file
 
 from openpali.modeling.auto import base_checkpoint, checkpoint_config, load_processor, model_class
+from openpali.modeling.dtypes import asked_dtype, dtype_name
 from openpali.modeling.four_bit import load_four_bit, quiet_bitsandbytes, read_quantization, save_quantization
 from openpali.modeling.transformers_versions import peft_refusal
+
+logger = logging.getLogger(__name__)
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # what peft's LoRA and DoRA add to a layer is called like this
 ADAPTER_MARK, DORA_MARK = ".lora_", ".lora_magnitude_vector"
 
 
-def load_model(name: str, device: str | None = None) -> tuple[PreTrainedModel, Any]:
+def load_model(name: str, device: str | None = None, dtype: str = "auto") -> tuple[PreTrainedModel, Any]:
     """Load any image-text-to-text checkpoint.
 
     Args:
         name: folder or Hub name, of a whole checkpoint or of adapters. Adapters that were trained on 4-bit weights
             (QLoRA) get them again.
         device: such as "cuda:1"; the first accelerator, else the CPU, when None.
+        dtype: of the weights: "float32", "bfloat16", "float16", or "auto", which is the checkpoint's own. Weights are
+            read in it, and never held in another one on the way. 4-bit weights compute in the type of their training.
 
     Returns:
-        Model and processor. The model is in the checkpoint's precision, and in float32 on a CPU, where that is faster;
-        4-bit weights compute in the type of their training.
+        Model and processor.
 
     Raises:
         OSError: there is no such checkpoint, its base is not where it was, or a library that it needs is missing.
+        ValueError: there is no such type, or 4-bit weights are asked for in another one than that of their training.
     """
-    device = device or first_device()
-    dtype = torch.float32 if device == "cpu" else "auto"
+    device, asked = device or first_device(), asked_dtype(dtype)
     try:
         if find_adapter_config_file(str(name)):
-            model = load_adapted(name, device, dtype)
+            model = load_adapted(name, device, asked)
         else:
-            model = model_class(checkpoint_config(name)).from_pretrained(name, dtype=dtype).to(torch.device(device))
+            model = model_class(checkpoint_config(name)).from_pretrained(name, dtype=asked).to(torch.device(device))
     except ImportError as error:
         raise OSError(str(error)) from error
+    if asked == "auto":
+        tell_slow(name, model, device)
     return model.eval(), load_processor(name)
+
+
+def tell_slow(name: str, model: PreTrainedModel, device: str) -> None:
+    """Say that a CPU computes in the checkpoint's own type, where most CPUs are slow in it; nothing is changed."""
+    if torch.device(device).type == "cpu" and model.dtype in (torch.bfloat16, torch.float16):
+        kind = dtype_name(model.dtype)
+        logger.warning("%s is in %s: most CPUs are faster with --dtype float32, in twice the memory", name, kind)
 
 
 def first_device() -> str:
@@ -57,15 +71,22 @@ def load_adapted(name: str, device: str, dtype: torch.dtype | str, base: str | N
     Args:
         name: folder or Hub name of the adapters.
         device: where the model goes.
-        dtype: of the base's weights, unless they are 4-bit.
+        dtype: of the base's weights, "auto" for its own; 4-bit weights have that of their training.
         base: where the base is now; where it was at the training when None.
 
     Raises:
         OSError: the base is not there.
+        ValueError: 4-bit weights are asked for in another type than that of their training.
     """
     base = base or find_base(name)
     kind, quantization = model_class(checkpoint_config(base)), read_quantization(name)
     if quantization:
+        trained = quantization.bnb_4bit_compute_dtype
+        if dtype not in ("auto", trained):
+            raise ValueError(
+                f"{name} was trained on 4-bit weights that compute in {dtype_name(trained)}: leave --dtype out, or"
+                f" merge it first: openpali merge {name} NEW_FOLDER --dtype {str(dtype).removeprefix('torch.')}"
+            )
         model = load_four_bit(kind, base, quantization, device)
     else:
         model = kind.from_pretrained(base, dtype=dtype).to(torch.device(device))

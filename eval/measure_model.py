@@ -30,6 +30,7 @@ class Options:
         blank_images: measure with blank images as well.
         box_scores: rank boxes by the probability of their tokens.
         device: of the model; the first accelerator, else the CPU, when None.
+        dtype: of the model's weights; auto is the checkpoint's own.
         overwrite: forget predictions of an earlier run.
         title: heading of the report; model and task when None.
         logs: lines of a training run's logs.jsonl, for the loss curve.
@@ -40,6 +41,7 @@ class Options:
     blank_images: bool = False
     box_scores: bool = False
     device: str | None = None
+    dtype: str = "auto"
     overwrite: bool = False
     title: str | None = None
     logs: Sequence[Mapping[str, Any]] = ()
@@ -74,7 +76,7 @@ def measure_model(
         for blank, name in ((False, "predictions"), (True, "predictions_blank"))
         if blank in kinds
     }
-    loaded = load_model(model, processes.device(options.device))
+    loaded = load_model(model, processes.device(options.device), options.dtype)
     results = [
         answer_and_score(*loaded, measurement, options, dataset, stores[blank], blank, processes) for blank in kinds
     ]
@@ -143,6 +145,8 @@ def settings_of(model: str, measurement: Measurement, options: Options) -> dict[
     }
     if options.box_scores:
         settings["box_scores"] = True
+    if options.dtype != "auto":
+        settings["dtype"] = options.dtype
     if measurement.max_length is not None:
         settings["max_length"] = measurement.max_length
     prompts = prompt_kind(checkpoint_config(model).model_type)
@@ -171,4 +175,6 @@ def shown_settings(measurement: Measurement, options: Options, skipped: int) -> 
     shown["decoding"] = "greedy" if measurement.num_beams == 1 else f"{measurement.num_beams} beams"
     if options.box_scores:
         shown["box scores"] = "probability of their tokens"
+    if options.dtype != "auto":
+        shown["weights"] = options.dtype
     return shown | ({"skipped records": skipped} if skipped else {})

@@ -22,6 +22,7 @@ from openpali.data.masks import decode_rle, encode_rle
 from openpali.eval.decoding import generate
 from openpali.eval.drawing import draw_found
 from openpali.eval.loading import load_model
+from openpali.modeling.dtypes import CHOICES
 from openpali.modeling.location_tokens import LocatedBox, parse_detections
 from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
 from openpali.modeling.segmentation_tokens import parse_segmentations
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
         # the picture and the codec first: they fail sooner than a checkpoint loads
         image = load_image(args.image)
         codec = load_codec(args.codec or DEFAULT_CODEC) if args.codec or args.masks else None
-        model, processor = load_model(args.model, args.device)
+        model, processor = load_model(args.model, args.device, args.dtype)
     except (ValueError, OSError) as error:
         raise SystemExit(f"openpali predict: {error}") from error
     example = Example(id=args.image, task="predict", images=(image,), prefix=args.text)
@@ -69,6 +70,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max_new_tokens", type=int, default=64, help="longest answer (default: %(default)s)")
     parser.add_argument("--num_beams", type=int, default=1, help="1 is greedy (default: %(default)s)")
     parser.add_argument("--device", help="the first accelerator, else the CPU, when left out")
+    parser.add_argument("--dtype", choices=CHOICES, default="auto", help="of the weights; auto: the checkpoint's own")
     return parser.parse_args(argv)
 
 

@@ -28,6 +28,7 @@ from openpali.eval.measure_model import Options, measure_model, shown_settings
 from openpali.eval.measurement import read_measurement
 from openpali.eval.processes import Processes, joined
 from openpali.eval.report import show_interval, show_value
+from openpali.modeling.dtypes import DtypeName
 
 
 @dataclass
@@ -64,6 +65,7 @@ class EvalArguments:
     box_scores: bool = field(default=False, metadata={"help": "rank boxes for mAP by the probability of their tokens"})
     seed: int | None = field(default=None, metadata={"help": "of the choices that the task draws; 0 when left out"})
     device: str | None = field(default=None, metadata={"help": "the first accelerator, else the CPU, when left out"})
+    dtype: DtypeName = field(default="auto", metadata={"help": "of the weights; auto: each checkpoint's own"})
     title: str | None = field(default=None, metadata={"help": "heading of the report"})
     logs: str | None = field(default=None, metadata={"help": "logs.jsonl of a training run, for the loss curve"})
     overwrite: bool = field(default=False, metadata={"help": "forget predictions of an earlier run"})
@@ -105,7 +107,7 @@ def measure(args: EvalArguments, processes: Processes) -> dict[str, TaskResult]:
     output, names = output_folder(args), folder_names(args.model)
     skipped = SkipLog(output / "skipped_records.jsonl")
     dataset = TaskDataset(source, task, measurement.seed, skipped)
-    same = {key: getattr(args, key) for key in ("limit", "blank_images", "box_scores", "device", "overwrite")}
+    same = {key: getattr(args, key) for key in ("limit", "blank_images", "box_scores", "device", "dtype", "overwrite")}
     alone = {"title": args.title, "logs": read_logs(Path(args.logs)) if args.logs else ()} if len(names) == 1 else {}
     results: dict[str, TaskResult] = {}
     for model, name in zip(args.model, names, strict=True):

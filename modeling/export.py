@@ -3,13 +3,16 @@
 import argparse
 import copy
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import find_adapter_config_file
 
 from .auto import checkpoint_config, load_processor, model_class
 from .configuration_mask_vqvae import MaskVQVAEConfig
 from .configuration_pali3 import Pali3Config
+from .dtypes import CHOICES, asked_dtype
 from .modeling_mask_vqvae import MaskVQVAE
 from .modeling_pali3 import Pali3ForConditionalGeneration, Pali3Model
 from .modeling_pali3_multimodal import Pali3ForMultimodalLM
@@ -72,13 +75,30 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="openpali export", description=(export.__doc__ or "").split("\n")[0])
     parser.add_argument("model", help="folder or Hub name of a checkpoint")
     parser.add_argument("folder", type=Path, help="where to write")
+    parser.add_argument("--dtype", choices=CHOICES, default="auto", help="of the weights; auto: the checkpoint's own")
     arguments = parser.parse_args(argv)
-    if PreTrainedConfig.get_config_dict(arguments.model)[0].get("model_type") == MaskVQVAEConfig.model_type:
-        model, processor = MaskVQVAE.from_pretrained(arguments.model), None
-    else:
-        model = model_class(checkpoint_config(arguments.model)).from_pretrained(arguments.model)
-        processor = load_processor(arguments.model)
-    print(f"wrote {export(model, processor, arguments.folder)}")
+    try:
+        model, processor = load_whole(arguments.model, arguments.dtype)
+        print(f"wrote {export(model, processor, arguments.folder)}")
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"openpali export: {error}") from error
+
+
+def load_whole(name: str, dtype: str) -> tuple[PreTrainedModel, ProcessorMixin | None]:
+    """A checkpoint and its processor, every weight in the type that is asked for.
+
+    Raises:
+        ValueError: there is no such type, or adapters are given.
+        OSError: there is no such checkpoint.
+    """
+    options: dict[str, Any] = {"dtype": asked_dtype(dtype)}
+    if find_adapter_config_file(name):
+        raise ValueError(f"{name} holds adapters; merge them first: openpali merge {name} NEW_FOLDER")
+    if PreTrainedConfig.get_config_dict(name)[0].get("model_type") == MaskVQVAEConfig.model_type:
+        return MaskVQVAE.from_pretrained(name, **options), None
+    model = model_class(checkpoint_config(name)).from_pretrained(name, **options)
+    # Transformers keeps some layers of T5 wide beside float16, and would write them so
+    return model.to(model.config.dtype), load_processor(name)
 
 
 if __name__ == "__main__":

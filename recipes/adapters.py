@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from openpali.eval.loading import ADAPTER_CONFIG, ADAPTER_MARK, DORA_MARK, adapter_parameters, widen_adapters
 from openpali.modeling.auto import checkpoint_config, model_class
+from openpali.modeling.dtypes import dtype_name
 from openpali.modeling.four_bit import four_bit_config, load_four_bit, quiet_bitsandbytes, sizes
 from openpali.modeling.transformers_versions import peft_refusal
 from openpali.recipes.arguments import RunArguments
@@ -104,11 +105,6 @@ def frozen_dtype(device: torch.device) -> torch.dtype:
     """
     has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if has_bfloat16 or device.type == "xpu" else torch.float32
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """Such as bfloat16."""
-    return str(dtype).removeprefix("torch.")
 
 
 def describe_four_bit(model: nn.Module, dtype: torch.dtype) -> str:

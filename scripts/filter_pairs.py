@@ -17,6 +17,7 @@ import numpy as np
 
 from openpali.data.records import SkipLog
 from openpali.data.shard_files import find_shards
+from openpali.modeling.dtypes import CHOICES
 from openpali.scripts.pair_scores import REDUCE, PairScores
 from openpali.scripts.shards import Rewrite, claim, in_parallel, read_table, write_json
 
@@ -51,10 +52,12 @@ def filter_shards(args: argparse.Namespace) -> dict[str, Any]:
     urls, names = find_shards(args.shards)
     tables = [args.output / "scores" / f"{name}.parquet" for name in names]
     settings = {"shards": names, "model": args.model, "languages": args.languages, "reduce": args.reduce}
+    settings |= {"dtype": args.dtype} if args.dtype != "auto" else {}
     claim(args.output, settings | {"share": args.share})
     threads = max(1, (os.cpu_count() or 1) // args.processes)
     skipped = args.output / "skipped_records.jsonl"
-    scorer = PairScores(args.model, tuple(args.languages), args.reduce, args.batch_size, str(skipped), threads)
+    options = (args.reduce, args.batch_size, str(skipped), threads, args.dtype)
+    scorer = PairScores(args.model, tuple(args.languages), *options)
     rows = [{"url": url, "name": name, "path": str(path)} for url, name, path in zip(urls, names, tables)]
     in_parallel(scorer, [row for row in rows if not Path(row["path"]).exists()], args.processes, "scoring shards")
     found = [read_table(path) for path in tables]
@@ -82,6 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--languages", nargs="*", default=[], help="of the captions that count; all by default")
     parser.add_argument("--reduce", choices=list(REDUCE), default="best", help="which of several captions count")
     parser.add_argument("--batch-size", type=int, default=64, help="pictures at a time")
+    parser.add_argument("--dtype", choices=CHOICES, default="auto", help="of the weights; auto: the checkpoint's own")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="each has a model of its own")
     args = parser.parse_args(argv)
     if not 0 < args.share <= 1:

@@ -17,6 +17,7 @@ from transformers.utils import find_adapter_config_file
 
 from openpali.eval.loading import ADAPTER_CONFIG, attach_adapters, find_base, first_device
 from openpali.modeling.auto import checkpoint_config, load_processor, model_class
+from openpali.modeling.dtypes import CHOICES, DTYPES
 from openpali.modeling.four_bit import load_four_bit, read_quantization
 
 
@@ -32,7 +33,7 @@ def merge_adapter(
     Args:
         adapters: folder or Hub name.
         folder: must be empty or missing.
-        dtype: of the weights that are written; the base's when None. Sums are done in float32 before.
+        dtype: of the weights that are written; the base's when None. Each layer's sum is done in float32 before.
         base: folder or Hub name of the base; where it was at the training when None.
         device: where to do it. The first accelerator when None, since a GPU may round 4-bit weights otherwise
             than a CPU.
@@ -56,9 +57,9 @@ def merge_adapter(
     base = base or find_base(name)
     processor = load_processor(name, base)
     model = load_unquantised(name, base, device or first_device())
+    stored: Any = dtype or checkpoint_config(base).dtype or model.dtype
     attach_adapters(model, name)
-    fold_adapters(model)
-    stored: Any = dtype or checkpoint_config(base).dtype or torch.float32
+    fold_adapters(model, stored)
     model.to(dtype=stored)  # pyright: ignore[reportCallIssue]
     note_dtype(model.config, stored)
     model.save_pretrained(folder)
@@ -67,17 +68,23 @@ def merge_adapter(
 
 
 def load_unquantised(name: str, base: str, device: str) -> PreTrainedModel:
-    """What adapters were trained on, in float32 and not in 4 bits any more."""
+    """What adapters were trained on, in the base's own type, or what 4 bits of it stand for in their compute type."""
     kind, quantization = model_class(checkpoint_config(base)), read_quantization(name)
     if quantization is None:
-        return kind.from_pretrained(base, dtype=torch.float32).to(torch.device(device))
+        return kind.from_pretrained(base, dtype="auto").to(torch.device(device))
     model = load_four_bit(kind, base, quantization, device)
     model.dequantize()  # pyright: ignore[reportCallIssue]
-    return model.float()
+    return model
 
 
-def fold_adapters(model: PreTrainedModel) -> None:
+def fold_adapters(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Add adapters to the weights beside them, and leave the plain layers.
+
+    Each sum is in float32 and rounded once, but only one layer at a time is so wide.
+
+    Args:
+        model: with the adapters.
+        dtype: of the layers that are left.
 
     Raises:
         ValueError: if a sum is not finite.
@@ -86,8 +93,10 @@ def fold_adapters(model: PreTrainedModel) -> None:
 
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
     for name, module in layers:
+        base: Any = module.get_base_layer()
+        base.float()
         module.merge(safe_merge=True)
-        model.set_submodule(name, module.get_base_layer())
+        model.set_submodule(name, base.to(dtype))
     model.delete_adapter("default")
 
 
@@ -103,15 +112,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="openpali merge", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("adapters", help="folder or Hub name of trained adapters")
     parser.add_argument("folder", type=Path, help="where to write the whole checkpoint")
-    parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights; the base's if unset"
-    )
+    parser.add_argument("--dtype", choices=CHOICES, default="auto", help="of the weights; auto: the base's own")
     parser.add_argument("--base", help="the checkpoint that they were trained on, if it is not where it was")
     parser.add_argument("--device", help="where to merge; the first accelerator, else the CPU, if unset")
     args = parser.parse_args(argv)
-    dtype = getattr(torch, args.dtype) if args.dtype else None
     try:
-        print(f"wrote {merge_adapter(args.adapters, args.folder, dtype, args.base, args.device)}")
+        folder = merge_adapter(args.adapters, args.folder, DTYPES.get(args.dtype), args.base, args.device)
+        print(f"wrote {folder}")
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         raise SystemExit(f"openpali merge: {error}") from error
 

@@ -15,6 +15,8 @@ from openpali.data.records import BadRecord, SkipLog
 from openpali.data.shards import read_samples
 from openpali.data.sources.webdataset import record_of
 from openpali.eval.embedding import embed_images, embed_texts
+from openpali.eval.loading import tell_slow
+from openpali.modeling.dtypes import asked_dtype
 from openpali.scripts.shards import write_table
 
 REDUCE: dict[str, Callable[[list[float]], float]] = {
@@ -28,10 +30,12 @@ Pair = tuple[int, str, Image.Image, list[str]]
 
 
 @functools.cache
-def load(model: str, device: str) -> tuple[Any, Any]:
+def load(name: str, device: str, dtype: str) -> tuple[Any, Any]:
     """A model and its processor, once in each process."""
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    return AutoModel.from_pretrained(model, dtype=dtype).to(device).eval(), AutoProcessor.from_pretrained(model)
+    model = AutoModel.from_pretrained(name, dtype=asked_dtype(dtype)).to(device).eval()
+    if dtype == "auto":
+        tell_slow(name, model, device)
+    return model, AutoProcessor.from_pretrained(name)
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class PairScores:
         batch_size: pictures at a time.
         skip_log: file that lists samples that cannot be used.
         threads: of each process.
+        dtype: of the weights; auto is the checkpoint's own.
     """
 
     model: str
@@ -53,6 +58,7 @@ class PairScores:
     batch_size: int
     skip_log: str
     threads: int
+    dtype: str = "auto"
 
     def __call__(self, row: dict[str, Any], process: int | None) -> dict[str, Any]:
         """Write the table of a shard, or pass over it if it is there."""
@@ -91,7 +97,7 @@ class PairScores:
         count = torch.cuda.device_count()
         if count == 0:
             torch.set_num_threads(self.threads)
-        model, processor = load(self.model, f"cuda:{process % count}" if count else "cpu")
+        model, processor = load(self.model, f"cuda:{process % count}" if count else "cpu", self.dtype)
         pictures = embed_images(model, processor.image_processor, [own[2] for own in pairs], self.batch_size)
         texts = [text for own in pairs for text in own[3]]
         sizes = [len(own[3]) for own in pairs]

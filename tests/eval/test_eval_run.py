@@ -97,6 +97,19 @@ def test_predictions_of_other_settings_are_not_mixed(checkpoint, records, tmp_pa
     main(arguments(checkpoint, records, output, *more, "--overwrite"))
 
 
+def test_the_type_of_weights_is_told_and_not_mixed(checkpoint, records, tmp_path):
+    output = tmp_path / "out"
+    main(arguments(checkpoint, records, output, "--dtype", "bfloat16"))
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["settings"]["dtype"] == metrics["settings"]["arguments"]["dtype"] == "bfloat16"
+    assert "bfloat16" in (output / "report.html").read_text()
+    with pytest.raises(SystemExit, match="made with other settings .* --overwrite to start anew"):
+        main(arguments(checkpoint, records, output))
+    main(arguments(checkpoint, records, output, "--overwrite"))
+    # as in the files of earlier runs
+    assert "dtype" not in json.loads((output / "metrics.json").read_text())["settings"]
+
+
 def test_a_larger_limit_goes_on_from_a_smaller_one(checkpoint, records, tmp_path):
     output = tmp_path / "out"
     main(arguments(checkpoint, records, output, "--limit", "3"))

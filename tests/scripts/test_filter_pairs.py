@@ -14,7 +14,7 @@ from openpali.data.tokenizer import train_tokenizer
 from openpali.eval.embedding import embed_images, embed_texts
 from openpali.scripts import filter_pairs
 from openpali.scripts.filter_pairs import main, summary, threshold
-from openpali.scripts.pair_scores import PairScores
+from openpali.scripts.pair_scores import PairScores, load
 from openpali.scripts.shards import claim, write_shard
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -126,6 +126,20 @@ def test_other_settings_and_mistakes_are_refused(siglip, shards, tmp_path, capsy
     write_shard(tmp_path / "bad" / "b.tar", [("x", {"png": b"nothing", "txt": b"t"})])
     with pytest.raises(SystemExit, match="no pair of the 1 shards can be scored"):
         run(siglip, tmp_path / "bad", tmp_path / "other", "--processes", "1")
+
+
+def test_the_type_of_weights(siglip, shards, tmp_path):
+    whole, half = (
+        run(siglip, shards, tmp_path / name, "--processes", "1", "--dtype", name) for name in ("auto", "bfloat16")
+    )
+    assert half["settings"]["dtype"] == "bfloat16"
+    assert "dtype" not in whole["settings"]
+    assert load(siglip, "cpu", "auto")[0].dtype == torch.float32
+    assert load(siglip, "cpu", "bfloat16")[0].dtype == torch.bfloat16
+    # eight bits of a number are left
+    assert whole["threshold"] != half["threshold"] == pytest.approx(whole["threshold"], abs=0.05)
+    with pytest.raises(SystemExit, match="dtype"):
+        run(siglip, shards, tmp_path / "bfloat16", "--processes", "1", "--dtype", "float16")
 
 
 def test_threshold_and_summary():
