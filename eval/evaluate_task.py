@@ -1,6 +1,7 @@
 """Measure a model on a task: answer, parse, score, and keep every prediction."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ class TaskResult:
 
     Attributes:
         name: of the task.
-        metrics: values by name; `metric_key` is the one to select checkpoints by, `examples` their number.
+        metrics: values by name, nan where one is undefined (of boxes where there is none to find); `metric_key` is the
+            one to select checkpoints by, `examples` their number.
         predictions: rows of JSON values in the order of the dataset: `id`, `index` (in the dataset), `pictures`
             (how many), `task`, `prefix`, `text` (the answer), `prediction` (parsed for the metric), `reference`
             (likewise), `references` (strings), `boxes` (true ones) and `predicted_boxes` (both lists of
@@ -46,6 +48,11 @@ class TaskResult:
     def score(self) -> float:
         """Value of the chief metric."""
         return self.metrics[self.metric_key]
+
+
+def json_numbers(metrics: Mapping[str, float] | None) -> dict[str, float | None] | None:
+    """Metrics for a JSON file, which has no nan: what is undefined is null."""
+    return metrics and {key: None if math.isnan(value) else value for key, value in metrics.items()}
 
 
 def load_metric(name: str) -> evaluate.EvaluationModule:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,8 @@ def data_uri(image: Image.Image) -> str:
 
 def show_value(value: float, key: str) -> str:
     """A metric as a reader wants it."""
+    if math.isnan(value):
+        return "undefined"
     if key == "examples":
         return f"{value:.0f}"
     # CIDEr is a hundred times a number that is no share
@@ -218,7 +221,8 @@ def validation_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def points(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
     """Steps and values of the lines that have the key; validation scores as per cent, which CIDEr is already."""
     scale = 100.0 if key.startswith("eval_") and not is_cider(key) else 1.0
-    pairs = [(float(row["step"]), scale * float(row[key])) for row in rows if key in row]
+    # what is undefined is null in a log
+    pairs = [(float(row["step"]), scale * float(row[key])) for row in rows if row.get(key) is not None]
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
