@@ -13,7 +13,8 @@ from openpali.eval.answering import Examples
 from openpali.eval.bootstrap import LEVEL, RESAMPLES, SEED, Difference
 from openpali.eval.bootstrap_metrics import compare_results
 from openpali.eval.drawing import draw_comparison
-from openpali.eval.evaluate_task import TaskResult, json_numbers
+from openpali.eval.evaluate_task import TaskResult
+from openpali.eval.json_numbers import json_numbers
 from openpali.eval.report import LONGEST, card_kind, data_uri, show_value, true_objects, write_page
 
 # by name of the model
@@ -49,7 +50,7 @@ def save_comparison(
                 "model": models[name],
                 "metrics": json_numbers(result.metrics),
                 "intervals": result.intervals,
-                "blank_metrics": json_numbers(result.blank_metrics),
+                "blank_metrics": result.blank_metrics and json_numbers(result.blank_metrics),
             }
             for name, result in results.items()
         },

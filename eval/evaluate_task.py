@@ -1,7 +1,6 @@
 """Measure a model on a task: answer, parse, score, and keep every prediction."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,11 +47,6 @@ class TaskResult:
     def score(self) -> float:
         """Value of the chief metric."""
         return self.metrics[self.metric_key]
-
-
-def json_numbers(metrics: Mapping[str, float] | None) -> dict[str, float | None] | None:
-    """Metrics for a JSON file, which has no nan: what is undefined is null."""
-    return metrics and {key: None if math.isnan(value) else value for key, value in metrics.items()}
 
 
 def load_metric(name: str) -> evaluate.EvaluationModule:

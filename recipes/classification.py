@@ -35,6 +35,7 @@ from openpali.modeling.modeling_siglip import siglip_preset
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import ConfigError, as_dict
 from openpali.recipes.dense_patches import names_in
+from openpali.recipes.held_out import held_out_loss
 from openpali.recipes.pairs import mean
 from openpali.recipes.run_data import skip_log, splits, task_data, tell_skipped
 from openpali.recipes.run_folder import open_run
@@ -194,7 +195,9 @@ def main(argv: list[str] | None = None) -> None:
     run.say(f"{len(classes):,} classes")
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
-        return naming_scores(model, collator, held_out, run.per_device_eval_batch_size)
+        batch = run.per_device_eval_batch_size
+        loss = held_out_loss(model, held_out, collator, batch, LOSSES[args.loss])
+        return naming_scores(model, collator, held_out, batch) | {"loss": loss}
 
     run_training(model, processor, run, train, collator, evaluate, args.best_metric, LOSSES[args.loss], checkpoint)
     tell_skipped(run)

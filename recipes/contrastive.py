@@ -33,6 +33,7 @@ from openpali.modeling.modeling_siglip import SiglipForContrastiveLearning, sigl
 from openpali.modeling.resolution import set_image_size
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import ConfigError, as_dict
+from openpali.recipes.held_out import held_out_loss
 from openpali.recipes.pairs import PairCollator, Pairs, retrieval_scores
 from openpali.recipes.run_data import (
     check_folder,
@@ -225,7 +226,9 @@ def main(argv: list[str] | None = None) -> None:
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
         assert isinstance(model, SiglipModel)
-        return retrieval_scores(model, collator, held_out, run.per_device_eval_batch_size)
+        batch = run.per_device_eval_batch_size
+        loss = held_out_loss(model, held_out, collator, batch)
+        return retrieval_scores(model, collator, held_out, batch) | {"loss": loss}
 
     run_training(model, processor, run, train, collator, evaluate, args.best_metric, resume_from=checkpoint)
     if run.process_index == 0:

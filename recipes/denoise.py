@@ -212,7 +212,8 @@ def main(argv: list[str] | None = None) -> None:
     )
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
-        return by_kind(denoising_scores(model, scored, collate, run.per_device_eval_batch_size))
+        scores = by_kind(denoising_scores(model, scored, collate, run.per_device_eval_batch_size))
+        return scores | {"loss": -scores["negative_loss"]}
 
     give_loss(model, args.loss_mean)
     run_training(model, tokenizer, run, train, collate, evaluate, args.best_metric, resume_from=checkpoint)

@@ -25,6 +25,7 @@ from openpali.data.mixture import TaskDataset
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import as_dict
 from openpali.recipes.dense_patches import PatchCollator, Patches, names_in, patch_scores
+from openpali.recipes.held_out import held_out_loss
 from openpali.recipes.run_data import check_folder, skip_log, splits, task_data, tell_skipped
 from openpali.recipes.run_folder import open_run
 from openpali.recipes.trainer import run_training
@@ -136,7 +137,9 @@ def main(argv: list[str] | None = None) -> None:
     run.say(f"{len(names)} names, {collator.cells} x {collator.cells} patches")
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
-        return dense_scores(model, collator, held_out, run.per_device_eval_batch_size)
+        batch = run.per_device_eval_batch_size
+        loss = held_out_loss(model, held_out, collator, batch, dense_loss)
+        return dense_scores(model, collator, held_out, batch) | {"loss": loss}
 
     run_training(model, processor, run, train, collator, evaluate, args.best_metric, dense_loss, checkpoint)
     if run.process_index == 0:

@@ -10,6 +10,7 @@ curve. PaLI-3 freezes the image encoder in stage 1 (section 3.2), PaliGemma free
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import set_seed
 
@@ -111,7 +112,17 @@ def main(argv: list[str] | None = None) -> None:
 
     scored = args.evaluate or list(weights)
     batch = run.per_device_eval_batch_size
-    validation = Validation({n: held_out["validation"][n] for n in scored}, processor, batch, run.eval_limit)
+    lines = as_dict(args.mixture, "mixture")
+    plain: dict[str, Any] = {"processor": processor, "exact_pictures": args.exact_pictures}
+    limits = {n: {key: lines[n].get(key, getattr(args, key)) for key in LIMITS} for n in scored}
+    validation = Validation(
+        {n: held_out["validation"][n] for n in scored},
+        processor,
+        batch,
+        run.eval_limit,
+        collators={n: Collator(**plain, **limits[n]) for n in scored},
+        say=run.say,
+    )
     best = validation.chief_metric(args.best_on)
     log = MixtureLog(mixture.table(), run)
     callbacks = [log, ComponentWarmup(run)]

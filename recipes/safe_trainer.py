@@ -222,6 +222,13 @@ class SafeTrainer(Trainer):
             shutil.rmtree(folder / ASIDE, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
+    def as_main_decides(self, decision: bool) -> bool:
+        """The main process's decision, in all: numbers may differ in their last bits, and files come late."""
+        agreed = [decision]
+        if self.args.world_size > 1:
+            torch.distributed.broadcast_object_list(agreed, 0)
+        return agreed[0]
+
     @contextlib.contextmanager
     def writing_aside(self) -> Any:
         """Turn the Trainer's checkpoints to the folder of unfinished ones."""
