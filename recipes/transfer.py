@@ -33,6 +33,7 @@ from openpali.recipes.resolution import load_resized, own_size, resolution_keys
 from openpali.recipes.run_data import tell_long_texts, tell_skipped
 from openpali.recipes.run_folder import open_run
 from openpali.recipes.sweep import SweepArguments, sweep
+from openpali.recipes.text_lengths import TextLimits
 from openpali.recipes.trainer import run_length, run_training
 from openpali.recipes.validation import Validation, final_report
 
@@ -147,7 +148,8 @@ def fine_tune(
     """Look at the data, train, keep the best weights by the task's metric, and write a report."""
     if own.kind:
         source = as_dict(args.source, "source")
-        check_data(source, as_dict(args.task, "task"), picture_size(args), run, not own.train_despite_errors)
+        task, strict = as_dict(args.task, "task"), not own.train_despite_errors
+        check_data(source, task, picture_size(args), run, strict, limits=text_limits(args))
     checkpoint = None if own.check_only else open_run(run)
     members = load_members(args, mix, own, run)
     train = training_data(members, mix, run)
@@ -201,8 +203,14 @@ def load_members(
         found = data_of(path)
         if found["kind"]:
             strict = not (own.train_despite_errors or found["train_despite_errors"])
-            check_data(found["source"], found["task"], picture_size(args), run, strict, Path(path).stem)
+            options: dict[str, Any] = {"name": Path(path).stem, "limits": text_limits(args)}
+            check_data(found["source"], found["task"], picture_size(args), run, strict, **options)
     return mixed_members(mix, run, args.max_bad_share, data_of)
+
+
+def text_limits(args: TransferArguments) -> TextLimits:
+    """Tokens of prompts and targets, and the model's tokenizer, which counts them."""
+    return TextLimits(load_processor(check_start(str(args.model))).tokenizer, args.max_length, args.suffix_max_length)
 
 
 def picture_size(args: TransferArguments) -> int | None:
