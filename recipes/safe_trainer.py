@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, Trainer
 
 from openpali.modeling.modeling_pali3 import Pali3ForConditionalGeneration
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
+from openpali.modeling.token_loss import IGNORE_INDEX
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError
 from openpali.recipes.engines import tables_in_root
@@ -56,12 +57,13 @@ class SafeTrainer(Trainer):
         """Forward and backward of a micro-batch, unless its loss is bad or it does not fit into memory.
 
         Raises:
-            RunStopped: a bad loss where the run is not to skip it, or out of memory.
+            RunStopped: a bad loss where the run is not to skip it, a batch without labels, or out of memory.
         """
         if len(self.taken) == self.current_gradient_accumulation_steps:
             self.begin_step()
         inputs = dict(inputs)
         self.names = inputs.pop(RECORDS, [])
+        self.refuse_unlabelled(inputs)
         self.taken.append(inputs)
         nothing = torch.zeros((), device=self.args.device)
         if self.skipping:
@@ -71,6 +73,16 @@ class SafeTrainer(Trainer):
         except BadLoss as bad:
             self.drop_step(model, inputs, str(bad))
             return nothing
+
+    def refuse_unlabelled(self, inputs: dict[str, Any]) -> None:
+        """Raise RunStopped for a batch without a token to predict, whose loss would be 0 and teach nothing."""
+        labels = inputs.get("labels")
+        if torch.is_tensor(labels) and not (labels != IGNORE_INDEX).any():
+            named = f" ({', '.join(self.names[:3])})" if self.names else ""
+            raise RunStopped(
+                f"step {self.state.global_step + 1}: no token of this batch{named} has a label, and nothing would be"
+                " learnt. Raise suffix_max_length, or give targets that are not empty."
+            )
 
     def fitting_step(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         """The same in as many parts as memory asks for."""
