@@ -2,8 +2,10 @@
 
 import argparse
 import functools
+import gc
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -278,7 +280,11 @@ def command(main: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return main(argv)
         except (ConfigError, BadRecord, BadImage) as error:
-            sys.exit(f"error: {error}")
+            reason = f"error: {error}"
+            # what its frames hold, such as loaders, would be torn down behind the last line and add to it
+            traceback.clear_frames(error.__traceback__)
+        gc.collect()
+        sys.exit(reason)
 
     return run
 

@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> None:
 
     parts = splits(as_dict(args.source, "source"), run)
     train = task_data(parts["train"], Naming(args.language), run)
-    validation = TaskDataset(parts["validation"], Naming(args.language), run.seed, skip_log(run))
+    validation = TaskDataset(parts["validation"], Naming(args.language), run.seed, skip_log(run), part="validation")
     classes = make_classes(args, parts["train"])
 
     set_seed(run.seed)

@@ -223,7 +223,7 @@ def main(argv: list[str] | None = None) -> None:
 
     parts = splits(as_dict(args.source, "source"), run)
     train = task_data(parts["train"], args.task, run)
-    validation = TaskDataset(parts["validation"], args.task, run.seed, skip_log(run))
+    validation = TaskDataset(parts["validation"], args.task, run.seed, skip_log(run), part="validation")
 
     set_seed(run.seed)
     given = AutoProcessor.from_pretrained(check_folder(args.model, "model")) if args.model else None

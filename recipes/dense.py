@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
     parts = splits(as_dict(args.source, "source"), run)
     task = Patches(args.language, args.use_masks)
     train = task_data(parts["train"], task, run)
-    validation = TaskDataset(parts["validation"], task, run.seed, skip_log(run))
+    validation = TaskDataset(parts["validation"], task, run.seed, skip_log(run), part="validation")
     names = args.names or names_in(parts["train"], args.language, args.names_records, args.most_names)
 
     set_seed(run.seed)

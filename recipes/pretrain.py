@@ -86,7 +86,7 @@ def make_datasets(
         limits = {option: line[option] for option in LIMITS if option in line}
         train[name] = task_data(own["train"], NumberedTask(task, number, limits), run)
         for part, datasets in held_out.items():
-            datasets[name] = TaskDataset(own[part], task, run.seed, skip_log(run))
+            datasets[name] = TaskDataset(own[part], task, run.seed, skip_log(run), part=part)
     return train, held_out
 
 

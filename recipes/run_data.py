@@ -146,7 +146,7 @@ def task_data(source: Source, task: Task, run: RunArguments, max_bad_share: floa
     """
     inner = source.source if isinstance(source, Augmented) else source
     if not isinstance(inner, WebDataset):
-        return TaskDataset(source, task, run.seed, skip_log(run), max_bad_share)
+        return TaskDataset(source, task, run.seed, skip_log(run), max_bad_share, part="train")
     shards: Any = source
     place = run.process_index, run.world_size
     return TaskStream(shards, task, run.seed, skip_log(run), max_bad_share, *place)

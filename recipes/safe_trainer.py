@@ -20,7 +20,16 @@ from openpali.recipes.config_file import ConfigError
 from openpali.recipes.engines import tables_in_root
 from openpali.recipes.micro_batch import read_parts, split, write_parts
 from openpali.recipes.run_folder import ASIDE, flush, last_checkpoint, move_files, remove_old, replace_folder
-from openpali.recipes.survival import RECORDS, BadLoss, LossGuard, RunStopped, bad_steps, disk_is_full, keep_bad_batch
+from openpali.recipes.survival import (
+    FAILURE,
+    RECORDS,
+    BadLoss,
+    LossGuard,
+    RunStopped,
+    bad_steps,
+    disk_is_full,
+    keep_bad_batch,
+)
 
 # their losses are means over examples, so that a micro-batch is the sum of its parts
 DIVISIBLE = (Pali3ForConditionalGeneration, PaliGemmaForConditionalGeneration)
@@ -57,11 +66,14 @@ class SafeTrainer(Trainer):
         """Forward and backward of a micro-batch, unless its loss is bad or it does not fit into memory.
 
         Raises:
+            BadRecord: too many records are bad.
             RunStopped: a bad loss where the run is not to skip it, a batch without labels, or out of memory.
         """
         if len(self.taken) == self.current_gradient_accumulation_steps:
             self.begin_step()
         inputs = dict(inputs)
+        if FAILURE in inputs:
+            raise inputs[FAILURE]
         self.names = inputs.pop(RECORDS, [])
         self.refuse_unlabelled(inputs)
         self.taken.append(inputs)

@@ -41,7 +41,7 @@ from openpali.recipes.run_folder import (
 from openpali.recipes.safe_trainer import SafeTrainer
 from openpali.recipes.sampling import RunSampler, quiet_worker
 from openpali.recipes.streaming import StreamLoader, load_position, save_position
-from openpali.recipes.survival import NamedCollator
+from openpali.recipes.survival import Careful, NamedCollator
 
 Loss = Callable[[nn.Module, dict[str, Any]], torch.Tensor]
 Evaluate = Callable[[PreTrainedModel], dict[str, float]]
@@ -119,7 +119,7 @@ class PaliTrainer(SafeTrainer):
         # augmented records would otherwise be the same in every epoch
         anew = isinstance(self.data, TaskDataset) and self.data.augmented is not None
         loader = DataLoader(
-            self.data,
+            Careful(self.data),
             batch_size=args.per_device_train_batch_size,
             sampler=RunSampler(len(self.data), args.max_steps * args.examples_per_step, args.seed, anew),
             collate_fn=self.data_collator,
