@@ -39,10 +39,13 @@ class Collator:
                 there (`openpali.data.preprocess`).
 
         Raises:
-            ValueError: if prompts are to be packed, or a model that reads prefix and suffix apart.
+            ValueError: if prompts are to be packed, or a model that reads prefix and suffix apart; a limit below 1.
         """
         self.processor = processor
         self.generation = generation
+        for key, limit in zip((*LIMITS, "pack_length"), (max_length, suffix_max_length, pack_length), strict=True):
+            if limit is not None and limit < 1:
+                raise ValueError(f"{key}={limit}: at least 1 token, or None for no limit")
         limits = {"max_length": max_length, "suffix_max_length": suffix_max_length, "padding_side": padding_side}
         self.options = {key: value for key, value in limits.items() if value is not None}
         if loss_on_prefix:

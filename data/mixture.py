@@ -11,11 +11,11 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from openpali.data.example import Example
-from openpali.data.records import BadRecord, SkipLog
+from openpali.data.records import BadRecord, SkipLog, too_many
 from openpali.data.sources import Augmented, CheckedSource, Source, load_source
 from openpali.data.tasks import Task, load_task
 
-_MIN_SEEN = 10
+_MIN_RECORDS = 10
 
 
 class TaskDataset(Dataset[Example]):
@@ -33,6 +33,7 @@ class TaskDataset(Dataset[Example]):
         seed: int = 0,
         skip_log: SkipLog | None = None,
         max_bad_share: float = 0.1,
+        part: str = "data",
     ) -> None:
         """Put a task on a source.
 
@@ -41,7 +42,9 @@ class TaskDataset(Dataset[Example]):
             task: makes examples of them.
             seed: of the task's choices.
             skip_log: where bad records are listed.
-            max_bad_share: with more than this share of bad records among those read (at least 10), reading ends.
+            max_bad_share: with more bad records than this share of the source (of at least 10), reading ends; those
+                that other loader workers and processes have found count as well, if they share the skip log.
+            part: of the data, such as train, for messages.
         """
         if len(source) == 0:
             raise ValueError(f"the source {source.name!r} is empty")
@@ -50,10 +53,9 @@ class TaskDataset(Dataset[Example]):
         self.source = source = self.augmented.source if self.augmented else source
         self.task, self.seed = task, seed
         self.skip_log = skip_log if skip_log is not None else SkipLog()
-        self.max_bad_share = max_bad_share
+        self.max_bad_share, self.part = max_bad_share, part
         for bad in source.bad if isinstance(source, CheckedSource) else ():
             self.skip_log.add(bad)
-        self._read: set[int] = set()
         self._bad: set[int] = set()
 
     def __len__(self) -> int:
@@ -80,7 +82,6 @@ class TaskDataset(Dataset[Example]):
                 if self.augmented:
                     record = self.augmented.changed(record, rng)
                 example = self.task.example(record, rng)
-                self._read.add(position)
             except BadRecord as bad:
                 last_bad = bad
                 self._note(position, bad)
@@ -97,16 +98,12 @@ class TaskDataset(Dataset[Example]):
         raise ValueError(f"the task {self.task.name!r} has no use for any record of the source {self.source.name!r}")
 
     def _note(self, position: int, bad: BadRecord) -> None:
-        self._read.add(position)
         self._bad.add(position)
-        self.skip_log.add(bad)
-        if len(self._read) >= _MIN_SEEN and len(self._bad) > self.max_bad_share * len(self._read):
-            raise BadRecord(
-                self.source.name,
-                bad.record,
-                f"{len(self._bad)} of {len(self._read)} records read are bad; the last one: {bad}",
-                "Mend the data, or raise max_bad_share.",
-            )
+        total, data = len(self.source), f"{self.part} {self.task.name} {self.source.name} {len(self.source)}"
+        self.skip_log.add(bad, data)
+        count = max(len(self._bad), self.skip_log.count(data))
+        if total >= _MIN_RECORDS and count > self.max_bad_share * total:
+            raise too_many(bad, f"{count} of {total} records of the {self.part} part", self.max_bad_share)
 
 
 @dataclass(frozen=True)

@@ -113,9 +113,9 @@ class OwnSet:
         """Good rows for training, validation and test.
 
         Parts that were given stay. Of data without them a tenth of the pictures each is set aside for validation and
-        test (at least one and at most 512), of data without validation as much of the training part; without a test
-        part the one for validation serves for both. It goes by the content of pictures: all records of one, and of its
-        copies, are in the same part, in whatever order files list them.
+        test (at least one and at most 512, each part with objects where there are enough), of data without validation
+        as much of the training part; without a test part the one for validation serves for both. It goes by the
+        content of pictures: all records of one, and of its copies, are in one part, in whatever order files list them.
 
         Raises:
             BadRecord: there are too few pictures to split.
@@ -143,8 +143,38 @@ def set_aside(rows: list[Row], count: int, name: str) -> tuple[list[Row], list[l
     each = max(1, min(MOST, round(SHARE * len(digests))))
     # a digest is as good as a random number
     part_of = {digest: index // each for index, digest in enumerate(digests) if index < count * each}
+    positive = {row.digest for row in rows if any(not item.crowd for item in row.objects)}
+    part_of = share_positives(part_of, digests, positive, count)
     train = [row for row in rows if row.digest not in part_of]
     return train, [[row for row in rows if part_of.get(row.digest) == part] for part in range(count)]
+
+
+def share_positives(part_of: dict[str, int], digests: list[str], positive: set[str], count: int) -> dict[str, int]:
+    """Exchange pictures so that every part has one with objects, training first, as far as there are enough.
+
+    Args:
+        part_of: the part of each picture that is set aside.
+        digests: of all pictures, sorted.
+        positive: those with objects.
+        count: of parts that are set aside; its number is that of training.
+    """
+    place = {digest: part_of.get(digest, count) for digest in digests}
+
+    def inside(part: int, wanted: bool) -> list[str]:
+        return [digest for digest in digests if place[digest] == part and (digest in positive) == wanted]
+
+    order = [count, *range(count)]
+    for part in order:
+        if inside(part, True) or not positive:
+            continue
+        # the only one of a part goes to a part that needs it more
+        least = {other: 1 + (order.index(other) < order.index(part)) for other in order}
+        donors = [other for other in order if len(inside(other, True)) >= least[other]]
+        if donors:
+            donor = max(donors, key=lambda other: len(inside(other, True)))
+            given, taken = inside(donor, True)[0], inside(part, False)[0]
+            place[given], place[taken] = part, donor
+    return {digest: part for digest, part in place.items() if part < count}
 
 
 def own_spec(path: str, kind: str, columns: Any = None, classes: Iterable[str] = (), **options: Any) -> OwnSpec:

@@ -29,6 +29,19 @@ class BadRecord(Exception):
         return json.dumps(row, ensure_ascii=False)
 
 
+def too_many(bad: BadRecord, counted: str, max_bad_share: float) -> BadRecord:
+    """What ends reading: the record with which there are more bad ones than may be.
+
+    Args:
+        bad: the last one.
+        counted: how many of how many there are by now.
+        max_bad_share: the share that is allowed.
+    """
+    reason = f"{bad.reason.rstrip('. ')}; with it {counted} cannot be used, more than max_bad_share={max_bad_share:g}"
+    remedy = " ".join(filter(None, (bad.remedy, "Mend the data, or raise max_bad_share.")))
+    return BadRecord(bad.file, bad.record, reason, remedy)
+
+
 class SkipLog:
     """The list of skipped records, shared by every process that reads data.
 
@@ -42,23 +55,48 @@ class SkipLog:
         if self.path is not None and self.path.is_dir():
             self.path = self.path / "skipped_records.jsonl"
         self._memory: list[str] = []
-        self._seen: set[tuple[str, str]] = set()
+        self._seen: set[tuple[str, str, str]] = set()
+        # what an earlier run has left is not of this one: its records may have been mended
+        self._counted = self.path.stat().st_size if self.path is not None and self.path.exists() else 0
+        self._counts: dict[str, set[tuple[str, str]]] = {}
 
-    def add(self, bad: BadRecord) -> None:
-        """Append one record, once per process."""
-        key = (bad.file, bad.record)
+    def add(self, bad: BadRecord, data: str = "") -> None:
+        """Append one record, once per process.
+
+        Args:
+            bad: the record.
+            data: what it was read for, as in `count`.
+        """
+        key = (bad.file, bad.record, data)
         if key in self._seen:
             return
         self._seen.add(key)
+        line = bad.to_json()
+        if data:
+            line = json.dumps(json.loads(line) | {"data": data}, ensure_ascii=False)
         if self.path is None:
-            self._memory.append(bad.to_json())
+            self._memory.append(line)
+            self._counts.setdefault(data, set()).add((bad.file, bad.record))
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(handle, (bad.to_json() + "\n").encode())
+            os.write(handle, (line + "\n").encode())
         finally:
             os.close(handle)
+
+    def count(self, data: str) -> int:
+        """Different records that were found bad in some data since this list was opened, by whichever process."""
+        if self.path is not None and self.path.exists():
+            with self.path.open("rb") as file:
+                file.seek(self._counted)
+                # a line is written at once; what follows the last one is still to come
+                new = file.read()
+            new = new[: new.rfind(b"\n") + 1]
+            self._counted += len(new)
+            for row in map(json.loads, new.splitlines()):
+                self._counts.setdefault(row.get("data", ""), set()).add((row["file"], row["record"]))
+        return len(self._counts.get(data, ()))
 
     def read(self) -> list[dict[str, str]]:
         """Every skipped record once, in the order in which they were found."""

@@ -16,14 +16,14 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from openpali.data.example import Example
 from openpali.data.mixture import MixtureRow, TaskDataset, shares
-from openpali.data.records import BadRecord, SkipLog
+from openpali.data.records import BadRecord, SkipLog, too_many
 from openpali.data.shards import Sample
 from openpali.data.sources import Augmented
 from openpali.data.sources.webdataset import WebDataset
 from openpali.data.stream_cursors import Cursor, IndexCursor, Reader, ShardCursor
 from openpali.data.tasks import Task
 
-_MIN_RECORDS, _MIN_SHARDS = 100, 10
+_MIN_RECORDS, _MIN_LENGTH, _MIN_SHARDS = 100, 10, 10
 _BARREN_PASSES = 20
 _BARREN_RECORDS = 10_000
 
@@ -92,16 +92,22 @@ class TaskCursor:
 
     def _note(self, bad: BadRecord, sample: Sample) -> None:
         """Count a bad record, and a shard that is missing or cut short, and end where there are too many of either."""
+        stream, share = self.stream, self.stream.max_bad_share
         self.bad += 1
-        self.stream.skip_log.add(bad)
+        data = f"train {stream.task.name} {stream.source.name} {stream.length}"
+        stream.skip_log.add(bad, data)
         if sample.lost and sample.shard not in self.lost:
             self.lost.append(sample.shard)
-        records = (self.bad, self.read, _MIN_RECORDS, "records read are bad")
-        shards = (len(self.lost), self.samples.opened, _MIN_SHARDS, "shards are missing or damaged")
-        for count, total, least, what in (records, shards):
-            if total >= least and count > self.stream.max_bad_share * total:
-                reason = f"{count} of {total} {what}; the last one: {bad}"
-                raise BadRecord(bad.file, bad.record, reason, "Mend the data, or raise max_bad_share.") from bad
+        count, total, least = self.bad, self.read, _MIN_RECORDS
+        if stream.length:
+            # all workers and processes together, of the whole data set
+            count, total, least = stream.skip_log.count(data), max(total, stream.length), _MIN_LENGTH
+        if total >= least and count > share * total:
+            raise too_many(bad, f"{count} of {total} records", share) from bad
+        if len(self.lost) > share * self.samples.opened and self.samples.opened >= _MIN_SHARDS:
+            raise too_many(bad, f"{len(self.lost)} of {self.samples.opened} shards", share) from bad
+        if self.barren_records >= _BARREN_RECORDS:
+            self._give_up()
 
     def state_dict(self) -> dict[str, Any]:
         """Place in the shards, and the counts by which too much that is bad ends a run."""
@@ -225,8 +231,9 @@ class TaskStream(ExampleStream):
             task: makes examples of their records.
             seed: of the order and of the task's choices.
             skip_log: where bad records are listed.
-            max_bad_share: with more than this share of bad records among those read (at least 100),
-                or of damaged shards among at least 10, reading ends.
+            max_bad_share: with more bad records than this share of the source's length, or, where that is not known,
+                of those that this worker has read (at least 100), or of damaged shards among at least 10, reading
+                ends.
             rank: of this process.
             world_size: number of processes.
             epochs: passes over the data, which never ends by default.

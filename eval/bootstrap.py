@@ -61,6 +61,23 @@ class Ratios:
         return np.where(groups > 0, values.sum(axis=1) / np.maximum(groups, 1), self.empty)
 
 
+@dataclass(frozen=True)
+class Defined:
+    """A statistic that has no value, nan, in resamples of which no example counts.
+
+    Attributes:
+        statistic: of weights.
+        counting: float[N], above 0 where an example counts, such as its number of true boxes.
+    """
+
+    statistic: Statistic
+    counting: np.ndarray
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        """float[R] of weights float[R, N]."""
+        return np.where(weights @ self.counting > 0, self.statistic(weights), np.nan)
+
+
 def ratio(above: Sequence[float] | np.ndarray, below: Sequence[float] | np.ndarray, empty: float = np.nan) -> Ratios:
     """One weighted sum by another, of N numbers each."""
     return Ratios(np.asarray(above, np.float64)[:, None], np.asarray(below, np.float64)[:, None], empty)
@@ -135,6 +152,7 @@ def differences(
     found = {}
     for key in shared:
         values = after[key] - before[key]
+        values = values[~np.isnan(values)]
         p = min(1.0, 2 * min(float((values <= 0).mean()), float((values >= 0).mean())))
         found[key] = Difference(whole(other[key], examples) - whole(first[key], examples), *ends(values), p)
     return found

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from openpali.eval.picture_order import picture_order
+
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
 _MOST = 100  # boxes of a picture and label
@@ -61,23 +63,27 @@ class MeanAveragePrecision:
 def map_statistics(found: Sequence[list[dict[str, Any]]], true: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
     """mAP, and at IoU 0.5, of the boxes of each picture, with labels folded and scores filled in."""
     names = sorted({box["label"] for boxes in true for box in boxes})
-    ranked = [rank(found, true, name) for name in names]
+    order = picture_order(found, true)
+    ranked = [rank(found, true, name, order) for name in names]
     half = tuple(Ranked(one.pictures, one.right[:1], one.wanted) for one in ranked)
     return {"map": MeanAveragePrecision(tuple(ranked)), "map50": MeanAveragePrecision(half)}
 
 
-def rank(found: Sequence[list[dict[str, Any]]], true: Sequence[list[dict[str, Any]]], label: str) -> Ranked:
-    """Boxes of a label over all pictures, by score; of equal ones the earlier picture's first."""
-    pictures, scores, right, wanted = [], [], [], []
-    for index, (boxes, others) in enumerate(zip(found, true, strict=True)):
+def rank(
+    found: Sequence[list[dict[str, Any]]], true: Sequence[list[dict[str, Any]]], label: str, order: Sequence[int]
+) -> Ranked:
+    """Boxes of a label over all pictures, by score; of equal ones those of the picture that is earlier in `order`."""
+    pictures, scores, right, wanted = [], [], [], [0] * len(true)
+    for index in order:
+        boxes, others = found[index], true[index]
         mine = sorted((box for box in boxes if box["label"] == label), key=lambda box: -box["score"])[:_MOST]
         truth = [box["box"] for box in others if box["label"] == label]
-        wanted.append(len(truth))
+        wanted[index] = len(truth)
         pictures += [index] * len(mine)
         scores += [box["score"] for box in mine]
         right.append(matches(np.array([box["box"] for box in mine]).reshape(-1, 4), np.array(truth).reshape(-1, 4)))
-    order = np.argsort(-np.array(scores), kind="stable")
-    return Ranked(np.array(pictures, int)[order], np.concatenate(right, axis=1)[:, order], np.array(wanted, float))
+    ranks = np.argsort(-np.array(scores), kind="stable")
+    return Ranked(np.array(pictures, int)[ranks], np.concatenate(right, axis=1)[:, ranks], np.array(wanted, float))
 
 
 def matches(found: np.ndarray, true: np.ndarray) -> np.ndarray:

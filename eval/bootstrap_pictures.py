@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from openpali.eval.bootstrap import Statistic, ratio
+import numpy as np
+
+from openpali.eval.bootstrap import Defined, Statistic, ratio
 from openpali.eval.bootstrap_map import map_statistics
 from openpali.eval.metrics.box_f1 import box_f1
 from openpali.eval.metrics.segmentation import segmentation
@@ -17,11 +19,16 @@ def box_statistics(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, St
     written, wanted = [len(boxes) for boxes in found], [len(boxes) for boxes in true]
     both = [a + b for a, b in zip(written, wanted, strict=True)]
     made: dict[str, Statistic] = {
-        "f1": ratio([2 * hit for hit in hits], both, 1.0),
-        "precision": ratio(hits, written, 0.0 if any(wanted) else 1.0),
-        "recall": ratio(hits, wanted, 0.0 if any(written) else 1.0),
+        "f1": ratio([2 * hit for hit in hits], both),
+        "precision": ratio(hits, written, 0.0),
+        "recall": ratio(hits, wanted),
     }
-    return made | map_statistics(found, true)
+    return defined(made | map_statistics(found, true), wanted)
+
+
+def defined(made: Mapping[str, Statistic], wanted: Sequence[int]) -> dict[str, Statistic]:
+    """The statistics where at least one of the pictures that were drawn has something to find."""
+    return {key: Defined(one, np.array(wanted, np.float64)) for key, one in made.items()}
 
 
 def mask_statistics(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Statistic]:
@@ -31,15 +38,13 @@ def mask_statistics(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, S
     asked = [bool(row["reference"]) for row in rows]
     missing = [there and not found for there, (_, found) in zip(asked, read, strict=True)]
     count = [len(pairs) for pairs in pictures]
-    made: dict[str, Statistic] = {
-        "mean_iou": ratio([sum(pair.iou for pair in pairs) for pairs in pictures], count, 1.0)
-    }
+    made: dict[str, Statistic] = {"mean_iou": ratio([sum(pair.iou for pair in pairs) for pairs in pictures], count)}
     shared = [sum(pair.intersection for pair in pairs) for pairs in pictures]
     made["cumulative_iou"] = ratio(shared, [sum(pair.union for pair in pairs) for pairs in pictures], 0.0)
     for percent in (50, 75):
         hits = [sum(pair.box_iou >= percent / 100 for pair in pairs) for pairs in pictures]
-        made[f"box_accuracy_{percent}"] = ratio(hits, count, 1.0)
-    return made | {"invalid": ratio(missing, asked, 0.0)}
+        made[f"box_accuracy_{percent}"] = ratio(hits, count)
+    return defined(made, asked) | {"invalid": ratio(missing, asked, 0.0)}
 
 
 def read_picture(row: Mapping[str, Any]) -> tuple[list[segmentation.Pair], int]:

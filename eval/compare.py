@@ -14,6 +14,7 @@ from openpali.eval.bootstrap import LEVEL, RESAMPLES, SEED, Difference
 from openpali.eval.bootstrap_metrics import compare_results
 from openpali.eval.drawing import draw_comparison
 from openpali.eval.evaluate_task import TaskResult
+from openpali.eval.json_numbers import json_numbers
 from openpali.eval.report import LONGEST, card_kind, data_uri, show_value, true_objects, write_page
 
 # by name of the model
@@ -47,9 +48,9 @@ def save_comparison(
         "models": {
             name: {
                 "model": models[name],
-                "metrics": result.metrics,
+                "metrics": json_numbers(result.metrics),
                 "intervals": result.intervals,
-                "blank_metrics": result.blank_metrics,
+                "blank_metrics": result.blank_metrics and json_numbers(result.blank_metrics),
             }
             for name, result in results.items()
         },

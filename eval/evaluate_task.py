@@ -21,7 +21,8 @@ class TaskResult:
 
     Attributes:
         name: of the task.
-        metrics: values by name; `metric_key` is the one to select checkpoints by, `examples` their number.
+        metrics: values by name, nan where one is undefined (of boxes where there is none to find); `metric_key` is the
+            one to select checkpoints by, `examples` their number.
         predictions: rows of JSON values in the order of the dataset: `id`, `index` (in the dataset), `pictures`
             (how many), `task`, `prefix`, `text` (the answer), `prediction` (parsed for the metric), `reference`
             (likewise), `references` (strings), `boxes` (true ones) and `predicted_boxes` (both lists of

@@ -12,6 +12,7 @@ from openpali.eval.answering import answer_examples
 from openpali.eval.bootstrap import LEVEL, RESAMPLES, SEED
 from openpali.eval.bootstrap_metrics import add_intervals
 from openpali.eval.evaluate_task import TaskResult, scored
+from openpali.eval.json_numbers import json_numbers
 from openpali.eval.loading import load_model
 from openpali.eval.measurement import Measurement, describe
 from openpali.eval.prediction_file import PredictionFile, fingerprint
@@ -159,10 +160,10 @@ def save(path: Path, result: TaskResult, settings: dict[str, Any], metric: str, 
         "task": result.name,
         "metric": metric,
         "metric_key": result.metric_key,
-        "metrics": result.metrics,
+        "metrics": json_numbers(result.metrics),
         "intervals": result.intervals,
         "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
-        "blank_metrics": result.blank_metrics,
+        "blank_metrics": result.blank_metrics and json_numbers(result.blank_metrics),
         "notes": result.notes,
         "settings": settings | {"limit": options.limit, "arguments": dict(options.arguments or {})},
     }

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,8 @@ def data_uri(image: Image.Image) -> str:
 
 def show_value(value: float, key: str) -> str:
     """A metric as a reader wants it."""
+    if math.isnan(value):
+        return "undefined"
     if key == "examples":
         return f"{value:.0f}"
     # CIDEr is a hundred times a number that is no share
@@ -162,8 +165,8 @@ def draw_curves(logs: Sequence[Mapping[str, Any]]) -> list[str]:
     panels = []
     for stage in stages:
         rows = [row for row in logs if str(row.get("stage", "")) == stage]
-        for kind, keys in (("loss", ["loss"]), ("validation, %", validation_keys(rows))):
-            series = {key.removeprefix("eval_"): points(rows, key) for key in keys}
+        for kind, keys in (("loss", ["loss", "eval_loss"]), ("validation, %", validation_keys(rows))):
+            series = {curve_name(key): points(rows, key) for key in keys}
             if series := {name: xy for name, xy in series.items() if xy[0]}:
                 panels.append((f"{stage} {kind}".strip(), series))
     return [draw_panel(f"panel {index}", *panel) for index, panel in enumerate(panels)]
@@ -212,13 +215,19 @@ def fill_panel(axes: Any, heading: str, series: Mapping[str, tuple[list[float], 
 def validation_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Up to four scores that were measured during training."""
     keys = dict.fromkeys(key for row in rows for key in row if key.startswith("eval_"))
-    return [key for key in keys if not key.endswith(("examples", "runtime", "per_second"))][:4]
+    return [key for key in keys if not key.endswith(("examples", "runtime", "per_second", "loss"))][:4]
+
+
+def curve_name(key: str) -> str:
+    """What a curve is called."""
+    return "validation" if key == "eval_loss" else key.removeprefix("eval_")
 
 
 def points(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
     """Steps and values of the lines that have the key; validation scores as per cent, which CIDEr is already."""
-    scale = 100.0 if key.startswith("eval_") and not is_cider(key) else 1.0
-    pairs = [(float(row["step"]), scale * float(row[key])) for row in rows if key in row]
+    scale = 100.0 if key.startswith("eval_") and key != "eval_loss" and not is_cider(key) else 1.0
+    # what is undefined is null in a log
+    pairs = [(float(row["step"]), scale * float(row[key])) for row in rows if row.get(key) is not None]
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 

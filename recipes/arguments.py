@@ -2,8 +2,10 @@
 
 import argparse
 import functools
+import gc
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,7 +15,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from openpali.recipes.config_file import ConfigError, as_dict, find_config, nearest, number, read_yaml
+from openpali.recipes.config_file import ConfigError, as_dict, at_least, find_config, nearest, number, read_yaml
 
 Schedule = Literal["cosine", "rsqrt", "constant"]
 OnBadLoss = Literal["stop", "skip"]
@@ -83,6 +85,10 @@ class RunArguments(TrainingArguments):
             raise ConfigError("load_best_model_at_end is always done here: eval_steps turns evaluation on")
         if self.loss_spike and self.loss_spike <= 1:
             raise ConfigError("loss_spike is a factor above 1, such as 5; 0 to let every finite loss pass")
+        batches = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+        at_least(1, vars(self), "eval_limit", *batches)
+        if self.max_steps <= 0 and self.num_train_epochs <= 0:
+            raise ConfigError(f"num_train_epochs={self.num_train_epochs}: nothing would be trained; it is above 0")
         self.lr_multipliers = as_dict(self.lr_multipliers, "lr_multipliers")
         if self.eval_steps:
             self.eval_strategy = "steps"
@@ -274,7 +280,11 @@ def command(main: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return main(argv)
         except (ConfigError, BadRecord, BadImage) as error:
-            sys.exit(f"error: {error}")
+            reason = f"error: {error}"
+            # what its frames hold, such as loaders, would be torn down behind the last line and add to it
+            traceback.clear_frames(error.__traceback__)
+        gc.collect()
+        sys.exit(reason)
 
     return run
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from openpali.data.packing import real_tokens
+from openpali.eval.json_numbers import json_numbers
 from openpali.recipes.run_folder import LOG_FILE
 
 SHORT = {"learning_rate": "lr"}
@@ -115,9 +117,11 @@ class RunLog(TrainerCallback):
             return
         row = {"step": state.global_step, **{SHORT.get(k, k): v for k, v in logs.items()}}
         with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(json_numbers(row)) + "\n")
         if self.writer is not None:
             for key, value in logs.items():
+                if math.isnan(value):
+                    continue
                 group, name = ("eval", key.removeprefix("eval_")) if key.startswith("eval_") else ("train", key)
                 self.writer.add_scalar(f"{group}/{name}", value, state.global_step)
         self.show(row, state)
@@ -136,7 +140,7 @@ class RunLog(TrainerCallback):
                 f"{padding}  {self.time_left(state)} left"
             )
         else:
-            scores = [f"{k[5:]} {v:.4g}" for k, v in row.items() if k.startswith("eval_")]
+            scores = [f"{k[5:]} {in_short(v)}" for k, v in row.items() if k.startswith("eval_")]
             line = f"step {state.global_step}/{state.max_steps}  validation  " + "  ".join(scores)
         tqdm.write(line) if self.bar is not None else print(line, flush=True)
 
@@ -154,6 +158,11 @@ class RunLog(TrainerCallback):
             self.bar.close()
         if self.writer is not None:
             self.writer.close()
+
+
+def in_short(value: float) -> str:
+    """A score in four digits."""
+    return "undefined" if math.isnan(value) else f"{value:.4g}"
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

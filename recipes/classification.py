@@ -33,8 +33,9 @@ from openpali.data.preprocess import FastImageProcessor
 from openpali.data.sources import Source
 from openpali.modeling.modeling_siglip import siglip_preset
 from openpali.recipes.arguments import RunArguments, command, parse
-from openpali.recipes.config_file import ConfigError, as_dict
+from openpali.recipes.config_file import ConfigError, as_dict, at_least
 from openpali.recipes.dense_patches import names_in
+from openpali.recipes.held_out import held_out_loss
 from openpali.recipes.pairs import mean
 from openpali.recipes.run_data import skip_log, splits, task_data, tell_skipped
 from openpali.recipes.run_folder import open_run
@@ -62,6 +63,7 @@ class ClassificationArguments:
     def __post_init__(self):
         self.source = as_dict(self.source, "source") or {"name": "emoji", "split": "train"}
         self.vision_config = as_dict(self.vision_config, "vision_config")
+        at_least(1, vars(self), "classes_records", "most_classes")
 
 
 @dataclass
@@ -182,7 +184,7 @@ def main(argv: list[str] | None = None) -> None:
 
     parts = splits(as_dict(args.source, "source"), run)
     train = task_data(parts["train"], Naming(args.language), run)
-    validation = TaskDataset(parts["validation"], Naming(args.language), run.seed, skip_log(run))
+    validation = TaskDataset(parts["validation"], Naming(args.language), run.seed, skip_log(run), part="validation")
     classes = make_classes(args, parts["train"])
 
     set_seed(run.seed)
@@ -194,7 +196,9 @@ def main(argv: list[str] | None = None) -> None:
     run.say(f"{len(classes):,} classes")
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
-        return naming_scores(model, collator, held_out, run.per_device_eval_batch_size)
+        batch = run.per_device_eval_batch_size
+        loss = held_out_loss(model, held_out, collator, batch, LOSSES[args.loss])
+        return naming_scores(model, collator, held_out, batch) | {"loss": loss}
 
     run_training(model, processor, run, train, collator, evaluate, args.best_metric, LOSSES[args.loss], checkpoint)
     tell_skipped(run)

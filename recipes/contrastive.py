@@ -32,7 +32,8 @@ from openpali.modeling.contrastive_loss import INITIAL_LOGIT_BIAS, INITIAL_TEMPE
 from openpali.modeling.modeling_siglip import SiglipForContrastiveLearning, siglip_preset
 from openpali.modeling.resolution import set_image_size
 from openpali.recipes.arguments import RunArguments, command, parse
-from openpali.recipes.config_file import ConfigError, as_dict
+from openpali.recipes.config_file import ConfigError, as_dict, at_least
+from openpali.recipes.held_out import held_out_loss
 from openpali.recipes.pairs import PairCollator, Pairs, retrieval_scores
 from openpali.recipes.run_data import (
     check_folder,
@@ -98,6 +99,15 @@ class ContrastiveArguments:
         self.source = as_dict(self.source, "source") or {"name": "emoji", "split": "train"}
         for key in ("vision_config", "text_config", "language_weights"):
             setattr(self, key, as_dict(getattr(self, key), key))
+        numbers = (
+            "texts_per_picture",
+            "loss_chunk_size",
+            "image_size",
+            "text_length",
+            "vocab_size",
+            "tokenizer_records",
+        )
+        at_least(1, vars(self), *numbers)
         if self.model and (self.vision_checkpoint or self.token_bottleneck or self.vision_config or self.text_config):
             raise ConfigError(
                 "model is a whole checkpoint with its own shape: vision_checkpoint, vision_config, text_config and"
@@ -213,7 +223,7 @@ def main(argv: list[str] | None = None) -> None:
 
     parts = splits(as_dict(args.source, "source"), run)
     train = task_data(parts["train"], args.task, run)
-    validation = TaskDataset(parts["validation"], args.task, run.seed, skip_log(run))
+    validation = TaskDataset(parts["validation"], args.task, run.seed, skip_log(run), part="validation")
 
     set_seed(run.seed)
     given = AutoProcessor.from_pretrained(check_folder(args.model, "model")) if args.model else None
@@ -225,7 +235,9 @@ def main(argv: list[str] | None = None) -> None:
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
         assert isinstance(model, SiglipModel)
-        return retrieval_scores(model, collator, held_out, run.per_device_eval_batch_size)
+        batch = run.per_device_eval_batch_size
+        loss = held_out_loss(model, held_out, collator, batch)
+        return retrieval_scores(model, collator, held_out, batch) | {"loss": loss}
 
     run_training(model, processor, run, train, collator, evaluate, args.best_metric, resume_from=checkpoint)
     if run.process_index == 0:

@@ -18,6 +18,8 @@ from openpali.recipes.config_file import ConfigError
 from openpali.recipes.findings import Finding, class_counts, class_names, copies, parts, single_records
 from openpali.recipes.own_data import asked_classes, read_source
 from openpali.recipes.region_findings import box_format, class_numbers, small_boxes
+from openpali.recipes.score_findings import empty_scores
+from openpali.recipes.text_lengths import TextLimits, chosen, cut_texts
 
 CHECK_FILE = "data_check.json"
 
@@ -29,6 +31,7 @@ def check_data(
     run: RunArguments,
     strict: bool,
     name: str = "",
+    limits: TextLimits | None = None,
 ) -> None:
     """Look for mistakes, print what is there, and write it into the run's folder.
 
@@ -39,12 +42,16 @@ def check_data(
         run: its folder takes `data_check.json`.
         strict: stop at errors.
         name: of one of several data sets, a part of the file's name.
+        limits: of texts, against which their tokens are counted.
 
     Raises:
         ConfigError: there are errors.
     """
     found = read_source(source)
     findings, summary = list(examine(found, asked_classes(task, found), resolution)), summarise(found)
+    if limits is not None:
+        findings += cut_texts(found, task, limits)
+        summary |= {"chosen": chosen(found, task, limits)}
     path = run.folder / (f"data_check-{name}.json" if name else CHECK_FILE)
     if run.process_index == 0:
         content = {"data": found.spec.path, "kind": found.spec.kind, **summary}
@@ -66,6 +73,7 @@ def examine(found: OwnSet, asked: Sequence[str] = (), resolution: int | None = N
         yield from class_numbers(found)
         yield from small_boxes(found, resolution)
     yield from parts(found)
+    yield from empty_scores(found)
     yield from class_names(found, asked)
     yield from single_records(found)
     yield from copies(found)
@@ -104,6 +112,8 @@ def lines(found: OwnSet, summary: dict[str, Any], findings: Sequence[Finding]) -
         yield f"  {part:<11}{counts['records']:>7,} records of {counts['pictures']:,} pictures{listed}"
     if summary["picture_sizes"]:
         yield "  pictures   " + ", ".join(f"{name} {size}" for name, size in summary["picture_sizes"].items())
+    for name, text in summary.get("chosen", {}).items():
+        yield f"  {name:<11}{text}"
     for finding in findings:
         yield f"  {finding.level}: {finding.text}"
     if not findings:

@@ -24,7 +24,7 @@ from openpali.data.texts import load_texts
 from openpali.data.tokenizer import train_tokenizer
 from openpali.modeling.configuration_pali3 import Pali3Config
 from openpali.recipes.arguments import RunArguments, command, parse
-from openpali.recipes.config_file import ConfigError, as_dict
+from openpali.recipes.config_file import ConfigError, as_dict, at_least
 from openpali.recipes.denoise_loss import T5_LIKE, Mean, by_kind, denoising_scores, give_loss
 from openpali.recipes.run_data import check_folder, held_out_parts, skip_log, tell_bad_records, tell_skipped
 from openpali.recipes.run_folder import open_run
@@ -62,6 +62,7 @@ class DenoiseArguments:
         self.text_config = as_dict(self.text_config, "text_config")
         self.prefixes = PREFIXES | as_dict(self.prefixes, "prefixes")
         self.weights = as_dict(self.weights, "weights")
+        at_least(1, vars(self), "max_length", "vocab_size", "tokenizer_texts", "sentinels")
         if unknown := set(self.prefixes) - set(PREFIXES):
             raise ConfigError(f"prefixes: there is no kind {unknown.pop()!r}; there are {', '.join(PREFIXES)}")
 
@@ -212,7 +213,8 @@ def main(argv: list[str] | None = None) -> None:
     )
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
-        return by_kind(denoising_scores(model, scored, collate, run.per_device_eval_batch_size))
+        scores = by_kind(denoising_scores(model, scored, collate, run.per_device_eval_batch_size))
+        return scores | {"loss": -scores["negative_loss"]}
 
     give_loss(model, args.loss_mean)
     run_training(model, tokenizer, run, train, collate, evaluate, args.best_metric, resume_from=checkpoint)

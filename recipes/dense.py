@@ -23,8 +23,9 @@ from transformers import AutoProcessor, PreTrainedModel, SiglipModel, set_seed
 from openpali.data.example import Example
 from openpali.data.mixture import TaskDataset
 from openpali.recipes.arguments import RunArguments, command, parse
-from openpali.recipes.config_file import as_dict
+from openpali.recipes.config_file import as_dict, at_least
 from openpali.recipes.dense_patches import PatchCollator, Patches, names_in, patch_scores
+from openpali.recipes.held_out import held_out_loss
 from openpali.recipes.run_data import check_folder, skip_log, splits, task_data, tell_skipped
 from openpali.recipes.run_folder import open_run
 from openpali.recipes.trainer import run_training
@@ -45,6 +46,7 @@ class DenseArguments:
 
     def __post_init__(self):
         self.source = as_dict(self.source, "source") or {"name": "emoji", "split": "train"}
+        at_least(1, vars(self), "names_records", "most_names")
 
 
 @dataclass
@@ -122,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
     parts = splits(as_dict(args.source, "source"), run)
     task = Patches(args.language, args.use_masks)
     train = task_data(parts["train"], task, run)
-    validation = TaskDataset(parts["validation"], task, run.seed, skip_log(run))
+    validation = TaskDataset(parts["validation"], task, run.seed, skip_log(run), part="validation")
     names = args.names or names_in(parts["train"], args.language, args.names_records, args.most_names)
 
     set_seed(run.seed)
@@ -136,7 +138,9 @@ def main(argv: list[str] | None = None) -> None:
     run.say(f"{len(names)} names, {collator.cells} x {collator.cells} patches")
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
-        return dense_scores(model, collator, held_out, run.per_device_eval_batch_size)
+        batch = run.per_device_eval_batch_size
+        loss = held_out_loss(model, held_out, collator, batch, dense_loss)
+        return dense_scores(model, collator, held_out, batch) | {"loss": loss}
 
     run_training(model, processor, run, train, collator, evaluate, args.best_metric, dense_loss, checkpoint)
     if run.process_index == 0:

@@ -29,7 +29,7 @@ from openpali.recipes.config_file import ConfigError
 from openpali.recipes.feature_examples import CachedCollator, CachedExamples, Reading, loader_of, read_once
 from openpali.recipes.feature_store import FeatureStore, RecordForm, bytes_of, readable
 from openpali.recipes.optimization import components
-from openpali.recipes.survival import disk_is_full
+from openpali.recipes.survival import disk_is_full, raised
 
 FOLDER, FILES = "feature_cache", "pictures.jsonl"
 # another number when what is stored changes its meaning
@@ -195,7 +195,8 @@ def fill(store: FeatureStore, missing: Missing, model: PreTrainedModel, run: Run
     autocast = torch.autocast(run.device.type, kind, enabled=kind is not None)
     try:
         with store.writer() as writer, torch.no_grad(), autocast:
-            for keys, pixels in tqdm(loader, "Image features", disable=run.process_index > 0 or not len(missing)):
+            shown = tqdm(loader, "Image features", disable=run.process_index > 0 or not len(missing))
+            for keys, pixels in raised(shown):
                 writer.add(keys, tower(pixel_values=pixels.to(run.device)).last_hidden_state)
     except OSError as error:
         if disk_is_full(error, store.folder):

@@ -20,6 +20,7 @@ from openpali.data.picture_files import PictureFiles, picture_key
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.feature_store import FeatureStore, Place
 from openpali.recipes.sampling import quiet_worker
+from openpali.recipes.survival import Careful, CarefulCollator, raised
 
 # where a stand-in for a picture keeps the place of its features
 PLACE = "features"
@@ -56,11 +57,11 @@ class Readings(Dataset):
 
 
 def loader_of(data: Dataset, run: RunArguments, batch_size: int | None, collate: Any = None) -> DataLoader:
-    """Items in order, by the run's workers, without touching the run's random numbers."""
+    """Items in order, by the run's workers, without touching the run's random numbers; to be read by `raised`."""
     return DataLoader(
-        data,
+        Careful(data),
         batch_size=batch_size,
-        collate_fn=collate or unchanged,
+        collate_fn=CarefulCollator(collate or unchanged),
         num_workers=run.dataloader_num_workers,
         worker_init_fn=quiet_worker,
         generator=torch.Generator(),
@@ -76,7 +77,7 @@ def read_once(examples: Any, files: PictureFiles, run: RunArguments) -> Reading:
     """Every example of map-style data, in order; each process reads its share, and all get the whole."""
     share = range(run.process_index, len(examples), run.world_size)
     loader = loader_of(Readings(examples, share, files), run, None)
-    found = list(tqdm(loader, "Reading examples", disable=run.process_index > 0, leave=False))
+    found = list(raised(tqdm(loader, "Reading examples", disable=run.process_index > 0, leave=False)))
     shares: list[Any] = [found]
     if run.world_size > 1:
         shares = [None] * run.world_size

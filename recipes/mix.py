@@ -122,7 +122,9 @@ def load_member(
     made, parts = make_task(task), splits(source, run)
     train = few(parts["train"], examples, run.seed) if examples else parts["train"]
     options: dict[str, Any] = {"skip_log": skip_log(run), "max_bad_share": max_bad_share}
-    held_out = {part: TaskDataset(parts[part], made, run.seed, **options) for part in ("validation", "test")}
+    held_out = {
+        part: TaskDataset(parts[part], made, run.seed, part=part, **options) for part in ("validation", "test")
+    }
     return Member(source, made, task_data(train, made, run, max_bad_share), **held_out)
 
 

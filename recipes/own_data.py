@@ -16,17 +16,16 @@ from openpali.recipes.arguments import read_values
 from openpali.recipes.config_file import ConfigError, as_dict
 from openpali.recipes.resolution import resolution_keys
 from openpali.recipes.run_data import make_source
+from openpali.recipes.text_lengths import all_classes_fit, answer_tokens
 
 FEW = 5_000  # pictures, below which a model learns them by heart
 AUGMENT = {"crop": [0.6, 1.0], "zoom_out": [1.0, 1.4]}
-MOST_CLASSES = 20  # classes that every prompt names; of more, prompts name one that is on the picture
-LONGEST = 1024
 # examples: epochs, of those that the authors try (PaliGemma, section 3.2.4)
 EPOCHS = ((100, 100), (1_000, 30), (20_000, 10), (200_000, 3))
 BATCHES, STEPS_AN_EPOCH = (8, 256), 16
 LARGE = 500_000_000  # parameters from which a device is given few examples at a time
 SMALL = 100_000_000  # parameters below which a model has seen too little to learn a task in as few epochs
-_BOX_TOKENS, _MASK_TOKENS, _SEPARATORS = 4, 16, 3
+_SEVERAL = 3  # answers to a question from which they are taken for those of several people
 
 
 @dataclass
@@ -98,8 +97,9 @@ def own_keys(classes: list[type], argv: list[str] | None, above: dict[str, Any])
     if few if values["augment"] is None else values["augment"]:
         # not mirrored: left and right may matter
         source["augment"] = as_dict(values["source"], "source").get("augment", AUGMENT)
-    task = own_task(values, found)
-    task["max_new_tokens"] = answer_tokens(found, load_processor(folder).tokenizer)
+    tokenizer = load_processor(folder).tokenizer
+    task = own_task(values, found, tokenizer)
+    task["max_new_tokens"] = answer_tokens(found, tokenizer)
     task |= as_dict(values["task"], "task")
     return schedule_keys(values, given | set(above), train_size(found)), above | {"source": source, "task": task}
 
@@ -126,15 +126,19 @@ def read_source(source: dict[str, Any]) -> OwnSet:
         raise ConfigError(str(error)) from error
 
 
-def own_task(values: dict[str, Any], found: OwnSet) -> dict[str, Any]:
-    """The task of the kind. Prompts for boxes and masks name every class, so that a model learns what is not there."""
+def own_task(values: dict[str, Any], found: OwnSet, tokenizer: Any) -> dict[str, Any]:
+    """The task of the kind.
+
+    Prompts for boxes and masks name every class, so that a model learns what is not there. Where the names would make
+    too long a prompt, one class that is on the picture is asked for.
+    """
     kind, prompt, language = values["kind"], values["prompt"], values["language"]
     names = found.classes
     prompt = prompt.replace("{classes}", " ; ".join(names))
     if kind not in REGION_KINDS:
         task = {"name": "own", "kind": kind, "language": language, "prompt": prompt}
         answers = max((len(texts(row.answers)) for row in chain(*found.good.values())), default=0)
-        if kind == "vqa" and answers >= _SEPARATORS:
+        if kind == "vqa" and answers >= _SEVERAL:
             task["metric"] = "vqa"
         return {key: value for key, value in task.items() if value}
     task = {"name": kind} | ({"language": language} if language != "en" else {})
@@ -142,7 +146,7 @@ def own_task(values: dict[str, Any], found: OwnSet) -> dict[str, Any]:
         asked = prompt_classes(prompt, kind, names)
         usual = prompt == f"{kind} " + " ; ".join(asked)
         return task | {"classes": asked} | ({} if usual else {"prompt": prompt})
-    return task | ({"classes": names} if len(names) <= MOST_CLASSES else {})
+    return task | ({"classes": names} if all_classes_fit(names, tokenizer, values["max_length"]) else {})
 
 
 def prompt_classes(prompt: str, kind: str, names: list[str]) -> list[str]:
@@ -165,25 +169,6 @@ def asked_classes(task: dict[str, Any], found: OwnSet) -> list[str]:
         return []
     # a prompt that names one class is to name all
     return prompt_classes(task.get("prompt", ""), "", found.classes)
-
-
-def answer_tokens(found: OwnSet, tokenizer: Any) -> int:
-    """Tokens of the longest answer with a fifth to spare, so that none is cut."""
-    lengths, outlined = {}, _MASK_TOKENS if found.spec.kind == "segment" else 0
-
-    def length(text: str) -> int:
-        if text not in lengths:
-            lengths[text] = len(tokenizer(text, add_special_tokens=False)["input_ids"])
-        return lengths[text]
-
-    longest = 0
-    for row in chain(*found.good.values()):
-        if found.spec.kind in REGION_KINDS:
-            tokens = sum(length(name) + _BOX_TOKENS + outlined + _SEPARATORS for name in found.labels(row))
-        else:
-            tokens = max(map(length, texts(row.answers)))
-        longest = max(longest, tokens)
-    return min(LONGEST, math.ceil(1.2 * longest) + 4)
 
 
 def mixed_size(values: dict[str, Any]) -> int:

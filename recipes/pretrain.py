@@ -10,6 +10,7 @@ curve. PaLI-3 freezes the image encoder in stage 1 (section 3.2), PaliGemma free
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import set_seed
 
@@ -18,7 +19,7 @@ from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
 from openpali.data.streaming import TaskStream
 from openpali.recipes.arguments import RunArguments, command, parse
-from openpali.recipes.config_file import ConfigError, as_dict
+from openpali.recipes.config_file import ConfigError, as_dict, at_least
 from openpali.recipes.mixture_log import MixtureLog, NumberedCollator, NumberedTask, tell_mixture
 from openpali.recipes.pretrain_start import StartArguments, load_start
 from openpali.recipes.run_data import make_task, mixed_data, skip_log, splits, task_data, tell_skipped
@@ -61,8 +62,11 @@ class PretrainArguments:
                     f"mixture: {name} must be {{task: {{...}}, weight: ..., source: {{...}}}}, with max_length and"
                     " suffix_max_length where they are not those of all"
                 )
+            limits = {f"mixture.{name}.{key}": line.get(key) for key in LIMITS}
+            at_least(1, limits, *limits)
         if not self.mixture:
             raise ConfigError("mixture is empty: name at least one task")
+        at_least(1, vars(self), *LIMITS, "test_limit")
         for name in [*self.evaluate, *([self.best_on] if self.best_on else [])]:
             if name not in self.mixture:
                 raise ConfigError(f"{name} is not a line of the mixture: {', '.join(self.mixture)}")
@@ -82,7 +86,7 @@ def make_datasets(
         limits = {option: line[option] for option in LIMITS if option in line}
         train[name] = task_data(own["train"], NumberedTask(task, number, limits), run)
         for part, datasets in held_out.items():
-            datasets[name] = TaskDataset(own[part], task, run.seed, skip_log(run))
+            datasets[name] = TaskDataset(own[part], task, run.seed, skip_log(run), part=part)
     return train, held_out
 
 
@@ -111,7 +115,17 @@ def main(argv: list[str] | None = None) -> None:
 
     scored = args.evaluate or list(weights)
     batch = run.per_device_eval_batch_size
-    validation = Validation({n: held_out["validation"][n] for n in scored}, processor, batch, run.eval_limit)
+    lines = as_dict(args.mixture, "mixture")
+    plain: dict[str, Any] = {"processor": processor, "exact_pictures": args.exact_pictures}
+    limits = {n: {key: lines[n].get(key, getattr(args, key)) for key in LIMITS} for n in scored}
+    validation = Validation(
+        {n: held_out["validation"][n] for n in scored},
+        processor,
+        batch,
+        run.eval_limit,
+        collators={n: Collator(**plain, **limits[n]) for n in scored},
+        say=run.say,
+    )
     best = validation.chief_metric(args.best_on)
     log = MixtureLog(mixture.table(), run)
     callbacks = [log, ComponentWarmup(run)]

@@ -14,7 +14,7 @@ from openpali.data.sources.webdataset import WebDataset
 from openpali.data.streaming import StreamMixture, TaskStream
 from openpali.data.tasks import Task, load_task
 from openpali.recipes.arguments import RunArguments
-from openpali.recipes.config_file import ConfigError
+from openpali.recipes.config_file import ConfigError, at_least
 from openpali.recipes.run_folder import SKIPPED_FILE
 
 SHOWN = 20
@@ -77,9 +77,11 @@ def make_source(spec: dict[str, Any]) -> Source:
 def make_task(spec: dict[str, Any]) -> Task:
     """`load_task`, its complaints as configuration errors."""
     try:
-        return load_task(spec)
+        task = load_task(spec)
     except ValueError as error:
         raise ConfigError(f"task: {error}") from error
+    at_least(1, {"task.max_new_tokens": task.max_new_tokens}, "task.max_new_tokens")
+    return task
 
 
 def splits(spec: dict[str, Any], run: RunArguments) -> dict[str, Source]:
@@ -144,7 +146,7 @@ def task_data(source: Source, task: Task, run: RunArguments, max_bad_share: floa
     """
     inner = source.source if isinstance(source, Augmented) else source
     if not isinstance(inner, WebDataset):
-        return TaskDataset(source, task, run.seed, skip_log(run), max_bad_share)
+        return TaskDataset(source, task, run.seed, skip_log(run), max_bad_share, part="train")
     shards: Any = source
     place = run.process_index, run.world_size
     return TaskStream(shards, task, run.seed, skip_log(run), max_bad_share, *place)

@@ -209,9 +209,3 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
     if missing:
         raise RuntimeError(f"{folder} lacks {len(missing)} parameters, among them {', '.join(missing[:3])}")
     model.load_state_dict(loaded.state_dict(), strict=True)
-
-
-def read_best(folder: Path) -> dict[str, Any] | None:
-    """Step and value of the best weights kept so far."""
-    path = folder / BEST_FOLDER / BEST_FILE
-    return json.loads(path.read_text()) if path.exists() else None

@@ -14,12 +14,22 @@ from transformers import PreTrainedModel, Trainer
 
 from openpali.modeling.modeling_pali3 import Pali3ForConditionalGeneration
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
+from openpali.modeling.token_loss import IGNORE_INDEX
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError
 from openpali.recipes.engines import tables_in_root
 from openpali.recipes.micro_batch import read_parts, split, write_parts
 from openpali.recipes.run_folder import ASIDE, flush, last_checkpoint, move_files, remove_old, replace_folder
-from openpali.recipes.survival import RECORDS, BadLoss, LossGuard, RunStopped, bad_steps, disk_is_full, keep_bad_batch
+from openpali.recipes.survival import (
+    FAILURE,
+    RECORDS,
+    BadLoss,
+    LossGuard,
+    RunStopped,
+    bad_steps,
+    disk_is_full,
+    keep_bad_batch,
+)
 
 # their losses are means over examples, so that a micro-batch is the sum of its parts
 DIVISIBLE = (Pali3ForConditionalGeneration, PaliGemmaForConditionalGeneration)
@@ -56,12 +66,16 @@ class SafeTrainer(Trainer):
         """Forward and backward of a micro-batch, unless its loss is bad or it does not fit into memory.
 
         Raises:
-            RunStopped: a bad loss where the run is not to skip it, or out of memory.
+            BadRecord: too many records are bad.
+            RunStopped: a bad loss where the run is not to skip it, a batch without labels, or out of memory.
         """
         if len(self.taken) == self.current_gradient_accumulation_steps:
             self.begin_step()
         inputs = dict(inputs)
+        if FAILURE in inputs:
+            raise inputs[FAILURE]
         self.names = inputs.pop(RECORDS, [])
+        self.refuse_unlabelled(inputs)
         self.taken.append(inputs)
         nothing = torch.zeros((), device=self.args.device)
         if self.skipping:
@@ -71,6 +85,16 @@ class SafeTrainer(Trainer):
         except BadLoss as bad:
             self.drop_step(model, inputs, str(bad))
             return nothing
+
+    def refuse_unlabelled(self, inputs: dict[str, Any]) -> None:
+        """Raise RunStopped for a batch without a token to predict, whose loss would be 0 and teach nothing."""
+        labels = inputs.get("labels")
+        if torch.is_tensor(labels) and not (labels != IGNORE_INDEX).any():
+            named = f" ({', '.join(self.names[:3])})" if self.names else ""
+            raise RunStopped(
+                f"step {self.state.global_step + 1}: no token of this batch{named} has a label, and nothing would be"
+                " learnt. Raise suffix_max_length, or give targets that are not empty."
+            )
 
     def fitting_step(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         """The same in as many parts as memory asks for."""
@@ -161,6 +185,10 @@ class SafeTrainer(Trainer):
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         assert isinstance(self.model, PreTrainedModel)
+        if not (self.args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+            # Transformers lets every embedding ask for gradients, the image encoder's too. Re-entrant checkpoints need
+            # that; with others, what lies below all that trains would keep its graph and be computed a second time
+            self.model.disable_input_require_grads()
         with tables_in_root(self.model) if self.is_fsdp_enabled else contextlib.nullcontext():
             return super()._prepare_for_training(*args, **kwargs)
 
@@ -217,6 +245,13 @@ class SafeTrainer(Trainer):
             move_files(folder / ASIDE / "final", folder)
             shutil.rmtree(folder / ASIDE, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+
+    def as_main_decides(self, decision: bool) -> bool:
+        """The main process's decision, in all: numbers may differ in their last bits, and files come late."""
+        agreed = [decision]
+        if self.args.world_size > 1:
+            torch.distributed.broadcast_object_list(agreed, 0)
+        return agreed[0]
 
     @contextlib.contextmanager
     def writing_aside(self) -> Any:

@@ -6,18 +6,22 @@ import math
 import shutil
 import statistics
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch.utils.data import Dataset
 
 from openpali.data.example import Example
+from openpali.data.images import BadImage
+from openpali.data.records import BadRecord
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError
 
-RECORDS = "record_names"
+RECORDS, FAILURE = "record_names", "failure"
+OF_THE_DATA = (BadRecord, BadImage)
 GUARD_FILE = "loss_guard.json"
 BAD_FOLDER = "bad_batches"
 # micro-batches whose median says what a usual loss is, and how many there must be before one is called unusual
@@ -34,15 +38,65 @@ class BadLoss(Exception):
     """A loss or gradient that must not reach the weights."""
 
 
-class NamedCollator:
-    """A collator whose batches also hold the names of their records, which the trainer takes out again."""
+class Failure:
+    """What went wrong with an item in a loader worker, where the data and not the code is to blame.
+
+    An exception itself would end the worker, and reach a person as another one with the traceback in its text.
+    """
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+
+class Careful(Dataset):
+    """A data set that gives a `Failure` where it would raise; item by item otherwise the same."""
+
+    def __init__(self, data: Any):
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: Any) -> Any:
+        try:
+            return self.data[index]
+        except OF_THE_DATA as error:
+            return Failure(error)
+
+
+class CarefulCollator:
+    """A collator that gives the first `Failure` of its items, or its own, in place of a batch."""
 
     def __init__(self, collator: Callable[[list], Any]):
         self.collator = collator
 
+    def __call__(self, items: Any) -> Any:
+        """The collator's batch."""
+        for item in items if isinstance(items, list) else [items]:
+            if isinstance(item, Failure):
+                return item
+        try:
+            return self.collator(items)
+        except OF_THE_DATA as error:
+            return Failure(error)
+
+
+def raised(batches: Iterable[Any]) -> Iterator[Any]:
+    """Batches of a loader of such data, and what went wrong with them as it would have been raised."""
+    for batch in batches:
+        if isinstance(batch, Failure):
+            raise batch.error
+        yield batch
+
+
+class NamedCollator(CarefulCollator):
+    """A collator whose batches also hold the names of their records, which the trainer takes out again."""
+
     def __call__(self, items: Sequence[Any]) -> Any:
         """The collator's batch; with names where the items are examples."""
-        batch = self.collator(list(items))
+        batch = super().__call__(list(items))
+        if isinstance(batch, Failure):
+            return {FAILURE: batch.error}
         if all(isinstance(item, Example) for item in items):
             batch[RECORDS] = [item.id for item in items]
         return batch

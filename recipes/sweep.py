@@ -6,6 +6,7 @@ Beyer et al. 2024 (PaliGemma, section 3.2.4) try learning rates of 3e-6, 1e-5 an
 import gc
 import itertools
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 
+from openpali.eval.json_numbers import json_numbers
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError
 from openpali.recipes.run_folder import BEST_FILE, BEST_FOLDER
@@ -46,9 +48,10 @@ class Outcome:
     Attributes:
         learning_rate, epochs, seed: of the run; no epochs where the run has so many steps.
         metric: by which weights are chosen.
-        validation: its best value.
+        validation: its best value; nan where it is undefined.
         test: its value on the test part.
         folder: of the run.
+        loss: on the validation part, of the weights that were kept; nan where it is not known.
     """
 
     learning_rate: float
@@ -58,6 +61,7 @@ class Outcome:
     validation: float
     test: float
     folder: str
+    loss: float = math.nan
 
 
 def sweep(args: SweepArguments, run: RunArguments, argv: Sequence[str], train: Callable[[list[str]], Any]) -> Outcome:
@@ -103,7 +107,7 @@ def sweep(args: SweepArguments, run: RunArguments, argv: Sequence[str], train: C
         outcomes.append(read_outcome(folder, rate, epochs, seed))
     best = best_of(outcomes)
     if run.process_index == 0:
-        (run.folder / ROWS).write_text(json.dumps([asdict(one) for one in outcomes], indent=2) + "\n")
+        (run.folder / ROWS).write_text(json.dumps([json_numbers(asdict(one)) for one in outcomes], indent=2) + "\n")
         (run.folder / TABLE).write_text(table(outcomes, best))
     run.say(table(outcomes, best))
     return best
@@ -128,7 +132,8 @@ def read_outcome(folder: Path, rate: float, epochs: float | None, seed: int) -> 
     tests = [scores["metrics"].get(key_of(best["metric"], name)) for name, scores in metrics.items()]
     known = [value for value in tests if value is not None]
     test = mean(known) if known else float("nan")
-    return Outcome(rate, epochs, seed, best["metric"], best["value"], test, str(folder))
+    numbers = [math.nan if best.get(key) is None else best[key] for key in ("value", "loss")]
+    return Outcome(rate, epochs, seed, best["metric"], numbers[0], test, str(folder), numbers[1])
 
 
 def key_of(metric: str, name: str) -> str:
@@ -137,11 +142,17 @@ def key_of(metric: str, name: str) -> str:
 
 
 def best_of(outcomes: Sequence[Outcome]) -> Outcome:
-    """The best run of the setting whose mean over seeds is best."""
+    """The best run of the setting whose mean over seeds is best; of equal ones the one with the lower loss."""
     settings = {(one.learning_rate, one.epochs) for one in outcomes}
     groups = [[one for one in outcomes if (one.learning_rate, one.epochs) == setting] for setting in settings]
-    chosen = max(groups, key=lambda group: (mean(one.validation for one in group), -group[0].learning_rate))
-    return max(chosen, key=lambda one: one.validation)
+    chosen = max(groups, key=lambda group: (*standing(group), -group[0].learning_rate))
+    return max(chosen, key=lambda one: standing([one]))
+
+
+def standing(group: Sequence[Outcome]) -> tuple[float, float]:
+    """Mean score over seeds, undefined below all others; for equal ones the mean validation loss, lower is better."""
+    score, loss = mean(one.validation for one in group), mean(one.loss for one in group)
+    return -math.inf if math.isnan(score) else score, -math.inf if math.isnan(loss) else -loss
 
 
 def table(outcomes: Sequence[Outcome], best: Outcome) -> str:
@@ -152,7 +163,7 @@ def table(outcomes: Sequence[Outcome], best: Outcome) -> str:
     groups: dict[tuple[float, float | None], list[Outcome]] = {}
     for one in outcomes:
         groups.setdefault((one.learning_rate, one.epochs), []).append(one)
-    order = sorted(groups.items(), key=lambda item: -mean(one.validation for one in item[1]))
+    order = sorted(groups.items(), key=lambda item: standing(item[1]), reverse=True)
     for (rate, epochs), group in order:
         shown = [spread([one.validation for one in group]), spread([one.test for one in group])]
         length = f"{epochs:g}" if epochs else "as configured"
@@ -164,4 +175,6 @@ def table(outcomes: Sequence[Outcome], best: Outcome) -> str:
 
 def spread(values: Sequence[float]) -> str:
     """The mean, and the standard deviation of several."""
+    if math.isnan(mean(values)):
+        return "undefined"
     return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")

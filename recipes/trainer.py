@@ -20,6 +20,7 @@ from openpali.eval.loading import finish_adapters
 from openpali.recipes import optimization
 from openpali.recipes.adafactor import Adafactor, adafactor_options
 from openpali.recipes.arguments import RunArguments
+from openpali.recipes.best_weights import beats, best_row, describe_best, read_best
 from openpali.recipes.callbacks import PaddingShare, RunLog, StopRequest, Throughput
 from openpali.recipes.config_file import ConfigError
 from openpali.recipes.engines import (
@@ -35,13 +36,12 @@ from openpali.recipes.run_folder import (
     BEST_FILE,
     BEST_FOLDER,
     load_weights,
-    read_best,
     replace_folder,
 )
 from openpali.recipes.safe_trainer import SafeTrainer
 from openpali.recipes.sampling import RunSampler, quiet_worker
 from openpali.recipes.streaming import StreamLoader, load_position, save_position
-from openpali.recipes.survival import NamedCollator
+from openpali.recipes.survival import Careful, NamedCollator
 
 Loss = Callable[[nn.Module, dict[str, Any]], torch.Tensor]
 Evaluate = Callable[[PreTrainedModel], dict[str, float]]
@@ -119,7 +119,7 @@ class PaliTrainer(SafeTrainer):
         # augmented records would otherwise be the same in every epoch
         anew = isinstance(self.data, TaskDataset) and self.data.augmented is not None
         loader = DataLoader(
-            self.data,
+            Careful(self.data),
             batch_size=args.per_device_train_batch_size,
             sampler=RunSampler(len(self.data), args.max_steps * args.examples_per_step, args.seed, anew),
             collate_fn=self.data_collator,
@@ -197,23 +197,20 @@ class PaliTrainer(SafeTrainer):
         return metrics
 
     def keep_best(self, metrics: dict[str, float]) -> None:
-        """Save weights that beat those in `best/`, or that are the first.
+        """Save weights that beat those in `best/`, or that are the first; see `best_weights.beats`.
 
         Raises:
             KeyError: if the evaluation does not give the metric of the run.
         """
-        if f"eval_{self.best_metric}" not in metrics:
-            raise KeyError(f"evaluation gives {', '.join(metrics)}, and not the metric {self.best_metric}")
         folder = self.run_args.folder
-        value, best = metrics[f"eval_{self.best_metric}"], read_best(folder)
-        if best is not None and not value > best["value"]:
+        row = best_row(self.state.global_step, str(self.best_metric), metrics)
+        if not self.as_main_decides(beats(row, read_best(folder))):
             return
         fresh = folder / ASIDE / BEST_FOLDER
         self.empty_aside()
         with self.full_disk_told():
             self.save_model(str(fresh), _internal_call=True)
         if self.args.should_save:
-            row = {"step": self.state.global_step, "metric": self.best_metric, "value": value}
             (fresh / BEST_FILE).write_text(json.dumps(row))
             replace_folder(fresh, folder / BEST_FOLDER)
 
@@ -337,10 +334,9 @@ def run_training(
     if stop.requested and step < args.max_steps:
         args.say(f"Stopped at step {step}. The same command goes on from {folder / f'checkpoint-{step}'}.")
         raise SystemExit(130)
-    best = read_best(folder)
-    if best is not None:
+    if read_best(folder) is not None:
         load_into(model, folder / BEST_FOLDER, trainer.accelerator)
-        args.say(f"Best {best['metric']} {best['value']:.4g}, at step {best['step']}: these weights are kept.")
+        args.say(describe_best(folder))
     trainer.save_final()
     what = "adapters" if any(row.base for row in table) else "model"
     args.say(f"Saved {what} and processor to {folder}")

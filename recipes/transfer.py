@@ -23,7 +23,7 @@ from openpali.modeling.dropout import set_text_dropout
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
 from openpali.recipes.adapters import AdapterArguments, check_start
 from openpali.recipes.arguments import RunArguments, command, parse
-from openpali.recipes.config_file import ConfigError, as_dict
+from openpali.recipes.config_file import ConfigError, as_dict, at_least
 from openpali.recipes.data_check import check_data
 from openpali.recipes.example_picture import EXAMPLES_FILE, draw_examples, some_examples
 from openpali.recipes.feature_cache import Mode, cached_features
@@ -33,6 +33,7 @@ from openpali.recipes.resolution import load_resized, own_size, resolution_keys
 from openpali.recipes.run_data import tell_long_texts, tell_skipped
 from openpali.recipes.run_folder import open_run
 from openpali.recipes.sweep import SweepArguments, sweep
+from openpali.recipes.text_lengths import TextLimits
 from openpali.recipes.trainer import run_length, run_training
 from openpali.recipes.validation import Validation, final_report
 
@@ -93,6 +94,13 @@ class TransferArguments:
             self.source = {"name": "jsonl", "path": self.data, "image_root": self.image_root}
         if self.source.get("name") == "jsonl" and self.task.get("name") != "plain":
             self.task = {"name": "plain"}
+        at_least(
+            1, vars(self), "max_length", "suffix_max_length", "pack_length", "resolution", "num_beams", "test_limit"
+        )
+        if not 0 <= self.max_bad_share <= 1:
+            raise ConfigError(f"max_bad_share={self.max_bad_share}: it is a share, from 0 to 1")
+        if self.label_smoothing is not None and not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"label_smoothing={self.label_smoothing}: it is from 0 to below 1")
         if not self.model:
             raise ConfigError("there is no model: give --model with the folder or Hub name of a checkpoint")
 
@@ -147,7 +155,8 @@ def fine_tune(
     """Look at the data, train, keep the best weights by the task's metric, and write a report."""
     if own.kind:
         source = as_dict(args.source, "source")
-        check_data(source, as_dict(args.task, "task"), picture_size(args), run, not own.train_despite_errors)
+        task, strict = as_dict(args.task, "task"), not own.train_despite_errors
+        check_data(source, task, picture_size(args), run, strict, limits=text_limits(args))
     checkpoint = None if own.check_only else open_run(run)
     members = load_members(args, mix, own, run)
     train = training_data(members, mix, run)
@@ -171,7 +180,9 @@ def fine_tune(
 
     scoring = {"processor": processor, "batch_size": run.per_device_eval_batch_size, "num_beams": args.num_beams}
     held_out = {name: member.validation for name, member in members.items()}
-    validation = Validation(held_out, limit=run.eval_limit, mean=len(members) > 1, **scoring)
+    plain = Collator(processor, **limits, exact_pictures=args.exact_pictures)
+    losses: dict[str, Any] = {"collators": dict.fromkeys(held_out, plain), "say": run.say}
+    validation = Validation(held_out, limit=run.eval_limit, mean=len(members) > 1, **scoring, **losses)
     run_training(model, processor, run, train, collator, validation, validation.chief_metric(), resume_from=checkpoint)
 
     test = Validation({name: member.test for name, member in members.items()}, limit=args.test_limit, **scoring)
@@ -199,8 +210,14 @@ def load_members(
         found = data_of(path)
         if found["kind"]:
             strict = not (own.train_despite_errors or found["train_despite_errors"])
-            check_data(found["source"], found["task"], picture_size(args), run, strict, Path(path).stem)
+            options: dict[str, Any] = {"name": Path(path).stem, "limits": text_limits(args)}
+            check_data(found["source"], found["task"], picture_size(args), run, strict, **options)
     return mixed_members(mix, run, args.max_bad_share, data_of)
+
+
+def text_limits(args: TransferArguments) -> TextLimits:
+    """Tokens of prompts and targets, and the model's tokenizer, which counts them."""
+    return TextLimits(load_processor(check_start(str(args.model))).tokenizer, args.max_length, args.suffix_max_length)
 
 
 def picture_size(args: TransferArguments) -> int | None:

@@ -1,17 +1,23 @@
 """Scores while a model trains, and the report when it has."""
 
 import json
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PreTrainedModel
 
+from openpali.data.collator import Collator
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import credits_of
 from openpali.eval.evaluate_task import TaskResult, evaluate_task
+from openpali.eval.json_numbers import json_numbers
 from openpali.eval.report import pictures, write_report
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.callbacks import read_log
+from openpali.recipes.held_out import held_out_loss
 from openpali.recipes.run_folder import LOG_FILE
 
 
@@ -26,6 +32,8 @@ class Validation:
         limit: examples of each dataset.
         num_beams: 1 is greedy.
         mean: also give `mean`, that of the datasets' chief metrics, by which checkpoints are compared.
+        collators: of each dataset, for its loss; one that has none gets no loss.
+        say: takes what a person should know.
     """
 
     datasets: dict[str, TaskDataset]
@@ -34,6 +42,8 @@ class Validation:
     limit: int
     num_beams: int = 1
     mean: bool = False
+    collators: Mapping[str, Collator] = field(default_factory=dict)
+    say: Callable[[str], None] = print
 
     def results(self, model: PreTrainedModel, blank_images: bool = False) -> dict[str, TaskResult]:
         """Answers and scores of every dataset."""
@@ -45,14 +55,30 @@ class Validation:
         }
 
     def __call__(self, model: PreTrainedModel) -> dict[str, float]:
-        """Metrics by name."""
+        """Metrics by name, with the `loss` of each dataset and the mean of these."""
+        losses = self.losses(model)
         scores, chief = {}, []
         for name, result in self.results(model).items():
             prefix = f"{name}_" if len(self.datasets) > 1 else ""
             numbers = {key: value for key, value in result.metrics.items() if key != "examples"}
+            numbers |= {"loss": losses[name]} if name in losses else {}
             scores |= {f"{prefix}{key}": value for key, value in numbers.items()}
             chief.append(result.score)
-        return scores | ({"mean": sum(chief) / len(chief)} if self.mean else {})
+        if losses:
+            scores["loss"] = mean_of(list(losses.values()))
+        return scores | ({"mean": mean_of(chief)} if self.mean else {})
+
+    def losses(self, model: PreTrainedModel) -> dict[str, float]:
+        """The loss of the right answers of every dataset that has a collator."""
+        counts = Counter(self.processor.truncation_counts)
+        found = {}
+        for name, collator in self.collators.items():
+            examples = (self.datasets[name][i] for i in range(min(self.limit, len(self.datasets[name]))))
+            found[name] = held_out_loss(model, examples, collator, self.batch_size)
+        # what is cut in training is counted by itself
+        self.processor.truncation_counts.clear()
+        self.processor.truncation_counts.update(counts)
+        return found
 
     def chief_metric(self, name: str | None = None) -> str:
         """Key of the metric that decides, of the dataset of that name or of the first one."""
@@ -61,6 +87,17 @@ class Validation:
         name = name or next(iter(self.datasets))
         key = self.datasets[name].task.metric_key
         return f"{name}_{key}" if len(self.datasets) > 1 else key
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """The mean of those that are defined; nan without any."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def shown(value: float) -> str:
+    """A number as it is printed."""
+    return "undefined" if math.isnan(value) else f"{value:.3f}"
 
 
 def final_report(
@@ -81,14 +118,16 @@ def final_report(
         result.name, result.blank_metrics = name, blanks[name].metrics
         images |= pictures(result, test.datasets[name])
         results.append(result)
-        shown = ", ".join(
-            f"{key} {value:.3f} ({blanks[name].metrics[key]:.3f} on blank images)"
+        numbers = ", ".join(
+            f"{key} {shown(value)} ({shown(blanks[name].metrics[key])} on blank images)"
             for key, value in result.metrics.items()
             if key != "examples"
         )
-        run.say(f"{name}, {result.metrics['examples']:.0f} test examples: {shown}")
+        run.say(f"{name}, {result.metrics['examples']:.0f} test examples: {numbers}")
     if run.process_index == 0:
-        content = {r.name: {"metrics": r.metrics, "blank_images": r.blank_metrics} for r in results}
+        content = {r.name: {"metrics": json_numbers(r.metrics)} for r in results}
+        for result in results:
+            content[result.name]["blank_images"] = json_numbers(result.blank_metrics or {})
         (run.folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n")
         logs = read_log(run.folder / LOG_FILE)
         credits = " ".join(dict.fromkeys(filter(None, (credits_of(data.source) for data in test.datasets.values()))))

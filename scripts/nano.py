@@ -14,7 +14,7 @@ from typing import Any
 
 import openpali
 from openpali.recipes import contrastive, pretrain, transfer
-from openpali.recipes.run_folder import read_best
+from openpali.recipes.best_weights import read_best
 from openpali.scripts.chain import Clock, Row, draw_scenes, measure
 
 ENGLISH: dict[str, Any] = {"name": "answer", "kinds": ["what"], "languages": ["en"]}

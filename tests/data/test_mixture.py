@@ -73,19 +73,48 @@ def test_bad_and_unsuited_records_are_replaced_by_the_next():
     assert [row["record"] for row in log.read()] == ["3", "39"]
 
 
-def test_too_many_bad_records_end_the_reading():
-    dataset = TaskDataset(Numbers(100, bad=set(range(5))), Draw())
-    # five of six are bad, but six are too few to judge
-    assert dataset[0].id == "numbers-5"
-    for index in range(6, 9):
-        dataset[index]
-    dataset = TaskDataset(Numbers(100, bad={10, 11}), Draw())
-    for index in range(10):
-        dataset[index]
-    with pytest.raises(BadRecord, match="2 of 12 records read are bad; the last one: numbers:11: it is bad"):
-        dataset[10]
-    lenient = TaskDataset(Numbers(100, bad={10, 11}), Draw(), max_bad_share=0.5)
-    assert [lenient[index].id for index in range(11)][-1] == "numbers-12"
+@pytest.mark.parametrize("seed", range(5))
+def test_too_many_bad_records_end_the_reading_wherever_they_are(seed):
+    """Judged against the whole source: a tenth may be bad, in whatever order records are read."""
+    order, bad = random.Random(seed).sample(range(100), 100), set(random.Random(-1 - seed).sample(range(100), 10))
+    few = TaskDataset(Numbers(100, bad=bad), Draw())
+    assert len([few[index] for index in order]) == 100
+    many = TaskDataset(Numbers(100, bad=bad | {min(set(range(100)) - bad)}), Draw(), part="validation")
+    reason = "it is bad; with it 11 of 100 records of the validation part cannot be used, more than max_bad_share=0.1"
+    with pytest.raises(BadRecord, match=f"numbers:[0-9]+: {reason}. Mend the data, or raise max_bad_share."):
+        [many[index] for index in order]
+    lenient = TaskDataset(Numbers(100, bad=set(range(45))), Draw(), max_bad_share=0.5)
+    assert lenient[0].id == "numbers-45"
+
+
+def test_a_bad_record_or_two_of_a_small_source_do_not_end_the_reading():
+    dataset = TaskDataset(Numbers(9, bad={2, 3}), Draw())
+    assert [dataset[index].id for index in (2, 3)] == ["numbers-4", "numbers-4"]
+
+
+def test_bad_records_of_all_processes_count_together(tmp_path):
+    """Three workers find five each, none of them too many by itself."""
+    path, found = tmp_path / "skipped.jsonl", []
+    workers = [TaskDataset(Numbers(100, bad=set(range(15))), Draw(), skip_log=SkipLog(path)) for _ in range(3)]
+    for place in range(15):
+        worker = workers[place % 3]
+        worker.source.broken = {place}
+        try:
+            worker[place]
+        except BadRecord as bad:
+            found.append(str(bad))
+    assert [text.split("; ")[1][:16] for text in found] == [f"with it {count} of 10" for count in range(11, 16)]
+    assert len(SkipLog(path).read()) == 15
+
+
+def test_what_an_earlier_run_found_bad_does_not_count(tmp_path):
+    path = tmp_path / "skipped.jsonl"
+    before = TaskDataset(Numbers(100, bad=set(range(10))), Draw(), skip_log=SkipLog(path))
+    assert before[0].id == "numbers-10"
+    mended = TaskDataset(Numbers(100, bad={5, 50}), Draw(), skip_log=SkipLog(path))
+    assert mended[5].id == "numbers-6"
+    other = TaskDataset(Numbers(100, bad={60}), Draw(), skip_log=SkipLog(path), part="validation")
+    assert [other[60].id, mended[50].id] == ["numbers-61", "numbers-51"]
 
 
 def test_records_without_any_use():

@@ -192,3 +192,32 @@ def test_models_are_compared_on_the_same_examples_only():
     two.predictions[0]["id"] = "another"
     with pytest.raises(ValueError, match="not of the same examples"):
         compare_results("vqa", one, two)
+
+
+def test_ties_of_boxes_are_broken_alike_in_metric_and_bootstrap():
+    """Boxes without scores, some pictures left out, listed in another order."""
+    predictions, references = boxes(scored=False), boxes(scored=False)
+    order = RNG.permutation(COUNT)
+    for rows in (range(COUNT), order):
+        result = result_of("box_f1", [predictions[i] for i in rows], [references[i] for i in rows])
+        weights = np.isin(rows, order[:40]).astype(np.float64)[None]
+        some = result_of("box_f1", [predictions[i] for i in order[:40]], [references[i] for i in order[:40]])
+        made = statistics("box_f1", result)
+        assert set(made) == {"f1", "precision", "recall", "map", "map50"}
+        assert {key: one(weights)[0] for key, one in made.items()} == pytest.approx(
+            {key: some.metrics[key] for key in made}, abs=1e-6
+        )
+
+
+@pytest.mark.parametrize("metric", ["box_f1", "segmentation"])
+def test_resamples_without_anything_to_find_have_no_value(metric):
+    predictions, references = CASES[metric]()
+    references[1:] = [[] for _ in references[1:]]
+    references[0] = references[0] or next(boxes for boxes in CASES[metric]()[1] if boxes)
+    result = result_of(metric, predictions, references)
+    weights = np.ones((2, COUNT))
+    weights[1, 0] = 0
+    for key, statistic in statistics(metric, result).items():
+        assert np.isnan(statistic(weights)).tolist() == [False, key != "invalid"], key
+    add_intervals(result, metric)
+    assert not np.isnan(list(result.intervals.values())).any()

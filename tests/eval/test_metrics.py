@@ -1,4 +1,6 @@
 import json
+import math
+import random
 import shutil
 from pathlib import Path
 
@@ -191,9 +193,32 @@ def test_map_equals_pycocotools_on_random_boxes():
     assert result["map50"] == pytest.approx(evaluator.stats[1], abs=1e-6)
 
 
-def test_no_boxes_anywhere():
-    result = load_metric("box_f1").compute(predictions=[[], []], references=[[], []])
-    assert result == {"f1": 1.0, "precision": 1.0, "recall": 1.0, "map": 0.0, "map50": 0.0}
+@pytest.mark.parametrize("found", [[[], []], [[box(0, 0, 1, 1)], []]])
+def test_without_a_true_box_there_is_no_score(found):
+    """Silence is neither perfect nor worthless there."""
+    result = load_metric("box_f1").compute(predictions=found, references=[[], []], return_scores=True)
+    assert result.pop("scores") == [float(not boxes) for boxes in found]
+    assert set(result) == {"f1", "precision", "recall", "map", "map50"}
+    assert all(map(math.isnan, result.values()))
+
+
+def test_silence_where_there_are_boxes_is_zero():
+    result = load_metric("box_f1").compute(predictions=[[], []], references=[[box(0, 0, 1, 1)], []])
+    assert result == {"f1": 0.0, "precision": 0.0, "recall": 0.0, "map": 0.0, "map50": 0.0}
+
+
+def test_map_does_not_depend_on_the_order_of_pictures():
+    """Boxes without scores tie: half of these pictures are right."""
+    rng = random.Random(0)
+    true = [[box(0, 0, 10 + n, 10), box(20, 20, 30, 30 + n)] for n in range(12)]
+    found = [boxes if n % 2 else [box(50, 50, 60 + n, 60), boxes[1]] for n, boxes in enumerate(true)]
+    values = set()
+    for _ in range(5):
+        order = rng.sample(range(12), 12)
+        pictures = {"predictions": [found[n] for n in order], "references": [true[n] for n in order]}
+        values.add(load_metric("box_f1").compute(**pictures)["map"])
+    assert len(values) == 1
+    assert 0.3 < values.pop() < 0.9
 
 
 def test_a_malformed_box_is_named():

@@ -1,5 +1,7 @@
 """Masks are encoded by COCO's own code here, so that the metric is not tested against itself."""
 
+import math
+
 import numpy as np
 import pytest
 from pycocotools import mask as coco
@@ -92,8 +94,12 @@ def test_pictures_with_nothing_to_find():
     result = score([[], [dog], [dog]], [[], [], [dog]])
     assert result["scores"] == [1.0, 0.0, 1.0]
     assert (result["mean_iou"], result["invalid"]) == (0.5, 0.0)
-    nothing = score([[], []], [[], []])
-    assert (nothing["mean_iou"], nothing["cumulative_iou"], nothing["invalid"]) == (1.0, 1.0, 0.0)
+    for found in ([[], []], [[dog], []]):
+        nothing = score(found, [[], []])
+        assert nothing["scores"] == [float(not masks) for masks in found]
+        assert nothing["invalid"] == 0.0
+        undefined = [nothing[key] for key in ("mean_iou", "cumulative_iou", "box_accuracy_50", "box_accuracy_75")]
+        assert all(map(math.isnan, undefined))
 
 
 def test_random_pictures_equal_brute_force():

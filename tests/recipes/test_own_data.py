@@ -86,13 +86,17 @@ def test_one_command_trains_scores_and_saves(kind, layout, checkpoint, codec, tm
     line += ["--columns", '{"image": "img", "answers": "colour"}'] if layout == "saved" else []
     openpali_cli.main([*line, *QUICK])
     shown = capsys.readouterr().out
-    assert "nothing is wrong with them" in shown
+    assert "error: " not in shown
     assert shown.index("examples as the model sees them") < shown.index("2 steps of 2 examples")
     metrics = json.loads((run / "metrics.json").read_text())[kind]["metrics"]
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["kind"] == kind
     assert metrics["examples"] == 2
-    assert json.loads((run / "data_check.json").read_text())["findings"] == []
+    findings = json.loads((run / "data_check.json").read_text())["findings"]
+    # these few tokens are for quick tests
+    assert {finding["check"] for finding in findings} <= {"length"}
+    best = json.loads((run / "best" / "best.json").read_text())
+    assert best["loss"] > 0
     assert {"report.html", "model.safetensors", "best"} <= {path.name for path in run.iterdir()}
     with Image.open(run / "examples.png") as picture:
         assert min(picture.size) > 500

@@ -1,9 +1,13 @@
 """Boxes: precision, recall and F1 at IoU 0.5, and COCO mean average precision."""
 
+import math
+
 import datasets
 import evaluate
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
+
+from openpali.eval import picture_order
 
 _DESCRIPTION = "Precision, recall, F1 of labelled boxes at IoU 0.5, and COCO mAP by faster-coco-eval."
 _CITATION = """
@@ -15,21 +19,25 @@ _CITATION = """
 _KWARGS = """
 Args:
     predictions: per picture a list of {"box": [x0, y0, x1, y1], "label": str, "score": float, optional}.
-        A box without a score has 1.0. Boxes written as text have none, so all of them tie, in the order in which
-        they were written, and their mAP is not that of a ranked detector, unless they are given scores from the
-        probabilities of their tokens (`evaluate_task(..., box_scores=True)`).
+        A box without a score has 1.0. Boxes written as text have none, so all of them tie, and their mAP is not that
+        of a ranked detector, unless they are given scores from the probabilities of their tokens
+        (`evaluate_task(..., box_scores=True)`). Ties are broken by a fixed rule: boxes of one picture as they were
+        written, those of several pictures by a hash of the pictures' boxes, so that no number depends on the order in
+        which pictures are listed.
     references: per picture a list of {"box": [x0, y0, x1, y1], "label": str}, in the same units as the
         predictions; any unit will do. Labels match without regard to case and surrounding space.
     iou: threshold of precision, recall and F1 (default 0.5).
     return_scores: also return `scores`, the F1 of each picture (default False).
 Returns:
     precision, recall, f1: over all boxes of the set. A picture with no box and none predicted is right (per-picture
-        F1 1.0); a set without any box on either side has f1 1.0.
-    map, map50: COCO's AP at IoU 0.50:0.95 and at 0.50, averaged over the labels that occur in the references
-        (0.0 when there are none), so boxes of other labels lower the precision and not the mAP.
+        F1 1.0).
+    map, map50: COCO's AP at IoU 0.50:0.95 and at 0.50, averaged over the labels that occur in the references, so boxes
+        of other labels lower the precision and not the mAP.
+    All are nan, undefined, where the references of the whole set have no box: silence would be perfect there.
 """
 
 Boxes = list[dict]
+NUMBERS = ("f1", "precision", "recall", "map", "map50")
 
 
 class BoxF1(evaluate.Metric):
@@ -60,13 +68,11 @@ class BoxF1(evaluate.Metric):
     ) -> dict[str, float | list[float]]:
         pairs = list(zip(predictions, references, strict=True))
         hits = [count_matches(found, true, iou) for found, true in pairs]
-        totals = sum(hits), sum(map(len, predictions)), sum(map(len, references))
-        result: dict[str, float | list[float]] = {
-            "f1": f1(*totals),
-            "precision": totals[0] / totals[1] if totals[1] else float(not totals[2]),
-            "recall": totals[0] / totals[2] if totals[2] else float(not totals[1]),
-            **coco_map(predictions, references),
-        }
+        hit, written, wanted = sum(hits), sum(map(len, predictions)), sum(map(len, references))
+        result: dict[str, float | list[float]] = dict.fromkeys(NUMBERS, math.nan)
+        if wanted:
+            result |= {"f1": f1(hit, written, wanted), "precision": hit / written if written else 0.0}
+            result |= {"recall": hit / wanted, **coco_map(predictions, references)}
         scores = [f1(hit, len(found), len(true)) for hit, (found, true) in zip(hits, pairs, strict=True)]
         return result | {"scores": scores} if return_scores else result
 
@@ -114,10 +120,15 @@ def area(box: list[float]) -> float:
 
 
 def coco_map(found: list[Boxes], true: list[Boxes]) -> dict[str, float]:
-    """AP at IoU 0.50:0.95 and at 0.50 by the COCO protocol (at most 100 boxes a picture and label)."""
+    """AP at IoU 0.50:0.95 and at 0.50 by the COCO protocol (at most 100 boxes a picture and label).
+
+    It ranks boxes of one score by picture, in the order in which pictures are given.
+    """
+    order = picture_order.picture_order(found, true)
+    found, true = [found[i] for i in order], [true[i] for i in order]
     labels = sorted({box["label"] for boxes in true for box in boxes})
     detections = annotations(found, labels)
-    if not labels or not detections:
+    if not detections:
         return {"map": 0.0, "map50": 0.0}
     categories = [{"id": index + 1, "name": label} for index, label in enumerate(labels)]
     images = [{"id": index + 1} for index in range(len(true))]

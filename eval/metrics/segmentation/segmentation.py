@@ -1,5 +1,6 @@
 """Masks: mean and cumulative IoU at the size of the picture, and the accuracy of their boxes."""
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -36,7 +37,8 @@ Returns:
     box_accuracy_50, box_accuracy_75: share of these pairs whose boxes have an IoU of at least 0.5 and 0.75.
     invalid: share of the pictures with references for which there is no prediction with a mask, in referring for
         which the first has none. They are in the scores above as 0.
-    All are in [0, 1]. A picture without references and predictions scores 1.0 and has no pairs.
+    All are in [0, 1]. A picture without references and predictions scores 1.0 and has no pairs. Where the whole set
+    has no reference, all but `invalid` are nan, undefined: silence would be perfect there.
 """
 
 Masks = list[dict]
@@ -101,11 +103,13 @@ class Segmentation(evaluate.Metric):
         union = sum(pair.union for pair in every)
         result: dict[str, float | list[float]] = {
             "mean_iou": mean([pair.iou for pair in every]),
-            "cumulative_iou": sum(pair.intersection for pair in every) / union if union else float(not every),
+            "cumulative_iou": sum(pair.intersection for pair in every) / union if union else 0.0,
             "box_accuracy_50": mean([pair.box_iou >= 0.5 for pair in every]),
             "box_accuracy_75": mean([pair.box_iou >= 0.75 for pair in every]),
             "invalid": invalid / asked if asked else 0.0,
         }
+        if not asked:
+            result |= dict.fromkeys([key for key in result if key != "invalid"], math.nan)
         scores = [mean([pair.iou for pair in picture]) for picture in pictures]
         return result | {"scores": scores} if return_scores else result
 

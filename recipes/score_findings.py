@@ -1,0 +1,49 @@
+"""Parts on which a score says nothing: without anything to find, or with a single caption."""
+
+from collections.abc import Iterator, Sequence
+
+from openpali.data.own_rows import REGION_KINDS, Row, texts
+from openpali.data.own_set import OwnSet
+from openpali.data.records import BadRecord
+from openpali.recipes.findings import Finding
+
+BY_LOSS = "weights are chosen by the validation loss"
+
+
+def empty_scores(found: OwnSet) -> Iterator[Finding]:
+    """Parts whose score is undefined, or cannot be anything but 0."""
+    try:
+        parts = found.parts()
+    except BadRecord:
+        return
+    for part, rows in parts.items():
+        # one part may serve for both
+        if not rows or part == "test" and rows is parts["validation"]:
+            continue
+        if found.spec.kind in REGION_KINDS:
+            if not any(not item.crowd for row in rows for item in row.objects):
+                yield without_objects(found, part, len(rows))
+        elif found.spec.kind == "caption" and part != "train" and same_captions(rows):
+            yield one_caption(found, part, len(rows))
+
+
+def same_captions(rows: Sequence[Row]) -> bool:
+    """Whether all rows have the same captions."""
+    return len({tuple(sorted(texts(row.answers))) for row in rows}) == 1
+
+
+def without_objects(found: OwnSet, part: str, count: int) -> Finding:
+    """No picture of a part has an object."""
+    text = f"{found.spec.path}: none of the {count} pictures of the {part} part has an object"
+    if part == "train":
+        return Finding("error", "positives", f"{text}: there is nothing to learn. Give it objects.", count)
+    after = f": its scores are undefined{', and ' + BY_LOSS if part == 'validation' else ''}"
+    return Finding("warning", "positives", f"{text}{after}. Give it some, or --resplit true.", count)
+
+
+def one_caption(found: OwnSet, part: str, count: int) -> Finding:
+    """CIDEr weighs words by how rare they are among the pictures of a part."""
+    what = "has one picture" if count == 1 else f"has the same captions for all {count} pictures"
+    after = f", and {BY_LOSS}" if part == "validation" else ""
+    text = f"{found.spec.path}: the {part} part {what}, on which CIDEr is always 0{after}"
+    return Finding("warning", "scores", f"{text}. Give more, or --validation_data.", count)
