@@ -10,7 +10,8 @@ from typing import Any
 from openpali.data.images import MAX_PIXELS
 from openpali.data.own_rows import PictureFile, Row, RowObject
 from openpali.data.records import BadRecord
-from openpali.data.sources.annotations import BadPart, Pictures, read_json
+from openpali.data.sources.annotations import BadPart, read_json
+from openpali.data.sources.pictures import Pictures
 from openpali.data.sources.public_rows import json_line, json_lines
 
 PICTURE_ENDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
