@@ -56,7 +56,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadRecord(str(path), "all", f"it is not JSON ({error})", "Mend or download it again.") from error
+        lines = "Extra data" in str(error)
+        remedy = "If it has one object a line, call it .jsonl." if lines else "Mend or download it again."
+        raise BadRecord(str(path), "all", f"it is not JSON ({error})", remedy) from error
 
 
 class Outlines:

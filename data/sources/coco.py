@@ -72,7 +72,7 @@ class CocoInstances:
         self.crowd, self.skipped_crowds, self.without_objects = crowd, 0, 0
         self.orientation, self.clip_boxes = check_frame(orientation), clip_boxes
         self.bad: list[BadRecord] = []
-        self._pictures = Pictures(self.image_root, self.path.parent)
+        self._pictures = Pictures(self.image_root, self.image_root, self.path.parent)
         content = read_json(self.path)
         self._read(*(self._list(content, key) for key in ("images", "annotations", "categories")))
 

@@ -17,16 +17,17 @@ _LINK = "Copy what it points to, or give an image_root that holds both."
 class Pictures:
     """The pictures of a folder, which names and links may not leave."""
 
-    def __init__(self, root: Path, beside: Path | None = None) -> None:
+    def __init__(self, root: Path, *places: Path) -> None:
         """Look at folders only when they are asked for; each is listed once.
 
         Args:
-            root: the folder. Names are relative to it, or absolute.
-            beside: a folder to which names may be relative as well, where it lies in the other one.
+            root: the folder.
+            places: in it, to which names may be relative, the first one before the others; those that lie elsewhere
+                do not count. The folder itself when there are none.
         """
         self.root = root
-        inside = beside is not None and beside.resolve().is_relative_to(root.resolve())
-        self._places = [root, beside] if beside is not None and inside else [root]
+        inside = root.resolve()
+        self._places = [place for place in places if place.resolve().is_relative_to(inside)] or [root]
         self._listed: dict[Path, dict[str, str]] = {}
 
     def check(self, name: Any) -> str:

@@ -85,7 +85,7 @@ class ReferringExpressions:
         self.split, self.language = split, language
         self.orientation, self.clip_boxes = check_frame(orientation), clip_boxes
         self.bad: list[BadRecord] = []
-        self._pictures, self._outlines = Pictures(self.image_root, self.path.parent), Outlines()
+        self._pictures, self._outlines = Pictures(self.image_root, self.image_root, self.path.parent), Outlines()
         # width and height as annotated, and how EXIF turns that to make it upright
         self._sizes: dict[str, tuple[int, int]] = {}
         self._turns: dict[str, int] = {}
