@@ -41,14 +41,14 @@ def questions(row: dict[str, Any], key: str) -> list[dict[str, Any]]:
     rest = {name: value for name, value in row.items() if name not in (key, *_PICTURES)}
     pictures = next(([row[name]] if name == "image" else row[name] for name in _PICTURES if row.get(name)), [])
     pictures = [*pictures] if isinstance(pictures, list) else [pictures]
-    asked, found = "", []
+    asked, found = None, []
     for role, text, shown in _messages(row[key]):
         pictures += shown
         if role in _ASK:
             asked = without_marks(text)
-        elif role in _ANSWER and asked.strip():
+        elif role in _ANSWER and asked is not None:
             found.append({"question": asked, "answer": text})
-            asked = ""
+            asked = None
         elif role not in (*_OUT, *_ANSWER):
             raise BadPart(f"its {key} have a turn of {role!r}", "Call the two human and gpt, or user and assistant.")
     if not found:
