@@ -63,10 +63,11 @@ def _csv(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     """Rows of a CSV or TSV file, whatever parts its columns. Raises BadRecord."""
     first, _, rest = text.partition("\n")
     # what Excel writes to say which separator it has taken
-    told = first.strip().lower().startswith("sep=") and len(first.strip()) == 5
+    first = first.rstrip("\r")
+    told = first.lower().startswith("sep=") and len(first) == 5
     header = rest.partition("\n")[0] if told else first
     usual = "\t" if path.suffix == ".tsv" else ","
-    separator = first.strip()[4] if told else usual if usual in header else max(_SEPARATORS, key=header.count)
+    separator = first[4] if told else usual if usual in header else max(_SEPARATORS, key=header.count)
     reader = csv.DictReader(io.StringIO(rest if told else text, newline=""), delimiter=separator)
     try:
         for row in reader:

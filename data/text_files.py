@@ -13,7 +13,7 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_HEAD = 64
+_HEAD, _MOST = 64, 0.75
 
 
 def encoding_of(head: bytes) -> str:
@@ -23,8 +23,9 @@ def encoding_of(head: bytes) -> str:
             return encoding
     some = head[:_HEAD]
     for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
-        zeros = some[first::2]
-        if len(zeros) > 1 and not any(zeros) and all(some[1 - first :: 2]):
+        high, low = some[first::2], some[1 - first :: 2]
+        # most characters of any file of ours are ASCII's
+        if high.count(0) > _MOST * len(high) and all(low):
             return encoding
     return "utf-8"
 

@@ -68,6 +68,6 @@ def _bare_numbers(found: OwnSet, names: list[str]) -> Iterator[Finding]:
     """Classes that are called by numbers."""
     if names and not found.class_names and all(whole_number(name) is not None for name in names):
         text = (
-            f"{found.spec.path}: the classes are called {', '.join(sorted(names)[:5])}. If they have names, give them:"
+            f"{found.spec.path}: the classes are called {', '.join(sorted(names)[:5])}. If they have names, say them"
         )
-        yield Finding("note", "class_names", f"{text} --classes NAME NAME ..., in the order of the numbers from 0.")
+        yield Finding("note", "class_names", f"{text} in the order of the numbers from 0: --classes NAME NAME ...")

@@ -39,9 +39,7 @@ def frames(found: OwnSet) -> Iterator[Finding]:
     wanted = "stored" if taken == "upright" else "upright"
     if other and not mine:
         where = f"{other[0].file}:{other[0].record}"
-        text = (
-            f"EXIF turns {len(turned)} pictures, and the annotations are for them {_FRAMES[wanted]}: {where} shows it"
-        )
+        text = f"EXIF turns {len(turned)} pictures, and annotations are for them {_FRAMES[wanted]}, as {where} shows"
         yield Finding("error", "orientation", f"{text}. Give --orientation {wanted}.", len(turned))
     elif other:
         places = " and ".join(f"{rows[0].file}:{rows[0].record}" for rows in (mine, other))
