@@ -13,6 +13,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps
 
+from openpali.data.pixel_range import UnknownRange, is_wide, to_eight_bits
+
 MAX_PIXELS = 89_478_485
 MIN_SIDE = 4
 DRAFT_MARGIN = 2
@@ -21,6 +23,10 @@ decoder makes would stand in for the final filter, and photographs would visibly
 
 ImageSource: TypeAlias = str | Path | bytes | Image.Image | np.ndarray
 
+_HEAD = 64
+_POINTER = b"version https://git-lfs"
+_STARTS: dict[str, bytes | tuple[bytes, bytes]] = {"PNG": b"\x89PNG", "JPEG": b"\xff\xd8", "GIF": b"GIF8"}
+_STARTS |= {"WebP": b"RIFF", "BMP": b"BM", "TIFF": (b"II*\0", b"MM\0*")}
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, IndexError, EOFError, KeyError, struct.error, zlib.error)
 
@@ -81,8 +87,9 @@ def decode_image(source: ImageSource, decode_size: int | None) -> Image.Image:
         if decode_size is not None:
             # does nothing for other formats
             image.draft(None, (DRAFT_MARGIN * decode_size, DRAFT_MARGIN * decode_size))
-        image = ImageOps.exif_transpose(image)
-        return _to_rgb(image)
+        return _to_rgb(ImageOps.exif_transpose(image), image)
+    except UnknownRange as error:
+        raise BadImage(f"{name} cannot be used: {error}.") from error
     except _BOMBS + _DECODE_ERRORS as error:
         if isinstance(error, OSError) and "truncated" in str(error).lower():
             reason = f"{name} is truncated: the file ends before the picture does. Copy it again from its origin."
@@ -118,9 +125,7 @@ def _open(source: ImageSource) -> tuple[Image.Image, str]:
     except _DECODE_ERRORS as error:
         if isinstance(error, BadImage):
             raise
-        raise BadImage(
-            f"{name} is not a picture that can be read: {_plain(error)}. Convert it to PNG or JPEG."
-        ) from error
+        raise BadImage(f"{name} is not a picture that can be read: {_unreadable(source, error)}") from error
 
 
 def _existing(source: str | Path) -> Path:
@@ -134,10 +139,27 @@ def _existing(source: str | Path) -> Path:
     return path
 
 
-def _plain(error: Exception) -> str:
+def _unreadable(source: str | Path | bytes, error: Exception) -> str:
+    """Why a file could not be opened, and the remedy: one of a format that we read needs no other one."""
     if isinstance(error, PermissionError):
-        return "permission denied"
-    return "unknown format" if "cannot identify" in str(error) else str(error)
+        return "permission denied. Change who may read it."
+    if "cannot identify" not in str(error):
+        return f"{error}. Copy it again from its origin."
+    if isinstance(source, bytes):
+        head = source[:_HEAD]
+    else:
+        with Path(source).open("rb") as file:
+            head = file.read(_HEAD)
+    if not head:
+        return "it is empty. Copy it again from its origin."
+    if head.startswith(_POINTER):
+        return "it is a pointer of Git LFS. Get the picture itself with git lfs pull."
+    known = next((form for form, start in _STARTS.items() if head.startswith(start)), None)
+    if known:
+        return f"it begins as {known} and is damaged. Copy it again from its origin."
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<svg", b"{")):
+        return "unknown format: it is text, perhaps what a server answered. Download the picture again."
+    return "unknown format. Convert it to PNG or JPEG."
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -165,12 +187,11 @@ def _too_large(name: str, size: str) -> str:
     return f"{name} is too large ({size}; at most {MAX_PIXELS:,} pixels). Make a smaller copy of the picture."
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Transparency becomes white; 16-bit grey keeps its range rather than saturating."""
+def _to_rgb(image: Image.Image, stored: Image.Image) -> Image.Image:
+    """Transparency becomes white; grey of more than 8 bits keeps its range rather than saturating."""
     mode: Any = image.mode
-    if mode == "I" or mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.float32) / 257
-        return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8)).convert("RGB")
+    if is_wide(mode):
+        return to_eight_bits(image, stored).convert("RGB")
     if image.has_transparency_data:
         layers = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")

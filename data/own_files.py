@@ -5,9 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from openpali.data.own_coco import read_coco
 from openpali.data.own_hub import HUB, is_saved, open_dataset, read_dataset
-from openpali.data.own_readers import PICTURE_ENDS, Read, read_classes, read_coco, read_lines
+from openpali.data.own_readers import PICTURE_ENDS, Read, read_classes, read_lines
+from openpali.data.own_tables import TABLE_ENDS
 from openpali.data.records import BadRecord
+from openpali.data.run_files import is_hidden, is_run
+from openpali.data.text_files import encoding_of
 
 # what people call the parts
 PARTS = {
@@ -15,7 +19,6 @@ PARTS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing"),
 }
-TABLE_ENDS = (".jsonl", ".csv", ".tsv")
 _HEAD = 1 << 20
 
 Reader = Callable[[], Read]
@@ -69,16 +72,16 @@ def _find(data: str, kind: str, image_root: Path | None, columns: dict[str, str]
     files = _annotation_files(path, kind)
     if files:
         return {part: _reader(file, kind, image_root, columns) for part, file in _by_part(files, data).items()}
-    folders = {one: part_of(one.name) for one in sorted(path.iterdir()) if one.is_dir()}
+    below = [one for one in sorted(path.iterdir()) if one.is_dir() and not is_hidden(one.name) and not is_run(one)]
+    folders = {one: part_of(one.name) for one in below}
     if folders and "train" in folders.values() and all(folders.values()):
         return {
             part: _only(_find(str(folder), kind, image_root, columns), str(folder))
             for part, folder in _by_part(list(folders), data).items()
         }
-    if kind == "classify" and any(_has_pictures(folder) for folder in folders):
-        return {"": lambda: read_classes(path)}
-    if kind == "classify" and part_of(path.name) and folders:
-        return {"": lambda: read_classes(path)}
+    _refuse_unclear(folders, data)
+    if kind == "classify" and folders and (part_of(path.name) or any(map(_has_pictures, folders))):
+        return {"": lambda: read_classes(path, image_root)}
     raise BadRecord(
         data,
         "all",
@@ -86,6 +89,15 @@ def _find(data: str, kind: str, image_root: Path | None, columns: dict[str, str]
         "It may hold a COCO JSON, a metadata.jsonl or metadata.csv, folders train, validation and test with one each,"
         " what datasets saved, or for classify a folder of pictures for each class.",
     )
+
+
+def _refuse_unclear(folders: dict[Path, str], data: str) -> None:
+    """Raise BadRecord for folders that are parts beside others that are not: none of them is a class."""
+    parts = [one.name for one, part in folders.items() if part and not _has_pictures(one) and _has_folders(one)]
+    others = [one.name for one, part in folders.items() if not part]
+    if parts and others:
+        reason = f"it is not clear what {', '.join(others)} is beside {', '.join(parts)}"
+        raise BadRecord(data, "all", reason, "Move it elsewhere, or give the parts one by one (--validation_data).")
 
 
 def _dataset_parts(data: str, kind: str, columns: dict[str, str]) -> dict[str, Reader]:
@@ -110,18 +122,23 @@ def _reader(path: Path, kind: str, image_root: Path | None, columns: dict[str, s
 
 def _is_coco(path: Path) -> bool:
     with path.open("rb") as file:
-        head = file.read(_HEAD).lstrip(b"\xef\xbb\xbf \t\r\n")
+        head = file.read(_HEAD)
     # whoever reads it will say what is wrong with an object that is none of COCO's
-    return head.startswith(b"{")
+    return head.decode(encoding_of(head), "ignore").lstrip("\ufeff \t\r\n").startswith("{")
 
 
 def _annotation_files(folder: Path, kind: str) -> list[Path]:
     """Files of annotations in a folder, or in its folder `annotations`; of several kinds those that fit."""
     below = [one for one in (folder, folder / "annotations") if one.is_dir()]
     files = sorted(one for where in below for one in where.iterdir() if one.suffix in (".json", *TABLE_ENDS))
+    files = [one for one in files if not is_hidden(one.name)]
     word = {"caption": "caption", "detect": "instance", "segment": "instance"}.get(kind, "")
     fitting = [one for one in files if word and word in one.stem]
     metadata = [one for one in files if one.stem == "metadata"]
+    if is_run(folder) and files and not (fitting or metadata):
+        names = ", ".join(one.name for one in files)
+        reason = f"a run wrote into this folder, and it is not clear which of {names} are data"
+        raise BadRecord(str(folder), "all", reason, "Give runs a folder of their own, and remove what they wrote.")
     return fitting or metadata or files
 
 
@@ -142,6 +159,10 @@ def _only(readers: dict[str, Reader], folder: str) -> Reader:
     if len(readers) > 1:
         raise BadRecord(folder, "all", "it is a part and has parts itself", "Give the folder above, or flatten it.")
     return next(iter(readers.values()))
+
+
+def _has_folders(folder: Path) -> bool:
+    return any(one.is_dir() and not is_hidden(one.name) for one in folder.iterdir())
 
 
 def _has_pictures(folder: Path) -> bool:

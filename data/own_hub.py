@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openpali.data.conversations import KEYS
 from openpali.data.own_readers import Read, as_row, column_names
-from openpali.data.own_rows import PictureFile
+from openpali.data.own_rows import BadLine, PictureFile, Row
+from openpali.data.own_tables import records_of
 from openpali.data.records import BadRecord
+from openpali.data.sources.annotations import BadPart
 
 HUB = "hf:"
 _SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
@@ -31,6 +34,10 @@ class PictureCell:
     def content(self) -> bytes:
         """Of the cell, or of the file that it names. Raises OSError."""
         cell = self.table[self.index][self.column]
+        if isinstance(cell, list):
+            if len(cell) > 1:
+                raise OSError(f"its column {self.column!r} has {len(cell)} pictures, and a record of a kind has one")
+            cell = cell[0] if cell else None
         if isinstance(cell, dict) and cell.get("bytes"):
             return cell["bytes"]
         path = cell.get("path") if isinstance(cell, dict) else None
@@ -83,16 +90,21 @@ def read_dataset(table: Any, name: str, kind: str, columns: dict[str, str]) -> R
     """
     import datasets
 
-    names = column_names([dict.fromkeys(table.column_names)], kind, columns, Path(name))
+    talk = not {"question", "answers"} & set(columns) and next((key for key in KEYS if key in table.column_names), "")
+    there = [*table.column_names, *(("question", "answer") if talk else ())]
+    names = column_names([dict.fromkeys(there)], kind, columns, Path(name))
     column = names["image"]
-    if not isinstance(table.features[column], datasets.Image):
+    encoded: Any = datasets.Image(decode=False)
+    if getattr(table.features[column], "feature", None) == datasets.Image():
+        encoded = datasets.List(encoded)
+    elif not isinstance(table.features[column], datasets.Image):
         reason = f"its column {column!r} holds {table.features[column]} and no pictures"
         raise BadRecord(
             name, "columns", reason, "Cast it: data.cast_column(NAME, datasets.Image()), and save it again."
         )
-    pictures = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    words = table.select_columns([one for one in table.column_names if one in {*names.values(), "width", "height"}])
-    words = words.remove_columns([column]) if column in words.column_names else words
+    pictures = table.select_columns([column]).cast_column(column, encoded)
+    wanted = {*names.values(), "width", "height", talk}
+    words = table.select_columns([one for one in table.column_names if one in wanted and one != column])
     of = names.get("objects") or names.get("answers", "")
     classes = class_names(table.features.get(of))
     rows = []
@@ -100,7 +112,11 @@ def read_dataset(table: Any, name: str, kind: str, columns: dict[str, str]) -> R
         picture = PictureCell(pictures, index, column, f"the picture of row {index}")
         if classes and "answers" in names:
             values = values | {names["answers"]: classes.get(values[names["answers"]], "")}
-        rows.append(as_row(name, f"row {index}", picture, values, names, kind))
+        for record, one in records_of(f"row {index}", values) if talk else [(f"row {index}", values)]:
+            if isinstance(one, BadPart):
+                rows.append(Row(name, record, BadLine(one.reason, one.remedy)))
+            else:
+                rows.append(as_row(name, record, picture, one, names, kind))
     return Read(rows, classes if "objects" in names else {})
 
 

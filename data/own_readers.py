@@ -1,28 +1,30 @@
 """Files of people's own data, one function for each layout: rows as they stand there."""
 
-import csv
-import json
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from openpali.data.conversations import without_marks
 from openpali.data.images import MAX_PIXELS
-from openpali.data.own_rows import PictureFile, Row, RowObject
+from openpali.data.own_rows import BadLine, PictureFile, Row, RowObject
+from openpali.data.own_tables import decoded, read_table
 from openpali.data.records import BadRecord
-from openpali.data.sources.annotations import BadPart, Pictures, read_json
-from openpali.data.sources.public_rows import json_line, json_lines
+from openpali.data.run_files import is_hidden, runs_below
+from openpali.data.sources.annotations import BadPart
+from openpali.data.sources.pictures import Pictures
 
 PICTURE_ENDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # what people call the columns, for each name of ours
 COLUMNS = {
-    "image": ("image", "file_name", "img", "picture", "path", "image_path", "filename", "image_file"),
+    "image": ("image", "file_name", "img", "picture", "path", "image_path", "filename", "image_file", "images"),
     "question": ("question", "query", "prompt"),
     "answers": {
         "vqa": ("answers", "answer", "response", "label"),
-        "caption": ("captions", "caption", "text", "sentences", "description"),
+        "caption": ("captions", "caption", "text", "sentences", "description", "answer"),
         "classify": ("label", "labels", "class", "category", "answer"),
-        "ocr": ("text", "transcription", "words", "ocr", "label"),
+        "ocr": ("text", "transcription", "words", "ocr", "label", "answer"),
     },
     "objects": ("objects", "annotations"),
     "box": ("bbox", "box", "boxes", "bboxes"),
@@ -40,103 +42,66 @@ class Read:
         rows: its records.
         class_names: number of a class to its name, where classes have numbers.
         notes: what a person should know.
+        mistakes: what is wrong with the file, and makes records of little use.
     """
 
     rows: list[Row]
     class_names: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    mistakes: list[str] = field(default_factory=list)
 
 
 class Folder:
     """Pictures beside a file: in the first of some folders that has them."""
 
     def __init__(self, file: Path, image_root: Path | None, names: Iterable[Any]) -> None:
-        """Choose the folder in which most of the first names are found.
+        """Choose the folder to which most of the first names are relative.
 
         Args:
             file: that names the pictures.
-            image_root: the only folder to look in, where it is given.
+            image_root: the folder that names and links may not leave; that of the file (or the one above it, where
+                it is called annotations or labels) when None.
             names: of pictures; a few are looked at.
         """
         here, up = file.parent, file.parent.parent
         stem = file.stem.removeprefix("instances_").removeprefix("captions_")
         beside = [here, here / "images", here / stem, here / "images" / stem]
-        if here.name in ("annotations", "labels"):
+        above = here.name in ("annotations", "labels")
+        if above:
             beside += [up, up / "images", up / stem, up / "images" / stem]
-        roots = [image_root] if image_root else beside
+        if image_root:
+            found = [Pictures(image_root, image_root, place) for place in beside]
+        else:
+            found = [Pictures(up if above else here, place) for place in beside]
         some = [name for name, _ in zip(names, range(_LOOKED_AT))]
-        self.pictures = max((Pictures(root) for root in roots), key=lambda one: sum(_has(one, name) for name in some))
+        self.pictures = max(found, key=lambda one: sum(_has(one, name) for name in some))
 
     def picture(self, name: Any) -> PictureFile | BadPart:
         """Where a picture is, or why it is nowhere."""
         try:
-            path = self.pictures.root / self.pictures.check(name)
+            found = self.pictures.check(one_picture(name))
+            self.pictures.inside(found)
         except BadPart as part:
             return part if "image_root" in part.remedy else BadPart(part.reason, f"{part.remedy} See --image_root.")
-        if not path.resolve().is_relative_to(self.pictures.root.resolve()):
-            return BadPart(f"{name} is a link out of {self.pictures.root}", "Copy the picture, or give --image_root.")
-        return PictureFile(path, str(name))
+        return PictureFile(self.pictures.root / found, str(one_picture(name)))
 
 
-def read_coco(path: Path, image_root: Path | None, kind: str) -> Read:
-    """COCO's JSON: `images`, `annotations` with `bbox` or `caption`, and `categories`."""
-    content = read_json(path)
-    images, annotations = (content.get(key) for key in ("images", "annotations"))
-    if not (isinstance(images, list) and isinstance(annotations, list)):
-        raise BadRecord(str(path), "all", "images and annotations are no lists", "Give a file of COCO's layout.")
-    images = [image for image in images if isinstance(image, dict)]
-    folder = Folder(path, image_root, (image.get("file_name") for image in images))
-    rows, doubled = {}, []
-    for image in images:
-        row = Row(str(path), f"image {image.get('id')}", folder.picture(image.get("file_name")))
-        row.declared = _declared(image)
-        if image.get("id") in rows:
-            doubled.append(image.get("id"))
-        rows[image.get("id")] = row
-    read = Read(list(rows.values()), coco_classes(content.get("categories"), path))
-    lost = _add_annotations(annotations, rows, kind)
-    if doubled:
-        read.notes.append(f"{path}: {len(doubled)} images have the id of another one, the first is {doubled[0]}")
-    if lost:
-        read.notes.append(f"{path}: {len(lost)} annotations are of no image of the file, the first is {lost[0]}")
-    return read
-
-
-def _add_annotations(annotations: list[Any], rows: dict[Any, Row], kind: str) -> list[Any]:
-    """Give every row its annotations; ids of those that belong to none."""
-    lost = []
-    for number, found in enumerate(annotations):
-        found = found if isinstance(found, dict) else {}
-        row, name = rows.get(found.get("image_id")), f"annotation {found.get('id', f'number {number}')}"
-        if row is None:
-            lost.append(name)
-        elif kind == "caption":
-            row.answers = [*(row.answers or ()), found.get("caption")]
-        else:
-            outline = found.get("segmentation") if kind == "segment" else None
-            crowd = bool(found.get("iscrowd"))
-            row.objects.append(RowObject(found.get("category_id"), found.get("bbox"), outline or None, name, crowd))
-    return lost
-
-
-def coco_classes(categories: Any, path: Path) -> dict[int, str]:
-    """Number to name. Raises BadRecord when a category has no number or name."""
-    found = {}
-    for category in categories if isinstance(categories, list) else ():
-        try:
-            found[int(category["id"])] = str(category["name"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadRecord(str(path), f"category {category}", "it has no id or no name", "Give both.") from error
-    return found
+def one_picture(name: Any) -> Any:
+    """The name of a picture where a list has one, or an object of `datasets`. Raises BadPart for several."""
+    if isinstance(name, list) and len(name) > 1:
+        remedy = "Give one, or a JSONL file of image, prefix and suffix without --kind."
+        raise BadPart(f"it has {len(name)} pictures, and a record of a kind has one", remedy)
+    name = name[0] if isinstance(name, list) and name else name
+    return name["path"] if isinstance(name, dict) and "path" in name else name
 
 
 def read_lines(path: Path, image_root: Path | None, kind: str, columns: dict[str, str]) -> Read:
-    """JSON lines, CSV or TSV with a row for each record, or a JSON list of records."""
-    try:
-        table = list(_table(path))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadRecord(str(path), "all", f"it cannot be read ({error})", "Save it as CSV in UTF-8.") from error
-    if not table:
+    """JSON lines, CSV or TSV with a row for each record, a JSON list of records, or conversations in any of these."""
+    table = read_table(path, talk=not {"question", "answers"} & set(columns))
+    bad = [(record, row) for record, row in table if isinstance(row, BadPart)]
+    if len(bad) == len(table):
+        if bad:
+            raise BadRecord(str(path), bad[0][0], bad[0][1].reason, bad[0][1].remedy)
         return Read([])
     names = column_names((row for _, row in table if isinstance(row, dict)), kind, columns, path)
     folder = Folder(path, image_root, (row.get(names["image"]) for _, row in table if isinstance(row, dict)))
@@ -146,27 +111,8 @@ def read_lines(path: Path, image_root: Path | None, kind: str, columns: dict[str
             rows.append(as_row(path, record, folder.picture(row.get(names["image"])), row, names, kind))
         else:
             part = row if isinstance(row, BadPart) else BadPart("it is not a JSON object", "Mend the line.")
-            rows.append(Row(str(path), record, part))
+            rows.append(Row(str(path), record, BadLine(part.reason, part.remedy)))
     return Read(rows)
-
-
-def _table(path: Path) -> Iterator[tuple[str, Any]]:
-    """Number of the line and its values, or a BadPart."""
-    if path.suffix in (".csv", ".tsv"):
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for row in (reader := csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")):
-                yield str(reader.line_num), row
-        return
-    if path.suffix == ".json":
-        content = read_json(path)
-        for number, row in enumerate(content if isinstance(content, list) else ()):
-            yield f"entry {number}", row
-        return
-    for number, line in json_lines(path):
-        try:
-            yield str(number), json_line(line)
-        except BadPart as part:
-            yield str(number), part
 
 
 def column_names(rows: Iterable[dict[str, Any]], kind: str, columns: dict[str, str], path: Path) -> dict[str, str]:
@@ -197,13 +143,14 @@ def column_names(rows: Iterable[dict[str, Any]], kind: str, columns: dict[str, s
 
 def as_row(path: Path | str, record: str, picture: Any, row: dict[str, Any], names: dict[str, str], kind: str) -> Row:
     """A line of a table."""
-    found = Row(str(path), record, picture, declared=_declared(row))
+    found = Row(str(path), record, picture, declared=declared_size(row))
     if "question" in names:
-        found.question = row.get(names["question"])
+        asked = row.get(names["question"])
+        found.question = without_marks(asked) if isinstance(asked, str) else asked
     if "answers" in names:
-        found.answers = _decoded(row.get(names["answers"]))
+        found.answers = decoded(row.get(names["answers"]))
     if "objects" in names:
-        found.objects = list(_objects(_decoded(row.get(names["objects"])), names, kind == "segment"))
+        found.objects = list(_objects(decoded(row.get(names["objects"])), names, kind == "segment"))
     return found
 
 
@@ -224,34 +171,35 @@ def _key(item: dict[str, Any], given: str | None, name: str) -> str:
     return given or next((one for one in COLUMNS[name] if one in item), name)
 
 
-def _decoded(value: Any) -> Any:
-    """A list or an object that a CSV file has as JSON."""
-    if isinstance(value, str) and value[:1] in "[{":
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
-
-
-def read_classes(path: Path) -> Read:
-    """A folder with a folder of pictures for each class."""
-    rows, empty = [], []
-    for folder in sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith(".")):
+def read_classes(path: Path, image_root: Path | None) -> Read:
+    """A folder with a folder of pictures for each class; what runs wrote into it, and hidden files, are none."""
+    rows, empty, runs = [], [], runs_below(path)
+    inside = path.resolve()
+    if image_root and inside.is_relative_to(image_root.resolve()):
+        inside = image_root.resolve()
+    for folder in sorted(one for one in path.iterdir() if one.is_dir() and not is_hidden(one.name)):
+        if folder in runs:
+            continue
         files = sorted(one for one in folder.rglob("*") if one.suffix.lower() in PICTURE_ENDS)
+        files = [one for one in files if not any(map(is_hidden, one.relative_to(path).parts))]
+        files = [one for one in files if not runs & {*one.parents}]
         for file in files:
             name = file.relative_to(path).as_posix()
-            inside = file.resolve().is_relative_to(path.resolve())
-            outside = BadPart(f"{name} is a link out of {path}", "Copy the picture.")
-            picture = PictureFile(file, name) if inside else outside
-            rows.append(Row(str(path), name, picture, answers=folder.name.replace("_", " ")))
+            remedy = "Copy what it points to, or give an --image_root that holds both."
+            outside = BadPart(f"{name} is a link out of {inside}", remedy)
+            picture = PictureFile(file, name) if file.resolve().is_relative_to(inside) else outside
+            label = unicodedata.normalize("NFC", folder.name).replace("_", " ")
+            rows.append(Row(str(path), name, picture, answers=label))
         if not files:
             empty.append(folder.name)
     notes = [f"{path}: the folders {', '.join(empty)} hold no picture"] if empty else []
+    if runs:
+        left = ", ".join(sorted(one.relative_to(path).as_posix() for one in runs))
+        notes.append(f"{path}: not read, since runs wrote them: {left}")
     return Read(rows, notes=notes)
 
 
-def _declared(row: dict[str, Any]) -> tuple[int, int] | None:
+def declared_size(row: dict[str, Any]) -> tuple[int, int] | None:
     """Width and height where a record says both."""
     size = row.get("width"), row.get("height")
     try:

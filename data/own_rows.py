@@ -1,6 +1,5 @@
 """What records of people's own data say, and what is wrong with one: nothing is mended in silence."""
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,19 +7,20 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
-from PIL import Image
-
 from openpali.data.example import Box
-from openpali.data.images import BadImage, image_size, load_image
+from openpali.data.images import BadImage, load_image
+from openpali.data.orientation import UPRIGHT, stored_size, turned_size
 from openpali.data.records import BadRecord
 from openpali.data.sources.annotations import BadPart, checked_box
-from openpali.modeling.location_tokens import clean_label
 
 KINDS = ("detect", "segment", "caption", "vqa", "classify", "ocr")
 REGION_KINDS = ("detect", "segment")
 BOX_FORMATS = ("xywh", "xyxy", "cxcywh", "yxyx")
 RELATIVE = "_relative"
-_ORIENTATION, _TURNED = 274, (5, 6, 7, 8)
+
+
+class BadLine(BadPart):
+    """What is wrong with a record that could not be read at all."""
 
 
 class Picture(Protocol):
@@ -79,8 +79,10 @@ class Row:
         answers: captions, answers, a label or a text; one or several.
         objects: of `detect` and `segment`.
         declared: width and height that the file says.
-        size: width and height of the picture, upright; None until `look`.
+        size: width and height of the picture as it was annotated; None until `look`.
+        turn: EXIF's orientation of the picture; 1 is upright.
         digest: of the picture's content; empty until `look`.
+        levels: darkest and brightest grey of 255; None until it is decoded.
         problems: what makes the record of no use.
     """
 
@@ -92,7 +94,9 @@ class Row:
     objects: list[RowObject] = field(default_factory=list)
     declared: tuple[int, int] | None = None
     size: tuple[int, int] | None = None
+    turn: int = UPRIGHT
     digest: str = ""
+    levels: tuple[int, int] | None = None
     problems: list["Problem"] = field(default_factory=list)
 
 
@@ -109,40 +113,51 @@ def problem(row: Row, check: str, reason: str, remedy: str, record: str = "") ->
     row.problems.append(Problem(check, BadRecord(row.file, record or row.record, reason, remedy)))
 
 
-def look(row: Row, decode: bool) -> None:
-    """Read a row's picture: its size and digest, or what is wrong with it."""
+def look(row: Row, decode: bool, frame: str = "upright") -> None:
+    """Read a row's picture: its size and digest, or what is wrong with it.
+
+    Args:
+        row: takes them.
+        decode: the picture, and not its header alone.
+        frame: whether it was annotated `upright`, or as it is `stored`.
+    """
     if isinstance(row.picture, BadPart):
-        problem(row, "picture", row.picture.reason, row.picture.remedy)
+        check = "line" if isinstance(row.picture, BadLine) else "picture"
+        problem(row, check, row.picture.reason, row.picture.remedy)
         return
     try:
         content = row.picture.content()
         row.digest = sha256(content).hexdigest()
-        row.size = load_image(content).size if decode else upright_size(content)
+        size, row.turn = stored_size(content)
+        row.size = size if frame == "stored" else turned_size(size, row.turn)
+        if decode:
+            dark, bright = load_image(content).convert("L").getextrema()
+            row.levels = int(str(dark)), int(str(bright))
     except (OSError, BadImage) as error:
+        row.size = None
         reason = str(error).replace("the image data", row.picture.name)
         problem(row, "picture", reason, "" if isinstance(error, BadImage) else "Check the file.")
+
+
+def check_size(row: Row, annotated: bool) -> None:
+    """Note a size that the file says and the picture has not.
+
+    Args:
+        row: whose picture was looked at.
+        annotated: there are boxes, for which it matters how EXIF turns the picture.
+    """
+    if isinstance(row.picture, BadPart) or not (row.size and row.declared) or row.declared == row.size:
         return
-    if row.declared and row.declared != row.size:
-        turned = row.declared == row.size[::-1]
-        why = " (it may be stored turned, by its EXIF orientation)" if turned else ""
-        problem(
-            row,
-            "size",
-            f"{row.picture.name} is {row.size[0]}x{row.size[1]} pixels and the file says"
-            f" {row.declared[0]}x{row.declared[1]}{why}",
-            "Give the picture that was annotated, or mend width and height.",
-        )
+    remedy = "Give the picture that was annotated, or mend width and height."
+    if row.turn != UPRIGHT and row.declared == turned_size(row.size, row.turn):
+        if not annotated:
+            return
+        remedy = "EXIF turns it: see --orientation."
+    told, found = ("x".join(map(str, size)) for size in (row.declared, row.size))
+    problem(row, "size", f"{row.picture.name} is {found} pixels and the file says {told}", remedy)
 
 
-def upright_size(content: bytes) -> tuple[int, int]:
-    """Width and height after turning as EXIF says, from the header alone. Raises BadImage."""
-    width, height = image_size(content)
-    with Image.open(io.BytesIO(content)) as image:
-        turned = image.getexif().get(_ORIENTATION) in _TURNED
-    return (height, width) if turned else (width, height)
-
-
-def read_box(box: Any, form: str, size: tuple[int, int], label: str = "") -> Box:
+def read_box(box: Any, form: str, size: tuple[int, int], label: str = "", clip: bool = False) -> Box:
     """A box of a file.
 
     Args:
@@ -150,13 +165,14 @@ def read_box(box: Any, form: str, size: tuple[int, int], label: str = "") -> Box
         form: one of `BOX_FORMATS`; with `_relative` behind it, they are shares of the picture's sides.
         size: width and height of the picture.
         label: for the box.
+        clip: it to the picture, however far it reaches outside.
 
     Raises:
         BadPart: it is no box of this picture.
     """
     width, height = size
     # turned around on the way: whoever gives x0 > x1 has another format
-    return checked_box(list(corners(box, form, size)), height, width, label)
+    return checked_box(list(corners(box, form, size)), height, width, label, clip)
 
 
 def corners(box: Any, form: str, size: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -193,37 +209,3 @@ def texts(value: Any) -> list[str]:
     if value is None or isinstance(value, float) and math.isnan(value):
         return []
     return [text] if (text := str(value).strip()) else []
-
-
-def label_of(value: Any, class_names: dict[int, str], offset: int = 0) -> str:
-    """The name of a class, given by name or by number.
-
-    Raises:
-        BadPart: there is no such class, or its name could not be read back from a model's answer.
-    """
-    named = value
-    if not isinstance(value, str) or class_names and value.isdigit():
-        named = class_names.get(class_number(value, class_names, offset), "")
-    try:
-        named = clean_label(named)
-    except ValueError as error:
-        raise BadPart(str(error), "Rename the class.") from error
-    if not named:
-        raise BadPart("its label is empty", "Give each object the name of its class.")
-    return named
-
-
-def class_number(value: Any, class_names: dict[int, str], offset: int) -> int:
-    """The number of a class that has a name. Raises BadPart."""
-    try:
-        number = int(value) + offset
-    except (TypeError, ValueError) as error:
-        raise BadPart(f"its label is {value!r}", "Give a name, or the number of a class.") from error
-    if not class_names:
-        raise BadPart(
-            f"its label is the number {number}, and nothing names the classes", "Give --classes NAME NAME ..."
-        )
-    if number not in class_names:
-        known = f"{min(class_names)} to {max(class_names)}"
-        raise BadPart(f"its class {number} is not among the classes, which are {known}", "Mend it, or add the class.")
-    return number

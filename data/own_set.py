@@ -10,7 +10,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from openpali.data.orientation import check_frame
+from openpali.data.outline_units import Edges, outline_edges
 from openpali.data.own_files import find_parts
+from openpali.data.own_labels import Classes, spelled
 from openpali.data.own_readers import Read
 from openpali.data.own_rows import (
     BOX_FORMATS,
@@ -18,7 +21,7 @@ from openpali.data.own_rows import (
     REGION_KINDS,
     RELATIVE,
     Row,
-    label_of,
+    check_size,
     look,
     problem,
     read_box,
@@ -26,8 +29,10 @@ from openpali.data.own_rows import (
 )
 from openpali.data.records import BadRecord
 from openpali.data.sources.annotations import BadPart, segmentation_mask
+from openpali.data.sources.coco_annotations import misplaced
 
 SHARE, MOST, FEWEST = 0.1, 512, 3
+# pictures that are decoded at once: the first ones, and as many from all over the others
 _DECODED, _MANY = 100, 2000
 
 
@@ -46,6 +51,8 @@ class OwnSpec:
         classes: their names in order, where the data have numbers and no names.
         validation_path, test_path: data of these parts, where they are files of their own.
         resplit: put all parts together, and split anew.
+        orientation: of the pictures that were annotated: `upright`, or as `stored`, before EXIF turns them.
+        clip_boxes: to their pictures, however far they reach outside.
     """
 
     path: str
@@ -58,8 +65,11 @@ class OwnSpec:
     validation_path: str | None = None
     test_path: str | None = None
     resplit: bool = False
+    orientation: str = "upright"
+    clip_boxes: bool = False
 
     def __post_init__(self):
+        check_frame(self.orientation)
         if self.kind not in KINDS:
             raise ValueError(f"kind is one of {', '.join(KINDS)}, not {self.kind!r}")
         if self.box_format.removesuffix(RELATIVE) not in BOX_FORMATS:
@@ -75,12 +85,14 @@ class OwnSet:
         rows: of every part as it was given; all under "" where the data are not split.
         class_names: number of a class to its name, where they have numbers.
         notes: of the readers.
+        mistakes: of the readers, that make records of little use.
     """
 
     spec: OwnSpec
     rows: dict[str, list[Row]]
     class_names: dict[int, str]
     notes: list[str]
+    mistakes: list[str]
 
     @property
     def good(self) -> dict[str, list[Row]]:
@@ -96,18 +108,25 @@ class OwnSet:
     def classes(self) -> list[str]:
         """Names of the classes, in the order of their numbers or of the alphabet."""
         if self.spec.classes:
-            return [name.strip() for name in self.spec.classes]
+            return list(dict.fromkeys(map(spelled, self.spec.classes)))
         found = {name for row in chain(*self.good.values()) for name in self.labels(row)}
-        numbered = [name for _, name in sorted(self.class_names.items()) if name in found]
-        return numbered + sorted(found - set(numbered))
+        # two numbers may have one name: a super-category that is called as its only class
+        numbered = dict.fromkeys(name for _, name in sorted(self.class_names.items()) if name in found)
+        return [*numbered, *sorted(found - set(numbered))]
+
+    @property
+    def numbering(self) -> Classes:
+        """How labels are read."""
+        return classes_of(self.spec, self.class_names)
 
     def labels(self, row: Row) -> list[str]:
         """Classes of a good row, one for each object."""
+        numbering = self.numbering
         if self.spec.kind == "classify":
-            return texts(row.answers)
+            return [numbering.answer(text) for text in texts(row.answers)]
         if self.spec.kind not in REGION_KINDS:
             return []
-        return [label_of(item.label, self.class_names, self.spec.label_offset) for item in row.objects]
+        return [numbering.label(item.label) for item in row.objects]
 
     def parts(self) -> dict[str, list[Row]]:
         """Good rows for training, validation and test.
@@ -197,14 +216,35 @@ def read_own(spec: OwnSpec) -> OwnSet:
     read = {
         part: reader() for part, reader in find_parts(spec.path, spec.kind, root, dict(spec.columns), others).items()
     }
-    names = dict(enumerate(spec.classes)) or agreed_classes(read, spec.path)
-    names = {number: name.strip() for number, name in names.items()}
+    names = {number: spelled(name) for number, name in agreed_classes(read, spec.path).items()}
+    names = given_classes(spec, names)
     rows = {part: found.rows for part, found in read.items()}
     every = list(chain(*rows.values()))
+    step = max(1, len(every) // _DECODED)
     for number, row in enumerate(tqdm(every, desc="pictures", unit="", disable=len(every) < _MANY)):
-        look(row, decode=number < _DECODED)
+        look(row, number < _DECODED or number % step == 0, spec.orientation)
+        check_size(row, spec.kind in REGION_KINDS)
         check_row(row, spec, names)
-    return OwnSet(spec, rows, names, list(chain(*(found.notes for found in read.values()))))
+    notes, mistakes = (list(chain(*lists)) for lists in zip(*((one.notes, one.mistakes) for one in read.values())))
+    return OwnSet(spec, rows, names, notes, mistakes)
+
+
+def classes_of(spec: OwnSpec, class_names: dict[int, str]) -> Classes:
+    """How labels of the data are read."""
+    return Classes(class_names, spec.label_offset, bool(spec.classes))
+
+
+def given_classes(spec: OwnSpec, named: dict[int, str]) -> dict[int, str]:
+    """Names of the classes by number: those of the data where they name them, else the list that is given.
+
+    Raises:
+        BadRecord: both do, and the list has another name.
+    """
+    names = list(map(spelled, spec.classes))
+    if named and (others := [name for name in names if name not in named.values()]):
+        reason = f"the data name their classes ({', '.join(dict.fromkeys(named.values()))}), and not {others[0]!r}"
+        raise BadRecord(spec.path, "classes", reason, "Leave --classes out, or rename the categories.")
+    return named or dict(enumerate(names))
 
 
 def agreed_classes(read: dict[str, Read], path: str) -> dict[int, str]:
@@ -227,30 +267,38 @@ def check_row(row: Row, spec: OwnSpec, class_names: dict[int, str]) -> None:
     if not texts(row.answers):
         what = {"caption": "caption", "classify": "label", "ocr": "text"}.get(spec.kind, "answer")
         problem(row, "empty_answer", f"its {what} is empty", f"Write its {what}, or remove the record.")
+    if spec.kind == "classify":
+        try:
+            for text in texts(row.answers):
+                classes_of(spec, class_names).answer(text)
+        except BadPart as part:
+            problem(row, "beyond", part.reason, part.remedy)
     if spec.kind == "vqa" and not texts(row.question):
         problem(row, "empty_question", "its question is empty", "Write the question, or remove the record.")
 
 
 def check_objects(row: Row, spec: OwnSpec, class_names: dict[int, str]) -> None:
     """Note objects that cannot be used: a picture's other objects alone would be half of the truth."""
+    numbering = classes_of(spec, class_names)
     for item in row.objects:
         try:
-            label_of(item.label, class_names, spec.label_offset)
+            numbering.label(item.label)
         except BadPart as part:
-            problem(row, "class", part.reason, part.remedy, item.record)
+            problem(row, "beyond" if spec.classes else "class", part.reason, part.remedy, item.record)
         if row.size is None:
             continue
         try:
-            read_box(item.box, spec.box_format, row.size)
+            box = read_box(item.box, spec.box_format, row.size, clip=spec.clip_boxes)
         except BadPart as part:
             problem(row, "box", part.reason, part.remedy, item.record)
             continue
         if spec.kind == "segment" and not item.crowd:
-            check_outline(row, item)
+            width, height = row.size
+            check_outline(row, item, (box.x0 * width, box.y0 * height, box.x1 * width, box.y1 * height))
 
 
-def check_outline(row: Row, item: Any) -> None:
-    """Note an outline that is none. Raises nothing."""
+def check_outline(row: Row, item: Any, box: Edges) -> None:
+    """Note an outline that is none, or is elsewhere than its box. Raises nothing."""
     assert row.size is not None
     if item.outline is None:
         problem(
@@ -263,6 +311,9 @@ def check_outline(row: Row, item: Any) -> None:
         return
     try:
         segmentation_mask(item.outline, row.size[1], row.size[0])
+        edges = outline_edges(item.outline)
+        if edges is not None and (part := misplaced(edges, box)):
+            raise part
     except BadPart as part:
         problem(row, "outline", part.reason, part.remedy, item.record)
 

@@ -15,6 +15,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from openpali.data.run_files import CONFIG_HEADER
 from openpali.recipes.config_file import ConfigError, as_dict, at_least, find_config, nearest, number, read_yaml
 
 Schedule = Literal["cosine", "rsqrt", "constant"]
@@ -260,8 +261,7 @@ def save_config(path: Path, run: RunArguments) -> None:
     """Write the resolved configuration; `--config` reads it again."""
     # whether and how to go on is of one command, not of the run
     content = {k: v for k, v in run.resolved.items() if k not in ("resume", "overwrite")}
-    header = "# The resolved configuration of this run. What it leaves out has its default.\n"
-    path.write_text(header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    path.write_text(CONFIG_HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def command(main: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,10 +14,19 @@ from openpali.data.own_rows import REGION_KINDS, texts
 from openpali.data.own_set import OwnSet
 from openpali.data.records import BadRecord
 from openpali.recipes.arguments import RunArguments
+from openpali.recipes.class_findings import confused_names
 from openpali.recipes.config_file import ConfigError
 from openpali.recipes.findings import Finding, class_counts, class_names, copies, parts, single_records
 from openpali.recipes.own_data import asked_classes, read_source
-from openpali.recipes.region_findings import box_format, class_numbers, small_boxes
+from openpali.recipes.picture_findings import frames, plain_pictures
+from openpali.recipes.region_findings import (
+    box_format,
+    class_numbers,
+    clipped_boxes,
+    no_objects,
+    outline_units,
+    small_boxes,
+)
 from openpali.recipes.score_findings import empty_scores
 from openpali.recipes.text_lengths import TextLimits, chosen, cut_texts
 
@@ -68,13 +77,23 @@ def check_data(
 
 def examine(found: OwnSet, asked: Sequence[str] = (), resolution: int | None = None) -> Iterator[Finding]:
     """Every finding, errors of the whole first."""
+    yield from (Finding("error", "file", mistake) for mistake in found.mistakes)
     if found.spec.kind in REGION_KINDS:
-        yield from box_format(found)
+        turned = list(frames(found))
+        yield from turned
+        # in the wrong frame any format may seem to fit
+        if not any(finding.level == "error" for finding in turned):
+            yield from box_format(found)
+        yield from no_objects(found)
+        yield from outline_units(found)
+        yield from clipped_boxes(found)
         yield from class_numbers(found)
         yield from small_boxes(found, resolution)
     yield from parts(found)
     yield from empty_scores(found)
     yield from class_names(found, asked)
+    yield from confused_names(found)
+    yield from plain_pictures(found)
     yield from single_records(found)
     yield from copies(found)
     yield from (Finding("note", "file", note) for note in found.notes)

@@ -12,14 +12,20 @@ from openpali.data.records import BadRecord
 MANY, MAX_BAD_SHARE, SHOWN, FEW = 100, 0.1, 5, 5
 
 WORDS = {
+    "line": "records cannot be read",
+    "id": "images have no id of their own; they and their annotations are left out",
+    "lost": "images have no annotation, and some annotations no image; they are left out",
     "picture": "pictures cannot be used",
     "size": "pictures have another size than the file says",
     "box": "boxes cannot be used; their pictures are left out",
+    "beyond": "labels are none of the classes; their records are left out",
     "class": "classes are not known; their pictures are left out",
     "outline": "outlines cannot be used; their pictures are left out",
     "empty_answer": "answers are empty",
     "empty_question": "questions are empty",
 }
+# mistakes of whole files, however few records show them
+GRAVE = ("id", "lost", "beyond")
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ def single_records(found: OwnSet) -> Iterator[Finding]:
     level = "error" if spoiled == len(rows) or len(rows) >= MANY and spoiled > MAX_BAD_SHARE * len(rows) else "warning"
     for check, bad in groups.items():
         text = f"{len(bad)} {WORDS[check]}. The first: {bad[0]}"
-        yield Finding(level, check, text, len(bad), tuple(map(str, bad[:SHOWN])))
+        yield Finding("error" if check in GRAVE else level, check, text, len(bad), tuple(map(str, bad[:SHOWN])))
 
 
 def copies(found: OwnSet) -> Iterator[Finding]:

@@ -3,13 +3,16 @@
 import math
 from dataclasses import dataclass, field, fields
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import init_empty_weights
 
+from openpali.data.own_readers import PICTURE_ENDS
 from openpali.data.own_rows import REGION_KINDS, texts
 from openpali.data.own_set import OwnSet, OwnSpec, own_spec, read_own
 from openpali.data.records import BadRecord
+from openpali.data.run_files import is_run
 from openpali.modeling.auto import checkpoint_config, load_processor, model_class
 from openpali.recipes.adapters import check_start
 from openpali.recipes.arguments import read_values
@@ -52,6 +55,10 @@ class OwnDataArguments:
         default="", metadata={"help": "of every example; {question}, {language}, {classes} are filled in"}
     )
     language: str = field(default="en", metadata={"help": "of prompts and answers"})
+    orientation: Literal["upright", "stored"] = field(
+        default="upright", metadata={"help": "of pictures that EXIF turns, when they were annotated"}
+    )
+    clip_boxes: bool = field(default=False, metadata={"help": "to their pictures, however far they reach outside"})
     augment: bool | None = field(
         default=None,
         metadata={"help": "crop and zoom out of pictures with boxes or masks; where they are few if unset"},
@@ -91,6 +98,7 @@ def own_keys(classes: list[type], argv: list[str] | None, above: dict[str, Any])
     if not values["model"]:
         raise ConfigError("there is no model: give --model with the folder or Hub name of a checkpoint")
     folder = check_start(values["model"])
+    refuse_among_data(values["output_dir"], values["data"])
     source = own_source(values)
     found = read_source(source)
     few = values["kind"] in REGION_KINDS and train_size(found) < FEW
@@ -104,6 +112,16 @@ def own_keys(classes: list[type], argv: list[str] | None, above: dict[str, Any])
     return schedule_keys(values, given | set(above), train_size(found)), above | {"source": source, "task": task}
 
 
+def refuse_among_data(output_dir: str | None, data: str) -> None:
+    """Raise ConfigError where a run would write among the data, or where they lie: its pictures would become data."""
+    folder, output = Path(data).resolve(), Path(output_dir or "").resolve()
+    if not output_dir or not folder.is_dir():
+        return
+    within = output.is_relative_to(folder) and output.is_dir() and not is_run(output)
+    if output == folder or within and any(one.suffix.lower() in PICTURE_ENDS for one in output.iterdir()):
+        raise ConfigError(f"output_dir: {output_dir} holds the data; give the run a folder of its own")
+
+
 def own_source(values: dict[str, Any]) -> dict[str, Any]:
     """The source that the arguments describe; only what is not the default."""
     source = {"name": "own", "path": values["data"], "kind": values["kind"], "split": "train"}
@@ -111,7 +129,8 @@ def own_source(values: dict[str, Any]) -> dict[str, Any]:
     source |= {"box_format": values["box_format"], "label_offset": values["label_offset"]}
     source |= {"classes": list(values["classes"]), "resplit": values["resplit"], "language": values["language"]}
     source |= {"validation_path": values["validation_data"], "test_path": values["test_data"]}
-    usual = {"box_format": "xywh", "language": "en"}
+    source |= {"orientation": values["orientation"], "clip_boxes": values["clip_boxes"]}
+    usual = {"box_format": "xywh", "language": "en", "orientation": "upright"}
     return {key: value for key, value in source.items() if value and value != usual.get(key)}
 
 

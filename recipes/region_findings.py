@@ -5,9 +5,11 @@ from itertools import chain
 from statistics import median
 from typing import Any
 
+from openpali.data.outline_units import MOST_PAIRS, other_units, outline_edges
 from openpali.data.own_rows import BOX_FORMATS, RELATIVE, Row, RowObject, corners, read_box
 from openpali.data.own_set import OwnSet
-from openpali.data.sources.annotations import BadPart
+from openpali.data.sources.annotations import BadPart, reaches_outside
+from openpali.data.sources.coco_annotations import wrong_units
 from openpali.recipes.findings import Finding
 
 # share of boxes outside their pictures from which the format as a whole is doubted
@@ -34,7 +36,9 @@ def box_format(found: OwnSet) -> Iterator[Finding]:
     share = f"{len(outside)} of {len(boxes)} boxes do not fit their pictures as {declared}"
     other = next((form for form in formats(boxes) if form != declared and _all_fit(boxes, form)), None)
     fits = f"all fit as {other}. {where}. Give --box_format {other}, or mend the file."
-    neither = f"no format fits all. {where}. Mend the boxes, or give --box_format."
+    neither = f"no format fits all. {where}. Mend the boxes, or give --box_format or --clip_boxes true."
+    if found.spec.clip_boxes and not other:
+        return
     yield Finding("error", "box_format", f"{share}, and {fits if other else neither}", len(outside))
 
 
@@ -48,14 +52,60 @@ def _all_fit(boxes: Sequence[tuple[RowObject, Row]], form: str) -> bool:
     return all(_fits(item.box, form, row) for item, row in boxes)
 
 
+def no_objects(found: OwnSet) -> Iterator[Finding]:
+    """Data in which there is nothing to be found."""
+    rows = list(chain(*found.good.values()))
+    if rows and not any(row.objects for row in rows):
+        text = f"{found.spec.path}: none of its {len(rows)} pictures has an object. Give it annotations."
+        yield Finding("error", "no_objects", text, len(rows))
+
+
+def outline_units(found: OwnSet) -> Iterator[Finding]:
+    """Outlines that would fit their boxes in other units than pixels, or with x and y exchanged."""
+    if found.spec.kind != "segment":
+        return
+    pairs, first = [], None
+    for row in chain(*found.rows.values()):
+        for item in row.objects if row.size and len(pairs) < MOST_PAIRS else ():
+            if item.crowd or item.outline is None:
+                continue
+            try:
+                edges = outline_edges(item.outline)
+                left, top, wide, high = corners(item.box, found.spec.box_format, row.size)
+            except (ValueError, KeyError, TypeError):
+                continue
+            if edges is not None:
+                pairs.append((edges, (left, top, left + wide, top + high), row.size))
+                first = first or f"{row.file}:{item.record or row.record}"
+    if units := other_units(pairs):
+        reason, remedy = wrong_units(units)
+        yield Finding("error", "outline_units", f"{first}: {reason}. {remedy}", len(pairs))
+
+
+def clipped_boxes(found: OwnSet) -> Iterator[Finding]:
+    """How many boxes are clipped, where that is asked for."""
+    if not found.spec.clip_boxes:
+        return
+    clipped = [
+        (row, item)
+        for row in chain(*found.good.values())
+        for item in row.objects
+        if row.size and reaches_outside(corners(item.box, found.spec.box_format, row.size), *row.size[::-1])
+    ]
+    if clipped:
+        row, item = clipped[0]
+        text = f"{len(clipped)} boxes reach outside their pictures and are clipped, the first is"
+        yield Finding("note", "clipped", f"{text} {row.file}:{item.record or row.record}", len(clipped))
+
+
 def class_numbers(found: OwnSet) -> Iterator[Finding]:
     """Numbers of classes that nothing names, and whether they are counted from one where the names are from zero."""
     names, offset = found.class_names, found.spec.label_offset
     used: dict[int, tuple[Row, Any]] = {}
     for row in chain(*found.rows.values()):
         for item in row.objects:
-            if isinstance(item.label, int) and not isinstance(item.label, bool):
-                used.setdefault(item.label + offset, (row, item))
+            if (number := found.numbering.number(item.label)) is not None:
+                used.setdefault(number, (row, item))
     unknown = sorted(set(used) - set(names))
     if not names or not unknown:
         return
@@ -77,7 +127,7 @@ def small_boxes(found: OwnSet, resolution: int | None) -> Iterator[Finding]:
     for row in chain(*found.good.values()):
         assert row.size is not None
         for item in row.objects:
-            box = read_box(item.box, found.spec.box_format, row.size)
+            box = read_box(item.box, found.spec.box_format, row.size, clip=found.spec.clip_boxes)
             sides.append(min(box.x1 - box.x0, box.y1 - box.y0))
     if resolution and sides and (middle := median(sides) * resolution) < SMALL:
         text = (

@@ -1,7 +1,6 @@
 """Sources and tasks as configurations name them: splits, examples, and what is wrong with the records."""
 
 import itertools
-import json
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from openpali.data.mixture import Mixture, TaskDataset
 from openpali.data.records import BadRecord, SkipLog
 from openpali.data.sources import Augmented, CheckedSource, RetellingSource, Source, augmented, credits_of, load_source
+from openpali.data.sources.jsonl import JsonlSource
 from openpali.data.sources.webdataset import WebDataset
 from openpali.data.streaming import StreamMixture, TaskStream
 from openpali.data.tasks import Task, load_task
@@ -237,32 +237,54 @@ def tell_skipped(run: RunArguments) -> None:
 
 
 def tell_long_texts(
-    path: str | Path, tokenizer: Any, max_length: int | None, suffix_max_length: int | None, run: RunArguments
-) -> dict[str, int]:
+    parts: dict[str, TaskDataset],
+    tokenizer: Any,
+    max_length: int | None,
+    suffix_max_length: int | None,
+    run: RunArguments,
+) -> dict[str, dict[str, int]]:
     """Count, before training, the texts of a JSONL file that will be cut to their limit, and show the first.
 
+    Args:
+        parts: examples for training, validation and test. In training targets are cut, in the others answers.
+        tokenizer: of the model.
+        max_length: tokens of a prompt.
+        suffix_max_length: tokens of a target.
+        run: says it.
+
     Returns:
-        Numbers of prefixes and suffixes that are too long.
+        Numbers of prefixes and suffixes of each part that are too long.
     """
-    counts, shown = {"prefix": 0, "suffix": 0}, []
-    limits = {"prefix": ("max_length", max_length), "suffix": ("suffix_max_length", suffix_max_length)}
-    for number, line in enumerate(Path(path).read_text("utf-8-sig", errors="replace").splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except ValueError:
+    counts: dict[str, dict[str, int]] = {}
+    for name, part in parts.items():
+        # one part may serve for both
+        if name == "test" and part.source is parts["validation"].source:
             continue
-        for key, (option, limit) in limits.items():
-            text = record.get(key) if isinstance(record, dict) else None
-            if limit is None or not isinstance(text, str):
+        answers = ("task.max_new_tokens", part.task.max_new_tokens)
+        targets = ("suffix_max_length", suffix_max_length) if name == "train" else answers
+        limits = {"prefix": ("max_length", max_length), "suffix": targets}
+        counts[name], shown = {"prefix": 0, "suffix": 0}, []
+        for place, key, text in _texts_of(part.source):
+            option, limit = limits[key]
+            if limit is None:
                 continue
             # the end token is part of both
             tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
             if tokens > limit:
-                counts[key] += 1
-                shown.append(f"  {path}:{number}: its {key} has {tokens} tokens and is cut to {option}={limit}")
-    if shown:
-        run.say(f"{path}: {counts['prefix']} prefixes and {counts['suffix']} suffixes are longer than the limit:")
-        for text in shown[:SHOWN]:
-            run.say(text)
-        run.say("  Raise the limit in the configuration or on the command line, or shorten the texts.")
+                counts[name][key] += 1
+                shown.append(f"  {place}: its {key} has {tokens} tokens and is cut to {option}={limit}")
+        if shown:
+            found = counts[name]
+            run.say(f"{name}: {found['prefix']} prefixes and {found['suffix']} suffixes are longer than the limit:")
+            run.say("\n".join(shown[:SHOWN]))
+            run.say("  Raise the limit in the configuration or on the command line, or shorten the texts.")
     return counts
+
+
+def _texts_of(part: Source) -> Iterator[tuple[str, str, str]]:
+    """Place, key and text of the prefixes and suffixes of a JSONL file, or of some of its records."""
+    source, indices = (part.source, part.indices) if isinstance(part, Part) else (part, range(len(part)))
+    if isinstance(source, JsonlSource):
+        for index in indices:
+            line, texts = source.texts(index)
+            yield from ((f"{source.path}:{line}", key, text) for key, text in texts.items())

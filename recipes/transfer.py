@@ -12,11 +12,12 @@ classify and ocr. Each line of my.jsonl is an object such as {"image": "dog.png"
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from transformers import PreTrainedModel, set_seed
 
 from openpali.data.collator import Collator
+from openpali.data.mixture import TaskDataset
 from openpali.data.own_set import read_own
 from openpali.modeling.auto import load_processor
 from openpali.modeling.dropout import set_text_dropout
@@ -172,7 +173,9 @@ def fine_tune(
     limits = {"max_length": args.max_length, "suffix_max_length": args.suffix_max_length}
     for member in members.values():
         if member.source["name"] in ("jsonl", "video"):
-            tell_long_texts(member.source["path"], processor.tokenizer, **limits, run=run)
+            # these sources are never streams
+            parts = {"train": member.train, "validation": member.validation, "test": member.test}
+            tell_long_texts(cast(dict[str, TaskDataset], parts), processor.tokenizer, **limits, run=run)
     options = {"pack_length": args.pack_length, "loss_on_prefix": args.loss_on_prefix}
     collator = Collator(processor, **limits, **options, exact_pictures=args.exact_pictures)
     fit_batch(run, run_length(train))

@@ -5,19 +5,20 @@ A COCO file of half a gigabyte becomes a few arrays, which the processes that re
 
 import json
 import math
-import os
 from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
-from PIL import Image
 
 from openpali.data.example import Box
-from openpali.data.images import MAX_PIXELS, BadImage, load_image
+from openpali.data.images import MAX_PIXELS
 from openpali.data.masks import LazyMask, checked_polygon, checked_runs, decode_rle, encode_rle, polygons_mask
 from openpali.data.records import BadRecord
+from openpali.data.text_files import read_text
 
 MAX_BAD_SHARE, MANY = 0.1, 100
 
@@ -51,10 +52,13 @@ def read_json(path: Path) -> Any:
         raise BadRecord(
             str(path), "all", "it is a pickle, which can run programs when it is opened, so it is not read", _UNPICKLE
         )
+    text = read_text(path)
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadRecord(str(path), "all", f"it is not JSON ({error})", "Mend or download it again.") from error
+        lines = "Extra data" in str(error)
+        remedy = "If it has one object a line, call it .jsonl." if lines else "Mend or download it again."
+        raise BadRecord(str(path), "all", f"it is not JSON ({error})", remedy) from error
 
 
 class Outlines:
@@ -127,11 +131,19 @@ def _checked_string(rle: dict[str, Any], height: int, width: int) -> str:
         raise BadPart(f"its run lengths are wrong: {error}", "Encode the mask again.") from error
 
 
-def checked_box(bbox: Any, height: int, width: int, label: str) -> Box:
+def checked_box(bbox: Any, height: int, width: int, label: str, clip: bool = False) -> Box:
     """A Box from COCO's left, top, width and height in pixels, clipped to the picture.
 
+    Args:
+        bbox: the four numbers.
+        height: of the picture in pixels.
+        width: likewise.
+        label: for the box.
+        clip: however far it reaches outside.
+
     Raises:
-        BadPart: not four numbers, empty, or more than two pixels outside.
+        BadPart: not four numbers, empty, with no part in the picture, or (without `clip`) more than two pixels
+            outside.
     """
     try:
         left, top, wide, high = (float(value) for value in bbox)
@@ -143,15 +155,35 @@ def checked_box(bbox: Any, height: int, width: int, label: str) -> Box:
     if wide <= 0 or high <= 0:
         raise BadPart(f"its bbox {_short(bbox)} is empty", "Remove it, or give [left, top, width, height].")
     right, bottom = left + wide, top + high
-    if min(left, top) < -_OUTSIDE or right > width + _OUTSIDE or bottom > height + _OUTSIDE:
+    if not clip and reaches_outside((left, top, wide, high), height, width):
         raise BadPart(
             f"its bbox {_short(bbox)} reaches outside the picture of {width} x {height} pixels",
-            "Give [left, top, width, height] in pixels of this picture.",
+            "Give [left, top, width, height] in pixels of this picture, or have all such boxes clipped (clip_boxes).",
         )
     x0, y0, x1, y1 = max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
     if x0 >= x1 or y0 >= y1:
         raise BadPart(f"its bbox {_short(bbox)} has no part in the picture", "Remove it.")
     return Box(x0 / width, y0 / height, x1 / width, y1 / height, label)
+
+
+def reaches_outside(box: Sequence[float], height: int, width: int) -> bool:
+    """Whether left, top, width and height in pixels leave the picture by more than files round."""
+    left, top, wide, high = box
+    return min(left, top) < -_OUTSIDE or left + wide > width + _OUTSIDE or top + high > height + _OUTSIDE
+
+
+def id_key(value: Any) -> str | None:
+    """What an id is compared by, so that "7", 7 and 7.0 are the same one; None for what is no id."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str) and value or is_whole(value):
+        return str(value)
+    return None
+
+
+def repeated(values: Iterable[Any]) -> set[str]:
+    """The ids that are there more than once."""
+    return {key for key, count in Counter(map(id_key, values)).items() if key is not None and count > 1}
 
 
 def _short(value: Any) -> str:
@@ -169,61 +201,6 @@ def checked_size(width: Any, height: Any) -> tuple[int, int]:
     if not (is_whole(width) and is_whole(height)) or min(width, height) < 1 or width * height > MAX_PIXELS:
         raise BadPart(f"its width {_short(width)} and height {_short(height)} are no size", "Give both in pixels.")
     return width, height
-
-
-class Pictures:
-    """The pictures of a folder, which names may not leave."""
-
-    def __init__(self, root: Path) -> None:
-        """Look at folders only when they are asked for; each is listed once."""
-        self.root = root
-        self._listed: dict[Path, set[str]] = {}
-
-    def check(self, name: Any) -> str:
-        """The name of an existing file, relative to the folder.
-
-        Raises:
-            BadPart: it is no name, leads out of the folder, or there is no such file.
-        """
-        if not isinstance(name, str) or not name or "\0" in name:
-            raise BadPart("its file_name is missing or no text", "Give the picture's path within image_root.")
-        if name.startswith(("http://", "https://")):
-            raise BadPart(f"{name} is an address on the web", "Download the picture and give its path.")
-        path = PurePosixPath(name.replace(os.sep, "/"))
-        if path.is_absolute() or ".." in path.parts:
-            raise BadPart(f"{name} is outside {self.root}", "Move the picture there, or give another image_root.")
-        folder = self.root / path.parent
-        if folder not in self._listed:
-            self._listed[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
-        if path.name not in self._listed[folder]:
-            raise BadPart(f"there is no picture {name} in {self.root}", "Check image_root, or remove the entry.")
-        return name
-
-    def load(self, name: str, size: tuple[int, int] | None = None) -> Image.Image:
-        """The picture as RGB.
-
-        Args:
-            name: that was checked.
-            size: width and height that the annotations were made for.
-
-        Raises:
-            BadPart: a link leads out of the folder, it cannot be decoded, or it has another size.
-        """
-        path = (self.root / name).resolve()
-        if not path.is_relative_to(self.root.resolve()):
-            raise BadPart(
-                f"{name} is a link out of {self.root}", "Move the picture there, or give another image_root."
-            )
-        try:
-            image = load_image(path)
-        except BadImage as error:
-            raise BadPart(str(error)) from error
-        if size is not None and image.size != size:
-            raise BadPart(
-                f"{name} is {image.width}x{image.height} pixels, and its annotations are for {size[0]}x{size[1]}",
-                "Give the picture that was annotated, or mend width and height.",
-            )
-        return image
 
 
 def judge(path: Path, good: int, bad_records: int, bad: list[BadRecord]) -> None:

@@ -6,18 +6,23 @@ from typing import Any
 
 import numpy as np
 
+from openpali.data.images import BadImage
+from openpali.data.orientation import check_frame, stored_size, turned_box, turned_mask
 from openpali.data.records import BadRecord
 from openpali.data.sources.annotations import (
     BadPart,
-    Outlines,
-    Pictures,
     checked_box,
     checked_size,
-    is_whole,
+    id_key,
     judge,
     read_json,
+    repeated,
 )
+from openpali.data.sources.coco_annotations import AnnotationReader
+from openpali.data.sources.pictures import Pictures
 from openpali.modeling.location_tokens import clean_label
+
+_TURNED_AMONG = 200  # pictures of which EXIF's orientation is looked at
 
 
 class CocoInstances:
@@ -38,7 +43,14 @@ class CocoInstances:
 
     name = "coco"
 
-    def __init__(self, path: str | Path, image_root: str | Path | None = None, crowd: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        image_root: str | Path | None = None,
+        crowd: bool = False,
+        orientation: str = "upright",
+        clip_boxes: bool = False,
+    ) -> None:
         """Read and check a file.
 
         Args:
@@ -46,16 +58,21 @@ class CocoInstances:
             image_root: folder that file names are relative to and may not leave, such as `train2017`; by default
                 that of the file.
             crowd: take crowds as objects.
+            orientation: of the pictures that were annotated: `upright`, or as `stored`, before EXIF turns them.
+            clip_boxes: to their pictures, however far they reach outside.
 
         Raises:
-            BadRecord: the file is missing or is no such file, no picture is good, or more than a tenth of 100 or more
-                are bad.
+            BadRecord: the file is missing or is no such file, no picture is good, more than a tenth of 100 or more
+                are bad, more than a tenth of the annotations are of no picture, or outlines have other units than
+                boxes.
+            ValueError: there is no such orientation.
         """
         self.path = Path(path)
         self.image_root = Path(image_root) if image_root is not None else self.path.parent
         self.crowd, self.skipped_crowds, self.without_objects = crowd, 0, 0
+        self.orientation, self.clip_boxes = check_frame(orientation), clip_boxes
         self.bad: list[BadRecord] = []
-        self._pictures = Pictures(self.image_root)
+        self._pictures = Pictures(self.image_root, self.image_root, self.path.parent)
         content = read_json(self.path)
         self._read(*(self._list(content, key) for key in ("images", "annotations", "categories")))
 
@@ -67,6 +84,10 @@ class CocoInstances:
             found.append(f"{self.skipped_crowds} crowd annotations are no objects (crowd: true takes them)")
         if self.without_objects:
             found.append(f"{self.without_objects} pictures without an object are left out")
+        if self._found.clipped:
+            found.append(f"{self._found.clipped} boxes reach outside their pictures and are clipped")
+        if note := self._turned_note():
+            found.append(note)
         return found
 
     def __len__(self) -> int:
@@ -77,24 +98,48 @@ class CocoInstances:
             raise IndexError(f"record {index} of {len(self)} of {self.path}")
         row = int(self._records[index])
         width, height = (int(side) for side in self._sizes[row])
-        id_ = int(self._ids[row])
+        id_ = self._ids[row]
         try:
-            image = self._pictures.load(self._files[row], (width, height))
+            image = self._pictures.load(self._files[row], (width, height), self.orientation)
+            turn = self._turn(row)
         except BadPart as part:
             raise BadRecord(str(self.path), f"image {id_}", part.reason, part.remedy) from part
         rows = self._order[self._starts[row] : self._starts[row + 1]]
+        crowds, things = self._found.crowds, self._found.things
         return {
             "id": f"{self.path.name}:{id_}",
             "image": image,
-            "objects": [self._object(int(i), height, width) for i in rows if self.crowd or not self._is_crowd[i]],
-            "crowds": sorted({self._names[self._things[i]] for i in rows if self._is_crowd[i] and not self.crowd}),
+            "objects": [self._object(int(i), height, width, turn) for i in rows if self.crowd or not crowds[i]],
+            "crowds": sorted({self._names[things[i]] for i in rows if crowds[i] and not self.crowd}),
         }
 
-    def _object(self, i: int, height: int, width: int) -> dict[str, Any]:
-        name = self._names[self._things[i]]
-        box = checked_box(self._boxes[i].tolist(), height, width, name)
-        mask = self._outlines.mask(i, height, width)
-        return {"concept": name, "names": {"en": name}, "box": box, "mask": mask, "annotation": int(self._numbers[i])}
+    def _object(self, i: int, height: int, width: int, turn: int) -> dict[str, Any]:
+        found = self._found
+        name = self._names[found.things[i]]
+        box = turned_box(checked_box(found.boxes[i].tolist(), height, width, name, self.clip_boxes), turn)
+        mask = turned_mask(found.outlines.mask(i, height, width), turn)
+        return {"concept": name, "names": {"en": name}, "box": box, "mask": mask, "annotation": int(found.numbers[i])}
+
+    def _turn(self, row: int) -> int:
+        """How EXIF turns the picture that was annotated; 1 where that was upright."""
+        return 1 if self.orientation == "upright" else stored_size(self._pictures.inside(self._files[row]))[1]
+
+    def _turned_note(self) -> str:
+        """That EXIF turns some pictures, where nothing says which way they were annotated; of a few they are read."""
+        some = self._records[:: max(1, len(self._records) // _TURNED_AMONG)][:_TURNED_AMONG]
+        turned = 0
+        for row in map(int, some):
+            try:
+                turned += stored_size(self.image_root / self._files[row])[1] != 1
+            except BadImage:
+                continue
+        if not turned:
+            return ""
+        way = "upright" if self.orientation == "upright" else "as it is stored"
+        return (
+            f"EXIF turns {turned} of {len(some)} pictures that were looked at; their annotations are taken to be for"
+            f" the picture {way} (the option orientation says otherwise)"
+        )
 
     def _list(self, content: Any, key: str) -> list[Any]:
         found = content.get(key) if isinstance(content, dict) else None
@@ -105,98 +150,64 @@ class CocoInstances:
 
     def _read(self, images: list[Any], annotations: list[Any], categories: list[Any]) -> None:
         row_of = self._read_images(images)
-        spoiled = self._read_annotations(annotations, self._read_categories(categories), row_of)
-        objects = np.ones(len(self._is_crowd), bool) if self.crowd else ~self._is_crowd
-        per_image = np.bincount(self._image_rows[objects], minlength=len(self._ids))
+        things = self._read_categories(categories)
+        reader = AnnotationReader(self._sizes, self.clip_boxes, self._note)
+        self._found = reader.read(annotations, things, row_of, self.path)
+        rows, is_crowd = self._found.rows, self._found.crowds
+        objects = np.ones(len(is_crowd), bool) if self.crowd else ~is_crowd
+        per_image = np.bincount(rows[objects], minlength=len(self._ids))
         good = np.ones(len(self._ids), bool)
-        good[sorted(spoiled)] = False
+        good[sorted(self._found.spoiled)] = False
         self.without_objects = int((good & (per_image == 0)).sum())
         self.skipped_crowds = int((~objects).sum())
         self._records = np.flatnonzero(good & (per_image > 0))
-        self._order = np.argsort(self._image_rows, kind="stable")
-        self._starts = np.searchsorted(self._image_rows[self._order], np.arange(len(self._ids) + 1))
+        self._order = np.argsort(rows, kind="stable")
+        self._starts = np.searchsorted(rows[self._order], np.arange(len(self._ids) + 1))
         judge(self.path, len(self._records), len(images) - len(self._ids) + int((~good).sum()), self.bad)
 
-    def _read_images(self, images: list[Any]) -> dict[Any, int]:
+    def _read_images(self, images: list[Any]) -> dict[str, int]:
         """Row of each image id; -1 for the ids of images that cannot be used."""
-        ids, sizes, self._files = array("q"), array("q"), []
-        row_of: dict[Any, int] = {}
+        self._ids, sizes, self._files = [], array("q"), []
+        twice = repeated(image.get("id") for image in images if isinstance(image, dict))
+        row_of: dict[str, int] = {}
         for number, image in enumerate(images):
-            id_ = image.get("id") if isinstance(image, dict) else None
+            id_ = id_key(image.get("id")) if isinstance(image, dict) else None
             try:
-                if not is_whole(id_):
-                    raise BadPart(f"entry {number} of images has no whole number as id", "Give each image an id.")
-                if id_ in row_of:
-                    raise BadPart("another image has the same id", "Give each image an id of its own.")
+                if id_ is None:
+                    raise BadPart(f"entry {number} of images has no id", "Give each a number.")
                 row_of[id_] = -1
+                if id_ in twice:
+                    raise BadPart("another image has the same id", "Give each image an id of its own.")
                 size = checked_size(image.get("width"), image.get("height"))
                 name = self._pictures.check(image.get("file_name"))
             except BadPart as part:
-                self._note(f"image {id_ if is_whole(id_) else f'number {number}'}", part)
+                self._note(f"image {id_ if id_ is not None else f'number {number}'}", part)
                 continue
-            row_of[id_] = len(ids)
-            ids.append(id_)
+            row_of[id_] = len(self._ids)
+            self._ids.append(id_)
             sizes.extend(size)
             self._files.append(name)
-        self._ids, self._sizes = np.array(ids), np.array(sizes, np.int64).reshape(-1, 2)
+        self._sizes = np.array(sizes, np.int64).reshape(-1, 2)
         return row_of
 
-    def _read_categories(self, categories: list[Any]) -> dict[Any, int]:
+    def _read_categories(self, categories: list[Any]) -> dict[str, int]:
         """Index in `_names` of each category id."""
         self._names: list[str] = []
-        found = {}
+        found: dict[str, int] = {}
         for category in categories:
             id_ = category.get("id") if isinstance(category, dict) else None
             try:
-                name = clean_label(category["name"])
-                if not name or not is_whole(id_):
-                    raise ValueError("it has no name, or no whole number as id")
+                name, key = clean_label(category["name"]), id_key(id_)
+                if not name or key is None:
+                    raise ValueError("it has no name, or no id")
+                if key in found and self._names[found[key]] != name:
+                    raise ValueError(f"its id is that of {self._names[found[key]]!r} too")
             except (KeyError, TypeError, AttributeError, ValueError) as error:
                 self._note(f"category {id_}", BadPart(f"it cannot be a label ({error})", 'Give "id" and "name".'))
                 continue
-            found[id_] = len(self._names)
+            found[key] = len(self._names)
             self._names.append(name)
         return found
 
-    def _read_annotations(self, annotations: list[Any], things: dict[Any, int], row_of: dict[Any, int]) -> set[int]:
-        """Rows of images with an annotation that cannot be used."""
-        spoiled: set[int] = set()
-        numbers, rows, kinds, crowds, boxes = array("q"), array("q"), array("i"), array("b"), array("d")
-        self._outlines = Outlines()
-        for place, annotation in enumerate(annotations):
-            row = -1
-            id_ = annotation.get("id") if isinstance(annotation, dict) else None
-            try:
-                if not is_whole(id_):
-                    raise BadPart(f"entry {place} of annotations has no whole number as id", "Give each an id.")
-                row = _known(annotation, "image_id", row_of, "images")
-                # the image itself is bad, and has been noted
-                if row < 0:
-                    continue
-                thing = _known(annotation, "category_id", things, "categories")
-                width, height = (int(side) for side in self._sizes[row])
-                checked_box(annotation.get("bbox"), height, width, "")
-                self._outlines.add(annotation.get("segmentation"), height, width)
-            except BadPart as part:
-                self._note(f"annotation {id_ if is_whole(id_) else f'number {place}'}", part)
-                spoiled |= {row} - {-1}
-                continue
-            numbers.append(id_)
-            rows.append(row)
-            kinds.append(thing)
-            crowds.append(bool(annotation.get("iscrowd")))
-            boxes.extend(annotation["bbox"])
-        self._numbers, self._image_rows, self._things = np.array(numbers), np.array(rows, np.int64), np.array(kinds)
-        self._is_crowd, self._boxes = np.array(crowds, bool), np.array(boxes).reshape(-1, 4)
-        return spoiled
-
     def _note(self, record: str, part: BadPart) -> None:
         self.bad.append(BadRecord(str(self.path), record, part.reason, part.remedy))
-
-
-def _known(annotation: dict[str, Any], key: str, table: dict[Any, int], what: str) -> int:
-    """What the table has for an id; BadPart when it has nothing."""
-    id_ = annotation.get(key)
-    if not is_whole(id_) or id_ not in table:
-        raise BadPart(f"its {key} {id_!r} is not among the {what}", "Mend it, or remove it from annotations.")
-    return table[id_]

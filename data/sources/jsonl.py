@@ -1,4 +1,7 @@
-"""A person's own data: a line `{"image": "dog.png", "prefix": "what is this?", "suffix": "a dog"}` for each record."""
+"""A person's own data: a line `{"image": "dog.png", "prefix": "what is this?", "suffix": "a dog"}` for each record.
+
+A line with a conversation (`openpali.data.conversations`) is a record for each question in it.
+"""
 
 import json
 from array import array
@@ -8,10 +11,14 @@ from typing import Any, TypeGuard
 
 from PIL import Image
 
+from openpali.data.conversations import conversation_key, questions, without_marks
 from openpali.data.images import BadImage, image_size, load_image
 from openpali.data.records import BadRecord
+from openpali.data.sources.annotations import BadPart
+from openpali.data.sources.pictures import Pictures
+from openpali.data.text_files import SAVE_AS_UTF8, encoding_of, not_unicode
 
-_MANY = 100
+_MANY, _HEAD = 100, 256
 _MAX_BAD_SHARE = 0.1
 
 
@@ -26,7 +33,6 @@ class JsonlSource:
     """
 
     name = "jsonl"
-    notes = ()
     known = ("image", "images", "prefix", "suffix", "references", "id")
     medium = "picture"
 
@@ -54,7 +60,10 @@ class JsonlSource:
         self.image_root = Path(image_root) if image_root is not None else self.path.parent
         self.decode_size = decode_size
         self.bad: list[BadRecord] = []
-        self._starts, self._lines = array("q"), array("q")
+        # where its line begins, the line's number, and which question of it
+        self._starts, self._lines, self._turns = array("q"), array("q"), array("q")
+        self._empty: list[int] = []
+        self._spelled = Pictures(self.image_root, self.image_root, self.path.parent)
         self._check(check_decode)
 
     def __len__(self) -> int:
@@ -64,12 +73,29 @@ class JsonlSource:
         """`id`, `image` (PIL RGB) or `images`, `prefix`, `suffix`, and `references` where given."""
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)} of {self.path}")
-        number = self._lines[index]
+        record, number, turn = self._record(index)
+        found = {"id": f"{self.path.name}:{number}" + (f"-{turn}" if turn else "")} | self._pictures(record, number)
+        return found | {key: record[key] for key in ("prefix", "suffix", "references") if record.get(key) is not None}
+
+    def texts(self, index: int) -> tuple[int, dict[str, str]]:
+        """The line of a record, and its `prefix` and `suffix`, without its pictures."""
+        record, number, _ = self._record(index)
+        return number, {key: record[key] for key in ("prefix", "suffix") if key in record}
+
+    def _record(self, index: int) -> tuple[dict[str, Any], int, int]:
+        """A record, its line, and which question of the line it is."""
+        number, turn = self._lines[index], self._turns[index]
         with self.path.open("rb") as file:
             file.seek(self._starts[index])
-            record = self._parse(file.readline(), number)
-        found = {"id": f"{self.path.name}:{number}"} | self._pictures(record, number)
-        return found | {key: record[key] for key in ("prefix", "suffix", "references") if record.get(key) is not None}
+            return self._checked(self._load(file.readline(), number)[turn], number), number, turn
+
+    @property
+    def notes(self) -> list[str]:
+        """How many answers are empty."""
+        if not self._empty:
+            return []
+        told = f"{len(self._empty)} of {len(self)} records have an empty suffix, the first in line {self._empty[0]}"
+        return [f"{told}: a model learns to answer nothing. Is that meant?"]
 
     def _pictures(self, record: dict[str, Any], number: int) -> dict[str, Any]:
         """`image`, or `images` where there are several."""
@@ -81,13 +107,17 @@ class JsonlSource:
         seen: dict[Path, BadImage | None] = {}
         for number, start, line in self._read_lines():
             try:
-                record = self._parse(line, number)
-                self._check_pictures(record, number, seen, decode=len(self._starts) < check_decode)
+                records = [self._checked(record, number) for record in self._load(line, number)]
+                # a line has the same pictures for all of its questions
+                self._check_pictures(records[0], number, seen, decode=len(self._starts) < check_decode)
             except BadRecord as bad:
                 self.bad.append(bad)
                 continue
-            self._starts.append(start)
-            self._lines.append(number)
+            self._empty += [number] * sum(not record.get("suffix", "-").strip() for record in records)
+            for turn in range(len(records)):
+                self._starts.append(start)
+                self._lines.append(number)
+                self._turns.append(turn)
         self._judge()
 
     def _judge(self) -> None:
@@ -107,18 +137,45 @@ class JsonlSource:
             raise BadRecord(str(self.path), "all", "there is no such file", "Check the path.")
         start = 0
         with self.path.open("rb") as file:
+            self._refuse_other_files(file.read(_HEAD))
+            file.seek(0)
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield number, start, line
                 start += len(line)
 
-    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
+    def _refuse_other_files(self, head: bytes) -> None:
+        """Raise BadRecord for what is not lines of UTF-8."""
+        encoding = encoding_of(head)
+        if not encoding.startswith("utf-8"):
+            raise BadRecord(str(self.path), "all", f"it is {encoding.upper()}", SAVE_AS_UTF8)
+        if self.path.suffix == ".json" and head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+            remedy = "Write one object a line, or give --kind, which reads lists too."
+            raise BadRecord(str(self.path), "all", "it is a JSON list, and not JSON lines", remedy)
+
+    def _load(self, line: bytes, number: int) -> list[dict[str, Any]]:
+        """The record of a line, or those of its conversation."""
         try:
             record = json.loads(line.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise self._bad(number, not_unicode(line[error.start]), SAVE_AS_UTF8) from error
         except (ValueError, RecursionError) as error:
             raise self._bad(number, f"it is not JSON in UTF-8 ({error})", "Mend the line.") from error
         if not isinstance(record, dict):
             raise self._bad(number, "it is not a JSON object", 'Write {"image": ..., "prefix": ..., "suffix": ...}.')
+        key = conversation_key(record)
+        if key is None:
+            return [record]
+        try:
+            asked = questions(record, key)
+        except BadPart as part:
+            raise self._bad(number, part.reason, part.remedy) from part
+        # whatever else such rows say is not for us
+        names = {"question": "prefix", "answer": "suffix"}
+        return [{names.get(key, key): one[key] for key in one if key in (*names, *self.known)} for one in asked]
+
+    def _checked(self, record: dict[str, Any], number: int) -> dict[str, Any]:
+        """A record whose texts are texts. Raises BadRecord."""
         for key in self._needed(record):
             if not isinstance(record.get(key), str):
                 found = type(record[key]).__name__ if key in record else "missing"
@@ -128,6 +185,8 @@ class JsonlSource:
             raise self._bad(number, '"references" is not a list of texts', "Give a list of texts, or leave it out.")
         if unknown := sorted(set(record) - set(self.known)):
             raise self._bad(number, f"it has unknown keys {unknown}", f"Known ones are {', '.join(self.known)}.")
+        if "prefix" in record:
+            record["prefix"] = without_marks(record["prefix"])
         return record
 
     def _needed(self, record: dict[str, Any]) -> tuple[str, ...]:
@@ -156,6 +215,8 @@ class JsonlSource:
         root = self.image_root.resolve()
         try:
             path = (root / name).resolve()
+            if not path.exists():
+                path = self._other_place(name) or path
             inside = path.is_relative_to(root)
         except (OSError, ValueError, RuntimeError) as error:
             raise self._bad(number, f"{name!r} is not a path ({error})", "Mend it.") from error
@@ -166,6 +227,13 @@ class JsonlSource:
                 f"Move the {self.medium} there, or give another image_root.",
             )
         return path
+
+    def _other_place(self, name: str) -> Path | None:
+        """Where a picture is that is beside the file, or that Unicode or Windows spells otherwise; None if nowhere."""
+        try:
+            return (self.image_root / self._spelled.check(name)).resolve()
+        except BadPart:
+            return None
 
     def _check_image(self, path: Path, number: int, seen: dict[Path, BadImage | None], decode: bool) -> None:
         """Raise what is wrong with a picture; each is looked at once however many records share it."""

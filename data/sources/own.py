@@ -5,6 +5,7 @@ from typing import Any
 
 from openpali.data.images import BadImage, load_image
 from openpali.data.masks import LazyMask
+from openpali.data.orientation import UPRIGHT, turned_box, turned_mask
 from openpali.data.own_rows import REGION_KINDS, Picture, Row, read_box, texts
 from openpali.data.own_set import own_spec, read_own
 from openpali.data.records import BadRecord
@@ -40,6 +41,8 @@ class OwnData:
         test_path: str | None = None,
         resplit: bool = False,
         language: str = "en",
+        orientation: str = "upright",
+        clip_boxes: bool = False,
     ) -> None:
         """Read and check everything, and take one part; see `OwnSpec`.
 
@@ -56,6 +59,8 @@ class OwnData:
             test_path: likewise.
             resplit: split anew whatever parts there are.
             language: of captions and names.
+            orientation: of the pictures that were annotated: `upright`, or as `stored`, before EXIF turns them.
+            clip_boxes: to their pictures, however far they reach outside.
 
         Raises:
             BadRecord: a file is no such file, or no record of the part is good.
@@ -63,6 +68,7 @@ class OwnData:
         """
         options = {"image_root": image_root, "box_format": box_format, "label_offset": label_offset}
         options |= {"validation_path": validation_path, "test_path": test_path, "resplit": resplit}
+        options |= {"orientation": orientation, "clip_boxes": clip_boxes}
         self.spec = own_spec(path, kind, columns, classes, **options)
         found = read_own(self.spec)
         parts = found.parts()
@@ -70,10 +76,15 @@ class OwnData:
             raise ValueError(f"split is one of {', '.join(parts)}, not {split!r}")
         self.language, self._rows = language, parts[split]
         self.bad = found.bad if split == "train" else []
-        self.notes, self.classes, self._labels = found.notes, found.classes, found.labels
+        # of all parts, and told once
+        self.notes = found.notes if split == "train" else []
+        self.classes, self._labels = found.classes, found.labels
         if not self._rows:
             first = f" The first of its bad records: {found.bad[0]}" if found.bad else ""
             raise BadRecord(path, split, f"no record of this part can be used.{first}", "Give it some, or resplit.")
+
+        if kind in REGION_KINDS and not self.classes:
+            raise BadRecord(path, split, "no picture has an object to be found", "Give it annotations.")
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -89,7 +100,8 @@ class OwnData:
         if self.spec.kind == "caption":
             return record | {"captions": {self.language: texts(row.answers)}}
         question = {"question": texts(row.question)[0]} if self.spec.kind == "vqa" else {}
-        return record | question | {"answers": texts(row.answers)}
+        answers = self._labels(row) if self.spec.kind == "classify" else texts(row.answers)
+        return record | question | {"answers": answers}
 
     def _load(self, row: Row) -> Any:
         picture: Any = row.picture
@@ -98,15 +110,17 @@ class OwnData:
     def _regions(self, row: Row) -> dict[str, Any]:
         assert row.size is not None
         width, height = row.size
+        turn = row.turn if self.spec.orientation == "stored" else UPRIGHT
         objects, crowds = [], set()
         for item, label in zip(row.objects, self._labels(row), strict=True):
             if item.crowd:
                 crowds.add(label)
                 continue
-            box = read_box(item.box, self.spec.box_format, row.size, label)
+            box = read_box(item.box, self.spec.box_format, row.size, label, self.spec.clip_boxes)
             outline = item.outline
             mask = LazyMask(partial(segmentation_mask, outline, height, width)) if outline is not None else None
-            objects.append({"concept": label, "names": {self.language: label}, "box": box, "mask": mask})
+            place = {"box": turned_box(box, turn), "mask": turned_mask(mask, turn)}
+            objects.append({"concept": label, "names": {self.language: label}} | place)
         return {"objects": objects, "crowds": sorted(crowds)}
 
 

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 
 from openpali.data.images import BadImage, load_image
 from openpali.data.records import BadRecord
-from openpali.data.sources.annotations import BadPart, Pictures, judge, read_json
+from openpali.data.sources.annotations import BadPart, judge, read_json
+from openpali.data.sources.pictures import Pictures
 from openpali.data.sources.public_rows import MissingData, PackedRows, hub_copy, listed, with_pictures
 
 NO_PICTURE = "no picture"
@@ -80,7 +81,7 @@ class PublicSource(ABC):
         self.bad: list[BadRecord] = []
         self.left_out: Counter[str] = Counter()
         self._rows, self._pictures = PackedRows(), Pictures(self.image_root)
-        self._there: set[str] = set()
+        self._there: dict[str, str] = {}
         if hub is None:
             self._read(self.entries(self.part(split)))
         else:
@@ -183,8 +184,8 @@ class PublicSource(ABC):
     def _check(self, name: str) -> str:
         # one picture has many questions
         if name not in self._there:
-            self._there.add(self._pictures.check(name))
-        return name
+            self._there[name] = self._pictures.check(name)
+        return self._there[name]
 
     @property
     def _image_columns(self) -> list[str]:

@@ -12,18 +12,23 @@ from typing import Any
 from PIL import Image
 
 from openpali.data.example import Box
-from openpali.data.images import BadImage, image_size
+from openpali.data.images import BadImage
 from openpali.data.masks import mask_box
+from openpali.data.orientation import UPRIGHT, check_frame, stored_size, turned_box, turned_mask, turned_size
+from openpali.data.outline_units import other_units, outline_edges
 from openpali.data.records import BadRecord
 from openpali.data.sources.annotations import (
     BadPart,
     Outlines,
-    Pictures,
     checked_box,
+    id_key,
     judge,
     read_json,
+    repeated,
     segmentation_mask,
 )
+from openpali.data.sources.coco_annotations import Pair, misplaced, wrong_units
+from openpali.data.sources.pictures import Pictures
 from openpali.modeling.location_tokens import clean_label
 
 _SENTENCE_KEYS = ("sent", "sentence", "raw")
@@ -44,7 +49,6 @@ class ReferringExpressions:
     """
 
     name = "refer"
-    notes = ()
 
     def __init__(
         self,
@@ -54,6 +58,8 @@ class ReferringExpressions:
         instances: str | Path | None = None,
         each_sentence: bool = False,
         language: str = "en",
+        orientation: str = "upright",
+        clip_boxes: bool = False,
     ) -> None:
         """Read and check a file.
 
@@ -66,17 +72,25 @@ class ReferringExpressions:
             instances: COCO's instances, for entries that have `ann_id` instead of a picture and a box.
             each_sentence: a record for each sentence, as published scores count, rather than for each entry.
             language: of the sentences.
+            orientation: of the pictures that were annotated: `upright`, or as `stored`, before EXIF turns them.
+            clip_boxes: to their pictures, however far they reach outside.
 
         Raises:
-            BadRecord: the file is missing, a pickle or no such list, no entry is good, or more than a tenth of 100 or
-                more are bad.
+            BadRecord: the file is missing, a pickle or no such list, no entry is good, more than a tenth of 100 or
+                more are bad, or outlines have other units than boxes.
+            ValueError: there is no such orientation.
         """
         self.path = Path(path)
         self.image_root = Path(image_root) if image_root is not None else self.path.parent
         self.split, self.language = split, language
+        self.orientation, self.clip_boxes = check_frame(orientation), clip_boxes
         self.bad: list[BadRecord] = []
-        self._pictures, self._outlines = Pictures(self.image_root), Outlines()
+        self._pictures, self._outlines = Pictures(self.image_root, self.image_root, self.path.parent), Outlines()
+        # width and height as annotated, and how EXIF turns that to make it upright
         self._sizes: dict[str, tuple[int, int]] = {}
+        self._turns: dict[str, int] = {}
+        self._pairs: list[Pair] = []
+        self._turned = 0
         self._entries: list[tuple[str, str, Box, str, list[str]]] = []
         self._read(self._list(), joined(Path(instances)) if instances is not None else {})
         # which of its sentences a record tells; all when None
@@ -85,6 +99,15 @@ class ReferringExpressions:
             for i, entry in enumerate(self._entries)
             for turn in (range(len(entry[-1])) if each_sentence else [None])
         ]
+
+    @property
+    def notes(self) -> list[str]:
+        """That EXIF turns some pictures, where nothing says which way they were annotated."""
+        if not self._turned:
+            return []
+        way = "upright" if self.orientation == "upright" else "as it is stored"
+        told = f"EXIF turns {self._turned} of the pictures; their annotations are taken to be for the picture {way}"
+        return [f"{told} (the option orientation says otherwise)"]
 
     def __len__(self) -> int:
         return len(self._records)
@@ -100,7 +123,7 @@ class ReferringExpressions:
         """The picture of an entry, decoded. Raises BadRecord."""
         name, picture = self._entries[i][:2]
         try:
-            return self._pictures.load(picture, self._sizes[picture])
+            return self._pictures.load(picture, self._sizes[picture], self.orientation)
         except BadPart as part:
             raise BadRecord(str(self.path), name, part.reason, part.remedy) from part
 
@@ -108,9 +131,10 @@ class ReferringExpressions:
         """The object of an entry, with one of its sentences or with all of them."""
         _, picture, box, category, sentences = self._entries[i]
         width, height = self._sizes[picture]
-        told = sentences if turn is None else [sentences[turn]]
-        thing = {"names": {self.language: told[0]}, "sentences": {self.language: list(told)}, "box": box}
-        return thing | {"concept": category or told[0], "mask": self._outlines.mask(i, height, width)}
+        told, way = sentences if turn is None else [sentences[turn]], self._turns[picture]
+        thing = {"names": {self.language: told[0]}, "sentences": {self.language: list(told)}}
+        thing |= {"box": turned_box(box, way), "mask": turned_mask(self._outlines.mask(i, height, width), way)}
+        return thing | {"concept": category or told[0]}
 
     def _list(self) -> list[Any]:
         content = read_json(self.path)
@@ -137,33 +161,56 @@ class ReferringExpressions:
             there = sorted({str(entry.get("split")) for entry in entries if isinstance(entry, dict)})
             reason = f"no entry is of the split {self.split!r}; there are {', '.join(there)}"
             raise BadRecord(str(self.path), "all", reason, "Give one of these.")
+        if units := other_units(self._pairs):
+            raise BadRecord(str(self.path), "all", *wrong_units(units))
         judge(self.path, len(self._entries), bad, self.bad)
 
     def _add(self, name: str, entry: Any, outlined: dict[Any, dict[str, Any]]) -> None:
         if not isinstance(entry, dict):
             raise BadPart("it is not a JSON object", 'Write {"image": ..., "sentences": [...], "bbox": [...]}.')
         if "ann_id" in entry and "bbox" not in entry and "segmentation" not in entry:
-            id_ = entry["ann_id"]
-            if not isinstance(id_, int) or id_ not in outlined:
+            id_ = id_key(entry["ann_id"])
+            if id_ is None or id_ not in outlined:
                 remedy = "Give the option instances: the COCO file with its box and outline."
-                raise BadPart(f"its ann_id {id_!r} is not among the instances", remedy)
+                raise BadPart(f"its ann_id {entry['ann_id']!r} is not among the instances", remedy)
             entry = entry | outlined[id_]
         sentences = _sentences(entry)
         category = entry.get("category")
         category = category if isinstance(category, str) and _usable(category) else ""
         picture = self._pictures.check(entry.get("image", entry.get("file_name")))
         width, height = self._size(picture)
-        box = _box(entry, height, width, category or sentences[0])
+        box = _box(entry, height, width, category or sentences[0], self.clip_boxes)
+        self._compare(entry, box, width, height)
         self._outlines.add(entry.get("segmentation"), height, width)
         self._entries.append((name, picture, box, category, sentences))
 
+    def _compare(self, entry: dict[str, Any], box: Box, width: int, height: int) -> None:
+        """Raise BadPart for an outline that is elsewhere than its box, where there are both."""
+        if entry.get("bbox") is None or not entry.get("segmentation"):
+            return
+        try:
+            edges = outline_edges(entry["segmentation"])
+        except (ValueError, KeyError, TypeError):
+            # what is wrong with it is told by whoever keeps it
+            return
+        if edges is None:
+            return
+        own = box.x0 * width, box.y0 * height, box.x1 * width, box.y1 * height
+        self._pairs.append((edges, own, (width, height)))
+        if part := misplaced(edges, own):
+            raise part
+
     def _size(self, picture: str) -> tuple[int, int]:
-        """Width and height from the picture's header, read once."""
+        """Width and height of what was annotated from the picture's header, read once."""
         if picture not in self._sizes:
             try:
-                self._sizes[picture] = image_size(self.image_root / picture)
+                size, turn = stored_size(self.image_root / picture)
             except BadImage as error:
                 raise BadPart(str(error)) from error
+            stored = self.orientation == "stored"
+            self._sizes[picture] = size if stored else turned_size(size, turn)
+            self._turns[picture] = turn if stored else UPRIGHT
+            self._turned += turn != UPRIGHT
         return self._sizes[picture]
 
 
@@ -200,10 +247,10 @@ def _usable(text: str) -> bool:
         return False
 
 
-def _box(entry: dict[str, Any], height: int, width: int, label: str) -> Box:
+def _box(entry: dict[str, Any], height: int, width: int, label: str, clip: bool) -> Box:
     """The box of an entry, or the one around its outline."""
     if entry.get("bbox") is not None:
-        return checked_box(entry["bbox"], height, width, label)
+        return checked_box(entry["bbox"], height, width, label, clip)
     if not entry.get("segmentation"):
         raise BadPart("it has neither bbox nor segmentation", "Give at least one of them.")
     mask = segmentation_mask(entry["segmentation"], height, width)
@@ -220,16 +267,21 @@ def joined(path: Path) -> dict[Any, dict[str, Any]]:
     """
     content = read_json(path)
     try:
-        files = {image["id"]: image["file_name"] for image in content["images"]}
-        categories = {category["id"]: category["name"] for category in content["categories"]}
+        images, annotations = content["images"], content["annotations"]
+        twice = repeated(image["id"] for image in images)
+        files = {id_key(image["id"]): image["file_name"] for image in images if id_key(image["id"]) not in twice}
+        categories = {id_key(category["id"]): category["name"] for category in content["categories"]}
+        # of two with one id nobody knows which is meant
+        twice = repeated(annotation["id"] for annotation in annotations)
         return {
-            annotation["id"]: {
-                "file_name": files[annotation["image_id"]],
+            key: {
+                "file_name": files[id_key(annotation["image_id"])],
                 "bbox": annotation["bbox"],
                 "segmentation": annotation.get("segmentation"),
-                "category": categories[annotation["category_id"]],
+                "category": categories[id_key(annotation["category_id"])],
             }
-            for annotation in content["annotations"]
+            for annotation in annotations
+            if (key := id_key(annotation["id"])) not in twice and id_key(annotation["image_id"]) in files
         }
     except (KeyError, TypeError) as error:
         reason = f"it is no file of COCO instances ({error!r})"

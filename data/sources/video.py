@@ -83,8 +83,8 @@ class VideoSource(JsonlSource):
     def _needed(self, record: dict[str, Any]) -> tuple[str, ...]:
         return ("prefix", "suffix") if "captions" not in record or "prefix" in record else ()
 
-    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
-        record = super()._parse(line, number)
+    def _checked(self, record: dict[str, Any], number: int) -> dict[str, Any]:
+        record = super()._checked(record, number)
         for key in ("start", "end"):
             value = record.get(key)
             if value is not None and not _is_time(value):

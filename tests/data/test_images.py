@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from openpali.data.images import MAX_PIXELS, BadImage, image_size, load_image
 
@@ -118,3 +118,80 @@ def test_files_that_are_no_pictures(tmp_path):
 def test_arrays_that_are_no_pictures(array):
     with pytest.raises(BadImage, match="an array of"):
         load_image(array)
+
+
+def shares(low: float = 0.0, high: float = 1.0) -> np.ndarray:
+    """float32[8, 32] that rises by equal steps."""
+    return np.linspace(low, high, 256, dtype=np.float32).reshape(8, 32)
+
+
+STEPS = np.arange(256, dtype=np.uint8).reshape(8, 32)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "tags"),
+    [
+        (shares(), "TIFF", {}),
+        (shares(0, 255), "TIFF", {}),
+        (shares(-10, 500), "TIFF", {340: -10.0, 341: 500.0}),
+        (STEPS.astype(np.int32), "TIFF", {}),
+        (257 * STEPS.astype(np.int32), "TIFF", {}),
+        (100_000 * STEPS.astype(np.int32), "TIFF", {341: 25_500_000, 340: 0}),
+        (257 * STEPS.astype(np.uint16), "TIFF", {}),
+        (16 * STEPS.astype(np.uint16), "TIFF", {280: 0, 281: 255 * 16}),
+        (257 * STEPS.astype(np.uint16), "PNG", {}),
+        (257 * STEPS.astype(np.uint16), "PPM", {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_grey_of_more_than_8_bits_keeps_its_range(values, kind, tags):
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in tags.items():
+        info.tagtype[tag] = {float: 11, int: 4 if tag in (340, 341) else 3}[type(value)]
+        info[tag] = value
+    picture = load_image(encoded(Image.fromarray(values), kind, **({"tiffinfo": info} if tags else {})))
+    np.testing.assert_array_equal(np.asarray(picture)[:, :, 0], STEPS)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (shares(0, 70_000), "floating-point numbers from 0 to 70000"),
+        (shares(-1, 1), "floating-point numbers from -1 to 1"),
+        (np.full((8, 8), np.nan, np.float32), "some of which are not finite"),
+        (np.full((8, 8), 70_000, np.int32), "whole numbers of 32 bits from 70000 to 70000"),
+        (np.full((8, 8), -1, np.int32), "from -1 to -1"),
+    ],
+)
+def test_values_of_which_nobody_knows_the_range_are_refused(values, told, tmp_path):
+    (tmp_path / "a.tif").write_bytes(encoded(Image.fromarray(values), "TIFF"))
+    with pytest.raises(BadImage, match=r"a\.tif cannot be used.*save it with 8 or 16 bits") as error:
+        load_image(tmp_path / "a.tif")
+    assert told in str(error.value)
+
+
+def test_wide_grey_is_turned_as_well():
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info[0x112], info[341], info[340] = 6, 510, 0
+    info.tagtype[341] = info.tagtype[340] = 4
+    content = encoded(Image.fromarray(2 * STEPS.astype(np.int32)), "TIFF", tiffinfo=info)
+    np.testing.assert_array_equal(np.asarray(load_image(content))[:, :, 0], np.rot90(STEPS, -1))
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        (encoded(Image.new("RGB", (9, 9)))[:10], "begins as PNG and is damaged. Copy it again"),
+        (b"\xff\xd8\xff\xe0 no more", "Copy it again from its origin"),
+        (b"", "it is empty. Copy it again"),
+        (b"<!DOCTYPE html><p>404", "perhaps what a server answered. Download the picture again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+        (b"hello", "unknown format. Convert it to PNG or JPEG"),
+    ],
+)
+def test_the_remedy_fits_what_the_file_holds(content, remedy, tmp_path):
+    (tmp_path / "a.png").write_bytes(content)
+    for source in (tmp_path / "a.png", content):
+        with pytest.raises(BadImage) as error:
+            load_image(source)
+        assert remedy in str(error.value)

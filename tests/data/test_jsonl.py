@@ -1,5 +1,6 @@
 import json
 import pickle
+import unicodedata
 
 import numpy as np
 import pytest
@@ -123,3 +124,92 @@ def test_a_file_that_is_missing_or_empty(write_jsonl, tmp_path):
         JsonlSource(tmp_path / "none.jsonl")
     with pytest.raises(BadRecord, match="it has no records"):
         JsonlSource(write_jsonl([""]))
+
+
+LLAVA = {"id": "1", "image": "good.png", "conversations": [
+    {"from": "system", "value": "be kind"},
+    {"from": "human", "value": "<image>\nwhat is this?"},
+    {"from": "gpt", "value": "a dog"},
+    {"from": "human", "value": "and its colour?"},
+    {"from": "gpt", "value": "red"},
+]}  # fmt: skip
+CHAT = {"images": ["good.png"], "messages": [
+    {"role": "user", "content": "what is this?\n<image>"}, {"role": "assistant", "content": "a dog"},
+]}  # fmt: skip
+PARTS = {"messages": [
+    {"role": "user", "content": [{"type": "image", "image": "good.png"}, {"type": "text", "text": "what is this?"}]},
+    {"role": "assistant", "content": [{"type": "text", "text": "a dog"}]},
+]}  # fmt: skip
+ADDRESSES = {"messages": [
+    {"role": "user", "content": [{"type": "text", "text": "what is this?"},
+                                 {"type": "image_url", "image_url": {"url": "good.png"}}]},
+    {"role": "assistant", "content": "a dog"},
+]}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", [LLAVA, CHAT, PARTS, ADDRESSES])
+def test_conversations_are_a_record_for_each_question(line, write_jsonl):
+    source = JsonlSource(write_jsonl([GOOD, line]))
+    assert (source.bad, source.notes) == ([], [])
+    found = [source[index] for index in range(len(source))]
+    told = [(record["id"], record["prefix"], record["suffix"]) for record in found[1:]]
+    expected = [("my.jsonl:2", "what is this?", "a dog"), ("my.jsonl:2-1", "and its colour?", "red")]
+    assert told == (expected if line is LLAVA else expected[:1])
+    assert {record["image"].size for record in found} == {(20, 10)}
+
+
+@pytest.mark.parametrize(
+    ("talk", "message"),
+    [
+        ([{"from": "human", "value": "what?"}], "its conversations have no question with an answer"),
+        ([{"from": "gpt", "value": "red"}], "its conversations have no question with an answer"),
+        ([{"from": "narrator", "value": "what?"}], "have a turn of 'narrator'. Call the two human and gpt, or"),
+        (["what?"], "its conversation holds 'what?'"),
+    ],
+)
+def test_conversations_without_a_question_and_an_answer_are_told(talk, message, write_jsonl):
+    source = JsonlSource(write_jsonl([GOOD, {"image": "good.png", "conversations": talk}]))
+    assert (len(source), source.bad[0].record) == (1, "2")
+    assert message in str(source.bad[0])
+
+
+def test_a_mark_for_the_picture_at_the_ends_of_a_prefix_is_none_of_its_words(write_jsonl):
+    marked = ["<image>\nwhat is this?", "<image><image> what is this?", "what is this?\n<image>"]
+    source = JsonlSource(write_jsonl([{**GOOD, "prefix": prefix} for prefix in marked]))
+    assert [source[index]["prefix"].strip() for index in range(3)] == ["what is this?"] * 3
+    assert JsonlSource(write_jsonl([{**GOOD, "prefix": "is <image> a dog?"}]))[0]["prefix"] == "is <image> a dog?"
+
+
+def test_empty_suffixes_are_counted(write_jsonl):
+    source = JsonlSource(write_jsonl([GOOD, {**GOOD, "suffix": ""}, {**GOOD, "suffix": " "}]))
+    assert source.notes == [
+        "2 of 3 records have an empty suffix, the first in line 2: a model learns to answer nothing. Is that meant?"
+    ]
+
+
+def test_files_that_are_no_lines_of_utf8_are_told(write_jsonl, tmp_path):
+    path = write_jsonl([GOOD])
+    path.write_text(json.dumps(GOOD), "utf-16")
+    with pytest.raises(BadRecord, match="it is UTF-16. Save the file as UTF-8"):
+        JsonlSource(path)
+    path.write_bytes(json.dumps({**GOOD, "suffix": "Bär"}, ensure_ascii=False).encode("latin-1"))
+    with pytest.raises(BadRecord, match=r"it is not UTF-8 \(byte 0xe4; perhaps Latin-1.* Save the file as UTF-8"):
+        JsonlSource(path)
+    (tmp_path / "list.json").write_text(json.dumps([LLAVA]))
+    with pytest.raises(
+        BadRecord, match="it is a JSON list, and not JSON lines. Write one object a line, or give --kind"
+    ):
+        JsonlSource(tmp_path / "list.json")
+
+
+def test_names_that_another_system_has_written(write_jsonl, tmp_path):
+    names = ["NFC bär.png", "sub\\good.png", str(tmp_path / "sub" / "good.png"), "good.png"]
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "good.png").rename(tmp_path / "sub" / "good.png")
+    Image.new("RGB", (20, 10)).save(tmp_path / unicodedata.normalize("NFD", "NFC bär.png"))
+    path = write_jsonl([{**GOOD, "image": unicodedata.normalize("NFC", name)} for name in names])
+    # the last one is beside the file, and not beside the root of the pictures
+    path = path.rename(tmp_path / "sub" / "my.jsonl")
+    source = JsonlSource(path, tmp_path)
+    assert source.bad == []
+    assert [source[index]["image"].size for index in range(4)] == [(20, 10)] * 4

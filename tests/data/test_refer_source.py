@@ -166,3 +166,45 @@ def test_sentences_are_prompts_and_names(write, codec):
     assert (detect[0].prefix, detect[0].boxes[0].label) == ("detect left cup", "left cup")
     grounded = TaskDataset(source, load_task({"name": "grounded_caption", "metric": "cider", "metric_key": "cider"}))
     assert grounded[0].references == ("left cup", "the cup, on a table")
+
+
+def test_instances_with_repeated_ids_are_not_taken_for_one_another(write, coco):
+    refs = [{"ref_id": n, "ann_id": id_, "sentences": ["it"]} for n, id_ in enumerate((100, "101", 102, 103))]
+    # another annotation is called 100 too, and another image 3
+    coco.content["annotations"].append(coco.annotation(102) | {"id": 100})
+    source = ReferringExpressions(write(refs), coco.root, instances=coco.write())
+    assert [bad.record for bad in source.bad] == ["ref_id 0"]
+    coco.content["images"].append(coco.image(7) | {"id": 3})
+    source = ReferringExpressions(write(refs), coco.root, instances=coco.write())
+    assert [bad.record for bad in source.bad] == ["ref_id 0", "ref_id 1", "ref_id 3"]
+
+
+def test_an_outline_elsewhere_than_its_box_is_told(write):
+    far = [[50, 30, 58, 30, 58, 38]]
+    source = ReferringExpressions(write([GOOD | {"segmentation": POLYGON}, GOOD | {"segmentation": far}]))
+    assert "its outline is at 50, 30 to 58, 38 and its box at" in str(source.bad[0])
+    shares = [[x / (40 if i % 2 else 60) for i, x in enumerate(POLYGON[0])]]
+    with pytest.raises(BadRecord, match="would as shares of the picture's sides"):
+        ReferringExpressions(write([GOOD | {"segmentation": shares}]))
+
+
+def test_boxes_far_outside_are_clipped_where_that_is_asked_for(write):
+    path = write([GOOD, GOOD | {"bbox": [30, 20, 50, 50]}])
+    assert len(ReferringExpressions(path)) == 1
+    (item,) = ReferringExpressions(path, clip_boxes=True)[1]["objects"]
+    assert (item["box"].x0, item["box"].y0, item["box"].x1, item["box"].y1) == (0.5, 0.5, 1, 1)
+
+
+def test_photographs_annotated_as_they_are_stored(write, tmp_path):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.new("RGB", (60, 40)).save(tmp_path / "turned.png", exif=exif)
+    path = write([GOOD, GOOD | {"image": "turned.png", "bbox": [30, 10, 30, 20]}])
+    source = ReferringExpressions(path)
+    assert [bad.record for bad in source.bad] == ["entry 1"]
+    assert "EXIF turns 1 of the pictures" in source.notes[0]
+    record = ReferringExpressions(path, orientation="stored")[1]
+    assert record["image"].size == (40, 60)
+    box = record["objects"][0]["box"]
+    # a quarter turn to the right: what was on the right is below
+    assert (box.x0, box.y0, box.x1, box.y1) == pytest.approx((0.25, 0.5, 0.75, 1))

@@ -326,7 +326,7 @@ def test_a_class_whose_name_an_answer_cannot_hold_is_told(check, tmp_path):
         ("empty", "detect", "the folder holds nothing for detect"),
         ("notes.txt", "vqa", ".txt cannot be read. Give .json, .jsonl, .csv or .tsv"),
         ("torn.json", "detect", "it is not JSON"),
-        ("latin.csv", "caption", "Save it as CSV in UTF-8"),
+        ("latin.csv", "caption", "latin.csv:2: it is not UTF-8 (byte 0xe4; perhaps Latin-1 or Windows-1252). Save"),
     ],
 )
 def test_what_is_no_data_is_told(check, tmp_path, data, kind, message):

@@ -8,7 +8,7 @@ from openpali.data.sources import Augmented
 from openpali.data.tasks import load_task
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError
-from openpali.recipes.run_data import skip_log, splits
+from openpali.recipes.run_data import skip_log, splits, tell_long_texts
 
 EMOJI = {"name": "emoji", "split": "train", "size": 64, "length": 10}
 
@@ -68,3 +68,29 @@ def test_mistakes_are_configuration_errors(run, coco):
     for spec in (EMOJI, coco):
         with pytest.raises(ConfigError, match="source: augment has no option 'flop'. Did you mean 'flip'?"):
             splits(spec | {"augment": {"flop": 1}}, run)
+
+
+def test_long_texts_are_told_by_part(run, tmp_path, capsys, tiny_tokenizer):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    rows = [{"image": "a.png", "prefix": "what?", "suffix": "a dog"} for _ in range(20)]
+    path = tmp_path / "my.jsonl"
+
+    def told(change):
+        path.write_text("".join(json.dumps(row | change(number)) + "\n" for number, row in enumerate(rows)))
+        parts = splits({"name": "jsonl", "path": str(path)}, run)
+        task = load_task({"name": "plain", "max_new_tokens": 12})
+        data = {name: TaskDataset(part, task) for name, part in parts.items()}
+        capsys.readouterr()
+        limits = {"max_length": 12, "suffix_max_length": 30}
+        return tell_long_texts(data, tiny_tokenizer, **limits, run=run), capsys.readouterr().out
+
+    nothing = {"prefix": 0, "suffix": 0}
+    assert told(lambda number: {}) == ({"train": nothing, "validation": nothing}, "")
+    # of 20 records 4 are set aside; answers of 20 tokens fit in training, and are cut where they are generated
+    counts, shown = told(lambda number: {"suffix": "xyz " * 5})
+    assert counts == {"train": nothing, "validation": {"prefix": 0, "suffix": 4}}
+    assert "validation: 0 prefixes and 4 suffixes are longer than the limit" in shown
+    assert "is cut to task.max_new_tokens=12" in shown
+    counts, shown = told(lambda number: {"suffix": "xyz " * 20, "prefix": "xyz " * 20})
+    assert counts["train"] == {"prefix": 16, "suffix": 16}
+    assert "cut to suffix_max_length=30" in shown

@@ -1,0 +1,55 @@
+"""Texts of people's files, whatever wrote them: UTF-8, with a mark or without, UTF-16 of Windows, UTF-32."""
+
+import codecs
+from pathlib import Path
+
+from openpali.data.records import BadRecord
+
+# the mark of UTF-32 begins with that of UTF-16
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_HEAD, _MOST = 64, 0.75
+
+
+def encoding_of(head: bytes) -> str:
+    """The encoding of a text by its first bytes: by their mark, or by the zeros of UTF-16; else UTF-8."""
+    for mark, encoding in _MARKS.items():
+        if head.startswith(mark):
+            return encoding
+    some = head[:_HEAD]
+    for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+        high, low = some[first::2], some[1 - first :: 2]
+        # most characters of any file of ours are ASCII's
+        if high.count(0) > _MOST * len(high) and all(low):
+            return encoding
+    return "utf-8"
+
+
+def read_text(path: Path) -> str:
+    """What is written in a file.
+
+    Raises:
+        BadRecord: it is in no encoding that can be told from others; it names the line.
+    """
+    content = path.read_bytes()
+    encoding = encoding_of(content)
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise BadRecord(str(path), line, not_unicode(content[error.start], encoding), SAVE_AS_UTF8) from error
+
+
+SAVE_AS_UTF8 = "Save the file as UTF-8."
+
+
+def not_unicode(byte: int, encoding: str = "utf-8") -> str:
+    """What is wrong with a text that has a byte which its encoding does not have there."""
+    if encoding != "utf-8":
+        return f"it begins as {encoding.upper()} and goes on otherwise"
+    return f"it is not UTF-8 (byte 0x{byte:02x}; perhaps Latin-1 or Windows-1252)"
