@@ -30,6 +30,7 @@ from openpali.recipes.engines import (
     name_layers,
     unshard,
 )
+from openpali.recipes.precision import refuse_float16, tell_unmoved
 from openpali.recipes.run_folder import (
     ASIDE,
     BEST_FILE,
@@ -298,11 +299,12 @@ def run_training(
         callbacks: more of Transformers' callbacks.
 
     Raises:
-        ConfigError: neither `max_steps` nor the length of the data is known.
+        ConfigError: neither `max_steps` nor the length of the data is known; weights in float16.
         SystemExit: with code 130 after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
     table = optimization.components(model, args)
     optimization.freeze(table)
+    refuse_float16(model)
     batch, length = args.examples_per_step, run_length(train_dataset)
     if args.max_steps <= 0:
         if length is None:
@@ -324,6 +326,7 @@ def run_training(
         callbacks=[stop, *callbacks],
     )
     args.say(optimization.describe(table, args.learning_rate))
+    tell_unmoved(optimization.parameter_groups(table, args.learning_rate), trainer.accelerator, args.say)
     epochs = f"{args.max_steps * batch / length:.3g} epochs of {length:,}" if length else "a stream"
     args.say(
         f"{args.max_steps:,} steps of {batch:,} examples, {epochs}; {args.schedule} schedule"
