@@ -1,12 +1,11 @@
 """What half precision would silently cost a run: refused where nothing is left of it, told where something is."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from torch import nn
 
 from openpali.recipes.config_file import ConfigError
 
@@ -33,23 +32,8 @@ def check_options(fp16: bool, full_eval: bool, device: torch.device) -> None:
         raise ConfigError("bf16_full_eval and fp16_full_eval: the weights are evaluated as they train; leave them out")
 
 
-def refuse_float16(model: nn.Module) -> None:
-    """Refuse to train weights that are themselves float16.
-
-    Raises:
-        ConfigError: naming one of them. Their gradients vanish below 6e-8 and Adam's squares of them below 2e-4, and
-            a scaler refuses to scale them back.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter.dtype == torch.float16:
-            raise ConfigError(
-                f"{name} is in float16, in which small gradients are 0: load the model with dtype=torch.float32, and"
-                " add bf16: true (or fp16: true on GPUs without bfloat16)"
-            )
-
-
 @torch.no_grad()
-def unmoved_share(groups: Iterable[dict[str, Any]]) -> float:
+def unmoved_share(groups: Sequence[dict[str, Any]]) -> float:
     """Share of the weights that are in bfloat16 and that one step does not change.
 
     Args:
@@ -71,8 +55,24 @@ def unmoved_share(groups: Iterable[dict[str, Any]]) -> float:
     return unmoved / total if total else 0.0
 
 
-def tell_unmoved(groups: Iterable[dict[str, Any]], accelerator: Accelerator, say: Callable[[str], None]) -> None:
-    """One line where many weights of an optimizer's groups would stay as they are."""
+def check_weights(groups: Sequence[dict[str, Any]], accelerator: Accelerator, say: Callable[[str], None]) -> None:
+    """Look at the type of what trains.
+
+    Args:
+        groups: of the optimizer, with `params`, `lr` and the name of their `component`.
+        accelerator: of the run.
+        say: gets one line where many weights would stay as they are.
+
+    Raises:
+        ConfigError: weights in float16. Gradients below 6e-8 and squares of gradients below 2e-4 are 0 there, and no
+            scaler scales them.
+    """
+    for group in groups:
+        if any(parameter.dtype == torch.float16 for parameter in group["params"]):
+            raise ConfigError(
+                f"{group['component']} is in float16, in which small gradients are 0: load the model with"
+                " dtype=torch.float32, and add bf16: true (fp16: true on GPUs without bfloat16)"
+            )
     # these engines train a copy of the weights in float32
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
         return

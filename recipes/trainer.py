@@ -30,7 +30,7 @@ from openpali.recipes.engines import (
     name_layers,
     unshard,
 )
-from openpali.recipes.precision import refuse_float16, tell_unmoved
+from openpali.recipes.precision import check_weights
 from openpali.recipes.run_folder import (
     ASIDE,
     BEST_FILE,
@@ -304,7 +304,6 @@ def run_training(
     """
     table = optimization.components(model, args)
     optimization.freeze(table)
-    refuse_float16(model)
     batch, length = args.examples_per_step, run_length(train_dataset)
     if args.max_steps <= 0:
         if length is None:
@@ -326,7 +325,7 @@ def run_training(
         callbacks=[stop, *callbacks],
     )
     args.say(optimization.describe(table, args.learning_rate))
-    tell_unmoved(optimization.parameter_groups(table, args.learning_rate), trainer.accelerator, args.say)
+    check_weights(optimization.parameter_groups(table, args.learning_rate), trainer.accelerator, args.say)
     epochs = f"{args.max_steps * batch / length:.3g} epochs of {length:,}" if length else "a stream"
     args.say(
         f"{args.max_steps:,} steps of {batch:,} examples, {epochs}; {args.schedule} schedule"
