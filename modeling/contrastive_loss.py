@@ -150,7 +150,7 @@ def _slices(images: torch.Tensor, texts: torch.Tensor, chunk_size: int | None) -
     return (slice(start, start + step) for start in range(0, len(images), step))
 
 
-def _wide(values: torch.Tensor) -> torch.Tensor:
+def wide(values: torch.Tensor) -> torch.Tensor:
     """At least single precision: a sum over a large batch is lost in half of it."""
     return values if values.dtype == torch.float64 else values.float()
 
@@ -171,8 +171,8 @@ class _Sigmoid(torch.autograd.Function):
         group: ProcessGroup | None,
     ) -> torch.Tensor:
         ring = Ring.of(len(text_embeds), text_embeds.device, group)
-        images, texts = _wide(image_embeds), _wide(text_embeds)
-        t, b = _wide(logit_scale).exp(), _wide(logit_bias)
+        images, texts = wide(image_embeds), wide(text_embeds)
+        t, b = wide(logit_scale).exp(), wide(logit_bias)
         loss, of_t, of_b = images.new_zeros(()), torch.zeros_like(t), torch.zeros_like(b)
         of_images, of_texts = torch.zeros_like(images), torch.zeros_like(texts)
         keys, train = text_keys, any(ctx.needs_input_grad)
@@ -221,7 +221,7 @@ class _Softmax(torch.autograd.Function):
         group: ProcessGroup | None,
     ) -> torch.Tensor:
         ring = Ring.of(len(text_embeds), text_embeds.device, group)
-        images, texts, t = _wide(image_embeds), _wide(text_embeds), _wide(logit_scale).exp()
+        images, texts, t = wide(image_embeds), wide(text_embeds), wide(logit_scale).exp()
         # log-normaliser, sum of the true logits, number of them
         by_image, by_text = (_no_logits(embeds) for embeds in (images, texts))
         keys = text_keys
@@ -242,7 +242,7 @@ class _Softmax(torch.autograd.Function):
     def backward(ctx: Any, weight: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # pyright: ignore
         image_embeds, text_embeds, logit_scale, image_keys, keys, by_image, by_text = ctx.saved_tensors
         ring = Ring.of(len(text_embeds), text_embeds.device, ctx.group)
-        images, texts, t = _wide(image_embeds), _wide(text_embeds), _wide(logit_scale).exp()
+        images, texts, t = wide(image_embeds), wide(text_embeds), wide(logit_scale).exp()
         of_images, of_texts, of_t = torch.zeros_like(images), torch.zeros_like(texts), torch.zeros_like(t)
         with torch.autocast(images.device.type, enabled=False):
             for hop in range(ring.size):

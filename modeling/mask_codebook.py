@@ -38,8 +38,10 @@ class MaskCodebook(nn.Module):
 
     def nearest(self, vectors: torch.Tensor) -> torch.Tensor:
         """int[N], the code nearest to each of float[N, D]; of equals the first."""
-        codebook = self._embedding
-        distances = codebook.square().sum(1) - 2 * vectors.to(codebook.dtype) @ codebook.T
+        codebook = self._embedding.to(torch.promote_types(self._embedding.dtype, torch.float32))
+        # distances that differ in their fifth digit decide: autocast would round them to eight bits
+        with torch.autocast(vectors.device.type, enabled=False):
+            distances = codebook.square().sum(1) - 2 * vectors.to(codebook.dtype) @ codebook.T
         return distances.argmin(1)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
@@ -64,7 +66,16 @@ class MaskCodebook(nn.Module):
 
     @torch.no_grad()
     def update(self, vectors: torch.Tensor, codes: torch.Tensor) -> None:
-        """Move the averages towards float[N, D] and the codes int[N] that they chose, on all processes together."""
+        """Move the averages towards float[N, D] and the codes int[N] that they chose, on all processes together.
+
+        Raises:
+            ValueError: the codebook itself is in half precision, where a hundredth of an average is lost.
+        """
+        if self._embedding.dtype in (torch.bfloat16, torch.float16):
+            raise ValueError(
+                f"a codebook in {self._embedding.dtype} learns nothing: load the codec with from_pretrained(folder,"
+                " dtype=...), which keeps it in float32, and do not cast it afterwards"
+            )
         size, dim = self._embedding.shape
         # the last column counts
         sums = self._embedding.new_zeros(size, dim + 1)

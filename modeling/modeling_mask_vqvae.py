@@ -88,6 +88,12 @@ def make_decoder(config: MaskVQVAEConfig) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(sizes[-1], 1, 1))
 
 
+def squared_error(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Mean of the squared differences, float[], in float32 at least: two digits of a loss say nothing."""
+    wide = torch.promote_types(found.dtype, torch.float32)
+    return mse_loss(found.to(wide), wanted.to(wide))
+
+
 class MaskVQVAE(PreTrainedModel):
     """Masks to codes and back; called with masks it gives the training loss.
 
@@ -133,12 +139,12 @@ class MaskVQVAE(PreTrainedModel):
             self._vq_vae.revive(vectors.detach())
         codes = self._vq_vae.nearest(vectors.detach())
         quantized = self._vq_vae(codes).to(grid.dtype).view(grid.shape)
-        commitment = mse_loss(grid, quantized)
+        commitment = squared_error(grid, quantized)
         if self.training:
             self._vq_vae.update(vectors.detach(), codes)
         # the gradient passes the codebook as if it were not there
         reconstruction = self._decoded(grid + (quantized - grid).detach())
-        loss = mse_loss(reconstruction, target) + self.config.commitment_cost * commitment
+        loss = squared_error(reconstruction, target) + self.config.commitment_cost * commitment
         return MaskVQVAEOutput(loss=loss, reconstruction=reconstruction, codes=codes.view(len(masks), -1))
 
     @torch.no_grad()

@@ -151,7 +151,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         hidden, weight, targets, lse = ctx.saved_tensors
         rest = ctx.epsilon / (weight.shape[0] - 1)
         grad_loss = grads[0][:, None]
-        grad_hidden = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
+        # summed over chunks: in eight bits each sum would round anew
+        grad_hidden = torch.zeros_like(hidden, dtype=wide(hidden.dtype)) if ctx.needs_input_grad[0] else None
         grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         for begin, rows in vocabulary_chunks(weight, hidden.shape[0]):
             logits = chunk_logits(hidden, rows, ctx.softcap)
@@ -168,7 +169,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 grad_hidden += grad @ rows.to(hidden.dtype)
             if grad_weight is not None:
                 grad_weight[begin : begin + rows.shape[0]] = grad.T @ hidden
-        return grad_hidden, grad_weight, None, None, None
+        return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight, None, None, None
 
 
 def vocabulary_chunks(weight: torch.Tensor, tokens: int) -> Any:

@@ -17,6 +17,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from openpali.data.run_files import CONFIG_HEADER
 from openpali.recipes.config_file import ConfigError, as_dict, at_least, find_config, nearest, number, read_yaml
+from openpali.recipes.precision import check_options
 
 Schedule = Literal["cosine", "rsqrt", "constant"]
 OnBadLoss = Literal["stop", "skip"]
@@ -94,6 +95,7 @@ class RunArguments(TrainingArguments):
         if self.eval_steps:
             self.eval_strategy = "steps"
         super().__post_init__()
+        check_options(self.fp16, self.fp16_full_eval or self.bf16_full_eval, self.device)
         if self.deepspeed_plugin is not None:
             # models are put together and counted whole; ZeRO-3 cuts them into shards when training begins
             unset_hf_deepspeed_config()

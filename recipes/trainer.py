@@ -31,6 +31,7 @@ from openpali.recipes.engines import (
     name_layers,
     unshard,
 )
+from openpali.recipes.precision import check_weights
 from openpali.recipes.run_folder import (
     ASIDE,
     BEST_FILE,
@@ -295,7 +296,7 @@ def run_training(
         callbacks: more of Transformers' callbacks.
 
     Raises:
-        ConfigError: neither `max_steps` nor the length of the data is known.
+        ConfigError: neither `max_steps` nor the length of the data is known; weights in float16.
         SystemExit: with code 130 after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
     table = optimization.components(model, args)
@@ -321,6 +322,7 @@ def run_training(
         callbacks=[stop, *callbacks],
     )
     args.say(optimization.describe(table, args.learning_rate))
+    check_weights(optimization.parameter_groups(table, args.learning_rate), trainer.accelerator, args.say)
     epochs = f"{args.max_steps * batch / length:.3g} epochs of {length:,}" if length else "a stream"
     args.say(
         f"{args.max_steps:,} steps of {batch:,} examples, {epochs}; {args.schedule} schedule"
