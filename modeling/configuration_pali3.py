@@ -218,6 +218,7 @@ def vision_config_of(name: str) -> Any:
 
 # by this name `transformers serve` and the any-to-any pipeline find the class; it stands here because the server asks
 # when it has loaded nothing but the configuration
-MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[Pali3Config.model_type] = "Pali3ForMultimodalLM"
+_NAMES: Any = MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+_NAMES[Pali3Config.model_type] = "Pali3ForMultimodalLM"
 
 __all__ = ["Pali3Config"]

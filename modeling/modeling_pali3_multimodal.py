@@ -25,7 +25,7 @@ class Pali3ForMultimodalLM(Pali3ForConditionalGeneration):
         mixin: Any = super()
         answer = mixin.generate(inputs, *args, **kwargs)
         prompt = kwargs.get("input_ids") if inputs is None else inputs
-        sequences = answer.sequences if isinstance(answer, ModelOutput) else answer
+        sequences = answer["sequences"] if isinstance(answer, ModelOutput) else answer
         sequences = sequences[:, 1:]
         if prompt is not None:
             prompt = prompt.repeat_interleave(sequences.shape[0] // prompt.shape[0], dim=0)

@@ -2,8 +2,9 @@
 
 It reads and writes the files of Transformers' `PaliGemmaProcessor`. What departs from it: prefix, separator and suffix
 are tokenised apart, as in the reference code (a prefix that ends in a newline would otherwise join the separator);
-too long texts are cut, warned of and counted, and never lose their separator; labels come only with a suffix; several
-images a text need no special form; the papers' ablations of attention and loss are options.
+too long texts are cut, warned of and counted, and never lose their separator; limits do not count images;
+a text without pictures is a prompt like any other; labels come only with a suffix; several images a text need no
+special form; the papers' ablations of attention and loss are options.
 """
 
 from collections import Counter
