@@ -31,6 +31,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "recipes.contrastive": TRAINING | {"tokenizer_records": 20},
     "recipes.classification": TRAINING,
     "recipes.denoise": TRAINING,
+    "recipes.dense": TRAINING,
     "recipes.mask_vqvae": TRAINING | {"train_masks": 4, "test_masks": 2},
     "eval.run": {"limit": 2, "device": "cpu"},
     "eval.predict": {"max_new_tokens": 6, "device": "cpu"},
@@ -108,6 +109,11 @@ def started(command: str) -> tuple[str, list[str]]:
     return rest[1], rest[2:]
 
 
+def as_words(options: dict[str, Any]) -> list[str]:
+    """Of a command line."""
+    return [word for key, value in options.items() for word in (f"--{key}", str(value))]
+
+
 def run_command(command: str, quick: dict[str, dict[str, Any]] = QUICK) -> None:
     """Any command: a verb or a module by its main(), with what makes it quick; the text behind `python -c` here."""
     if command.startswith("python -c "):
@@ -119,8 +125,7 @@ def run_command(command: str, quick: dict[str, dict[str, Any]] = QUICK) -> None:
         module, arguments = started(command)
         main = importlib.import_module(module).main
         if "--help" not in arguments:
-            options = quick.get(module.removeprefix("openpali."), {})
-            arguments = arguments + [word for key, value in options.items() for word in (f"--{key}", str(value))]
+            arguments = arguments + as_words(quick.get(module.removeprefix("openpali."), {}))
     try:
         status = main(arguments)
     except SystemExit as end:

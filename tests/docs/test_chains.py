@@ -1,0 +1,52 @@
+"""The chains behind `make demo`, `nano`, `located` and `encoders`, as they are but for a single step of each stage."""
+
+import importlib
+import json
+from pathlib import Path
+
+import page_folders as given
+import pytest
+from page_blocks import QUICK, as_words, started
+
+from openpali.scripts import demo, nano
+
+SCENES = 2
+# chain: what it leaves besides its report
+CHAINS = {
+    "demo": ["contrastive", "pretrain", "transfer", "pictures"],
+    "nano": ["contrastive", *(f"{family}-{stage}" for family in nano.FAMILIES for stage in ("stage1", "transfer"))],
+    "located": ["contrastive", "dense", "located", "detect", "refer"],
+    "encoders": ["contrastive", "classification", "retrieval", "classes"],
+}
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """Every stage takes one step, and two scenes are measured."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("openpali.eval.caption_text.shutil.which", lambda name: None)
+    for name, options in QUICK.items():
+        module, words = importlib.import_module(f"openpali.{name}"), as_words(options)
+        monkeypatch.setattr(module, "main", lambda argv, main=module.main, words=words: main([*argv, *words]))
+    monkeypatch.setattr(demo, "TEST_SCENES", SCENES)
+    monkeypatch.setattr(nano, "TEST_SCENES", SCENES)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_chain_runs_from_its_first_stage_to_its_report(name, quick, tmp_path, monkeypatch):
+    module, arguments = started(f"python -m openpali.scripts.{name}")
+    if name == "located":
+        given.codec("outputs/mask-vqvae")
+        arguments = ["--scenes", str(SCENES)]
+    if name == "encoders":
+        monkeypatch.setenv("OPENPALI_CACHE", str(tmp_path / "cache"))
+        given.names_in_36_languages()
+    importlib.import_module(module).main(arguments)
+    folder = Path("outputs", name)
+    assert set(CHAINS[name]) <= {path.name for path in folder.iterdir()}
+    for stage in CHAINS[name]:
+        log = folder / stage / "logs.jsonl"
+        steps = [json.loads(row)["step"] for row in log.read_text().splitlines()] if log.exists() else []
+        assert max(steps, default=1) == 1, stage
+    reports = ["retrieval/report.html", "classes/report.html"] if name == "encoders" else ["report.html"]
+    assert all((folder / report).is_file() for report in reports)
