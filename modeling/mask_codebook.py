@@ -37,7 +37,7 @@ class MaskCodebook(nn.Module):
         init.copy_(self._ema_w, self._embedding * float(loaded))
 
     def nearest(self, vectors: torch.Tensor) -> torch.Tensor:
-        """int[N], the code nearest to each of float[N, D]; of equals the first."""
+        """int[N], the code nearest to each of float[N, D]; of equally near ones whichever rounding leaves nearest."""
         codebook = self._embedding
         distances = codebook.square().sum(1) - 2 * vectors.to(codebook.dtype) @ codebook.T
         return distances.argmin(1)
