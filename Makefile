@@ -4,7 +4,7 @@ BIN := .venv/bin
 JOBS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup links test lint demo nano data36 encoders test-engines ten-kills mask-vqvae located bench bench-gpu clean
+.PHONY: help setup links test test-cpus lint demo nano data36 encoders test-engines ten-kills mask-vqvae located bench bench-gpu clean
 
 help:
 	@echo "make demo   train a small PaLI-3 on the built-in pictures and open its report"
@@ -14,6 +14,7 @@ help:
 	@echo "make data36   1,121 things named in 36 languages, in four drawing styles (needs npm, one minute)"
 	@echo "make encoders   SigLIP and its classification rival on them, in about forty minutes"
 	@echo "make test   run the tests          make lint   ruff and pyright"
+	@echo "make test-cpus   run them as three other kinds of processors do"
 	@echo "make bench  speed and memory ratios   make bench-gpu  a GPU's training steps"
 	@echo "make test-engines   DDP, FSDP2 and ZeRO against one process   make ten-kills  a run that is killed ten times"
 	@echo "make clean  remove what the other targets made"
@@ -34,8 +35,15 @@ links:
 	for file in src/openpali/*.py; do ln -sfn ../../$$file .typing/openpali/; done
 	ln -sfn ../src/openpali_cli.py .typing/
 
+# tiny models are slower on several threads
 test: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -q tests
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS) -q tests
+
+# as other processors run them: on two threads, with vectors of AVX2, and with none longer than SSE's
+test-cpus: .venv/ready
+	OMP_NUM_THREADS=2 $(MAKE) test
+	ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 DNNL_MAX_CPU_ISA=AVX2 $(MAKE) test
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE DNNL_MAX_CPU_ISA=SSE41 $(MAKE) test
 
 # every engine against one process, on the CPU; DeepSpeed lies apart, since its import would slow down every other test
 ENGINES := PYTHONPATH=$(CURDIR)/.venv/engines PATH="$(CURDIR)/.venv/engines/bin:$$PATH" DS_ACCELERATOR=cpu

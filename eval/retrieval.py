@@ -141,11 +141,13 @@ def nearest(queries: torch.Tensor, candidates: torch.Tensor, k: int) -> tuple[to
 
 
 def similarity_blocks(queries: torch.Tensor, candidates: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Rows of the similarity matrix, as many at a time as fit into `LARGEST_BLOCK`."""
+    """Rows of the similarity matrix, as many at a time as fit into `LARGEST_BLOCK`; equal candidates score equally."""
+    # a matrix product adds up equal columns in different orders, and the last bit would decide which text comes first
+    distinct, place = torch.unique(candidates, dim=0, return_inverse=True)
     rows = max(1, LARGEST_BLOCK // max(len(candidates), 1))
     for start in range(0, len(queries), rows):
         part = slice(start, start + rows)
-        yield part, queries[part] @ candidates.T
+        yield part, (queries[part] @ distinct.T)[:, place]
 
 
 def check(image_embeds: torch.Tensor, text_embeds: torch.Tensor, text_image: torch.Tensor) -> None:

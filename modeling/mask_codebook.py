@@ -37,7 +37,7 @@ class MaskCodebook(nn.Module):
         init.copy_(self._ema_w, self._embedding * float(loaded))
 
     def nearest(self, vectors: torch.Tensor) -> torch.Tensor:
-        """int[N], the code nearest to each of float[N, D]; of equals the first."""
+        """int[N], the code nearest to each of float[N, D]; of equally near ones whichever rounding leaves nearest."""
         codebook = self._embedding.to(torch.promote_types(self._embedding.dtype, torch.float32))
         # distances that differ in their fifth digit decide: autocast would round them to eight bits
         with torch.autocast(vectors.device.type, enabled=False):

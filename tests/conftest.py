@@ -5,6 +5,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tiny_paligemma import tiny_paligemma as random_paligemma
 from tiny_paligemma import tiny_paligemma_processor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -12,7 +13,13 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from openpali import Pali3Config, Pali3ForConditionalGeneration, Pali3Processor
 from openpali.data.tokenizer import train_tokenizer
 
-torch.set_num_threads(1)
+# tiny models are slower on several threads; a number that the user set is kept
+if "OMP_NUM_THREADS" not in os.environ:
+    torch.set_num_threads(1)
+
+# a busy machine is slow at making examples, which says nothing about them
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 SENTENCES = ["what is this", "caption en", "a red dog", "two green cats", "detect dog"]
 SIDE, PATCH = 16, 8

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from openpali.eval import retrieval
 from openpali.eval.retrieval import chance_at_k, nearest, own_ranks, recall_at_k, retrieval_per_language
@@ -114,6 +115,17 @@ def test_the_ceiling_is_what_perfect_embeddings_reach():
     names = [f"text {int(kind)}" for kind in kinds]
     assert found == pytest.approx(retrieval.ceiling_at_k(names, range(10)))
     assert found["image_to_text_recall_at_1"] == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(("queries", "copies", "width"), [(100, 2, 5), (27, 5, 16), (64, 2, 768), (1, 50, 33)])
+def test_equal_texts_have_equal_scores_at_whatever_place(queries, copies, width):
+    """Otherwise the last bit of a matrix product would say which of several pictures with one text comes first."""
+    torch.manual_seed(0)
+    texts = normalize(torch.randn(5, width), dim=1).repeat(copies, 1)
+    places, scores = nearest(normalize(torch.randn(queries, width), dim=1), texts, 5 * copies)
+    for row, values in zip(places.view(-1, 5, copies), scores.view(-1, 5, copies)):
+        assert all((group == group[0]).all() for group in values)
+        assert all(group.tolist() == list(range(int(group[0]), 5 * copies, 5)) for group in row)
 
 
 def test_nearest_are_sorted_and_stable():

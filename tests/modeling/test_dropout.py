@@ -9,6 +9,7 @@ from tiny_paligemma import KINDS as GEMMAS
 from tiny_paligemma import tiny_batch as paligemma_batch
 from tiny_paligemma import tiny_paligemma as random_paligemma
 from tiny_paligemma import tiny_paligemma_processor
+from tolerances import assert_same_but_rounding, assert_same_gradients
 from torch import nn
 from transformers import PaliGemmaForConditionalGeneration as StockPaliGemma
 
@@ -75,7 +76,7 @@ def test_a_block_of_gemma_equals_the_formula_of_the_reference(make, kind):
     else:
         middle = states + drop(attended)
         expected = middle + drop(twin.mlp(twin.post_attention_layernorm(middle)))
-    assert torch.equal(got, expected)
+    assert_same_but_rounding(got, expected)
 
 
 def test_the_share_of_dropped_values_is_the_probability_and_the_rest_is_scaled():
@@ -97,11 +98,12 @@ def test_names_stay_and_a_saved_model_has_the_same_dropout_again(make, kind, tmp
     expected = loss(model, batch)
     model.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path).train()
-    assert loss(again, batch) == pytest.approx(expected, abs=1e-6)
+    assert_same_but_rounding(loss(again, batch), expected)
     # a copy's dropout is its own
     copied = copy.deepcopy(again)
     set_text_dropout(copied, 0.0)
-    assert loss(again, batch) == pytest.approx(expected, abs=1e-6) != loss(copied, batch)
+    assert_same_but_rounding(loss(again, batch), expected)
+    assert abs(loss(copied, batch) - expected) > 1e-3
 
 
 @pytest.mark.parametrize("kind", GEMMAS)
@@ -111,7 +113,7 @@ def test_stock_transformers_loads_what_was_trained_with_dropout(make, kind, tmp_
     model.save_pretrained(tmp_path)
     stock = StockPaliGemma.from_pretrained(tmp_path).eval()
     inputs = {key: value for key, value in batch.items() if key != "labels"}
-    assert torch.equal(stock(**inputs).logits, model(**inputs).logits)
+    assert_same_but_rounding(stock(**inputs).logits, model(**inputs).logits)
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "t5"])
@@ -123,11 +125,10 @@ def test_gradient_checkpointing_drops_the_same_values_again(make, kind):
         model.zero_grad()
         torch.manual_seed(5)
         model(**batch).loss.backward()
-        gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
         model.gradient_checkpointing_enable()
-    assert len(gradients[0]) == len(gradients[1]) > 10
-    for plain, checkpointed in zip(*gradients):
-        torch.testing.assert_close(checkpointed, plain, atol=1e-6, rtol=1e-5)
+    assert len(gradients[0]) > 10
+    assert_same_gradients(gradients[1], gradients[0])
 
 
 def test_dropout_of_adapters_and_of_the_image_encoder_is_left_alone(make):

@@ -6,6 +6,7 @@ from tiny_paligemma import KINDS as GEMMAS
 from tiny_paligemma import tiny_batch as paligemma_batch
 from tiny_paligemma import tiny_paligemma as random_paligemma
 from tiny_paligemma import tiny_paligemma_processor
+from tolerances import assert_same_but_rounding, assert_same_gradients
 
 from openpali.modeling.transformers_versions import image_tokens_of
 
@@ -42,12 +43,11 @@ def test_loss_and_gradients_are_those_of_the_pictures(make, kind):
         of_others = {n: p.grad.clone() for n, p in model.named_parameters() if "vision_tower" not in n}
         found.append((outputs, of_others))
     (pictures, expected), (stored, got) = found
-    assert stored.loss.item() == pictures.loss.item()
     of_images = image_tokens_of if kind in GEMMAS else lambda output: output.image_hidden_states
-    assert torch.equal(of_images(stored), of_images(pictures))
+    assert_same_but_rounding(stored.loss, pictures.loss)
+    assert_same_but_rounding(of_images(stored), of_images(pictures))
     assert any("projector" in name and gradient.abs().max() > 0 for name, gradient in got.items())
-    for name, gradient in expected.items():
-        assert torch.equal(got[name], gradient), name
+    assert_same_gradients(got, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,17 +56,17 @@ def test_answers_are_those_of_the_pictures(make, kind):
     ways: tuple[dict, ...] = ({}, {"num_beams": 2})
     # a sequence of PaliGemma ends in what it is to go on with
     given, stored = (without(inputs, "labels") for inputs in (batch, features))
-    assert torch.equal(model(**stored).logits, model(**given).logits)
+    assert_same_but_rounding(model(**stored).logits, model(**given).logits)
     for options in ways:
         expected = model.generate(**given, max_new_tokens=5, do_sample=False, **options)
         assert torch.equal(model.generate(**stored, max_new_tokens=5, do_sample=False, **options), expected)
     blank = stored | {"image_features": torch.zeros_like(stored["image_features"])}
-    assert not torch.equal(model(**blank).logits, model(**given).logits)
+    assert (model(**blank).logits - model(**given).logits).abs().max() > 1e-3
 
 
 def test_image_positions_are_those_of_the_pictures(make):
     model, batch, features = make("t5", image_positions="sine")
-    assert model(**features).loss.item() == model(**batch).loss.item()
+    assert_same_but_rounding(model(**features).loss, model(**batch).loss)
 
 
 @pytest.mark.parametrize("kind", ["gemma", "t5"])

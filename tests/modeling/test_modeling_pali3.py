@@ -20,6 +20,7 @@ from tiny_pali3 import (
     tiny_pali3,
     without,
 )
+from tolerances import assert_same_but_rounding
 
 from openpali import Pali3ForConditionalGeneration
 from openpali.modeling.modeling_pali3 import Pali3Model
@@ -53,7 +54,9 @@ def test_saved_and_loaded_is_the_same_model(model, kind, tmp_path):
     loaded, info = load(Pali3ForConditionalGeneration, tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
-    assert torch.equal(logits_of(loaded), logits_of(model))
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    assert_same_but_rounding(logits_of(loaded), logits_of(model))
     for name in ("projector", "image_token_id", "tie_word_embeddings", "scale_decoder_outputs", "eos_token_id"):
         assert getattr(loaded.config, name) == getattr(model.config, name)
 
@@ -86,7 +89,7 @@ def test_a_model_without_head_loads_from_the_same_folder(model, tmp_path):
     assert not info["missing_keys"]
     batch = without(tiny_batch(), "labels")
     with torch.no_grad():
-        assert torch.equal(base(**batch).last_hidden_state, model.model(**batch).last_hidden_state)
+        assert_same_but_rounding(base(**batch).last_hidden_state, model.model(**batch).last_hidden_state)
 
 
 def test_sub_configurations_are_used_not_copied(model):
@@ -342,7 +345,7 @@ def test_resizing_changes_every_table_and_keeps_the_old_rows(kind, rows, tmp_pat
     assert after.shape[-1] == rows
     torch.testing.assert_close(after[..., :kept], before[..., :kept], rtol=1e-5, atol=1e-5)
     model.save_pretrained(tmp_path)
-    assert torch.equal(logits_of(Pali3ForConditionalGeneration.from_pretrained(tmp_path)), after)
+    assert_same_but_rounding(logits_of(Pali3ForConditionalGeneration.from_pretrained(tmp_path)), after)
     assert model(**tiny_batch()).loss.isfinite()
 
 

@@ -18,6 +18,7 @@ from tiny_adapters import (
     save_checkpoint,
     training_batch,
 )
+from tolerances import assert_same_but_rounding
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.paligemma import modeling_paligemma as stock
 
@@ -241,7 +242,7 @@ def test_load_model_gives_back_what_was_trained(checkpoint, family, saved):
     assert not model.training
     assert {name for name, p in model.named_parameters() if p.requires_grad} <= adapter_parameters(model).keys()
     batch = training_batch(checkpoint)
-    assert loss(model, batch).item() == loss(trained.eval(), batch).item()
+    assert_same_but_rounding(loss(model, batch), loss(trained.eval(), batch))
     assert bool(four_bit.four_bit_layers(model)) == (kind == "qlora")
     assert processor.tokenizer.get_vocab() == AutoProcessor.from_pretrained(checkpoint).tokenizer.get_vocab()
 

@@ -11,7 +11,7 @@ from openpali import Pali3ForConditionalGeneration
 sys.path.append(str(Path(__file__).parents[1] / "engines"))
 
 from engine_run import parts
-from engines_table import apart, difference, losses, run, scores, weights
+from engines_table import apart, losses, run, scores, weights
 
 SHORT = {"max_steps": 7, "save_steps": 3, "eval_steps": 3, "save_total_limit": 3}
 
@@ -29,8 +29,10 @@ def test_killed_and_resumed_equals_one_process(engine, one_process, tmp_path):
     assert set(losses(killed)) == {1, 2, 3, 4}
     run("pali3", engine, killed, **SHORT)
     assert set(losses(killed)) == set(range(1, 8))
-    for place in (0, 1):
-        assert difference(losses(one_process), losses(killed), place) < 1e-4
+    resumed = losses(killed)
+    for step, values in losses(one_process).items():
+        # halves of a batch are added up apart, and every step goes on from there
+        assert resumed[step] == pytest.approx(values, rel=1e-4)
     assert [tokens for _, tokens in scores(killed)] == [tokens for _, tokens in scores(one_process)]
     for folder in (".", "checkpoint-6", "best"):
         # Adam makes large steps of gradients that are nearly zero

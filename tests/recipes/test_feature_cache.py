@@ -116,7 +116,8 @@ def test_packed_rows_and_loader_workers_change_no_loss(make, data, tmp_path):
     runs = [train(tmp_path / mode, data, make("paligemma"), mode, limits=limits) for mode in ("off", "on")]
     assert runs[1] == pytest.approx(runs[0], abs=1e-5)
     workers = train(tmp_path / "w", data, make("paligemma"), "on", limits=limits, dataloader_num_workers=2)
-    assert workers == runs[1]
+    # their batches come through shared memory, which lies at other addresses
+    assert workers == pytest.approx(runs[1], abs=1e-5)
 
 
 class Count:
