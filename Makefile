@@ -14,6 +14,7 @@ help:
 	@echo "make data36   1,121 things named in 36 languages, in four drawing styles (needs npm, one minute)"
 	@echo "make encoders   SigLIP and its classification rival on them, in about forty minutes"
 	@echo "make test   run the tests          make lint   ruff and pyright"
+	@echo "make test-latest   the tests with the newest releases that setup.cfg admits   make test-oldest  with the oldest"
 	@echo "make test-cpus   run them as three other kinds of processors do"
 	@echo "make bench  speed and memory ratios   make bench-gpu  a GPU's training steps"
 	@echo "make test-engines   DDP, FSDP2 and ZeRO against one process   make ten-kills  a run that is killed ten times"
@@ -71,7 +72,7 @@ ten-kills: .venv/ready
 	touch $@
 
 test-latest: .venv-latest/ready
-	.venv-latest/bin/python -m pytest -n $(JOBS) -q tests
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv-latest/bin/python -m pytest -n $(JOBS) -q -rs tests
 
 # the oldest releases that setup.cfg admits, the same way
 .venv-oldest/ready: setup.cfg pyproject.toml constraints.txt tests/oldest.py
@@ -83,7 +84,7 @@ test-latest: .venv-latest/ready
 	touch $@
 
 test-oldest: .venv-oldest/ready
-	.venv-oldest/bin/python -m pytest -n $(JOBS) -q tests
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv-oldest/bin/python -m pytest -n $(JOBS) -q -rs tests
 
 lint: .venv/ready links
 	$(BIN)/ruff check .
