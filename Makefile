@@ -4,7 +4,7 @@ BIN := .venv/bin
 JOBS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup links test test-cpus lint demo nano data36 encoders test-engines ten-kills mask-vqvae located bench bench-gpu clean
+.PHONY: help setup links test test-latest test-oldest test-cpus lint demo nano data36 encoders test-engines ten-kills mask-vqvae located bench bench-gpu clean
 
 help:
 	@echo "make demo   train a small PaLI-3 on the built-in pictures and open its report"
