@@ -74,10 +74,12 @@ def folder(tmp_path_factory, tiny_tokenizer) -> Path:
     return folder
 
 
-def start(command: list[str], environment: dict[str, str], folder: Path, options: dict[str, object]) -> str:
+def start(
+    command: list[str], environment: dict[str, str], folder: Path, options: dict[str, object], model: str = "model"
+) -> str:
     """What a run said, after its end."""
     words = ["transfers/jsonl"] if "train.sh" in command[1] else ["--config", "transfers/jsonl"]
-    words += ["--model", "model", "--data", "my.jsonl"]
+    words += ["--model", model, "--data", "my.jsonl"]
     words += [word for key, value in options.items() for word in (f"--{key}", str(value))]
     # the launchers' own names for processes, ports and machines must be those of this command alone
     outside = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_", "ACCELERATE_", "GPUS", "ENGINE", "NODES", "FSDP_")
@@ -135,3 +137,29 @@ def test_every_shipped_engine_has_its_way_in():
 def test_torchrun_is_what_is_started_above():
     (torchrun,) = entry_points(group="console_scripts", name="torchrun")
     assert torchrun.value == "torch.distributed.run:main"
+
+
+@pytest.mark.parametrize(("family", "peft"), [("pali3", "lora"), ("paligemma", "qlora")])
+def test_adapters_train_in_two_processes_as_in_one(family, peft, folder, tmp_path, tiny_tokenizer):
+    if not (folder / family).exists():
+        save_checkpoint(family, tiny_tokenizer, folder / family)
+    options = SHORT | {"max_steps": 2, "logging_steps": 1, "peft": peft, "text_dropout": 0}
+    found = []
+    for way, size in (("python -m", 4), ("cpu.yaml", 2)):
+        command, environment, engine = WAYS[way]
+        output = tmp_path / str(size)
+        said = start(
+            command,
+            environment,
+            folder,
+            options | {"output_dir": output, "per_device_train_batch_size": size},
+            model=family,
+        )
+        assert f"Engine: {engine}" in said
+        logs = [json.loads(row) for row in (output / "logs.jsonl").read_text().splitlines()]
+        found.append([(row["loss"], row["grad_norm"]) for row in logs if "loss" in row])
+        assert (output / "adapter_model.safetensors").exists()
+    assert len(found[0]) == 2
+    # half the batch in each process is added up in another order
+    for one, two in zip(*found):
+        assert two == pytest.approx(one, rel=1e-3)
