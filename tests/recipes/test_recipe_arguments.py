@@ -122,3 +122,28 @@ def test_help_shows_the_defaults_and_what_the_file_changes(capsys, tmp_path):
     assert "object object" not in shown
     assert "steps after which rsqrt is 0.71 (default: 7)" in shown
     assert "share of the run) in which rsqrt falls to 0 (default: 0.0)" in shown
+
+
+def test_processes_that_do_not_find_each_other_write_no_run(tmp_path, monkeypatch):
+    for name, value in {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    # as where there is a device that accelerate starts no processes for
+    monkeypatch.setattr(RunArguments, "launched_on_cpus", lambda self: False)
+    with pytest.raises(
+        ConfigError, match="the launcher started 2 processes, and on this device .* start one, or give"
+    ):
+        parse([RunArguments], ["--output_dir", str(tmp_path / "run")])
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    parse([RunArguments], ["--output_dir", str(tmp_path / "run")])
+    # of a cluster, with no launcher here
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("LOCAL_RANK")
+    parse([RunArguments], ["--output_dir", str(tmp_path / "run")])
+
+
+def test_half_precision_without_a_gpu_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: False)
+    with pytest.raises(ConfigError, match="doesn't support bf16.*; or give --bf16 false for float32$"):
+        parse([RunArguments], ["--output_dir", str(tmp_path / "run"), "--bf16", "true"])
+    (run,) = parse([RunArguments], ["--output_dir", str(tmp_path / "run"), "--bf16", "true", "--use_cpu", "true"])
+    assert run.bf16
