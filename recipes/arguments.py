@@ -4,6 +4,7 @@ import argparse
 import functools
 import gc
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_type_hints
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -94,11 +96,35 @@ class RunArguments(TrainingArguments):
         self.lr_multipliers = as_dict(self.lr_multipliers, "lr_multipliers")
         if self.eval_steps:
             self.eval_strategy = "steps"
-        super().__post_init__()
+        self.use_cpu = self.use_cpu or self.launched_on_cpus()
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            remedy = "; or give --bf16 false for float32" if "bf16" in str(error) else ""
+            raise ConfigError(str(error).rstrip(".") + remedy) from error
+        self.refuse_to_be_alone()
         check_options(self.fp16, self.fp16_full_eval or self.bf16_full_eval, self.device)
         if self.deepspeed_plugin is not None:
             # models are put together and counted whole; ZeRO-3 cuts them into shards when training begins
             unset_hf_deepspeed_config()
+
+    def refuse_to_be_alone(self) -> None:
+        """Raise ConfigError where processes of one launch would each write a run of their own into the same folder."""
+        started = os.environ.get("WORLD_SIZE", "")
+        if "LOCAL_RANK" in os.environ and started not in ("", "1") and self.world_size == 1:
+            raise ConfigError(
+                f"the launcher started {started} processes, and on this device ({self.device.type}) they do not find"
+                " each other: start one, or give --use_cpu true"
+            )
+
+    def launched_on_cpus(self) -> bool:
+        """Whether a launcher started this process where there are only CPUs, which Transformers has to be told.
+
+        Half precision is left to its own check: whoever asks for it expects GPUs. So does DeepSpeed.
+        """
+        deepspeed = self.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+        whole = not (self.bf16 or self.fp16)
+        return whole and not deepspeed and "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
 
     @property
     def folder(self) -> Path:

@@ -122,3 +122,44 @@ def test_help_shows_the_defaults_and_what_the_file_changes(capsys, tmp_path):
     assert "object object" not in shown
     assert "steps after which rsqrt is 0.71 (default: 7)" in shown
     assert "share of the run) in which rsqrt falls to 0 (default: 0.0)" in shown
+
+
+def test_processes_that_do_not_find_each_other_write_no_run(tmp_path, monkeypatch):
+    (run,) = parse([RunArguments], ["--output_dir", str(tmp_path / "run")])
+    run.refuse_to_be_alone()
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        ConfigError, match="the launcher started 2 processes, and on this device .* start one, or give"
+    ):
+        run.refuse_to_be_alone()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    run.refuse_to_be_alone()
+    # of a cluster, with no launcher here
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("LOCAL_RANK")
+    run.refuse_to_be_alone()
+
+
+def test_a_launcher_on_cpus_is_told_from_one_on_gpus(tmp_path, monkeypatch):
+    (run,) = parse([RunArguments], ["--output_dir", str(tmp_path / "run")])
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    assert not run.launched_on_cpus()
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert run.launched_on_cpus()
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    assert not run.launched_on_cpus()
+    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED")
+    run.bf16 = True
+    assert not run.launched_on_cpus()
+    run.bf16 = False
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    assert not run.launched_on_cpus()
+
+
+def test_half_precision_without_a_gpu_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: False)
+    with pytest.raises(ConfigError, match="doesn't support bf16.*; or give --bf16 false for float32$"):
+        parse([RunArguments], ["--output_dir", str(tmp_path / "run"), "--bf16", "true"])
+    (run,) = parse([RunArguments], ["--output_dir", str(tmp_path / "run"), "--bf16", "true", "--use_cpu", "true"])
+    assert run.bf16

@@ -18,9 +18,6 @@ ENGINES = ROOT / "recipes" / "configs" / "accelerate"
 MODULE = ["-m", "openpali.recipes.transfer"]
 ACCELERATE = [str(BIN / "accelerate"), "launch"]
 ALONE = "no engine, 1 process"
-# recipes start processes on GPUs unless they are told that there is none
-ON_CPU = {"ACCELERATE_USE_CPU": "true"}
-
 # a command, what its environment says, and the engine and the processes that must come of it
 WAYS: dict[str, tuple[list[str], dict[str, str], str]] = {
     "openpali transfer": ([str(BIN / "openpali"), "transfer"], {}, ALONE),
@@ -32,14 +29,14 @@ WAYS: dict[str, tuple[list[str], dict[str, str], str]] = {
     "cpu.yaml": ([*ACCELERATE, "--config_file", str(ENGINES / "cpu.yaml"), *MODULE], {}, "DDP, 2 processes"),
     "ddp.yaml by train.sh": (
         ["bash", str(ROOT / "scripts" / "launch" / "train.sh"), "transfer"],
-        ON_CPU | {"GPUS": "2", "ENGINE": "ddp", "PYTHON": sys.executable, "MAIN_PORT": "0"},
+        {"GPUS": "2", "ENGINE": "ddp", "PYTHON": sys.executable, "MAIN_PORT": "0"},
         "DDP, 2 processes",
     ),
     # accelerate makes DDP of it on a CPU
     "fsdp2.yaml": (
         [*ACCELERATE, "--config_file", str(ENGINES / "fsdp2.yaml"), "--num_processes", "2"]
         + [str(ROOT / "tests" / "engines" / "as_on_gpus.py"), "openpali.recipes.transfer"],
-        ON_CPU,
+        {"ACCELERATE_USE_CPU": "true"},
         "FSDP2, 2 processes",
     ),
     "torchrun": (
@@ -58,7 +55,7 @@ WARNINGS = {
         " with --cpu accelerate starts one; see recipes/configs/accelerate/cpu.yaml"
     ]
 }
-SHORT = {"max_steps": 1, "use_cpu": "true", "tensorboard": "false", "eval_steps": 0, "test_limit": 2}
+SHORT = {"max_steps": 1, "tensorboard": "false", "eval_steps": 0, "test_limit": 2}
 SHORT |= {"per_device_train_batch_size": 2, "suffix_max_length": 16, "task.max_new_tokens": 4}
 
 
@@ -84,8 +81,8 @@ def start(
     # the launchers' own names for processes, ports and machines must be those of this command alone
     outside = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_", "ACCELERATE_", "GPUS", "ENGINE", "NODES", "FSDP_")
     clean = {key: value for key, value in os.environ.items() if not key.startswith(outside)}
-    # a file of accelerate's in the home folder would be read too
-    clean |= {"OMP_NUM_THREADS": "1", "HF_HOME": str(folder / "home")}
+    # a file of accelerate's in the home folder would be read too; no option says that there are only CPUs
+    clean |= {"OMP_NUM_THREADS": "1", "HF_HOME": str(folder / "home"), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [*command, *words], env=clean | environment, cwd=folder, capture_output=True, text=True, timeout=300
     )
@@ -121,10 +118,9 @@ def test_a_run_starts_under_deepspeed(name, folder, tmp_path):
     if find_spec("deepspeed") is None:
         # accelerate has read the file, and says what is missing
         with pytest.raises(AssertionError, match="DeepSpeed is not installed"):
-            start(command, ON_CPU, folder, options)
+            start(command, {}, folder, options)
         return
     # accelerate asks DeepSpeed for an accelerator's backend unless it is told one
-    del options["use_cpu"]
     said = start(command, {"DS_ACCELERATOR": "cpu"}, folder, options | {"ddp_backend": "gloo"})
     must_have_trained(said, DEEPSPEED[name], tmp_path / "run")
 
