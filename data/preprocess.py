@@ -3,8 +3,8 @@
 The stock call turns every picture into an array, back into a picture, and through float64 on its way to float32. Here
 a picture is resized once and written once, into the batch's own tensor. `exact` keeps Pillow's resizing, and values
 that are those of the stock call within 1e-6. Without it torch resizes, three to seven times as fast: that is what the
-stock call does where torchvision is installed, and differs from Pillow by one of 255 levels on less than one in a
-hundred values of a photograph.
+stock call does where torchvision is installed, to the last bit. It differs from Pillow by one of 255 levels, at 448
+pixels and above by at most two, on about one in a hundred values of a photograph or fewer.
 """
 
 import copy

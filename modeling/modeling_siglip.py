@@ -101,6 +101,11 @@ class SiglipForContrastiveLearning(SiglipModel):
             table: Any = BottleneckEmbedding(text.vocab_size, bottleneck, text.hidden_size)
             self.text_model.embeddings.token_embedding = table
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the towers: the first parameter, which Transformers looks at, is the temperature."""
+        return next(self.vision_model.parameters()).dtype
+
     @classmethod
     def from_towers(
         cls, config: SiglipConfig, temperature: float = INITIAL_TEMPERATURE, bias: float = INITIAL_LOGIT_BIAS

@@ -100,13 +100,15 @@ def open_store(model: PreTrainedModel, collator: Collator, run: RunArguments) ->
     floating = [parameter.dtype for parameter in tower.parameters() if parameter.is_floating_point()]
     computed_in = autocast_type(run) or floating[-1]
     form = RecordForm((vision.image_size // vision.patch_size) ** 2, vision.hidden_size, computed_in)
+    pictures = collator.processor.image_processor
     about = {
         "format": FORMAT,
         "encoder": weights_hash(tower),
         "encoder_config": {k: v for k, v in vision.to_dict().items() if k not in NOT_OF_THE_WEIGHTS},
         "features": form.describe(),
-        "pictures": collator.processor.image_processor.to_dict(),
-        "exact_pictures": collator.exact_pictures,
+        "pictures": pictures.to_dict(),
+        # with torchvision installed or not the stock class resizes otherwise under the same settings
+        "exact_pictures": collator.exact_pictures and type(pictures).__name__,
     }
     about = json.loads(json.dumps(about, default=str))
     name = blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=8).hexdigest()

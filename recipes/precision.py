@@ -51,7 +51,8 @@ def unmoved_share(groups: Sequence[dict[str, Any]]) -> float:
                 some = parameter.flatten()[:: -(-parameter.numel() // SAMPLED)]
                 # a number m * 2**e with m in [0.5, 1) is 2**(e - 8) away from the next
                 halves = torch.exp2(torch.frexp(some.float()).exponent - 9.0)
-                unmoved += parameter.numel() * float((halves > group["lr"]).float().mean())
+                stays = (halves > group["lr"]) & (some != 0)
+                unmoved += parameter.numel() * float(stays.float().mean())
     return unmoved / total if total else 0.0
 
 

@@ -205,3 +205,19 @@ def test_a_ring_of_processes_has_the_loss_and_the_gradients_of_one(tmp_path, row
             ours = stack([x[key] for x in found])
             ours = ours / len(rows) if key in ("images", "texts") else ours.mean(0)
             torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_ring_of_embeddings_in_half_precision_is_near_one_process_in_double(tmp_path, dtype):
+    images, texts = embeddings(8)
+    t, b = (x.detach() for x in scalars(2.3, -10.0))
+    inputs = {"images": images.to(dtype), "texts": texts.to(dtype), "t": t.float(), "b": b.float()}
+    mp.start_processes(on_one_process, ([3, 5], str(tmp_path), inputs), 2, start_method="fork")  # pyright: ignore
+    for kind in ("sigmoid", "softmax"):
+        found = [torch.load(tmp_path / f"{kind}-{rank}.pt", weights_only=True) for rank in range(2)]
+        one = loss_and_gradients(kind, {"images": images.clone(), "texts": texts.clone(), "t": t, "b": b}, ())
+        assert sum(float(x["loss"]) for x in found) / 2 == pytest.approx(float(one["loss"]), rel=0.02)
+        for key in ("images", "texts"):
+            ours = torch.cat([x[key] for x in found])
+            assert ours.dtype == dtype
+            assert float((ours.double() / 2 - one[key]).norm() / one[key].norm()) < 0.02

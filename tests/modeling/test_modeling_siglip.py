@@ -84,3 +84,27 @@ def test_presets_have_the_published_sizes(name, tokens, parameters):
 def test_unknown_preset():
     with pytest.raises(ValueError, match="no preset 'b32'; there are nano, s16, b16"):
         siglip_preset("b32")
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "autocast"])
+@pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
+def test_losses_in_half_precision_are_near_those_in_single(tmp_path, kind, precision):
+    model, inputs = tiny(contrastive_loss=kind), batch()
+    model.save_pretrained(tmp_path)
+    wanted = model(**inputs).loss.item()
+    if precision != "autocast":
+        model = SiglipForContrastiveLearning.from_pretrained(tmp_path, dtype=precision)
+        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+        assert model.dtype == getattr(torch, precision)
+    # log 10 has no such number of eight bits, and a small learning rate would never change it
+    assert model.logit_scale.dtype == model.logit_bias.dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+        loss = model(**inputs).loss
+    loss.backward()
+    assert loss.item() == pytest.approx(wanted, rel=0.02)
+    assert model.logit_scale.grad is not None
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    model.save_pretrained(tmp_path)
+    again = SiglipForContrastiveLearning.from_pretrained(tmp_path)
+    assert again.dtype == model.dtype
+    assert again.logit_bias.dtype == torch.float32

@@ -56,6 +56,7 @@ def adapter_run(
     evaluate: Any = None,
     prepare: Any = None,
     save_processor: bool = False,
+    dtype: Any = "auto",
     **options: Any,
 ) -> PaliTrainer:
     """One run of the recipe's loading and training, or what is left of it; `prepare` sees the model before."""
@@ -68,7 +69,7 @@ def adapter_run(
     set_seed(run.seed)
     processor = load_processor(checkpoint)
     collator = Collator(processor)
-    model = load_for_training(str(checkpoint), adapters, "auto", run)
+    model = load_for_training(str(checkpoint), adapters, dtype, run)
     if prepare is not None:
         prepare(model)
     saved: Any = processor if save_processor else SimpleNamespace(save_pretrained=lambda folder: None)
