@@ -4,9 +4,9 @@
 
 A PaliGemma of 0.3B random weights, Gemma's whole vocabulary, 224 px: two steps with AdamW of the weights themselves,
 of LoRA and of QLoRA, loaded as the recipe loads it, each in a process of its own. Memory is the peak of the steps
-above the process before it loads the model. The 1.5 GB that are reckoned for a GPU's context are left out; attention and
-optimizer are other ones than on a GPU, so the ratio is no promise for one. What is read from the file in another type
-than it has there leaves the file's pages in memory, which count as well.
+above the process before it loads the model. The 1.5 GB that are reckoned for a GPU's context are left out; attention
+and optimizer are other ones than on a GPU, so the ratio is no promise for one. What is read from the file in another
+type than it has there leaves the file's pages in memory, which count as well.
 """
 
 import argparse

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from openpali import Pali3Config
 from openpali.modeling.auto import model_class
 from openpali.modeling.configuration_paligemma import paligemma_preset
-from openpali.modeling.four_bit import sizes
+from openpali.modeling.four_bit import four_bit_layers, sizes
 from openpali.recipes.adapters import AdapterArguments, add_adapters
 from openpali.recipes.config_file import CONFIGS, ConfigError
 from openpali.recipes.forward_steps import STEPS, Lengths
@@ -125,8 +125,8 @@ def test_activations_are_those_that_autograd_keeps(family, peft, frozen, dtype, 
     without, with_it = kept_bytes(shown, stack_sizes(model), step, torch.bfloat16 if autocast else None)
     assert without.example == pytest.approx(two - one, rel=0.01)
     assert with_it.example < 0.6 * without.example
-    # a few numbers for a batch may be views of one another
-    assert without.fixed == pytest.approx(2 * one - two, rel=0.02, abs=20_000)
+    # what is a copy for two examples is a view for one
+    assert without.fixed == pytest.approx(max(0, 2 * one - two), rel=0.02, abs=20_000)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "flex_attention"])
@@ -150,12 +150,8 @@ def test_fused_attention_keeps_no_scores_and_sdpa_a_mask_for_each_layer(attentio
     # a token: three of float32 for each norm and residual, queries, keys, values and outputs, the MLP's five
     linear = (found[1] - found[0]) / (lengths[1] - lengths[0])
     mask = 4 * layers * (lengths[1] + lengths[0]) if attention == "sdpa" else 0
-    without_mask = linear - mask
-    assert (
-        4 * layers * (4 * width + 4 * queries + 4 * mlp)
-        < without_mask
-        < 4 * layers * (9 * width + 9 * queries + 6 * mlp)
-    )
+    least, most = 4 * width + 4 * queries + 4 * mlp, 9 * width + 9 * queries + 6 * mlp
+    assert 4 * layers * least < linear - mask < 4 * layers * most
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -188,10 +184,9 @@ def test_four_bit_weights_are_as_large_as_bitsandbytes_makes_them(family, tiny_t
     planned = plan(["--model", str(folder), "--peft", "qlora", "--dtype", "float32", "--freeze"])
     said = weight_bytes(planned, build(planned, planned.config))
     model = adapted_model(folder, "qlora", lora_rank=16)
-    adapters = sum(p.nbytes for name, p in model.named_parameters() if ".lora_" in name)
     *_, now, _ = sizes(model)
-    # of layers this small a last block of 64 or 256 numbers is seldom full
-    assert said - adapters == pytest.approx(now - adapters, rel=0.05)
+    # and in each layer the tables that the codes stand for, which weigh nothing in a layer of a real size
+    assert said < now < said + 1400 * len(four_bit_layers(model))
 
 
 @pytest.mark.parametrize("path", PAPER_SIZE, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -291,15 +286,14 @@ def test_mistakes_are_one_line(line, message):
 
 
 def test_what_is_larger_needs_more():
-    full, lora, qlora = (
-        costs("--model", "paligemma/3b", "--peft", peft, "--bf16", "true")[0] for peft in ("none", "lora", "qlora")
-    )
+    model = ["--model", "paligemma/3b", "--bf16", "true"]
+    full, lora, qlora = (costs(*model, "--peft", peft)[0] for peft in ("none", "lora", "qlora"))
     assert full.fits(48, True) == 0
     assert qlora.standing_bytes(True) < lora.standing_bytes(True) < 0.2 * full.standing_bytes(True)
     # 23.4 GB of moments in float32 are 5.8 GB in 8 bits
     eight = costs("--model", "paligemma/3b", "--optim", "adamw_8bit")[0]
     assert eight.optimizer_bytes == pytest.approx(full.optimizer_bytes / 4)
-    frozen = costs("--model", "paligemma/3b", "--freeze", "vision_tower", "--bf16", "true")[0]
+    frozen = costs(*model, "--freeze", "vision_tower")[0]
     assert frozen.gradient_bytes == pytest.approx(full.gradient_bytes - 4 * 412_442_352)
     assert frozen.example_bytes(False) < full.example_bytes(False)
     assert 1 <= lora.fits(16, False) < lora.fits(16, True) < lora.fits(24, True)
