@@ -21,8 +21,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import PaliGemmaConfig
 
+from openpali.modeling.configuration_paligemma import paligemma_config
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.recipes.adapters import AdapterArguments, load_for_training
 from openpali.recipes.optimization import components, freeze
@@ -50,17 +50,16 @@ CASES = [
 
 def save_model(folder: Path) -> None:
     """Random weights in bfloat16."""
-    vision = {"model_type": "siglip_vision_model", "image_size": 224, "patch_size": 14, "vision_use_head": False}
-    text = {"model_type": "gemma", "num_key_value_heads": 1, "head_dim": 160, "vocab_size": 257_216}
-    config = PaliGemmaConfig(
-        vision_config=VISION | vision,
-        text_config=TEXT | text,
-        image_token_id=IMAGE,
-        projection_dim=TEXT["hidden_size"],
-        hidden_size=TEXT["hidden_size"],
-    )
+    vision: dict[str, Any] = {
+        "model_type": "siglip_vision_model",
+        "image_size": 224,
+        "patch_size": 14,
+        "vision_use_head": False,
+    }
+    text: dict[str, Any] = {"model_type": "gemma", "num_key_value_heads": 1, "head_dim": 160, "vocab_size": 257_216}
+    config = paligemma_config(VISION | vision, TEXT | text, image_token_id=IMAGE)
     torch.manual_seed(0)
-    PaliGemmaForConditionalGeneration(config).to(torch.bfloat16).save_pretrained(folder)
+    PaliGemmaForConditionalGeneration(config).bfloat16().save_pretrained(folder)
 
 
 def arguments(options: argparse.Namespace) -> list[str]:

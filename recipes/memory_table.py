@@ -26,12 +26,17 @@ MOST = 64  # beyond which the number does not matter
 
 def table_lines() -> list[str]:
     """The lines of the table, as they stand in the guide."""
-    heads = [f"{gigabytes} GB" for gigabytes in GPUS]
-    lines = [f"| examples at a time | px | | {' | '.join(heads)} |", f"|---|---|---|{'---|' * len(heads)}"]
+    lines = table_heads()
     for name, (preset, sizes) in MODELS.items():
         for size in sizes:
             lines += rows(name, preset, size)
     return lines
+
+
+def table_heads() -> list[str]:
+    """Its first two lines."""
+    heads = [f"{gigabytes} GB" for gigabytes in GPUS]
+    return [f"| examples at a time | px | | {' | '.join(heads)} |", f"|---|---|---|{'---|' * len(heads)}"]
 
 
 def rows(name: str, preset: str, size: int) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """A planned model without memory for its weights, and the bytes that it and a step of it would take."""
 
 import copy
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,7 +65,10 @@ def activations(planned: Planned, model: PreTrainedModel) -> tuple[Kept, Kept]:
     sizes = stack_sizes(model)
     model = build(planned, shallow(planned.config))
     component_table(planned, model)
-    step = functools.partial(STEPS[planned.kind], lengths=planned.lengths)
+
+    def step(model: Any, examples: int) -> Any:
+        return STEPS[planned.kind](model, examples, planned.lengths)
+
     autocast = torch.bfloat16 if planned.run.bf16 else torch.float16 if planned.run.fp16 else None
     return kept_bytes(model, sizes, step, autocast, planned.attention != "flex_attention")
 
@@ -86,7 +88,7 @@ def weight_bytes(planned: Planned, model: PreTrainedModel) -> float:
     return sum(p.nbytes for p in model.parameters()) - saved
 
 
-def four_bit_weights(planned: Planned, model: PreTrainedModel) -> list[nn.Parameter]:
+def four_bit_weights(planned: Planned, model: PreTrainedModel) -> list[torch.Tensor]:
     """Weights of a model on the meta device that would be in 4 bits (`modeling/four_bit.py`)."""
     if planned.adapters.peft != "qlora":
         return []

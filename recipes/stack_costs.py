@@ -146,7 +146,13 @@ def encoder_decoder(text: Any, images: int, lengths: Lengths, below: tuple[str, 
         vocabulary = text.decoder.vocab_size
     elif text.model_type in ("t5", "umt5"):
         heads = text.num_heads * text.d_kv
-        shape = {"width": text.d_model, "queries": heads, "keys": heads, "mlp": text.d_ff, "gated": text.is_gated_act}
+        shape: dict[str, Any] = {
+            "width": text.d_model,
+            "queries": heads,
+            "keys": heads,
+            "mlp": text.d_ff,
+            "gated": text.is_gated_act,
+        }
         shapes = [shape | {"layers": layers} for layers in (text.num_layers, text.num_decoder_layers)]
         vocabulary = text.vocab_size
     else:

@@ -165,7 +165,7 @@ def one_pass(
 ) -> tuple[float, float, float]:
     """Bytes that are kept without activation checkpointing and with it, and those of the largest layer."""
     held: set[int] = set()
-    seen = {parameter.untyped_storage()._cdata: parameter for parameter in model.parameters()}
+    seen: dict[int, torch.Tensor] = {parameter.untyped_storage()._cdata: parameter for parameter in model.parameters()}
     stacks, total, alive = {name: Layers() for name in sizes}, 0, []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
