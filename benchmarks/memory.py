@@ -96,7 +96,7 @@ def measure(options: argparse.Namespace) -> float:
     model: Any = load_for_training(options.model, AdapterArguments(peft=options.peft), options.dtype, run).train()
     freeze(components(model, run))
     if options.checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
     batch = make_batch(options.batch)
     # what loading needed for a moment is not a step's

@@ -159,6 +159,6 @@ def encoder_decoder(text: Any, images: int, lengths: Lengths, below: tuple[str, 
         raise ValueError(f"there are no formulas for the text model {text.model_type!r}: t5, umt5, t5gemma")
     tokens, target = images + lengths.prompt, lengths.target
     encoder = Stack(name, tokens=tokens, **shapes[0], below=below)
-    memory = {"memory": tokens, "memory_width": encoder.width}
+    memory: dict[str, Any] = {"memory": tokens, "memory_width": encoder.width}
     logits = target * shapes[1]["width"] * vocabulary
     return [encoder, Stack("decoder", tokens=target, **shapes[1], **memory, logits=logits, below=(*below, name))]
