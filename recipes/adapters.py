@@ -154,7 +154,7 @@ def add_adapters(model: PreTrainedModel, args: AdapterArguments, freeze: Sequenc
     config.base_model_name_or_path = str(Path(name).resolve()) if Path(name).is_dir() else name
     widen_adapters(model)
     for name, parameter in adapter_parameters(model).items():
-        if DORA_MARK in name and not parameter.all():
+        if DORA_MARK in name and not parameter.is_meta and not parameter.all():
             layer = name.split(ADAPTER_MARK)[0]
             raise ConfigError(f"dora: {layer} has outputs whose weights are all zero; train it first, or use lora")
     return len(layers)

@@ -156,16 +156,20 @@ def naming_scores(
     return {"accuracy": mean(first), "top_5": mean(fifth)}
 
 
-def make_model(args: ClassificationArguments, classes: Sequence[str]) -> SiglipForImageClassification:
-    """A new encoder of the preset's size; with the sigmoid loss, every class begins at a probability of 1 in C."""
+def make_config(args: ClassificationArguments, classes: Sequence[str]) -> SiglipConfig:
+    """An encoder of the preset's size, and so many classes."""
     try:
         vision = siglip_preset(args.preset)["vision_config"]
     except ValueError as error:
         raise ConfigError(f"preset: {error}") from error
     vision |= as_dict(args.vision_config, "vision_config") | {"vision_use_head": False}
     names: Any = dict(enumerate(classes))
-    config = SiglipConfig(vision_config=vision, id2label=names, label2id={name: i for i, name in names.items()})
-    model = SiglipForImageClassification(config)
+    return SiglipConfig(vision_config=vision, id2label=names, label2id={name: i for i, name in names.items()})
+
+
+def make_model(args: ClassificationArguments, classes: Sequence[str]) -> SiglipForImageClassification:
+    """A new encoder of the preset's size; with the sigmoid loss, every class begins at a probability of 1 in C."""
+    model = SiglipForImageClassification(make_config(args, classes))
     if args.loss == "sigmoid":
         model.classifier.bias.data.fill_(-math.log(max(1, len(classes) - 1)))  # pyright: ignore
     return model

@@ -113,9 +113,19 @@ def make_tokenizer(args: DenoiseArguments, texts: Source) -> Any:
     return tokenizer
 
 
+def table_rows(tokenizer: Any) -> int:
+    """Rows of an embedding table for every token."""
+    return -(-len(tokenizer) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
+
+def make_config(args: DenoiseArguments, tokenizer: Any) -> Any:
+    """Configuration of a new model."""
+    return new_config(args.preset, as_dict(args.text_config, "text_config"), tokenizer, table_rows(tokenizer))
+
+
 def make_model(args: DenoiseArguments, tokenizer: Any) -> Any:
     """The checkpoint to go on from, or a new model, with at least as many rows as there are tokens."""
-    rows = -(-len(tokenizer) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+    rows = table_rows(tokenizer)
     changes = as_dict(args.text_config, "text_config")
     if not args.model:
         return new_model(args.preset, changes, tokenizer, rows)
@@ -127,8 +137,8 @@ def make_model(args: DenoiseArguments, tokenizer: Any) -> Any:
     return model
 
 
-def new_model(preset: str, changes: dict[str, Any], tokenizer: Any, rows: int) -> Any:
-    """An encoder-decoder with random weights: the preset's T5, or whatever `changes` describes."""
+def new_config(preset: str, changes: dict[str, Any], tokenizer: Any, rows: int) -> Any:
+    """Of an encoder-decoder: the preset's T5, or whatever `changes` describes."""
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     start = tokenizer.pad_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     known = Pali3Config.from_preset(preset).text_config
@@ -141,7 +151,13 @@ def new_model(preset: str, changes: dict[str, Any], tokenizer: Any, rows: int) -
         own: Any = fields.get(part)
         if isinstance(own, dict):
             fields[part] = own | ids | {"vocab_size": rows, "bos_token_id": start}
-    model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(kind, **fields))
+    return AutoConfig.for_model(kind, **fields)
+
+
+def new_model(preset: str, changes: dict[str, Any], tokenizer: Any, rows: int) -> Any:
+    """An encoder-decoder with random weights."""
+    model = AutoModelForSeq2SeqLM.from_config(new_config(preset, changes, tokenizer, rows))
+    kind = model.config.model_type
     if kind == "t5" and not model.config.scale_decoder_outputs:
         untie(model)
     return model

@@ -1,8 +1,10 @@
-"""Formulas for the costs of stacks of transformer layers; `stage_costs` says what they count."""
+"""FLOPs of stacks of transformer layers, by formula; `stage_costs` says what they count."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
+
+from openpali.recipes.forward_steps import Lengths
 
 
 @dataclass(frozen=True)
@@ -16,15 +18,12 @@ class Stack:
         width: of the residual.
         queries, keys: width of all heads together.
         mlp: width of the hidden layer.
-        token_bytes: activations that a layer keeps of each token.
         gated: whether the MLP multiplies two hidden layers.
         memory, memory_width: tokens of another stack that each layer attends to as well, and their width.
-        memory_bytes: activations that a layer keeps of each of those.
-        pair_bytes: what a layer keeps of each pair of tokens: a mask.
-        shared_bytes: kept once for all layers.
         products: weights of products before or behind the layers, times the tokens that they are used on.
         logits: the same of the vocabulary, which is computed twice.
         below: components that feed this one.
+        rows: sequences that share an example's `tokens`, none of which attends to another.
     """
 
     name: str
@@ -34,16 +33,13 @@ class Stack:
     queries: int
     keys: int
     mlp: int
-    token_bytes: float = 0.0
     gated: bool = False
     memory: int = 0
     memory_width: int = 0
-    memory_bytes: float = 0.0
-    pair_bytes: float = 0.0
-    shared_bytes: float = 0.0
     products: float = 0.0
     logits: float = 0.0
     below: tuple[str, ...] = ()
+    rows: int = 1
 
     def layer_weights(self) -> int:
         """Of the products of one layer."""
@@ -67,113 +63,102 @@ class Stack:
         if self.memory:
             # keys and values of the memory are made of the memory's tokens
             linear += 2.0 * (self.memory - self.tokens) * 2 * self.memory_width * self.keys
-        scores = 4.0 * self.tokens * (self.tokens + self.memory) * self.queries
+        scores = 4.0 * self.tokens * (self.tokens / self.rows + self.memory) * self.queries
         back = (1 + trained) * on_the_way
         again = 1 if checkpointing and on_the_way else 0
         layers = self.layers * (linear * (1 + back + again) + scores * (1 + 2 * on_the_way + again))
         return layers + 2 * self.products * (1 + back) + 2 * self.logits * (2 + back)
 
-    def activation_bytes(self, on_the_way: bool, checkpointing: bool) -> float:
-        """Kept for the backward pass of one example; nothing where no gradient goes through."""
-        if not on_the_way:
-            return 0.0
-        layer = self.tokens * (self.token_bytes + self.tokens * self.pair_bytes) + self.memory * self.memory_bytes
-        if checkpointing:
-            return self.layers * self.tokens * 4.0 * self.width + layer + self.shared_bytes
-        return self.layers * layer + self.shared_bytes
 
-
-def stacks_of(config: Any, text_tokens: int, target_tokens: int) -> list[Stack]:
-    """Image encoder, projector and text model of PaLI-3 or PaliGemma.
+def stacks_of(kind: str, config: Any, lengths: Lengths) -> list[Stack]:
+    """Of every kind of model that a recipe trains.
 
     Args:
+        kind: a key of `forward_steps.STEPS`.
         config: of the model.
-        text_tokens: of the prompt.
-        target_tokens: of the target.
+        lengths: of an example.
 
     Raises:
         ValueError: if the text model is of a kind that has no formula here.
     """
-    vision, text = config.vision_config, config.text_config
-    images = (vision.image_size // vision.patch_size) ** 2
-    width = vision.hidden_size
-    tower = Stack(
-        name="vision_tower",
-        layers=vision.num_hidden_layers,
-        tokens=images,
-        width=width,
-        queries=width,
-        keys=width,
-        mlp=vision.intermediate_size,
-        token_bytes=24 * width + 4 * vision.intermediate_size,
-        products=images * 3 * vision.patch_size**2 * width,
-    )
-    if config.model_type == "paligemma":
-        return [tower, *decoder_only(text, images, width, text_tokens, target_tokens)]
-    if text.model_type not in ("t5", "umt5"):
-        raise ValueError(f"there are no formulas for the text model {text.model_type!r}: t5, umt5, gemma, gemma2")
-    return [tower, *encoder_decoder(text, images, width, text_tokens, target_tokens)]
+    if kind == "denoise":
+        return encoder_decoder(config, 0, lengths)
+    vision = config.vision_config
+    if kind in ("pali3", "paligemma"):
+        tower = image_stack(vision, "vision_tower")
+        make = decoder_only if kind == "paligemma" else text_stacks
+        return [tower, *make(config.text_config, tower.tokens, vision.hidden_size, lengths)]
+    tower = image_stack(vision, "vision_model")
+    if kind != "contrastive":
+        return [tower]
+    text = config.text_config
+    tokens = lengths.prompt * lengths.texts
+    width, mlp = text.hidden_size, text.intermediate_size
+    return [tower, Stack("text_model", text.num_hidden_layers, tokens, width, width, width, mlp, rows=lengths.texts)]
 
 
-def decoder_only(text: Any, images: int, features: int, prompt: int, target: int) -> list[Stack]:
+def image_stack(vision: Any, name: str) -> Stack:
+    """SigLIP's image encoder, without the pooling head: one query for all tokens."""
+    tokens, width = (vision.image_size // vision.patch_size) ** 2, vision.hidden_size
+    products = tokens * 3 * vision.patch_size**2 * width
+    mlp = vision.intermediate_size
+    return Stack(name, vision.num_hidden_layers, tokens, width, width, width, mlp, products=products)
+
+
+def decoder_only(text: Any, images: int, features: int, lengths: Lengths) -> list[Stack]:
     """PaliGemma's projector and decoder."""
-    width = text.hidden_size
+    width, target = text.hidden_size, lengths.target
     below = ("vision_tower", "multi_modal_projector")
     projector = Stack(below[1], 0, images, width, 0, 0, 0, products=images * features * width, below=below[:1])
-    queries = text.num_attention_heads * text.head_dim
-    # Gemma 2 has two more norms a layer
-    norms = 42 if text.model_type == "gemma2" else 26
-    decoder = Stack(
-        name="language_model",
-        layers=text.num_hidden_layers,
-        tokens=images + prompt + target,
-        width=width,
-        token_bytes=norms * width + 8 * queries + 8 * text.intermediate_size,
-        pair_bytes=2,
-        queries=queries,
-        keys=text.num_key_value_heads * text.head_dim,
-        mlp=text.intermediate_size,
-        gated=True,
-        logits=target * width * text.vocab_size,
-        below=below,
-    )
-    return [projector, decoder]
+    shape = gemma_shape(text)
+    tokens = images + lengths.prompt + target
+    logits = target * width * text.vocab_size
+    return [projector, Stack("language_model", tokens=tokens, **shape, logits=logits, below=below)]
 
 
-def encoder_decoder(text: Any, images: int, features: int, prompt: int, target: int) -> list[Stack]:
+def gemma_shape(text: Any) -> dict[str, Any]:
+    """Layers and widths of a Gemma-like stack."""
+    return {
+        "layers": text.num_hidden_layers,
+        "width": text.hidden_size,
+        "queries": text.num_attention_heads * text.head_dim,
+        "keys": text.num_key_value_heads * text.head_dim,
+        "mlp": text.intermediate_size,
+        "gated": True,
+    }
+
+
+def text_stacks(text: Any, images: int, features: int, lengths: Lengths) -> list[Stack]:
     """PaLI-3's projector, text encoder and decoder."""
-    width, heads = text.d_model, text.num_heads * text.d_kv
-    below = ("vision_tower", "projector", "text_encoder")
-    projector = Stack(below[1], 0, images, width, 0, 0, 0, products=images * features * width, below=below[:1])
-    shape: dict[str, Any] = {"width": width, "queries": heads, "keys": heads, "mlp": text.d_ff}
-    shape["gated"] = text.is_gated_act
-    # the activation function of T5 v1.1 is written out in Transformers: five tensors beside its input
-    hidden = (14 if text.is_gated_act else 12) * text.d_ff
-    encoder = Stack(
-        name=below[2],
-        layers=text.num_layers,
-        tokens=images + prompt,
-        token_bytes=26 * width + 8 * heads + hidden,
-        shared_bytes=bias_bytes(text, images + prompt),
-        **shape,
-        below=below[:2],
+    width = text.encoder.hidden_size if text.model_type == "t5gemma" else text.hidden_size
+    projector = Stack(
+        "projector", 0, images, width, 0, 0, 0, products=images * features * width, below=("vision_tower",)
     )
-    decoder = Stack(
-        name="decoder",
-        layers=text.num_decoder_layers,
-        tokens=target,
-        token_bytes=36 * width + 12 * heads + hidden,
-        shared_bytes=bias_bytes(text, target),
-        **shape,
-        memory=images + prompt,
-        memory_width=width,
-        memory_bytes=4 * width + 4 * heads,
-        logits=target * width * text.vocab_size,
-        below=below,
-    )
-    return [projector, encoder, decoder]
+    stacks = encoder_decoder(text, images, lengths, ("vision_tower", "projector"))
+    return [projector, *stacks]
 
 
-def bias_bytes(text: Any, tokens: int) -> float:
-    """T5's relative positions: a float32 number and its gradient for each head and pair of tokens."""
-    return 8.0 * text.num_heads * tokens**2
+def encoder_decoder(text: Any, images: int, lengths: Lengths, below: tuple[str, ...] = ()) -> list[Stack]:
+    """An encoder of images and prompt, and a decoder of the target that attends to it."""
+    name = "text_encoder" if below else "encoder"
+    if text.model_type == "t5gemma":
+        shapes = [gemma_shape(text.encoder), gemma_shape(text.decoder)]
+        vocabulary = text.decoder.vocab_size
+    elif text.model_type in ("t5", "umt5"):
+        heads = text.num_heads * text.d_kv
+        shape: dict[str, Any] = {
+            "width": text.d_model,
+            "queries": heads,
+            "keys": heads,
+            "mlp": text.d_ff,
+            "gated": text.is_gated_act,
+        }
+        shapes = [shape | {"layers": layers} for layers in (text.num_layers, text.num_decoder_layers)]
+        vocabulary = text.vocab_size
+    else:
+        raise ValueError(f"there are no formulas for the text model {text.model_type!r}: t5, umt5, t5gemma")
+    tokens, target = images + lengths.prompt, lengths.target
+    encoder = Stack(name, tokens=tokens, **shapes[0], below=below)
+    memory: dict[str, Any] = {"memory": tokens, "memory_width": encoder.width}
+    logits = target * shapes[1]["width"] * vocabulary
+    return [encoder, Stack("decoder", tokens=target, **shapes[1], **memory, logits=logits, below=(*below, name))]

@@ -1,0 +1,111 @@
+"""The forward pass of a training step of every kind of model, from tensors of given lengths; `step_memory` runs them.
+
+Texts have their greatest length, and each example has one picture. Losses are left out: what they need is small or,
+with a vocabulary, known from its chunks (`modeling/token_loss.py`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of an example, at most.
+
+    Attributes:
+        prompt: of the prompt; of a SigLIP the whole text.
+        target: of the answer.
+        texts: for each picture of a SigLIP.
+    """
+
+    prompt: int
+    target: int
+    texts: int = 1
+
+
+def pictures(vision: Any, examples: int) -> torch.Tensor:
+    """float[examples, 3, H, W]."""
+    return torch.empty(examples, 3, vision.image_size, vision.image_size)
+
+
+def words(examples: int, length: int) -> torch.Tensor:
+    """int[examples, length]."""
+    return torch.zeros(examples, length, dtype=torch.long)
+
+
+def paligemma_step(model: Any, examples: int, lengths: Lengths) -> torch.Tensor:
+    """PaliGemma's hidden states of the target."""
+    parts, text = model.model, model.config.text_config
+    features = parts.vision_tower(pictures(model.config.vision_config, examples)).last_hidden_state
+    tokens = parts.multi_modal_projector(features)
+    embedded = parts.language_model.embed_tokens(words(examples, lengths.prompt + lengths.target))
+    sequence = torch.cat([tokens.to(embedded), embedded], dim=1)
+    size = sequence.shape[1]
+    mask: Any = torch.zeros(examples, 1, size, size, dtype=torch.bool)
+    if text.model_type != "gemma":
+        mask = {"full_attention": mask, "sliding_attention": mask.clone()}
+    hidden = parts.language_model(inputs_embeds=sequence, attention_mask=mask, use_cache=False).last_hidden_state
+    return hidden[:, -lengths.target :]
+
+
+def pali3_step(model: Any, examples: int, lengths: Lengths) -> torch.Tensor:
+    """PaLI-3's hidden states of the target."""
+    encoder, vision = model.model.encoder, model.config.vision_config
+    features = encoder.vision_tower(pictures(vision, examples)).last_hidden_state
+    side = vision.image_size // vision.patch_size
+    tokens = encoder.project(features, side, side)
+    embedded = encoder.get_input_embeddings()(words(examples, lengths.prompt))
+    sequence = torch.cat([tokens.to(embedded), embedded], dim=1)
+    return sequence_to_sequence(encoder.text_encoder, model.model.decoder, sequence, lengths)
+
+
+def denoise_step(model: Any, examples: int, lengths: Lengths) -> torch.Tensor:
+    """An encoder-decoder's hidden states of the target."""
+    encoder = model.get_encoder()
+    embedded = encoder.get_input_embeddings()(words(examples, lengths.prompt))
+    return sequence_to_sequence(encoder, model.get_decoder(), embedded, lengths)
+
+
+def sequence_to_sequence(encoder: Any, decoder: Any, embedded: torch.Tensor, lengths: Lengths) -> torch.Tensor:
+    """Hidden states of the decoder, with the masks that padding makes necessary."""
+    examples, size = embedded.shape[:2]
+    encoded = encoder(inputs_embeds=embedded, attention_mask=both_ways(encoder, examples, size)).last_hidden_state
+    return decoder(
+        input_ids=words(examples, lengths.target),
+        encoder_hidden_states=encoded,
+        encoder_attention_mask=torch.zeros(examples, 1, lengths.target, size, dtype=torch.bool),
+        use_cache=False,
+    ).last_hidden_state
+
+
+def both_ways(encoder: Any, examples: int, size: int) -> Any:
+    """A mask of padding alone; T5Gemma's encoder takes one for each kind of layer."""
+    mask = torch.zeros(examples, 1, size, size, dtype=torch.bool)
+    if encoder.config.model_type.startswith("t5gemma"):
+        return {"full_attention": mask, "sliding_attention": mask.clone()}
+    return mask
+
+
+def contrastive_step(model: Any, examples: int, lengths: Lengths) -> list[torch.Tensor]:
+    """What the two towers of a SigLIP pool."""
+    images = model.vision_model(pixel_values=pictures(model.config.vision_config, examples))
+    texts = model.text_model(input_ids=words(examples * lengths.texts, lengths.prompt))
+    return [images.pooler_output, texts.pooler_output]
+
+
+def image_step(model: Any, examples: int, lengths: Lengths) -> Any:
+    """A classifier of pictures or of patches."""
+    return model(pixel_values=pictures(model.config.vision_config, examples))
+
+
+STEPS: dict[str, Callable[[Any, int, Lengths], Any]] = {
+    "paligemma": paligemma_step,
+    "pali3": pali3_step,
+    "contrastive": contrastive_step,
+    "classification": image_step,
+    "dense": image_step,
+    "denoise": denoise_step,
+}
