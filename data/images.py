@@ -13,6 +13,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps
 
+from openpali.modeling.mistakes import Mistake
+
 MAX_PIXELS = 89_478_485
 MIN_SIDE = 4
 DRAFT_MARGIN = 2
@@ -25,7 +27,7 @@ _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, IndexError, EOFError, KeyError, struct.error, zlib.error)
 
 
-class BadImage(ValueError):
+class BadImage(Mistake, ValueError):
     """A picture that cannot be used. The message says why and what to do about it."""
 
 

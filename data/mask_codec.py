@@ -10,6 +10,7 @@ import torch
 from openpali.data.example import Box, Example
 from openpali.data.masks import encode_rle, mask_array, mask_box
 from openpali.data.objects import Objects, box_dict, located
+from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.location_tokens import LocatedBox
 from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
 
@@ -34,7 +35,8 @@ def load_codec(name: str) -> MaskVQVAE:
     if not is_folder and (path.is_absolute() or name.startswith((".", "outputs/")) or name.count("/") != 1):
         raise ValueError(f"there is no mask codec at {name}: {_REMEDY}")
     try:
-        return MaskVQVAE.from_pretrained(name).eval()
+        codec: Any = load_checkpoint(MaskVQVAE, name)
+        return codec.eval()
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{name} cannot be loaded as a mask codec ({error}): {_REMEDY}") from error
 

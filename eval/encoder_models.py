@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
@@ -16,6 +15,7 @@ from transformers import (
 )
 
 from openpali.eval.embedding import POOLINGS, has_head
+from openpali.modeling.checkpoints import load_checkpoint, load_config, reading
 
 TWO_TOWERS = ("siglip", "siglip2")
 ENCODERS = ("siglip_vision_model", "siglip2_vision_model")
@@ -46,7 +46,9 @@ class Encoder:
         return sorted({self.pooling} | ({"head"} if self.tokenizer is not None else set()))
 
 
-def load_encoder(checkpoint: str, device: str, pooling: str = "auto", name: str | None = None) -> Encoder:
+def load_encoder(
+    checkpoint: str, device: str, pooling: str = "auto", name: str | None = None, incomplete: bool = False
+) -> Encoder:
     """Load a SigLIP of any kind, in float32 on a CPU and in the checkpoint's precision elsewhere.
 
     Args:
@@ -55,14 +57,15 @@ def load_encoder(checkpoint: str, device: str, pooling: str = "auto", name: str 
         pooling: one of `POOLINGS`, or `auto`: what the model was trained with, that is the mean of the tokens for a
             classifier of Transformers, and the pooling head for others that have one.
         name: what tables call it; the checkpoint when None.
+        incomplete: take a checkpoint that lacks weights as it is.
 
     Raises:
         ValueError: the checkpoint is no SigLIP, or the pooling is unknown or missing.
-        OSError: there is no such checkpoint.
+        OSError: there is no such checkpoint, or its weights are not the model's.
     """
     if pooling not in ("auto", *POOLINGS):
         raise ValueError(f"pooling is one of auto, {', '.join(POOLINGS)}, not {pooling!r}")
-    config = AutoConfig.from_pretrained(checkpoint)
+    config = load_config(checkpoint)
     if config.model_type not in TWO_TOWERS + ENCODERS:
         known = ", ".join(TWO_TOWERS + ENCODERS)
         raise ValueError(f"{checkpoint} is of the type {config.model_type}; this reads {known}")
@@ -70,14 +73,16 @@ def load_encoder(checkpoint: str, device: str, pooling: str = "auto", name: str 
     classifier = CLASSIFIER in (config.architectures or [""])[0]
     kind = AutoModelForImageClassification if classifier else AutoModel
     dtype = torch.float32 if device == "cpu" else "auto"
-    model = kind.from_pretrained(checkpoint, dtype=dtype).to(torch.device(device)).eval()
+    model: Any = load_checkpoint(kind, checkpoint, incomplete=incomplete, dtype=dtype)
+    model = model.to(torch.device(device)).eval()
     texts = config.model_type in TWO_TOWERS and not classifier
     if pooling == "auto":
         pooling = "head" if has_head(model) and not classifier else "mean"
     if not has_head(model) and (pooling == "head" or texts):
         raise ValueError(f"{checkpoint} has no pooling head")
-    image_processor = AutoImageProcessor.from_pretrained(checkpoint)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint) if texts else None
+    with reading(checkpoint):
+        image_processor = AutoImageProcessor.from_pretrained(checkpoint)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint) if texts else None
     return Encoder(name or checkpoint, model, image_processor, tokenizer, pooling)
 
 

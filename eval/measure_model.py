@@ -31,6 +31,7 @@ class Options:
         box_scores: rank boxes by the probability of their tokens.
         device: of the model; the first accelerator, else the CPU, when None.
         overwrite: forget predictions of an earlier run.
+        incomplete: take a checkpoint that lacks weights as it is.
         title: heading of the report; model and task when None.
         logs: lines of a training run's logs.jsonl, for the loss curve.
         arguments: of the command line, for metrics.json.
@@ -41,6 +42,7 @@ class Options:
     box_scores: bool = False
     device: str | None = None
     overwrite: bool = False
+    incomplete: bool = False
     title: str | None = None
     logs: Sequence[Mapping[str, Any]] = ()
     arguments: Mapping[str, Any] | None = None
@@ -74,7 +76,7 @@ def measure_model(
         for blank, name in ((False, "predictions"), (True, "predictions_blank"))
         if blank in kinds
     }
-    loaded = load_model(model, processes.device(options.device))
+    loaded = load_model(model, processes.device(options.device), options.incomplete)
     results = [
         answer_and_score(*loaded, measurement, options, dataset, stores[blank], blank, processes) for blank in kinds
     ]

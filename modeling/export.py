@@ -5,10 +5,13 @@ import copy
 from pathlib import Path
 
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers.utils import find_adapter_config_file
 
-from .auto import checkpoint_config, load_processor, model_class
+from .auto import load_answering, load_processor
+from .checkpoints import add_incomplete, load_checkpoint, reading
 from .configuration_mask_vqvae import MaskVQVAEConfig
 from .configuration_pali3 import Pali3Config
+from .mistakes import CheckpointError, command
 from .modeling_mask_vqvae import MaskVQVAE
 from .modeling_pali3 import Pali3ForConditionalGeneration
 from .processing_pali3 import Pali3Processor
@@ -52,17 +55,23 @@ def export(model: PreTrainedModel, processor: ProcessorMixin | None, folder: str
     return Path(folder)
 
 
+@command("openpali export")
 def main(argv: list[str] | None = None) -> None:
     """`openpali export MODEL FOLDER`."""
     parser = argparse.ArgumentParser(prog="openpali export", description=(export.__doc__ or "").split("\n")[0])
     parser.add_argument("model", help="folder or Hub name of a checkpoint")
     parser.add_argument("folder", type=Path, help="where to write")
+    add_incomplete(parser)
     arguments = parser.parse_args(argv)
-    if PreTrainedConfig.get_config_dict(arguments.model)[0].get("model_type") == MaskVQVAEConfig.model_type:
-        model, processor = MaskVQVAE.from_pretrained(arguments.model), None
+    name, incomplete = arguments.model, arguments.incomplete_checkpoint
+    with reading(name):
+        if find_adapter_config_file(name):
+            raise CheckpointError(f"{name} holds adapters; merge them first: openpali merge {name} NEW_FOLDER")
+        kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+    if kind == MaskVQVAEConfig.model_type:
+        model, processor = load_checkpoint(MaskVQVAE, name, incomplete=incomplete), None
     else:
-        model = model_class(checkpoint_config(arguments.model)).from_pretrained(arguments.model)
-        processor = load_processor(arguments.model)
+        model, processor = load_answering(name, incomplete=incomplete), load_processor(name)
     print(f"wrote {export(model, processor, arguments.folder)}")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature
 from transformers.processing_utils import ProcessingKwargs, TextKwargs, Unpack
 
+from .checkpoints import reading
 from .configuration_pali3 import vision_config_of
 from .processing_texts import (
     IMAGE_TOKEN,
@@ -103,7 +104,8 @@ class Pali3Processor(PrefixSuffixProcessor):
         if image_seq_length is None:
             config = vision_config_of(vision)
             image_seq_length = int((config.image_size // config.patch_size) ** 2)
-        tokenizer = without_limits(AutoTokenizer.from_pretrained(text))
+        with reading(text):
+            tokenizer = without_limits(AutoTokenizer.from_pretrained(text))
         tokenizer.add_tokens(LOCATION_TOKENS + SEGMENTATION_TOKENS)
         tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
         image_processor = AutoImageProcessor.from_pretrained(vision)

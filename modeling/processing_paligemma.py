@@ -14,6 +14,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature
 from transformers.models.paligemma import processing_paligemma as stock
 from transformers.processing_utils import ProcessingKwargs, TextKwargs, Unpack
 
+from .checkpoints import reading
 from .configuration_pali3 import vision_config_of
 from .processing_texts import (
     IMAGE_TOKEN,
@@ -94,7 +95,8 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         if image_seq_length is None:
             config = vision_config_of(vision)
             image_seq_length = int((config.image_size // config.patch_size) ** 2)
-        tokenizer = without_limits(AutoTokenizer.from_pretrained(text))
+        with reading(text):
+            tokenizer = without_limits(AutoTokenizer.from_pretrained(text))
         tokenizer.add_tokens(LOCATION_TOKENS + SEGMENTATION_TOKENS)
         tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
         if tokenizer.bos_token is None:

@@ -12,12 +12,21 @@ from typing import Any, Literal, NamedTuple, get_type_hints
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.utils.logging import disable_progress_bar
 
+from openpali.modeling import mistakes
+from openpali.modeling.checkpoints import INCOMPLETE_HELP
 from openpali.recipes.config_file import ConfigError, as_dict, find_config, nearest, number, read_yaml
 
 Schedule = Literal["cosine", "rsqrt", "constant"]
 OnBadLoss = Literal["stop", "skip"]
 NOT_GIVEN = object()
+# keys of all recipes by what their numbers may be
+AT_LEAST_ONE = ("eval_limit", "test_limit", "num_beams", "resolution", "image_size", "pack_length", "examples")
+AT_LEAST_ONE += ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+AT_LEAST_ONE += ("save_total_limit", "rsqrt_timescale", "texts_per_picture", "vocab_size", "text_length", "lora_rank")
+ABOVE_ZERO = ("lora_alpha", "num_train_epochs", "temperature")
+SHARES = ("max_bad_share", "label_smoothing", "lora_dropout")
 
 
 @dataclass
@@ -70,6 +79,7 @@ class RunArguments(TrainingArguments):
     report_to: None | str | list[str] = field(default="none", metadata={"help": "further trackers"})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "pin batches for a GPU"})
     remove_unused_columns: bool = field(default=False, metadata={"help": "leave at false"})
+    incomplete_checkpoint: bool = field(default=False, metadata={"help": INCOMPLETE_HELP})
     resolved: dict[str, Any] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self):
@@ -128,9 +138,28 @@ def parse(
         ConfigError: for a missing file, an unknown key, a value of the wrong type.
     """
     read = read_values(classes, argv, below, above)
-    built = read.parser.parse_dict(read.values)
+    check_numbers(read.values)
+    try:
+        built = read.parser.parse_dict(read.values)
+    except (ValueError, ImportError) as error:
+        # Transformers' own checks, such as bf16 on a device that has none
+        raise error if isinstance(error, ConfigError) else ConfigError(mistakes.one_line(error)) from error
     built[-1].resolved = resolve(read.values, read.defaults, classes[-1])
     return built
+
+
+def check_numbers(values: dict[str, Any]) -> None:
+    """Raise ConfigError for a number with which a run could only fail, or train nothing, later."""
+    for key in sorted(set(values) & {*AT_LEAST_ONE, *ABOVE_ZERO, *SHARES}):
+        value = values[key]
+        if value is None or not isinstance(value, int | float):
+            continue
+        if key in AT_LEAST_ONE and value < 1:
+            raise ConfigError(f"{key} must be at least 1, not {value}")
+        if key in ABOVE_ZERO and not value > 0:
+            raise ConfigError(f"{key} must be above 0, not {value}")
+        if key in SHARES and not 0 <= value <= 1:
+            raise ConfigError(f"{key} is a share and must be from 0 to 1, not {value}")
 
 
 class Values(NamedTuple):
@@ -255,26 +284,19 @@ def save_config(path: Path, run: RunArguments) -> None:
     # whether and how to go on is of one command, not of the run
     content = {k: v for k, v in run.resolved.items() if k not in ("resume", "overwrite")}
     header = "# The resolved configuration of this run. What it leaves out has its default.\n"
-    path.write_text(header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    path.write_text(header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
 
 
 def command(main: Callable[..., Any]) -> Callable[..., Any]:
     """Let `main` end with one sentence for a mistake that its user can mend, instead of a traceback."""
 
+    @mistakes.command("error")
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> Any:
-        from transformers.utils.logging import disable_progress_bar
-
-        from openpali.data.images import BadImage
-        from openpali.data.records import BadRecord
-
         # one for every checkpoint that is written would drown the progress of the run
         disable_progress_bar()
         logging.getLogger("transformers.configuration_utils").addFilter(worth_showing)
-        try:
-            return main(argv)
-        except (ConfigError, BadRecord, BadImage) as error:
-            sys.exit(f"error: {error}")
+        return main(argv)
 
     return run
 

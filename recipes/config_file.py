@@ -8,10 +8,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
+from openpali.modeling.mistakes import Mistake
+
 CONFIGS = Path(__file__).parent / "configs"
 
 
-class ConfigError(ValueError):
+class ConfigError(Mistake, ValueError):
     """A mistake in a configuration or on the command line; its text names the place and the remedy."""
 
 
@@ -58,7 +60,9 @@ def read_yaml(path: Path, known: dict[str, tuple[Field, Any]]) -> dict[str, Any]
         ConfigError: naming the file, the key, and the nearest known key or the type expected.
     """
     try:
-        content = yaml.safe_load(path.read_text()) or {}
+        content = yaml.safe_load(path.read_text("utf-8-sig")) or {}
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     set_seed(run.seed)
     if start.attention == "flex_attention" and run.device.type == "cpu":
         raise ConfigError("attention: flex_attention cannot train on CPUs; leave it out, or take sdpa or eager")
-    model, processor = load_start(start)
+    model, processor = load_start(start, run.incomplete_checkpoint)
     continue_curve(run, start.model)
     save_stage(run)
     collator = NumberedCollator(

@@ -13,6 +13,7 @@ from openpali.data.sources import Augmented, CheckedSource, RetellingSource, Sou
 from openpali.data.sources.webdataset import WebDataset
 from openpali.data.streaming import StreamMixture, TaskStream
 from openpali.data.tasks import Task, load_task
+from openpali.modeling.checkpoints import is_folder_name, no_folder
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError
 from openpali.recipes.run_folder import SKIPPED_FILE
@@ -61,8 +62,8 @@ def check_folder(name: str | None, key: str) -> str:
     if path.is_dir():
         if not (path / "config.json").exists():
             raise ConfigError(f"{key}: {name} holds no model (no config.json); has its run finished?")
-    elif path.is_absolute() or name.startswith((".", "outputs/")) or name.count("/") != 1:
-        raise ConfigError(f"{key}: there is no folder {name}; train that stage first, or give another one")
+    elif is_folder_name(name):
+        raise ConfigError(f"{key}: {no_folder(name)}; or train that stage first")
     return name
 
 

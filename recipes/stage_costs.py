@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from openpali import Pali3Config
 from openpali.modeling.auto import model_class
+from openpali.modeling.checkpoints import load_config
 from openpali.modeling.configuration_paligemma import paligemma_preset
 from openpali.recipes.arguments import command, parse
 from openpali.recipes.config_file import ConfigError, as_dict
@@ -143,7 +144,7 @@ def planned_config(args: StartArguments) -> Any:
     changes = as_dict(args.model_config, "model_config")
     try:
         if args.model and Path(args.model, "config.json").exists():
-            config: Any = AutoConfig.from_pretrained(args.model)
+            config: Any = load_config(args.model)
         elif args.family == "paligemma":
             config = paligemma_preset(args.preset, **changes)
         else:

@@ -45,7 +45,7 @@ def deduplicate(args: argparse.Namespace) -> dict[str, Any]:
     in_parallel(Rewrite(str(args.output / "shards")), kept, args.processes, "writing shards")
     told = [{key: value for key, value in line.items() if key != "number"} for lines in removed for line in lines]
     with written_aside(args.output / "removed.jsonl") as aside:
-        aside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told))
+        aside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told), "utf-8")
     report = {"samples": total, "kept": sum(len(row["keep"]) for row in kept)}
     report |= {"found": dict(Counter(line["kind"] for line in told)), "unusable": len(SkipLog(skipped).read())}
     write_json(args.output / "report.json", report | {"settings": settings})

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoProcessor
 
 from openpali.data.records import BadRecord, SkipLog
 from openpali.data.shards import read_samples
 from openpali.data.sources.webdataset import record_of
 from openpali.eval.embedding import embed_images, embed_texts
+from openpali.modeling.checkpoints import load_any, reading
 from openpali.scripts.shards import write_table
 
 REDUCE: dict[str, Callable[[list[float]], float]] = {
@@ -31,7 +32,9 @@ Pair = tuple[int, str, Image.Image, list[str]]
 def load(model: str, device: str) -> tuple[Any, Any]:
     """A model and its processor, once in each process."""
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    return AutoModel.from_pretrained(model, dtype=dtype).to(device).eval(), AutoProcessor.from_pretrained(model)
+    loaded: Any = load_any(model, dtype=dtype)
+    with reading(model):
+        return loaded.to(device).eval(), AutoProcessor.from_pretrained(model)
 
 
 @dataclass(frozen=True)

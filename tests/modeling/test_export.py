@@ -76,7 +76,7 @@ def test_the_folder_holds_all_the_code_and_no_other(tiny_model, tiny_processor, 
     code = {path.name for path in folder.glob("*.py")}
     parts = {f"{name}_pali3.py" for name in ("configuration", "modeling", "processing")}
     parts |= {f"modeling_pali3_{name}.py" for name in ("encoder", "outputs")}
-    assert code == parts | {"processing_texts.py", "token_loss.py"}
+    assert code == parts | {"checkpoints.py", "mistakes.py", "processing_texts.py", "token_loss.py"}
     source = Path(openpali.export.__code__.co_filename).parent
     assert all((folder / name).read_text() == (source / name).read_text() for name in code)
     config = json.loads((folder / "config.json").read_text())

@@ -166,7 +166,7 @@ def test_the_rank_must_be_positive():
 
 @pytest.mark.parametrize(("dtype", "kind", "expected"), [("bfloat16", "lora", torch.bfloat16), ("auto", "none", None)])
 def test_adapters_are_float32_beside_any_base(checkpoint, dtype, kind, expected):
-    run = SimpleNamespace(device=CPU, freeze=[], say=print)
+    run = SimpleNamespace(device=CPU, freeze=[], say=print, incomplete_checkpoint=False)
     model = load_for_training(str(checkpoint), AdapterArguments(peft=kind), dtype, run)  # pyright: ignore
     base = {p.dtype for name, p in model.named_parameters() if ".lora_" not in name}
     assert base == {expected or torch.float32}
