@@ -14,6 +14,7 @@ from transformers.processing_utils import ProcessingKwargs, TextKwargs, Unpack
 
 from .checkpoints import reading
 from .configuration_pali3 import vision_config_of
+from .plain_text import controls_of_each
 from .processing_texts import (
     IMAGE_TOKEN,
     LOCATION_TOKENS,
@@ -40,10 +41,15 @@ CHAT_TEMPLATE = (
 
 
 class Pali3TextKwargs(TextKwargs, total=False):
-    """Text options: `max_length` bounds the prefix, `suffix_max_length` the suffix, both in tokens."""
+    """Text options: `max_length` bounds the prefix, `suffix_max_length` the suffix, both in tokens.
+
+    `controls` says which control tokens texts may hold: "all" (default), "places" (locations and segments, while
+    `<image>` and other special tokens are letters), or "none"; one value, or one for each text.
+    """
 
     max_length: int | Sequence[int | None] | None
     suffix_max_length: int | Sequence[int | None] | None
+    controls: str | Sequence[str] | None
 
 
 class Pali3ProcessorKwargs(ProcessingKwargs, total=False):
@@ -163,7 +169,8 @@ class Pali3Processor(PrefixSuffixProcessor):
         ]
         if suffixes is not None:
             limit = text_options.get("suffix_max_length")
-            targets = self.encode_suffixes(suffixes, limit)
+            controls = controls_of_each(text_options.get("controls"), len(suffixes))
+            targets = self.encode_suffixes(suffixes, limit, controls)
             full, options_right = longest_limit(limit), text_options | {"padding_side": "right"}
             data["labels"] = self.pad_rows(targets, IGNORE_INDEX, options_right, full)
         return BatchFeature(data, tensor_type=text_options.get("return_tensors"))
@@ -172,11 +179,26 @@ class Pali3Processor(PrefixSuffixProcessor):
         self, texts: list[str], picture_counts: list[int], options: dict[str, Any]
     ) -> list[list[int]]:
         """Token ids of each prefix, every placeholder repeated for each of its image tokens."""
-        marked = [self.marked(text, count) for text, count in zip(texts, picture_counts)]
+        controls = controls_of_each(options.get("controls"), len(texts))
+        cut = self.cut(texts, controls)
+        # only a text that is in one piece may hold placeholders
+        firsts = [self.marked(parts[0], count) for parts, count in zip(cut, picture_counts)]
         add_special_tokens = options.get("add_special_tokens", True)
-        encoded = self.tokenizer(marked, add_special_tokens=add_special_tokens)["input_ids"]
+        begun = self.tokenizer(firsts, add_special_tokens=add_special_tokens)["input_ids"]
+        rests = self.encode_pieces([parts[1:] for parts in cut])
+        encoded = [self._joined(first, rest, add_special_tokens) for first, rest in zip(begun, rests)]
         limits = limit_of_each(options.get("max_length"), len(encoded))
         return [self.expand_placeholders(self._truncate_prefix(ids, limit)) for ids, limit in zip(encoded, limits)]
+
+    def _joined(self, first: list[int], rest: list[int], add_special_tokens: bool) -> list[int]:
+        """The ids of a text's first piece with those of the others before the tokenizer's closing tokens."""
+        if not rest:
+            return first
+        closed, bare = (
+            self.tokenizer("a", add_special_tokens=one)["input_ids"] for one in (add_special_tokens, False)
+        )
+        end = len(first) - (len(closed) - len(bare) - closed.index(bare[0]))
+        return first[:end] + rest + first[end:]
 
     def _truncate_prefix(self, ids: list[int], limit: int | None) -> list[int]:
         """Cut text tokens from the end, keeping pictures and the end token."""

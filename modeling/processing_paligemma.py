@@ -16,6 +16,7 @@ from transformers.processing_utils import ProcessingKwargs, TextKwargs, Unpack
 
 from .checkpoints import reading
 from .configuration_pali3 import vision_config_of
+from .plain_text import Controls, controls_of_each
 from .processing_texts import (
     IMAGE_TOKEN,
     LOCATION_TOKENS,
@@ -36,12 +37,15 @@ class PaliGemmaTextKwargs(TextKwargs, total=False):
     """Text options, lengths in tokens.
 
     `max_length` bounds BOS, prefix and separator together, `suffix_max_length` the suffix and its end token.
-    `loss_on_prefix` makes labels of the prefix as well (an ablation).
+    `loss_on_prefix` makes labels of the prefix as well (an ablation). `controls` says which control tokens texts may
+    hold: "all" (default), "places" (locations and segments, while `<image>` and other special tokens are letters), or
+    "none"; one value, or one for each text.
     """
 
     max_length: int | Sequence[int | None] | None
     suffix_max_length: int | Sequence[int | None] | None
     loss_on_prefix: bool
+    controls: str | Sequence[str] | None
 
 
 class PaliGemmaProcessorKwargs(ProcessingKwargs, total=False):
@@ -146,9 +150,10 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         if flat:
             data["pixel_values"] = self.image_processor(flat, **options["images_kwargs"])["pixel_values"]
         limits = text_options.get("max_length"), text_options.get("suffix_max_length")
-        marked = [self.marked(text, len(pictures)) for text, pictures in zip(texts, nested)]
-        prefixes = self.encode_prefixes(marked, limits[0])
-        targets = [[] for _ in texts] if suffixes is None else self.encode_suffixes(suffixes, limits[1])
+        controls = controls_of_each(text_options.get("controls"), len(texts))
+        marked = [self.head_and_words(text, len(own), which) for text, own, which in zip(texts, nested, controls)]
+        prefixes = self.encode_prefixes(marked, controls, limits[0])
+        targets = [[] for _ in texts] if suffixes is None else self.encode_suffixes(suffixes, limits[1], controls)
         rows = [prefix + target for prefix, target in zip(prefixes, targets)]
         pictures = max((row.count(self.image_token_id) for row in rows), default=0)
         full = pictures + sum(longest_limit(limit) or 0 for limit in limits)
@@ -162,13 +167,22 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
             data["labels"] = self.pad_rows(labels, IGNORE_INDEX, text_options, full)
         return BatchFeature(data, tensor_type=text_options.get("return_tensors"))
 
-    def encode_prefixes(self, texts: Sequence[str], limits: Limit) -> list[list[int]]:
+    def head_and_words(self, text: str, pictures: int, controls: Controls) -> tuple[str, str]:
+        """A prefix up to its last placeholder, and what is behind; all of it is behind where it may hold none."""
+        if controls != "all":
+            return self.image_token * pictures, text
+        text = self.marked(text, pictures)
+        cut = text.rfind(self.image_token) + len(self.image_token) if self.image_token in text else 0
+        return text[:cut], text[cut:]
+
+    def encode_prefixes(
+        self, marked: Sequence[tuple[str, str]], controls: Sequence[Controls], limits: Limit
+    ) -> list[list[int]]:
         """Token ids of images, BOS, prefix and separator, in this order; BOS is behind the last image."""
-        cuts = [t.rfind(self.image_token) + len(self.image_token) if self.image_token in t else 0 for t in texts]
-        pieces = [piece for text, cut in zip(texts, cuts) for piece in (text[:cut], text[cut:])]
-        encoded, end = self.encode_all(pieces), self.encode(SEPARATOR)
+        heads, end = self.encode_all([head for head, _ in marked]), self.encode(SEPARATOR)
+        texts = self.encode_texts([words for _, words in marked], controls)
         rows = []
-        for head, words, limit in zip(encoded[::2], encoded[1::2], limit_of_each(limits, len(texts))):
+        for head, words, limit in zip(heads, texts, limit_of_each(limits, len(marked))):
             length = 1 + len(words) + len(end)
             if limit is not None and length > limit:
                 self.count_truncation("prefix", length, limit)

@@ -12,6 +12,8 @@ from typing import Any
 from transformers.image_utils import is_valid_image
 from transformers.processing_utils import ProcessorMixin
 
+from .plain_text import Controls, pieces, special_tokens
+
 logger = logging.getLogger(__name__)
 
 IMAGE_TOKEN = "<image>"
@@ -105,10 +107,29 @@ class PrefixSuffixProcessor(ProcessorMixin):
             expanded.extend([token] * (self.image_seq_length if token == self.image_token_id else 1))
         return expanded
 
-    def encode_suffixes(self, suffixes: list[str], limits: Limit) -> list[list[int]]:
+    def encode_texts(self, texts: Sequence[str], controls: Sequence[Controls]) -> list[list[int]]:
+        """Token ids of texts, no special tokens added, of which each holds the control tokens that it may."""
+        return self.encode_pieces(self.cut(texts, controls))
+
+    def cut(self, texts: Sequence[str], controls: Sequence[Controls]) -> list[list[str]]:
+        """Each text in pieces, none of which has a control token that it may not have."""
+        special = special_tokens(self.tokenizer, self.image_token)
+        return [pieces(text, special, which) for text, which in zip(texts, controls, strict=True)]
+
+    def encode_pieces(self, cut: list[list[str]]) -> list[list[int]]:
+        """Token ids of texts in pieces, no special tokens added."""
+        flat = [piece for parts in cut for piece in parts]
+        found = self.tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else []
+        # some tokenizers begin an empty text with a space
+        ids = iter(ids if piece else [] for ids, piece in zip(found, flat))
+        return [[token for _ in parts for token in next(ids)] for parts in cut]
+
+    def encode_suffixes(
+        self, suffixes: list[str], limits: Limit, controls: Sequence[Controls] | None = None
+    ) -> list[list[int]]:
         """Token ids of each suffix and its end token."""
         encoded = []
-        found = self.tokenizer(suffixes, add_special_tokens=False)["input_ids"]
+        found = self.encode_texts(suffixes, controls or ["all"] * len(suffixes))
         for ids, limit in zip(found, limit_of_each(limits, len(found))):
             ids = [*ids, self.tokenizer.eos_token_id]
             if limit is not None and len(ids) > limit:

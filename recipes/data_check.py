@@ -18,6 +18,7 @@ from openpali.recipes.config_file import ConfigError
 from openpali.recipes.findings import Finding, class_counts, class_names, copies, parts, single_records
 from openpali.recipes.own_data import asked_classes, read_source
 from openpali.recipes.region_findings import box_format, class_numbers, small_boxes
+from openpali.recipes.text_findings import control_tokens
 
 CHECK_FILE = "data_check.json"
 
@@ -69,6 +70,7 @@ def examine(found: OwnSet, asked: Sequence[str] = (), resolution: int | None = N
     yield from class_names(found, asked)
     yield from single_records(found)
     yield from copies(found)
+    yield from control_tokens(found)
     yield from (Finding("note", "file", note) for note in found.notes)
 
 

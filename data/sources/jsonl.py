@@ -10,6 +10,7 @@ from PIL import Image
 
 from openpali.data.images import BadImage, image_size, load_image
 from openpali.data.records import BadRecord
+from openpali.modeling.plain_text import found_controls
 
 _MANY = 100
 _MAX_BAD_SHARE = 0.1
@@ -26,7 +27,6 @@ class JsonlSource:
     """
 
     name = "jsonl"
-    notes = ()
     known = ("image", "images", "prefix", "suffix", "references", "id")
     medium = "picture"
 
@@ -55,6 +55,7 @@ class JsonlSource:
         self.decode_size = decode_size
         self.bad: list[BadRecord] = []
         self._starts, self._lines = array("q"), array("q")
+        self._controls: list[str] = []
         self._check(check_decode)
 
     def __len__(self) -> int:
@@ -70,6 +71,17 @@ class JsonlSource:
             record = self._parse(file.readline(), number)
         found = {"id": f"{self.path.name}:{number}"} | self._pictures(record, number)
         return found | {key: record[key] for key in ("prefix", "suffix", "references") if record.get(key) is not None}
+
+    @property
+    def notes(self) -> list[str]:
+        """Texts that look like control tokens."""
+        if not self._controls:
+            return []
+        count, first = len(self._controls), self._controls[0]
+        return [
+            f"{count} records hold what looks like a control token of the models, the first {first}. It is read as"
+            " letters like any others; take it out where it is not meant to be read."
+        ]
 
     def _pictures(self, record: dict[str, Any], number: int) -> dict[str, Any]:
         """`image`, or `images` where there are several."""
@@ -88,6 +100,10 @@ class JsonlSource:
                 continue
             self._starts.append(start)
             self._lines.append(number)
+            said = (record[key] for key in ("prefix", "suffix") if isinstance(record.get(key), str))
+            # locations and segments may be meant: whoever writes prompt and target writes those as well
+            if tokens := list(dict.fromkeys(found_controls(said, places=False))):
+                self._controls.append(f"{self.path}:{number}: {', '.join(tokens)}")
         self._judge()
 
     def _judge(self) -> None:

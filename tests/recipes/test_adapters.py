@@ -205,9 +205,9 @@ def test_a_folder_is_named_so_that_it_is_found_from_anywhere_and_a_hub_name_as_i
     load = kind.from_pretrained
 
     def from_hub(name, **options):
-        model = load(checkpoint, **options)
+        model, info = load(checkpoint, **options)
         model.name_or_path = name
-        return model
+        return model, info
 
     monkeypatch.setattr(kind, "from_pretrained", from_hub)
     monkeypatch.setattr("openpali.recipes.adapters.checkpoint_config", lambda name: checkpoint_config(checkpoint))
