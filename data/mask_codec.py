@@ -18,8 +18,8 @@ DEFAULT_CODEC = "outputs/mask-vqvae"
 
 _REMEDY = (
     "`make mask-vqvae` trains one on the built-in drawings, `python -m openpali.scripts.convert_mask_vqvae vae-oid.npz"
-    f" {DEFAULT_CODEC}` converts the authors' (PaliGemma's tokens mean what that one says), and the option `codec` of"
-    " the task names another folder or a Hub name."
+    f" {DEFAULT_CODEC}` converts the authors' (PaliGemma's tokens mean what that one says), and --codec, or the option"
+    " `codec` of a task, names another folder or a Hub name."
 )
 
 
@@ -42,13 +42,15 @@ def load_codec(name: str) -> MaskVQVAE:
 
 
 def write_masks(codec: str, items: Objects, boxes: list[Box]) -> tuple[str, tuple[dict[str, Any], ...]]:
-    """The text of objects of a record, and their masks as run lengths.
+    """The text of objects of a record, and their masks as run lengths; empty where there are none.
 
     Args:
         codec: folder or Hub name.
-        items: one or more objects whose masks have a pixel.
+        items: objects whose masks have a pixel.
         boxes: of each of them, with the label to write, which may be empty.
     """
+    if not items:
+        return "", ()
     masks = [mask_array(item["mask"]) for item in items]
     places = [_place(box, mask) for box, mask in zip(boxes, masks, strict=True)]
     stacked = torch.from_numpy(np.stack(masks))

@@ -80,7 +80,7 @@ def default_codec(answer: str) -> MaskVQVAE | None:
     try:
         return load_codec(DEFAULT_CODEC)
     except ValueError as error:
-        print(f"openpali predict: masks are left out, since {error} Here that is --codec.", file=sys.stderr)
+        print(f"openpali predict: masks are left out, since {error}", file=sys.stderr)
         return None
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from openpali.modeling import mistakes
 from openpali.modeling.checkpoints import INCOMPLETE_HELP
-from openpali.recipes.config_file import ConfigError, as_dict, find_config, nearest, number, read_yaml
+from openpali.recipes.config_file import ConfigError, as_dict, find_config, nearest, number, read_value, read_yaml
 
 Schedule = Literal["cosine", "rsqrt", "constant"]
 OnBadLoss = Literal["stop", "skip"]
@@ -259,9 +260,21 @@ def take_nested(argv: list[str], known: dict) -> tuple[list[tuple[str, list[str]
         key, *inner = name[2:].split(".")
         if key not in known:
             raise ConfigError(f"unknown argument {name}{nearest(key, known)}")
-        found.append((key, inner, number(yaml.safe_load(value))))
+        found.append((key, inner, number(read_value(value, name))))
         i += 1
     return found, rest
+
+
+def spread(argv: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """A command line in which `--task '{codec: X}'` is `--task.codec X`: without a name it changes what there is."""
+    rest: list[str] = list(argv)
+    for key in keys:
+        value, others = take_option(rest, f"--{key}")
+        changes = as_dict(value, key) if value else {}
+        if value and "name" not in changes:
+            added = [part for name, one in changes.items() for part in (f"--{key}.{name}", json.dumps(one))]
+            rest = [*others, *added]
+    return rest
 
 
 def set_nested(tree: dict, path: list[str], value: Any) -> dict:

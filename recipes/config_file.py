@@ -19,10 +19,19 @@ class ConfigError(Mistake, ValueError):
 
 def as_dict(value: dict | str | None, key: str) -> dict[str, Any]:
     """A nested value from YAML as it is, or one from the command line, as in `{name: emoji, size: 64}`."""
-    parsed = yaml.safe_load(value) if isinstance(value, str) else value
+    parsed = read_value(value, key) if isinstance(value, str) else value
     if parsed is None or isinstance(parsed, dict):
         return {str(k): number(v) for k, v in (parsed or {}).items()}
     raise ConfigError(f"{key} must be a mapping, as in {{name: value}}, not {value!r}")
+
+
+def read_value(text: str, key: str) -> Any:
+    """What a text of the command line says in YAML. Raises ConfigError."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{key}: {text!r} is not YAML ({reason}): put quotation marks around texts") from error
 
 
 def number(value: Any) -> Any:

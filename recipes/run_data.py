@@ -7,13 +7,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from openpali.data.mask_codec import load_codec
 from openpali.data.mixture import Mixture, TaskDataset
 from openpali.data.records import BadRecord, SkipLog
 from openpali.data.sources import Augmented, CheckedSource, RetellingSource, Source, augmented, credits_of, load_source
 from openpali.data.sources.webdataset import WebDataset
 from openpali.data.streaming import StreamMixture, TaskStream
 from openpali.data.tasks import Task, load_task
+from openpali.data.tasks.refer import Refer
+from openpali.data.tasks.segment import Segment
 from openpali.modeling.checkpoints import is_folder_name, no_folder
+from openpali.modeling.segmentation_tokens import CODES_PER_MASK, SEGMENTATION_CODES
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError
 from openpali.recipes.run_folder import SKIPPED_FILE
@@ -81,6 +85,25 @@ def make_task(spec: dict[str, Any]) -> Task:
         return load_task(spec)
     except ValueError as error:
         raise ConfigError(f"task: {error}") from error
+
+
+def check_codec(task: Task) -> None:
+    """Look for the mask codec of a task that writes masks, before any time is spent.
+
+    Raises:
+        ConfigError: there is none, or its masks are not the sixteen tokens that models write.
+    """
+    if not isinstance(task, Segment | Refer) or isinstance(task, Refer) and task.boxes_only:
+        return
+    try:
+        config = load_codec(task.codec).config
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if config.codebook_size > SEGMENTATION_CODES or config.grid_size**2 != CODES_PER_MASK:
+        raise ConfigError(
+            f"codec: {task.codec} writes {config.grid_size**2} of {config.codebook_size} codes for a mask, and models"
+            f" write {CODES_PER_MASK} of {SEGMENTATION_CODES}: give another one"
+        )
 
 
 def splits(spec: dict[str, Any], run: RunArguments) -> dict[str, Source]:
