@@ -10,7 +10,14 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file, find_adapter_config_file
 
 from openpali.eval.base_weights import check_base, note_base
-from openpali.modeling.auto import base_checkpoint, checkpoint_config, load_answering, load_processor, model_class
+from openpali.modeling.auto import (
+    base_checkpoint,
+    check_tokens,
+    checkpoint_config,
+    load_answering,
+    load_processor,
+    model_class,
+)
 from openpali.modeling.checkpoints import load_checkpoint, reading, shortened
 from openpali.modeling.four_bit import load_four_bit, quiet_bitsandbytes, read_quantization, save_quantization
 from openpali.modeling.mistakes import CheckpointError
@@ -48,7 +55,9 @@ def load_model(name: str, device: str | None = None, incomplete: bool = False) -
             model: Any = load_answering(name, incomplete=incomplete, dtype=dtype).to(torch.device(device))
     except ImportError as error:
         raise OSError(str(error)) from error
-    return model.eval(), load_processor(name)
+    processor = load_processor(name)
+    check_tokens(name, model, processor)
+    return model.eval(), processor
 
 
 def first_device() -> str:

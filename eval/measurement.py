@@ -87,7 +87,13 @@ def read_measurement(
 
 def read_config(name: str, models: Sequence[str]) -> dict[str, Any]:
     """The keys of a transfer's YAML, those of its block for the models' resolution in place of them."""
-    content = number(read_mapping(find_config(name).read_text(encoding="utf-8")))
+    path = find_config(name)
+    try:
+        content = number(read_mapping(path.read_text(encoding="utf-8-sig")))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     sizes = {image_size(model) for model in models} if content.get("resolutions") else set()
     block = (content.get("resolutions") or {}).get(sizes.pop() if len(sizes) == 1 else None) or {}
     merged = {key: content.get(key, {}) | value if isinstance(value, dict) else value for key, value in block.items()}

@@ -17,6 +17,7 @@ from .modeling_pali3 import Pali3ForConditionalGeneration
 from .modeling_paligemma import PaliGemmaForConditionalGeneration
 from .processing_pali3 import Pali3Processor
 from .processing_paligemma import PaliGemmaProcessor
+from .processing_texts import PrefixSuffixProcessor
 from .resolution import set_image_size
 
 MODELS: dict[str, Any] = {"pali3": Pali3ForConditionalGeneration, "paligemma": PaliGemmaForConditionalGeneration}
@@ -63,6 +64,28 @@ def load_processor(name: str | Path, base: str | Path | None = None) -> Any:
     has_own = Path(name, "processor_config.json").exists() or Path(name, "preprocessor_config.json").exists()
     with reading(name if has_own else base):
         return kind.from_pretrained(name if has_own else base)
+
+
+def check_tokens(name: str | Path, model: PreTrainedModel, processor: Any) -> None:
+    """Compare a model with its processor: a token without a row in the table would end the first step.
+
+    Raises:
+        CheckpointError: a token of the processor has no row, or is not the image token that the model knows.
+    """
+    if not isinstance(processor, PrefixSuffixProcessor):
+        return
+    config: Any = model.config
+    rows, last = model.get_input_embeddings().weight.shape[0], max(processor.tokenizer.get_vocab().values())
+    if last >= rows:
+        raise CheckpointError(
+            f"{name}: its tokenizer has the token {last}, {processor.tokenizer.convert_ids_to_tokens(last)}, and its"
+            f" embedding table {rows} rows: save the tokenizer that the model was trained with"
+        )
+    if config.image_token_id != processor.image_token_id:
+        raise CheckpointError(
+            f"{name}: image_token_id is {config.image_token_id} in its configuration and"
+            f" {processor.image_token_id} in its tokenizer: save the tokenizer that the model was trained with"
+        )
 
 
 def set_resolution(model: PreTrainedModel, processor: Any, image_size: int) -> None:

@@ -43,6 +43,8 @@ def load_checkpoint(
     Raises:
         CheckpointError: it is not there, or cannot be read, or its weights are not the model's.
     """
+    if isinstance(kind, type) and issubclass(kind, PreTrainedModel) and "config" not in options:
+        check_kind(name, kind)
     with reading(name), without_report(not incomplete):
         loaded = kind.from_pretrained(name, output_loading_info=True, ignore_mismatched_sizes=True, **options)
     model, info = loaded
@@ -75,6 +77,13 @@ def refuse_other_weights(
 def listed(keys: Sequence[str]) -> str:
     """The first of some names."""
     return ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
+
+
+def check_kind(name: str | Path, kind: type[PreTrainedModel]) -> None:
+    """Raise CheckpointError for a checkpoint of another type than the class of models is of."""
+    there, wanted = load_config(name).model_type, kind.config_class.model_type if kind.config_class else ""
+    if there != wanted:
+        raise CheckpointError(f"{name} is a model of the type {there}, and one of the type {wanted} is wanted")
 
 
 def load_config(name: str | Path) -> PreTrainedConfig:
@@ -163,7 +172,8 @@ def no_folder(name: str) -> str:
 
 def shortened(error: BaseException, most: int = 300) -> str:
     """The text of an error on one line, its end left out when it is long."""
-    text = f"{one_line(error)}"
+    # advice for names of the Hub, which folders also get
+    text = one_line(error).partition(" Checkout 'https")[0].partition(" You can update Transformers")[0]
     if isinstance(error, KeyError):
         text = f"{text} is missing or unknown in it"
     return text if len(text) <= most else f"{text[:most]}..."

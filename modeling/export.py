@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import errno
 from pathlib import Path
 
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
@@ -39,7 +40,12 @@ def export(model: PreTrainedModel, processor: ProcessorMixin | None, folder: str
 
     Returns:
         The folder.
+
+    Raises:
+        FileExistsError: it is a file.
     """
+    if Path(folder).is_file():
+        raise FileExistsError(errno.EEXIST, "it is a file", str(folder))
     needs_code = isinstance(model.config, Pali3Config | MaskVQVAEConfig)
     processor = copy.deepcopy(processor)  # saving marks its parts as remote code
     try:

@@ -7,6 +7,7 @@ import argparse
 import functools
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -94,19 +95,24 @@ def explain(error: BaseException) -> str:
     """What went wrong and what to do, on one line."""
     if isinstance(error, torch.OutOfMemoryError):
         return f"{one_line(error)} Take smaller batches, pictures or weights, or another --device."
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        extra = EXTRAS.get(error.name.partition(".")[0])
-        install = f'pip install "openpali[{extra}]"' if extra else f"pip install {error.name.partition('.')[0]}"
-        return f"{one_line(error)}: {install}"
+    if isinstance(error, ModuleNotFoundError):
+        return f"{one_line(error)}: {installation(error)}"
     if isinstance(error, FileExistsError | NotADirectoryError) and error.filename:
         return f"{error.filename} is a file, or lies below one, where a folder is wanted: give another name"
     if isinstance(error, IsADirectoryError) and error.filename:
         return f"{error.filename} is a folder where a file is wanted"
     if isinstance(error, FileNotFoundError) and error.filename:
-        return f"there is no {error.filename}"
+        return f"there is no {error.filename}, and it cannot be made: check the path"
     if isinstance(error, PermissionError) and error.filename:
         return f"{error.filename} cannot be read or written ({error.strerror}): mend its permissions, or give another"
     return one_line(error)
+
+
+def installation(error: ModuleNotFoundError) -> str:
+    """The command that installs what is missing."""
+    named = re.findall(r"\w+", f"{error.name} {error}")
+    extra = next((EXTRAS[name] for name in named if name in EXTRAS), "")
+    return f'pip install "openpali[{extra}]"' if extra else "install it with pip, or openpali anew"
 
 
 def one_line(error: BaseException) -> str:

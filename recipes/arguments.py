@@ -12,22 +12,18 @@ from typing import Any, Literal, NamedTuple, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils.logging import disable_progress_bar
 
 from openpali.modeling import mistakes
 from openpali.modeling.checkpoints import INCOMPLETE_HELP
 from openpali.recipes.config_file import ConfigError, as_dict, find_config, nearest, number, read_value, read_yaml
+from openpali.recipes.number_checks import check_numbers
 
 Schedule = Literal["cosine", "rsqrt", "constant"]
 OnBadLoss = Literal["stop", "skip"]
 NOT_GIVEN = object()
-# keys of all recipes by what their numbers may be
-AT_LEAST_ONE = ("eval_limit", "test_limit", "num_beams", "resolution", "image_size", "pack_length", "examples")
-AT_LEAST_ONE += ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-AT_LEAST_ONE += ("save_total_limit", "rsqrt_timescale", "texts_per_picture", "vocab_size", "text_length", "lora_rank")
-ABOVE_ZERO = ("lora_alpha", "num_train_epochs", "temperature")
-SHARES = ("max_bad_share", "label_smoothing", "lora_dropout")
 
 
 @dataclass
@@ -98,6 +94,8 @@ class RunArguments(TrainingArguments):
         if self.eval_steps:
             self.eval_strategy = "steps"
         super().__post_init__()
+        # it would raise the same when everything has been read
+        get_reporting_integration_callbacks(self.report_to)
         if self.deepspeed_plugin is not None:
             # models are put together and counted whole; ZeRO-3 cuts them into shards when training begins
             unset_hf_deepspeed_config()
@@ -144,23 +142,9 @@ def parse(
         built = read.parser.parse_dict(read.values)
     except (ValueError, ImportError) as error:
         # Transformers' own checks, such as bf16 on a device that has none
-        raise error if isinstance(error, ConfigError) else ConfigError(mistakes.one_line(error)) from error
+        raise error if isinstance(error, ConfigError) else ConfigError(mistakes.explain(error)) from error
     built[-1].resolved = resolve(read.values, read.defaults, classes[-1])
     return built
-
-
-def check_numbers(values: dict[str, Any]) -> None:
-    """Raise ConfigError for a number with which a run could only fail, or train nothing, later."""
-    for key in sorted(set(values) & {*AT_LEAST_ONE, *ABOVE_ZERO, *SHARES}):
-        value = values[key]
-        if value is None or not isinstance(value, int | float):
-            continue
-        if key in AT_LEAST_ONE and value < 1:
-            raise ConfigError(f"{key} must be at least 1, not {value}")
-        if key in ABOVE_ZERO and not value > 0:
-            raise ConfigError(f"{key} must be above 0, not {value}")
-        if key in SHARES and not 0 <= value <= 1:
-            raise ConfigError(f"{key} is a share and must be from 0 to 1, not {value}")
 
 
 class Values(NamedTuple):

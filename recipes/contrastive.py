@@ -27,7 +27,7 @@ from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
 from openpali.data.tokenizer import train_tokenizer
 from openpali.modeling.auto import load_processor
-from openpali.modeling.checkpoints import load_checkpoint, load_config, load_tower, reading
+from openpali.modeling.checkpoints import check_kind, load_checkpoint, load_config, load_tower, reading
 from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.contrastive_loss import INITIAL_LOGIT_BIAS, INITIAL_TEMPERATURE
 from openpali.modeling.modeling_siglip import SiglipForContrastiveLearning, siglip_preset
@@ -167,6 +167,8 @@ def make_config(args: ContrastiveArguments, tokenizer: Any) -> SiglipConfig:
 def make_model(args: ContrastiveArguments, tokenizer: Any, incomplete: bool = False) -> SiglipForContrastiveLearning:
     """The checkpoint to start from, or two towers of which the text tower is new, with the paper's t' and b."""
     whole = check_folder(args.model, "model") if args.model else None
+    if whole:
+        check_kind(whole, SiglipModel)
     config: Any = load_config(whole) if whole else make_config(args, tokenizer)
     config.contrastive_loss, config.loss_chunk_size = args.loss, args.loss_chunk_size
     config.token_bottleneck = args.token_bottleneck

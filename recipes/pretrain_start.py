@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from openpali import Pali3Config, Pali3ForConditionalGeneration, Pali3Processor
-from openpali.modeling.auto import load_answering, load_processor, set_resolution
+from openpali.modeling.auto import check_tokens, load_answering, load_processor, set_resolution
 from openpali.modeling.checkpoints import load_any
 from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.configuration_paligemma import paligemma_preset
@@ -75,6 +75,7 @@ def load_start(args: StartArguments, incomplete: bool = False) -> tuple[PreTrain
         folder = check_folder(args.model, "model")
         model: Any = load_answering(folder, incomplete=incomplete, dtype=torch.float32)
         processor = load_processor(folder)
+        check_tokens(folder, model, processor)
     else:
         vision = check_folder(args.vision_checkpoint, "vision_checkpoint")
         if Path(vision).is_dir() and not (args.tokenizer or args.text_checkpoint or has_tokenizer(vision)):

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from openpali.modeling.auto import checkpoint_config, load_answering, load_processor, set_resolution
+from openpali.modeling.auto import check_tokens, checkpoint_config, load_answering, load_processor, set_resolution
 from openpali.recipes.adapters import DTYPES, AdapterArguments, load_for_training
 from openpali.recipes.arguments import RunArguments, known_keys, read_values
 from openpali.recipes.config_file import ConfigError, as_dict, typed
@@ -59,14 +59,14 @@ def load_resized(
     """
     config, processor = checkpoint_config(folder), load_processor(folder)
     if size in (None, config.vision_config.image_size):
-        return processor, load_for_training(folder, adapters, dtype, run)
+        return processor, fitting(folder, load_for_training(folder, adapters, dtype, run), processor)
     assert size is not None
     run.say(
         f"Pictures of {size} pixels in place of {config.vision_config.image_size}: position embeddings are resized"
     )
     try:
         if adapters.peft == "none":
-            model = load_for_training(folder, adapters, dtype, run)
+            model = fitting(folder, load_for_training(folder, adapters, dtype, run), processor)
             set_resolution(model, processor, size)
             return processor, model
         resized = run.folder / RESIZED_FOLDER
@@ -76,6 +76,12 @@ def load_resized(
     except ValueError as error:
         raise ConfigError(f"resolution: {error}") from error
     return load_processor(resized), load_for_training(str(resized.resolve()), adapters, dtype, run)
+
+
+def fitting(folder: str, model: PreTrainedModel, processor: Any) -> PreTrainedModel:
+    """The model, if it has all tokens of its processor."""
+    check_tokens(folder, model, processor)
+    return model
 
 
 def save_resized(folder: str, size: int, target: Path, incomplete: bool = False) -> None:

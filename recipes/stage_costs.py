@@ -33,6 +33,7 @@ from openpali import Pali3Config
 from openpali.modeling.auto import model_class
 from openpali.modeling.checkpoints import load_config
 from openpali.modeling.configuration_paligemma import paligemma_preset
+from openpali.modeling.mistakes import at_least
 from openpali.recipes.arguments import command, parse
 from openpali.recipes.config_file import ConfigError, as_dict
 from openpali.recipes.optimization import components, describe, freeze
@@ -210,7 +211,7 @@ def largest_unit(model: PreTrainedModel, stacks: Sequence[Stack]) -> int:
 def main(argv: list[str] | None = None) -> None:
     """Print the costs of the stage that a configuration describes."""
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--processes", type=int, help="GPUs that the stage is meant for")
+    parser.add_argument("--processes", type=at_least(1), help="GPUs that the stage is meant for")
     own, rest = parser.parse_known_args(argv)
     # what the stage needs elsewhere need not be on this machine
     built = parse([PretrainArguments, StartArguments, StageArguments], [*rest, "--use_cpu", "true"])
