@@ -52,7 +52,8 @@ def load_model(name: str, device: str | None = None, incomplete: bool = False) -
         if has_adapters:
             model = load_adapted(name, device, dtype, incomplete=incomplete)
         else:
-            model: Any = load_answering(name, incomplete=incomplete, dtype=dtype).to(torch.device(device))
+            whole: Any = load_answering(name, incomplete=incomplete, dtype=dtype)
+            model = whole.to(torch.device(device))
     except ImportError as error:
         raise OSError(str(error)) from error
     processor = load_processor(name)
@@ -101,7 +102,8 @@ def load_adapted(
     if quantization:
         model: Any = load_four_bit(kind, base, quantization, device, incomplete)
     else:
-        model = load_checkpoint(kind, base, incomplete=incomplete, dtype=dtype).to(torch.device(device))
+        model = load_checkpoint(kind, base, incomplete=incomplete, dtype=dtype)
+        model.to(torch.device(device))
     attach_adapters(model, name)
     return model
 

@@ -6,7 +6,7 @@ code beside it; whoever wants the cheaper training step loads by these functions
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.utils import find_adapter_config_file
@@ -74,8 +74,8 @@ def check_tokens(name: str | Path, model: PreTrainedModel, processor: Any) -> No
     """
     if not isinstance(processor, PrefixSuffixProcessor):
         return
-    config: Any = model.config
-    rows, last = model.get_input_embeddings().weight.shape[0], max(processor.tokenizer.get_vocab().values())
+    config, table = cast(Any, model.config), cast(Any, model.get_input_embeddings())
+    rows, last = table.weight.shape[0], max(processor.tokenizer.get_vocab().values())
     if last >= rows:
         raise CheckpointError(
             f"{name}: its tokenizer has the token {last}, {processor.tokenizer.convert_ids_to_tokens(last)}, and its"

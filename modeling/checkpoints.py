@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -47,7 +47,7 @@ def load_checkpoint(
         check_kind(name, kind)
     with reading(name), without_report(not incomplete):
         loaded = kind.from_pretrained(name, output_loading_info=True, ignore_mismatched_sizes=True, **options)
-    model, info = loaded
+    model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
     if not incomplete:
         unexpected = [key for key in info["unexpected_keys"] if not any(re.search(one, key) for one in beside)]
         refuse_other_weights(name, type(model).__name__, info["missing_keys"], unexpected, info["mismatched_keys"])

@@ -65,7 +65,8 @@ def found_controls(texts: Iterable[str], places: bool) -> list[str]:
 def controls_of_each(controls: Any, texts: int) -> list[Controls]:
     """What every text may hold, from one value for all or a list of them. Raises ValueError for another length."""
     if controls is None or isinstance(controls, str):
-        return [controls or "all"] * texts
+        chosen: Any = controls or "all"
+        return [chosen] * texts
     if len(controls) != texts:
         raise ValueError(f"{texts} texts but {len(controls)} values of controls")
     return list(controls)

@@ -12,7 +12,7 @@ from typing import Any
 from transformers.image_utils import is_valid_image
 from transformers.processing_utils import ProcessorMixin
 
-from .plain_text import Controls, pieces, special_tokens
+from .plain_text import Controls, controls_of_each, pieces, special_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class PrefixSuffixProcessor(ProcessorMixin):
     ) -> list[list[int]]:
         """Token ids of each suffix and its end token."""
         encoded = []
-        found = self.encode_texts(suffixes, controls or ["all"] * len(suffixes))
+        found = self.encode_texts(suffixes, controls or controls_of_each(None, len(suffixes)))
         for ids, limit in zip(found, limit_of_each(limits, len(found))):
             ids = [*ids, self.tokenizer.eos_token_id]
             if limit is not None and len(ids) > limit:

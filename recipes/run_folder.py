@@ -86,6 +86,9 @@ def refuse_foreign(folder: Path, args: RunArguments) -> None:
     changes = differences(yaml.safe_load(saved.read_text("utf-8")) or {}, args)
     if args.resume == "none":
         raise ConfigError(f"{folder} holds a run; add --overwrite to remove it, or choose another output_dir")
+    if changes and not has_begun(folder):
+        # it ended in an error that the new configuration may well mend
+        return
     if changes and args.resume is None:
         raise ConfigError(
             f"{folder} holds a run with another configuration ({'; '.join(changes[:4])}); add --resume auto to"
@@ -93,6 +96,11 @@ def refuse_foreign(folder: Path, args: RunArguments) -> None:
         )
     if changes:
         print(f"Going on with another configuration: {'; '.join(changes)}", flush=True)
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a run has trained a step."""
+    return (folder / LOG_FILE).exists() or bool(checkpoints(folder)) or any(folder.glob("*.safetensors"))
 
 
 def differences(saved: dict[str, Any], args: RunArguments) -> list[str]:
