@@ -180,7 +180,11 @@ class Pali3Processor(PrefixSuffixProcessor):
     ) -> list[list[int]]:
         """Token ids of each prefix, every placeholder repeated for each of its image tokens."""
         controls = controls_of_each(options.get("controls"), len(texts))
-        cut = self.cut(texts, controls)
+        own = [
+            text if which == "all" else self.unmarked(text, count)
+            for text, count, which in zip(texts, picture_counts, controls)
+        ]
+        cut = self.cut(own, controls)
         # only a text that is in one piece may hold placeholders
         firsts = [self.marked(parts[0], count) for parts, count in zip(cut, picture_counts)]
         add_special_tokens = options.get("add_special_tokens", True)

@@ -168,9 +168,9 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         return BatchFeature(data, tensor_type=text_options.get("return_tensors"))
 
     def head_and_words(self, text: str, pictures: int, controls: Controls) -> tuple[str, str]:
-        """A prefix up to its last placeholder, and what is behind; all of it is behind where it may hold none."""
+        """A prefix up to its last placeholder, and what is behind; where it may hold none, these are the pictures'."""
         if controls != "all":
-            return self.image_token * pictures, text
+            return self.image_token * pictures, self.unmarked(text, pictures)
         text = self.marked(text, pictures)
         cut = text.rfind(self.image_token) + len(self.image_token) if self.image_token in text else 0
         return text[:cut], text[cut:]

@@ -100,6 +100,10 @@ class PrefixSuffixProcessor(ProcessorMixin):
             raise ValueError(f"{placeholders} {self.image_token} placeholders but {pictures} pictures in {text!r}")
         return text
 
+    def unmarked(self, text: str, pictures: int) -> str:
+        """A text without the placeholders of its pictures in front, where they would be put anyhow."""
+        return text.removeprefix(self.image_token * pictures)
+
     def expand_placeholders(self, ids: list[int]) -> list[int]:
         """Every placeholder repeated for each of its image tokens."""
         expanded: list[int] = []

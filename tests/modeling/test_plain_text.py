@@ -62,6 +62,19 @@ def test_other_texts_are_tokenised_as_ever(processor):
     assert all((usual[key] == plain[key]).all() for key in usual)
 
 
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_marks_of_all_pictures_in_front_are_where_they_belong(processor, pictures):
+    """As people write prompts for PaliGemma; one more than that is letters."""
+    images, options = [[PICTURE] * pictures], {"return_tensors": "pt", "controls": "places"}
+    bare, marked, more = (
+        tokens_of(processor, processor(images=images, text=[f"{marks}what is this"], **options), "input_ids")
+        for marks in ("", "<image>" * pictures, "<image>" * (pictures + 1))
+    )
+    assert marked == bare
+    assert more.count(processor.image_token_id) == bare.count(processor.image_token_id)
+    assert "<image>what is this" in processor.tokenizer.decode([t for t in more if t not in special_of(processor)])
+
+
 def test_a_limit_counts_the_same_tokens(processor):
     batch = processor(images=[[PICTURE]], text=[TEXT], suffix=[TEXT], return_tensors="pt", controls="none",
                       max_length=6, suffix_max_length=5)  # fmt: skip

@@ -72,7 +72,10 @@ def test_mistakes_in_the_file_name_file_key_and_remedy(tmp_path, content, messag
         (["--config", "pali3/no-such"], "no configuration file pali3/no-such"),
         (["--config"], "--config needs a value"),
         (["--sorce.size", "3"], "did you mean 'source'"),
-        (["--output_dir", "x", "--source", "{a"], r"source: '\{a' is not YAML .*put quotation marks around texts"),
+        (
+            ["--output_dir", "x", "--lr_multipliers", "{a"],
+            r"lr_multipliers: '\{a' is not YAML .*put quotation marks around texts",
+        ),
         (["--source.path", "@x"], r"--source.path: '@x' is not YAML"),
         (["--output_dir", "x", "--report_to", "nothing"], "nothing is not supported, only"),
         (["--output_dir", "x", "--logging_steps", "0"], "requires non-zero --logging_steps"),
