@@ -24,12 +24,19 @@ SHOWN = 3
 INCOMPLETE_HELP = "take a checkpoint that lacks weights or has others; missing ones are random"
 # the towers of a SigLIP that an image encoder is taken from, and the head that PaLI models leave out
 BESIDE_THE_TOWER = (r"^text_model\.", r"^logit_(scale|bias)$", r"(^|\.)head\.", r"^classifier\.")
+POOLING_HEAD = r"^(vision_model\.)?head\."
 # errors of Transformers and of what it calls, for a checkpoint that it cannot read
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
 
 
 def load_checkpoint(
-    kind: Any, name: str | Path, *, incomplete: bool = False, beside: Sequence[str] = (), **options: Any
+    kind: Any,
+    name: str | Path,
+    *,
+    incomplete: bool = False,
+    beside: Sequence[str] = (),
+    fresh: str = "",
+    **options: Any,
 ) -> PreTrainedModel:
     """`kind.from_pretrained`, with all weights of the model and no others.
 
@@ -38,6 +45,7 @@ def load_checkpoint(
         name: folder or Hub name.
         incomplete: take it as it is: missing weights are random, others are left out, and a table says which.
         beside: patterns of names that the checkpoint may have and the model need not.
+        fresh: pattern of the names of a part that may be missing as a whole, and is new then.
         **options: of `from_pretrained`.
 
     Raises:
@@ -50,7 +58,12 @@ def load_checkpoint(
     model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
     if not incomplete:
         unexpected = [key for key in info["unexpected_keys"] if not any(re.search(one, key) for one in beside)]
-        refuse_other_weights(name, type(model).__name__, info["missing_keys"], unexpected, info["mismatched_keys"])
+        missing, part = (
+            set(info["missing_keys"]),
+            {key for key in model.state_dict() if fresh and re.search(fresh, key)},
+        )
+        missing -= part if part <= missing else set()
+        refuse_other_weights(name, type(model).__name__, missing, unexpected, info["mismatched_keys"])
     return model
 
 
@@ -100,8 +113,10 @@ def load_tower(name: str, kind: Any, config: Any, **options: Any) -> PreTrainedM
         kind: class of the tower.
         config: its configuration, as of `vision_config_of`.
         **options: of `from_pretrained`.
+
+    Encoders of classification have no pooling head. Where `config` wants one, it is new.
     """
-    return load_checkpoint(kind, name, beside=BESIDE_THE_TOWER, config=config, **options)
+    return load_checkpoint(kind, name, beside=BESIDE_THE_TOWER, fresh=POOLING_HEAD, config=config, **options)
 
 
 def load_any(name: str, **options: Any) -> PreTrainedModel:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, SiglipVisionModel
 
 from openpali import Pali3Config, Pali3ForConditionalGeneration, Pali3Processor
 from openpali.modeling.auto import check_tokens, load_answering, load_processor, set_resolution
-from openpali.modeling.checkpoints import load_any
+from openpali.modeling.checkpoints import load_tower
 from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.configuration_paligemma import paligemma_preset
 from openpali.modeling.location_tokens import LOCATION_BINS, location_token
@@ -158,8 +158,7 @@ def table_rows(processor: Any) -> int:
 
 def tower_weights(vision: str) -> dict[str, torch.Tensor]:
     """The image tower's weights, without its pooling head."""
-    trained: Any = load_any(vision, dtype=torch.float32)
-    tower = trained.vision_model if trained.config.model_type == "siglip" else trained
+    tower = load_tower(vision, SiglipVisionModel, vision_config_of(vision), dtype=torch.float32)
     return {name: weight for name, weight in tower.state_dict().items() if not name.startswith("head.")}
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_adapters import FAMILIES, save_adapters, save_checkpoint
 from tiny_paligemma import VISION
-from transformers import SiglipConfig, SiglipModel, SiglipVisionModel
+from transformers import SiglipConfig, SiglipModel, SiglipVisionConfig, SiglipVisionModel
 
 import openpali_cli  # pyright: ignore[reportMissingImports]
 from openpali import MaskVQVAE
@@ -272,3 +272,19 @@ def test_a_gated_and_a_missing_repository_are_one_line(tmp_path):
     )
     assert "neither a folder you/missing here nor such a repository on the Hub: check the spelling" in missing
     assert "Traceback" not in done.stderr
+
+
+def test_a_tower_without_a_head_gets_a_new_one_and_half_a_head_is_an_error(tmp_path):
+    """As contrastive training begins from an encoder of classification."""
+    config = SiglipVisionConfig(**{key: value for key, value in VISION.items() if key != "model_type"})
+    tower = SiglipVisionModel(config)
+    tower.save_pretrained(tmp_path)
+    assert not any("head." in name for name in load_file(tmp_path / "model.safetensors"))
+    wanted = SiglipVisionConfig(**(config.to_dict() | {"vision_use_head": True}))
+    loaded = load_tower(str(tmp_path), SiglipVisionModel, wanted)
+    assert any("head." in name for name in loaded.state_dict())
+    path = tmp_path / "model.safetensors"
+    half = {name: value for name, value in loaded.state_dict().items() if not name.endswith("head.probe")}
+    save_file({name: value.clone() for name, value in half.items()}, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lacks 1 weights \(\S*head.probe\)"):
+        load_tower(str(tmp_path), SiglipVisionModel, wanted)
