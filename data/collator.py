@@ -6,6 +6,7 @@ from typing import Any
 from openpali.data.example import Example
 from openpali.data.packing import pack, packed_batch
 from openpali.data.preprocess import with_fast_images
+from openpali.modeling.processing_texts import PrefixSuffixProcessor
 
 LIMITS = ("max_length", "suffix_max_length")
 
@@ -58,6 +59,9 @@ class Collator:
         """The processor's batch: `pixel_values: float[images, 3, H, W]`, `input_ids: int[B, L]` and so on."""
         targets = {} if self.generation else {"suffix": [example.suffix for example in examples]}
         form = {"padding": False} if self.pack_length else {"padding": True, "return_tensors": "pt"}
+        # other processors tokenise whatever they are given
+        ours = isinstance(self.processor, PrefixSuffixProcessor)
+        controls = {"controls": [example.controls for example in examples]} if ours else {}
         # made anew each time: the processor's size and limits may change between batches
         processor = with_fast_images(self.processor, self.exact_pictures)
         batch = processor(
@@ -65,6 +69,7 @@ class Collator:
             text=[example.prefix for example in examples],
             **form,
             **targets,
+            **controls,
             **(self.options | self.own_limits(examples)),
         )
         return self.packed(batch, examples, self.pack_length) if self.pack_length else batch

@@ -5,6 +5,8 @@ from typing import Any
 
 from PIL import Image
 
+from openpali.modeling.plain_text import Controls
+
 
 @dataclass(frozen=True)
 class Box:
@@ -31,6 +33,9 @@ class Example:
         boxes: true boxes on the first image, for metrics and for drawing.
         masks: COCO run lengths (`openpali.data.masks`) of each box's mask, in the order of `boxes`; empty when the
             task is not about masks.
+        controls: which control tokens prefix and suffix may hold: `places` (locations and segments), `none` where the
+            texts are people's own words, or `all` where `<image>` in the prefix says where each picture is. What else
+            looks like a control token is letters.
         meta: anything else that the task's metric or the report wants (JSON values only).
     """
 
@@ -42,4 +47,5 @@ class Example:
     references: tuple[str, ...] = ()
     boxes: tuple[Box, ...] = ()
     masks: tuple[dict[str, Any], ...] = ()
+    controls: Controls = "places"
     meta: dict[str, Any] = field(default_factory=dict)

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from openpali.data.pixel_range import UnknownRange, is_wide, to_eight_bits
+from openpali.modeling.mistakes import Mistake
 
 MAX_PIXELS = 89_478_485
 MIN_SIDE = 4
@@ -31,7 +32,7 @@ _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, IndexError, EOFError, KeyError, struct.error, zlib.error)
 
 
-class BadImage(ValueError):
+class BadImage(Mistake, ValueError):
     """A picture that cannot be used. The message says why and what to do about it."""
 
 

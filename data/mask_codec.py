@@ -10,6 +10,7 @@ import torch
 from openpali.data.example import Box, Example
 from openpali.data.masks import encode_rle, mask_array, mask_box
 from openpali.data.objects import Objects, box_dict, located
+from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.location_tokens import LocatedBox
 from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
 
@@ -17,8 +18,8 @@ DEFAULT_CODEC = "outputs/mask-vqvae"
 
 _REMEDY = (
     "`make mask-vqvae` trains one on the built-in drawings, `python -m openpali.scripts.convert_mask_vqvae vae-oid.npz"
-    f" {DEFAULT_CODEC}` converts the authors' (PaliGemma's tokens mean what that one says), and the option `codec` of"
-    " the task names another folder or a Hub name."
+    f" {DEFAULT_CODEC}` converts the authors' (PaliGemma's tokens mean what that one says), and --codec, or the option"
+    " `codec` of a task, names another folder or a Hub name."
 )
 
 
@@ -34,19 +35,22 @@ def load_codec(name: str) -> MaskVQVAE:
     if not is_folder and (path.is_absolute() or name.startswith((".", "outputs/")) or name.count("/") != 1):
         raise ValueError(f"there is no mask codec at {name}: {_REMEDY}")
     try:
-        return MaskVQVAE.from_pretrained(name).eval()
+        codec: Any = load_checkpoint(MaskVQVAE, name)
+        return codec.eval()
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{name} cannot be loaded as a mask codec ({error}): {_REMEDY}") from error
 
 
 def write_masks(codec: str, items: Objects, boxes: list[Box]) -> tuple[str, tuple[dict[str, Any], ...]]:
-    """The text of objects of a record, and their masks as run lengths.
+    """The text of objects of a record, and their masks as run lengths; empty where there are none.
 
     Args:
         codec: folder or Hub name.
-        items: one or more objects whose masks have a pixel.
+        items: objects whose masks have a pixel.
         boxes: of each of them, with the label to write, which may be empty.
     """
+    if not items:
+        return "", ()
     masks = [mask_array(item["mask"]) for item in items]
     places = [_place(box, mask) for box, mask in zip(boxes, masks, strict=True)]
     stacked = torch.from_numpy(np.stack(masks))

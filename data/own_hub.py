@@ -107,6 +107,9 @@ def read_dataset(table: Any, name: str, kind: str, columns: dict[str, str]) -> R
     words = table.select_columns([one for one in table.column_names if one in wanted and one != column])
     of = names.get("objects") or names.get("answers", "")
     classes = class_names(table.features.get(of))
+    if classes and "answers" in names and not isinstance(table.features[names["answers"]], datasets.ClassLabel):
+        reason = f"its column {names['answers']!r} holds several classes for a picture, and --kind {kind} takes one"
+        raise BadRecord(name, "columns", reason, "Keep one, or write their names into a column of text.")
     rows = []
     for index, values in enumerate(words):
         picture = PictureCell(pictures, index, column, f"the picture of row {index}")

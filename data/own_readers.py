@@ -8,7 +8,7 @@ from typing import Any
 
 from openpali.data.conversations import without_marks
 from openpali.data.images import MAX_PIXELS
-from openpali.data.own_rows import BadLine, PictureFile, Row, RowObject
+from openpali.data.own_rows import BadLine, PictureFile, Row, RowObject, problem
 from openpali.data.own_tables import decoded, read_table
 from openpali.data.records import BadRecord
 from openpali.data.run_files import is_hidden, runs_below
@@ -150,12 +150,16 @@ def as_row(path: Path | str, record: str, picture: Any, row: dict[str, Any], nam
     if "answers" in names:
         found.answers = decoded(row.get(names["answers"]))
     if "objects" in names:
-        found.objects = list(_objects(decoded(row.get(names["objects"])), names, kind == "segment"))
+        value = decoded(row.get(names["objects"]))
+        if value and not isinstance(value, dict | list | tuple):
+            problem(found, "box", f"its {names['objects']} is {value!r} and no list of objects", "Give a list, or [].")
+        else:
+            found.objects = list(_objects(value, names, kind == "segment", record))
     return found
 
 
-def _objects(value: Any, names: dict[str, str], outlined: bool) -> Iterator[RowObject]:
-    """From a list of objects, or from an object of lists as `datasets` has it."""
+def _objects(value: Any, names: dict[str, str], outlined: bool, record: str) -> Iterator[RowObject]:
+    """From a list of objects, or from an object of lists as `datasets` has it; `record` is their line."""
     if isinstance(value, dict):
         lists = {key: items for key, items in value.items() if isinstance(items, list)}
         length = max(map(len, lists.values()), default=0)
@@ -164,7 +168,7 @@ def _objects(value: Any, names: dict[str, str], outlined: bool) -> Iterator[RowO
         item = item if isinstance(item, dict) else {"box": item}
         keys = {name: _key(item, names.get(name), name) for name in ("box", "label", "outline")}
         outline = item.get(keys["outline"]) if outlined else None
-        yield RowObject(item.get(keys["label"]), item.get(keys["box"]), outline or None, f"object {number}")
+        yield RowObject(item.get(keys["label"]), item.get(keys["box"]), outline or None, f"{record}, object {number}")
 
 
 def _key(item: dict[str, Any], given: str | None, name: str) -> str:

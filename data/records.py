@@ -4,8 +4,10 @@ import json
 import os
 from pathlib import Path
 
+from openpali.modeling.mistakes import Mistake
 
-class BadRecord(Exception):
+
+class BadRecord(Mistake):
     """A record that cannot be used, where it is, why, and what to do.
 
     Attributes:

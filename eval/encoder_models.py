@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
@@ -17,6 +16,7 @@ from transformers import (
 
 from openpali.eval.embedding import POOLINGS, has_head
 from openpali.eval.loading import tell_slow
+from openpali.modeling.checkpoints import load_checkpoint, load_config, reading
 from openpali.modeling.dtypes import asked_dtype
 
 TWO_TOWERS = ("siglip", "siglip2")
@@ -49,7 +49,12 @@ class Encoder:
 
 
 def load_encoder(
-    checkpoint: str, device: str, pooling: str = "auto", name: str | None = None, dtype: str = "auto"
+    checkpoint: str,
+    device: str,
+    pooling: str = "auto",
+    name: str | None = None,
+    dtype: str = "auto",
+    incomplete: bool = False,
 ) -> Encoder:
     """Load a SigLIP of any kind.
 
@@ -60,21 +65,23 @@ def load_encoder(
             classifier of Transformers, and the pooling head for others that have one.
         name: what tables call it; the checkpoint when None.
         dtype: of the weights: "float32", "bfloat16", "float16", or "auto", which is the checkpoint's own.
+        incomplete: take a checkpoint that lacks weights as it is.
 
     Raises:
         ValueError: the checkpoint is no SigLIP, or the pooling is unknown or missing.
-        OSError: there is no such checkpoint.
+        OSError: there is no such checkpoint, or its weights are not the model's.
     """
     if pooling not in ("auto", *POOLINGS):
         raise ValueError(f"pooling is one of auto, {', '.join(POOLINGS)}, not {pooling!r}")
-    config = AutoConfig.from_pretrained(checkpoint)
+    config = load_config(checkpoint)
     if config.model_type not in TWO_TOWERS + ENCODERS:
         known = ", ".join(TWO_TOWERS + ENCODERS)
         raise ValueError(f"{checkpoint} is of the type {config.model_type}; this reads {known}")
     # the configuration of a classifier is that of two towers, only the architecture tells
     classifier = CLASSIFIER in (config.architectures or [""])[0]
     kind = AutoModelForImageClassification if classifier else AutoModel
-    model = kind.from_pretrained(checkpoint, dtype=asked_dtype(dtype)).to(torch.device(device)).eval()
+    model: Any = load_checkpoint(kind, checkpoint, incomplete=incomplete, dtype=asked_dtype(dtype))
+    model = model.to(torch.device(device)).eval()
     if dtype == "auto":
         tell_slow(checkpoint, model, device)
     texts = config.model_type in TWO_TOWERS and not classifier
@@ -82,8 +89,9 @@ def load_encoder(
         pooling = "head" if has_head(model) and not classifier else "mean"
     if not has_head(model) and (pooling == "head" or texts):
         raise ValueError(f"{checkpoint} has no pooling head")
-    image_processor = AutoImageProcessor.from_pretrained(checkpoint)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint) if texts else None
+    with reading(checkpoint):
+        image_processor = AutoImageProcessor.from_pretrained(checkpoint)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint) if texts else None
     return Encoder(name or checkpoint, model, image_processor, tokenizer, pooling)
 
 

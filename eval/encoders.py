@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import normalize
 from transformers import HfArgumentParser
 
-from openpali.data.records import BadRecord, SkipLog
+from openpali.data.records import SkipLog
 from openpali.data.sources import load_source
 from openpali.eval.embedding import embed_texts
 from openpali.eval.encoder_models import Encoder, load_encoder, short_names
@@ -27,11 +27,13 @@ from openpali.eval.encoder_scores import Measured, Probe
 from openpali.eval.encoder_tables import language_rows, write_tables
 from openpali.eval.heat_map import draw_heat_map
 from openpali.eval.linear_probe import linear_probe
-from openpali.eval.loading import first_device
+from openpali.eval.loading import chosen_device
 from openpali.eval.measurement import describe, read_source
 from openpali.eval.retrieval import retrieval_per_language
 from openpali.eval.zero_shot import zero_shot_per_language
+from openpali.modeling.checkpoints import INCOMPLETE_HELP
 from openpali.modeling.dtypes import DtypeName
+from openpali.modeling.mistakes import command
 
 TASKS = ("retrieval", "zero_shot", "probe")
 
@@ -60,23 +62,23 @@ class EncoderArguments:
     device: str | None = field(default=None, metadata={"help": "the first accelerator, else the CPU, when left out"})
     dtype: DtypeName = field(default="auto", metadata={"help": "of the weights; auto: each checkpoint's own"})
     title: str | None = field(default=None, metadata={"help": "heading of the report"})
+    incomplete_checkpoint: bool = field(default=False, metadata={"help": INCOMPLETE_HELP})
 
     def __post_init__(self) -> None:
         unknown = [task for task in self.tasks if task not in TASKS]
         if unknown or not self.tasks:
             raise ValueError(f"tasks are some of {', '.join(TASKS)}, not {unknown or 'none'}")
-        if (self.limit is not None and self.limit < 1) or min(self.batch_size, self.shots, self.seeds) < 1:
-            raise ValueError("limit, batch_size, shots and seeds are at least 1")
+        for key in ("limit", "text_length", "batch_size", "shots", "seeds"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ValueError(f"--{key} is at least 1, not {value}")
 
 
+@command("openpali encoders", ValueError)
 def main(argv: list[str] | None = None) -> None:
     """Run it."""
     parser = HfArgumentParser(EncoderArguments, prog="openpali encoders", description="Measure image encoders.")  # type: ignore[arg-type]
-    try:
-        args = EncoderArguments(**vars(parser.parse_args(argv)))
-        measured = run(args)
-    except (ValueError, OSError, ImportError, BadRecord) as error:
-        raise SystemExit(f"openpali encoders: {error}") from error
+    args = EncoderArguments(**vars(parser.parse_args(argv)))
+    measured = run(args)
     print("\n".join(measured.summary()))
     print(f"Report: {Path(args.output) / 'report.html'}")
 
@@ -118,9 +120,10 @@ def run(args: EncoderArguments) -> Measured:
 def load_encoders(args: EncoderArguments) -> list[Encoder]:
     """The model, then those to compare it with."""
     checkpoints = [args.model, *(args.compare if "probe" in args.tasks else ())]
-    device = args.device or first_device()
+    device, incomplete = chosen_device(args.device), args.incomplete_checkpoint
     names = short_names(checkpoints)
-    return [load_encoder(one, device, args.pooling, name, args.dtype) for one, name in zip(checkpoints, names)]
+    options = args.dtype, incomplete
+    return [load_encoder(one, device, args.pooling, name, *options) for one, name in zip(checkpoints, names)]
 
 
 def check_languages(languages: Sequence[str] | None, found: Collected) -> None:

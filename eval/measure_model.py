@@ -33,6 +33,7 @@ class Options:
         device: of the model; the first accelerator, else the CPU, when None.
         dtype: of the model's weights; auto is the checkpoint's own.
         overwrite: forget predictions of an earlier run.
+        incomplete: take a checkpoint that lacks weights as it is.
         title: heading of the report; model and task when None.
         logs: lines of a training run's logs.jsonl, for the loss curve.
         arguments: of the command line, for metrics.json.
@@ -44,6 +45,7 @@ class Options:
     device: str | None = None
     dtype: str = "auto"
     overwrite: bool = False
+    incomplete: bool = False
     title: str | None = None
     logs: Sequence[Mapping[str, Any]] = ()
     arguments: Mapping[str, Any] | None = None
@@ -77,7 +79,7 @@ def measure_model(
         for blank, name in ((False, "predictions"), (True, "predictions_blank"))
         if blank in kinds
     }
-    loaded = load_model(model, processes.device(options.device), options.dtype)
+    loaded = load_model(model, processes.device(options.device), options.dtype, options.incomplete)
     results = [
         answer_and_score(*loaded, measurement, options, dataset, stores[blank], blank, processes) for blank in kinds
     ]

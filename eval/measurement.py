@@ -10,6 +10,9 @@ import yaml
 from openpali.modeling.auto import checkpoint_config
 from openpali.recipes.config_file import as_dict, find_config, number
 
+# letters of what was given, in messages
+SHOWN = 200
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -84,7 +87,13 @@ def read_measurement(
 
 def read_config(name: str, models: Sequence[str]) -> dict[str, Any]:
     """The keys of a transfer's YAML, those of its block for the models' resolution in place of them."""
-    content = number(read_mapping(find_config(name).read_text(encoding="utf-8")))
+    path = find_config(name)
+    try:
+        content = number(read_mapping(path.read_text(encoding="utf-8-sig")))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     sizes = {image_size(model) for model in models} if content.get("resolutions") else set()
     block = (content.get("resolutions") or {}).get(sizes.pop() if len(sizes) == 1 else None) or {}
     merged = {key: content.get(key, {}) | value if isinstance(value, dict) else value for key, value in block.items()}
@@ -116,8 +125,24 @@ def read_source(text: str) -> dict[str, Any]:
     if text.endswith(".jsonl"):
         return {"name": "jsonl", "path": text}
     if text.endswith((".yaml", ".yml", ".json")):
-        return read_mapping(Path(text).read_text(encoding="utf-8"))
+        return described(text)
     return {"name": text} if text.isidentifier() else read_mapping(text)
+
+
+def described(path: str) -> dict[str, Any]:
+    """The spec of a source that a file holds. Raises ValueError where it holds something else, such as the data."""
+    try:
+        value = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is neither JSON nor YAML in UTF-8 ({' '.join(str(error).split())})") from error
+    if not isinstance(value, dict) or "name" not in value:
+        kind = "coco" if isinstance(value, dict) and "annotations" in value else "own"
+        rest = "" if kind == "coco" else ", kind: detect"
+        raise ValueError(
+            f"{path} does not describe a source, for it has no name at its top. If it holds the data themselves, say"
+            f" what they are: --source '{{name: {kind}, path: {path}{rest}}}'"
+        )
+    return value
 
 
 def read_mapping(text: str) -> dict[str, Any]:
@@ -126,12 +151,13 @@ def read_mapping(text: str) -> dict[str, Any]:
     Raises:
         ValueError: it is something else.
     """
+    shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"neither JSON nor YAML: {text!r} ({' '.join(str(error).split())})") from error
+        raise ValueError(f"neither JSON nor YAML: {shown!r} ({' '.join(str(error).split())})") from error
     if not isinstance(value, dict):
-        raise ValueError(f'expected options such as {{"name": "emoji", "split": "test"}}, not {text!r}')
+        raise ValueError(f'expected options such as {{"name": "emoji", "split": "test"}}, not {shown!r}')
     return value
 
 

@@ -22,22 +22,22 @@ from openpali.data.masks import decode_rle, encode_rle
 from openpali.eval.decoding import generate
 from openpali.eval.drawing import draw_found
 from openpali.eval.loading import load_model
+from openpali.modeling.checkpoints import add_incomplete
 from openpali.modeling.dtypes import CHOICES
 from openpali.modeling.location_tokens import LocatedBox, parse_detections
+from openpali.modeling.mistakes import at_least, command
 from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
 from openpali.modeling.segmentation_tokens import parse_segmentations
 
 
+@command("openpali predict", ValueError)
 def main(argv: list[str] | None = None) -> None:
     """Run it: print the answer, then a line for each box and mask in it, in pixels, and draw them."""
     args = parse_arguments(argv)
-    try:
-        # the picture and the codec first: they fail sooner than a checkpoint loads
-        image = load_image(args.image)
-        codec = load_codec(args.codec or DEFAULT_CODEC) if args.codec or args.masks else None
-        model, processor = load_model(args.model, args.device, args.dtype)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"openpali predict: {error}") from error
+    # the picture and the codec first: they fail sooner than a checkpoint loads
+    image = load_image(args.image)
+    codec = load_codec(args.codec or DEFAULT_CODEC) if args.codec or args.masks else None
+    model, processor = load_model(args.model, args.device, args.dtype, args.incomplete_checkpoint)
     example = Example(id=args.image, task="predict", images=(image,), prefix=args.text)
     answer = generate(model, processor, [example], 1, args.max_new_tokens, args.num_beams, progress=False)[0]
     print(answer)
@@ -67,10 +67,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--codec", help=f"folder or Hub name of the mask VQ-VAE (default: {DEFAULT_CODEC} where there is one)"
     )
     parser.add_argument("--masks", type=Path, metavar="DIR", help="write each mask as a PNG, white inside, as well")
-    parser.add_argument("--max_new_tokens", type=int, default=64, help="longest answer (default: %(default)s)")
-    parser.add_argument("--num_beams", type=int, default=1, help="1 is greedy (default: %(default)s)")
+    parser.add_argument("--max_new_tokens", type=at_least(1), default=64, help="longest answer (default: %(default)s)")
+    parser.add_argument("--num_beams", type=at_least(1), default=1, help="1 is greedy (default: %(default)s)")
     parser.add_argument("--device", help="the first accelerator, else the CPU, when left out")
     parser.add_argument("--dtype", choices=CHOICES, default="auto", help="of the weights; auto: the checkpoint's own")
+    add_incomplete(parser)
     return parser.parse_args(argv)
 
 
@@ -81,7 +82,7 @@ def default_codec(answer: str) -> MaskVQVAE | None:
     try:
         return load_codec(DEFAULT_CODEC)
     except ValueError as error:
-        print(f"openpali predict: masks are left out, since {error} Here that is --codec.", file=sys.stderr)
+        print(f"openpali predict: masks are left out, since {error}", file=sys.stderr)
         return None
 
 
@@ -96,7 +97,8 @@ def read_answer(
     """
     found, rejected = [], []
     for part in answer.split(";") if "<loc" in answer else ():
-        boxes, masks = parse_detections(part), parse_segmentations(part)
+        # of a referring answer the box stands alone
+        boxes, masks = parse_detections(part, labelled=False), parse_segmentations(part)
         if masks.masks and codec is not None:
             read = codec.read(part, image.height, image.width)
             found += [located(box, mask.cpu().numpy()) for box, mask in zip(read.boxes, read.masks)]

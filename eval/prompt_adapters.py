@@ -8,7 +8,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from openpali.data.example import Example
 from openpali.eval.asked import read_prompt
 from openpali.eval.florence_prompts import florence_prompt, read_florence
 from openpali.eval.language_names import LANGUAGE_NAMES
+from openpali.modeling.plain_text import spaced, special_tokens
 from openpali.modeling.processing_texts import PrefixSuffixProcessor
 
 # the text, and things that were found where a model writes them in its own way
@@ -50,8 +51,8 @@ class PromptAdapter:
 
 
 def bare_prompt(processor: Any, example: Example) -> str:
-    """The prefix behind its pictures, unless it says itself where they are."""
-    if processor.image_token in example.prefix:
+    """The prefix behind its pictures; a processor of ours puts them there itself."""
+    if is_ours(processor):
         return example.prefix
     return processor.image_token * len(example.images) + example.prefix
 
@@ -191,10 +192,13 @@ def model_inputs(
         ValueError: an example has not one picture, where the model takes one.
     """
     adapter = find_adapter(model, processor)
-    texts = [adapter.write(processor, example) for example in examples]
+    ours = is_ours(processor)
+    texts = [adapter.write(processor, example if ours else plain(processor, example)) for example in examples]
     side = processor.tokenizer.padding_side if model.config.is_encoder_decoder else "left"
     options: dict[str, Any] = {} if model.config.is_encoder_decoder else {"padding_side": side}
-    if max_length is not None and is_ours(processor):
+    if ours:
+        options["controls"] = [example.controls for example in examples]
+    if max_length is not None and ours:
         options["max_length"] = max_length
     if adapter is CHAT and starts_itself(processor, texts):
         options["add_special_tokens"] = False
@@ -219,6 +223,13 @@ def padding_on(tokenizer: Any, side: str) -> Iterator[None]:
         yield
     finally:
         tokenizer.padding_side = before
+
+
+def plain(processor: Any, example: Example) -> Example:
+    """An example in whose prompt no special token of a processor stands, which would be one of a picture too many."""
+    own = getattr(processor, "image_token", None)
+    special = special_tokens(processor.tokenizer, *([str(own)] if own else []))
+    return replace(example, prefix=spaced(example.prefix, special))
 
 
 def is_ours(processor: Any) -> bool:

@@ -28,7 +28,9 @@ from openpali.eval.measure_model import Options, measure_model, shown_settings
 from openpali.eval.measurement import read_measurement
 from openpali.eval.processes import Processes, joined
 from openpali.eval.report import show_interval, show_value
+from openpali.modeling.checkpoints import INCOMPLETE_HELP
 from openpali.modeling.dtypes import DtypeName
+from openpali.modeling.mistakes import command
 
 
 @dataclass
@@ -69,16 +71,20 @@ class EvalArguments:
     title: str | None = field(default=None, metadata={"help": "heading of the report"})
     logs: str | None = field(default=None, metadata={"help": "logs.jsonl of a training run, for the loss curve"})
     overwrite: bool = field(default=False, metadata={"help": "forget predictions of an earlier run"})
+    incomplete_checkpoint: bool = field(default=False, metadata={"help": INCOMPLETE_HELP})
+
+    def __post_init__(self) -> None:
+        for key in ("limit", "batch_size", "num_beams"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ValueError(f"--{key} is at least 1, not {value}")
 
 
+@command("openpali eval", ValueError)
 def main(argv: list[str] | None = None) -> None:
     """Run it."""
     parser = HfArgumentParser(EvalArguments, prog="openpali eval", description="Score checkpoints on a task.")  # type: ignore[arg-type]
     args = EvalArguments(**vars(parser.parse_args(argv)))
-    try:
-        results = run(args)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"openpali eval: {error}") from error
+    results = run(args)
     for name, result in results.items():
         print(f"{name}, {summary(result)}" if len(results) > 1 else summary(result))
     if results:
@@ -108,6 +114,7 @@ def measure(args: EvalArguments, processes: Processes) -> dict[str, TaskResult]:
     skipped = SkipLog(output / "skipped_records.jsonl")
     dataset = TaskDataset(source, task, measurement.seed, skipped)
     same = {key: getattr(args, key) for key in ("limit", "blank_images", "box_scores", "device", "dtype", "overwrite")}
+    same["incomplete"] = args.incomplete_checkpoint
     alone = {"title": args.title, "logs": read_logs(Path(args.logs)) if args.logs else ()} if len(names) == 1 else {}
     results: dict[str, TaskResult] = {}
     for model, name in zip(args.model, names, strict=True):

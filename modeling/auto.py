@@ -6,15 +6,18 @@ code beside it; whoever wants the cheaper training step loads by these functions
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
+from .checkpoints import load_checkpoint, load_config, reading
+from .mistakes import CheckpointError
 from .modeling_pali3 import Pali3ForConditionalGeneration
 from .modeling_paligemma import PaliGemmaForConditionalGeneration
 from .processing_pali3 import Pali3Processor
 from .processing_paligemma import PaliGemmaProcessor
+from .processing_texts import PrefixSuffixProcessor
 from .resolution import set_image_size
 
 MODELS: dict[str, Any] = {"pali3": Pali3ForConditionalGeneration, "paligemma": PaliGemmaForConditionalGeneration}
@@ -23,18 +26,30 @@ PROCESSORS: dict[str, Any] = {"pali3": Pali3Processor, "paligemma": PaliGemmaPro
 
 def base_checkpoint(name: str | Path) -> str:
     """The checkpoint itself, or the one that an adapter folder (LoRA) was trained on."""
-    found = find_adapter_config_file(str(name))
-    return str(name) if found is None else json.loads(Path(found).read_text())["base_model_name_or_path"]
+    with reading(name):
+        found = find_adapter_config_file(str(name))
+        return str(name) if found is None else json.loads(Path(found).read_text("utf-8"))["base_model_name_or_path"]
 
 
 def checkpoint_config(name: str | Path) -> PreTrainedConfig:
     """Configuration of a checkpoint, or of the one that an adapter folder was trained on."""
-    return AutoConfig.from_pretrained(base_checkpoint(name))
+    return load_config(base_checkpoint(name))
 
 
 def model_class(config: PreTrainedConfig) -> Any:
-    """The class with which to call `from_pretrained`."""
-    return MODELS.get(config.model_type, AutoModelForImageTextToText)
+    """The class with which to load a checkpoint. Raises CheckpointError for models that take no pictures."""
+    kind = MODELS.get(config.model_type, AutoModelForImageTextToText)
+    if kind is AutoModelForImageTextToText and type(config) not in kind._model_mapping:
+        raise CheckpointError(
+            f"{config.name_or_path or 'this'} is a model of the type {config.model_type}, which answers no prompts"
+            " about pictures: give one that does, such as a PaLI-3 or a PaliGemma"
+        )
+    return kind
+
+
+def load_answering(name: str | Path, *, incomplete: bool = False, **options: Any) -> PreTrainedModel:
+    """A whole checkpoint that answers prompts; see `load_checkpoint`, which has the same options."""
+    return load_checkpoint(model_class(checkpoint_config(name)), name, incomplete=incomplete, **options)
 
 
 def load_processor(name: str | Path, base: str | Path | None = None) -> Any:
@@ -47,7 +62,30 @@ def load_processor(name: str | Path, base: str | Path | None = None) -> Any:
     base = base or base_checkpoint(name)
     kind = PROCESSORS.get(checkpoint_config(base).model_type, AutoProcessor)
     has_own = Path(name, "processor_config.json").exists() or Path(name, "preprocessor_config.json").exists()
-    return kind.from_pretrained(name if has_own else base)
+    with reading(name if has_own else base):
+        return kind.from_pretrained(name if has_own else base)
+
+
+def check_tokens(name: str | Path, model: PreTrainedModel, processor: Any) -> None:
+    """Compare a model with its processor: a token without a row in the table would end the first step.
+
+    Raises:
+        CheckpointError: a token of the processor has no row, or is not the image token that the model knows.
+    """
+    if not isinstance(processor, PrefixSuffixProcessor):
+        return
+    config, table = cast(Any, model.config), cast(Any, model.get_input_embeddings())
+    rows, last = table.weight.shape[0], max(processor.tokenizer.get_vocab().values())
+    if last >= rows:
+        raise CheckpointError(
+            f"{name}: its tokenizer has the token {last}, {processor.tokenizer.convert_ids_to_tokens(last)}, and its"
+            f" embedding table {rows} rows: save the tokenizer that the model was trained with"
+        )
+    if config.image_token_id != processor.image_token_id:
+        raise CheckpointError(
+            f"{name}: image_token_id is {config.image_token_id} in its configuration and"
+            f" {processor.image_token_id} in its tokenizer: save the tokenizer that the model was trained with"
+        )
 
 
 def set_resolution(model: PreTrainedModel, processor: Any, image_size: int) -> None:

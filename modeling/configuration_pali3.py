@@ -10,6 +10,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
+from .checkpoints import load_config
+
 PRESETS = Path(__file__).parent / "presets"
 
 # ViT-G/14, SigLIP 2B: PaLI-3 section 3.1
@@ -208,7 +210,7 @@ class Pali3Config(PreTrainedConfig):
 
 def vision_config_of(name: str) -> Any:
     """The image tower's configuration, without its pooling head, of a SigLIP checkpoint of either kind."""
-    config = AutoConfig.from_pretrained(name)
+    config: Any = load_config(name)
     vision_config = config.vision_config if config.model_type == "siglip" else config
     if vision_config.model_type != "siglip_vision_model":
         raise ValueError(f"{name} holds a {config.model_type!r} model; from_backbones needs a SigLIP one")

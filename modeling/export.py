@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import find_adapter_config_file
 
-from .auto import checkpoint_config, load_processor, model_class
+from .auto import load_answering, load_processor
+from .checkpoints import add_incomplete, load_checkpoint, reading
 from .configuration_mask_vqvae import MaskVQVAEConfig
 from .configuration_pali3 import Pali3Config
 from .dtypes import CHOICES, asked_dtype
+from .mistakes import CheckpointError, command
 from .modeling_mask_vqvae import MaskVQVAE
 from .modeling_pali3 import Pali3ForConditionalGeneration, Pali3Model
 from .modeling_pali3_multimodal import Pali3ForMultimodalLM
@@ -43,7 +46,12 @@ def export(model: PreTrainedModel, processor: ProcessorMixin | None, folder: str
 
     Returns:
         The folder.
+
+    Raises:
+        FileExistsError: it is a file.
     """
+    if Path(folder).is_file():
+        raise FileExistsError(errno.EEXIST, "it is a file", str(folder))
     needs_code = isinstance(model.config, Pali3Config | MaskVQVAEConfig)
     processor = copy.deepcopy(processor)  # saving marks its parts as remote code
     try:
@@ -70,33 +78,34 @@ def _module(cls: type) -> str:
     return cls.__module__.rpartition(".")[2]
 
 
+@command("openpali export")
 def main(argv: list[str] | None = None) -> None:
     """`openpali export MODEL FOLDER`."""
     parser = argparse.ArgumentParser(prog="openpali export", description=(export.__doc__ or "").split("\n")[0])
     parser.add_argument("model", help="folder or Hub name of a checkpoint")
     parser.add_argument("folder", type=Path, help="where to write")
     parser.add_argument("--dtype", choices=CHOICES, default="auto", help="of the weights; auto: the checkpoint's own")
+    add_incomplete(parser)
     arguments = parser.parse_args(argv)
-    try:
-        model, processor = load_whole(arguments.model, arguments.dtype)
-        print(f"wrote {export(model, processor, arguments.folder)}")
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"openpali export: {error}") from error
+    model, processor = load_whole(arguments.model, arguments.dtype, arguments.incomplete_checkpoint)
+    print(f"wrote {export(model, processor, arguments.folder)}")
 
 
-def load_whole(name: str, dtype: str) -> tuple[PreTrainedModel, ProcessorMixin | None]:
+def load_whole(name: str, dtype: str, incomplete: bool = False) -> tuple[PreTrainedModel, ProcessorMixin | None]:
     """A checkpoint and its processor, every weight in the type that is asked for.
 
     Raises:
-        ValueError: there is no such type, or adapters are given.
-        OSError: there is no such checkpoint.
+        ValueError: there is no such type.
+        OSError: there is no such checkpoint, it is not whole, or adapters are given.
     """
-    options: dict[str, Any] = {"dtype": asked_dtype(dtype)}
-    if find_adapter_config_file(name):
-        raise ValueError(f"{name} holds adapters; merge them first: openpali merge {name} NEW_FOLDER")
-    if PreTrainedConfig.get_config_dict(name)[0].get("model_type") == MaskVQVAEConfig.model_type:
-        return MaskVQVAE.from_pretrained(name, **options), None
-    model = model_class(checkpoint_config(name)).from_pretrained(name, **options)
+    options: dict[str, Any] = {"dtype": asked_dtype(dtype), "incomplete": incomplete}
+    with reading(name):
+        if find_adapter_config_file(name):
+            raise CheckpointError(f"{name} holds adapters; merge them first: openpali merge {name} NEW_FOLDER")
+        kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+    if kind == MaskVQVAEConfig.model_type:
+        return load_checkpoint(MaskVQVAE, name, **options), None
+    model: Any = load_answering(name, **options)
     # Transformers keeps some layers of T5 wide beside float16, and would write them so
     return model.to(model.config.dtype), load_processor(name)
 

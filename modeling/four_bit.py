@@ -26,6 +26,8 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 from transformers.utils import cached_file, is_bitsandbytes_available
 
+from .checkpoints import load_checkpoint
+
 QUANTIZATION_FILE = "quantization.json"
 # patterns of Transformers: from the start of a module's name to one of its dots
 KEPT = ["lm_head", ".*projector"]
@@ -43,7 +45,9 @@ def four_bit_config(dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def load_four_bit(kind: Any, name: str, config: BitsAndBytesConfig, device: torch.device | str) -> PreTrainedModel:
+def load_four_bit(
+    kind: Any, name: str, config: BitsAndBytesConfig, device: torch.device | str, incomplete: bool = False
+) -> PreTrainedModel:
     """Load a checkpoint and quantise its linear layers on the way.
 
     Args:
@@ -51,16 +55,18 @@ def load_four_bit(kind: Any, name: str, config: BitsAndBytesConfig, device: torc
         name: folder or Hub name of a checkpoint that is not quantised.
         config: of `four_bit_config`; what is not quantised is loaded in its compute type.
         device: where the model will stay.
+        incomplete: as of `load_checkpoint`.
 
     Raises:
+        CheckpointError: as of `load_checkpoint`.
         ImportError: bitsandbytes is missing, with the command that installs it.
     """
     quiet_bitsandbytes()
     if not is_bitsandbytes_available():
         raise ImportError("4-bit weights need bitsandbytes, which is not installed: pip install 'bitsandbytes>=0.50'")
-    options = {"dtype": config.bnb_4bit_compute_dtype, "device_map": {"": torch.device(device)}}
+    options: dict[str, Any] = {"dtype": config.bnb_4bit_compute_dtype, "device_map": {"": torch.device(device)}}
     with nothing_kept_for_float16():
-        model = kind.from_pretrained(name, quantization_config=config, **options)
+        model = load_checkpoint(kind, name, incomplete=incomplete, quantization_config=config, **options)
     for module in four_bit_layers(model):
         module.support_avx512bf16_for_cpu = False
     return model

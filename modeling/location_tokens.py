@@ -7,6 +7,7 @@ detection is a box and its label, and several are joined by " ; " (PaliGemma's r
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 LOCATION_BINS = 1024
@@ -136,14 +137,15 @@ def clean_label(label: str) -> str:
     return label.strip()
 
 
-def parse_detections(text: str) -> Detections:
+def parse_detections(text: str, labelled: bool = True) -> Detections:
     """Read a model's answer to `detect`. No text makes it raise.
 
     A part between semicolons is a detection when it is exactly four location tokens (space between them is
-    passed over: some tokenizers write it) of a box with y1 < y2 and x1 < x2, and a label without tokens. Everything
-    else is returned in `rejected` with the reason; an empty text is no part.
+    passed over: some tokenizers write it) of a box with y1 < y2 and x1 < x2, and a label without tokens, which is
+    missing in answers to referring expressions: `labelled=False` takes these too. Everything else is returned in
+    `rejected` with the reason; an empty text is no part.
     """
-    return Detections(*read_parts(text, _read_detection))
+    return Detections(*read_parts(text, partial(_read_detection, labelled=labelled)))
 
 
 def read_parts(text: str, read: Callable[[str], Found | str]) -> tuple[list[Found], list[Rejected]]:
@@ -178,13 +180,13 @@ def read_box(tokens: str, label: str) -> LocatedBox | str:
     return LocatedBox(y1, x1, y2, x2, label)
 
 
-def _read_detection(part: str) -> LocatedBox | str:
+def _read_detection(part: str, labelled: bool) -> LocatedBox | str:
     """The box of one part, or why it has none."""
     match = _DETECTION.fullmatch(part)
     if match is None:
         return "it does not begin with location tokens" if part else "it is empty"
     box = read_box(match[1], match[2])
-    return box if isinstance(box, str) or box.label else "it has no label"
+    return box if isinstance(box, str) or box.label or not labelled else "it has no label"
 
 
 def _four_numbers(box: Sequence[float]) -> tuple[float, float, float, float]:

@@ -20,6 +20,7 @@ from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
+from .checkpoints import load_checkpoint, load_tower
 from .configuration_pali3 import Pali3Config, vision_config_of
 from .modeling_pali3_encoder import (
     Pali3Encoder,
@@ -190,8 +191,8 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         Returns:
             The model in evaluation mode; its projector is new, so it answers only after training.
         """
-        vision_tower = SiglipVisionModel.from_pretrained(vision, config=vision_config_of(vision))
-        language_model: Any = AutoModelForSeq2SeqLM.from_pretrained(text)
+        vision_tower = load_tower(vision, SiglipVisionModel, vision_config_of(vision))
+        language_model: Any = load_checkpoint(AutoModelForSeq2SeqLM, text)
         head = language_model.get_output_embeddings().weight
         tied = any(head.data_ptr() == table.data_ptr() for table in embedding_tables(language_model))
         kwargs.setdefault("tie_word_embeddings", tied)

@@ -27,6 +27,7 @@ from transformers.models.paligemma import modeling_paligemma as stock
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from transformers.utils import can_return_tuple
 
+from .checkpoints import load_checkpoint, load_tower
 from .configuration_pali3 import vision_config_of
 from .configuration_paligemma import paligemma_config
 from .dropout import FIELD, add_residual_dropout
@@ -86,8 +87,8 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         Returns:
             The model in evaluation mode; its projector is new, so it answers only after training.
         """
-        tower = SiglipVisionModel.from_pretrained(vision, config=vision_config_of(vision))
-        language_model: Any = AutoModelForCausalLM.from_pretrained(text)
+        tower = load_tower(vision, SiglipVisionModel, vision_config_of(vision))
+        language_model: Any = load_checkpoint(AutoModelForCausalLM, text)
         parts = tower.config.to_dict(), language_model.config.to_dict()
         model: Any = cls(paligemma_config(*parts, image_token_id=processor.image_token_id, **fields))
         if option(model.config, "image_encoder", "siglip") == "siglip":

@@ -12,7 +12,9 @@ from typing import Any
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature
 from transformers.processing_utils import ProcessingKwargs, TextKwargs, Unpack
 
+from .checkpoints import reading
 from .configuration_pali3 import vision_config_of
+from .plain_text import controls_of_each
 from .processing_chat import CHAT_TEMPLATE, take_chat_template
 from .processing_spans import Span, expand_spans
 from .processing_texts import (
@@ -28,10 +30,15 @@ from .token_loss import IGNORE_INDEX
 
 
 class Pali3TextKwargs(TextKwargs, total=False):
-    """Text options: `max_length` bounds the prefix, `suffix_max_length` the suffix, both in tokens."""
+    """Text options: `max_length` bounds the prefix, `suffix_max_length` the suffix, both in tokens.
+
+    `controls` says which control tokens texts may hold: "all" (default), "places" (locations and segments, while
+    `<image>` and other special tokens are letters), or "none"; one value, or one for each text.
+    """
 
     max_length: int | Sequence[int | None] | None
     suffix_max_length: int | Sequence[int | None] | None
+    controls: str | Sequence[str] | None
 
 
 class Pali3ProcessorKwargs(ProcessingKwargs, total=False):
@@ -88,7 +95,8 @@ class Pali3Processor(PrefixSuffixProcessor):
         if image_seq_length is None:
             config = vision_config_of(vision)
             image_seq_length = int((config.image_size // config.patch_size) ** 2)
-        tokenizer = without_limits(AutoTokenizer.from_pretrained(text))
+        with reading(text):
+            tokenizer = without_limits(AutoTokenizer.from_pretrained(text))
         tokenizer.add_tokens(LOCATION_TOKENS + SEGMENTATION_TOKENS)
         tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
         template = take_chat_template(tokenizer)
@@ -133,8 +141,8 @@ class Pali3Processor(PrefixSuffixProcessor):
         flat = [picture for pictures in nested for picture in pictures]
         if flat:
             data["pixel_values"] = self.image_processor(flat, **options["images_kwargs"])["pixel_values"]
-        marked = [self.marked(text, len(pictures)) for text, pictures in zip(texts, nested)]
-        prefixes, spans = self._encode_prefixes(marked, text_options)
+        counts = [len(pictures) for pictures in nested]
+        prefixes, spans, marked = self._encode_prefixes(texts, counts, text_options)
         pictures = max((row.count(self.image_token_id) for row in prefixes), default=0)
         limit = longest_limit(text_options.get("max_length"))
         full = None if limit is None else limit + pictures
@@ -149,28 +157,52 @@ class Pali3Processor(PrefixSuffixProcessor):
         data |= self.token_facts(prefixes, spans, (texts, marked), options, full)
         if suffixes is not None:
             limit = text_options.get("suffix_max_length")
-            targets = self.encode_suffixes(suffixes, limit)
+            controls = controls_of_each(text_options.get("controls"), len(suffixes))
+            targets = self.encode_suffixes(suffixes, limit, controls)
             full, options_right = longest_limit(limit), text_options | {"padding_side": "right"}
             data["labels"] = self.pad_rows(targets, IGNORE_INDEX, options_right, full)
         tensors = text_options.get("return_tensors")
         return BatchFeature(data, tensor_type=tensors, skip_tensor_conversion=self.skip_tensor_conversion)
 
-    def _encode_prefixes(self, marked: list[str], options: dict[str, Any]) -> tuple[list[list[int]], list[list[Span]]]:
-        """Token ids of each prefix, every placeholder repeated for each of its image tokens, and their spans, where
-        `return_offsets_mapping` is asked for.
+    def _encode_prefixes(
+        self, texts: list[str], picture_counts: list[int], options: dict[str, Any]
+    ) -> tuple[list[list[int]], list[list[Span]], list[str]]:
+        """Token ids of each prefix, every placeholder repeated for each of its image tokens; their spans, where
+        `return_offsets_mapping` is asked for; and the prefixes with their placeholders, up to where they are cut.
         """
+        controls = controls_of_each(options.get("controls"), len(texts))
         asked = bool(options.get("return_offsets_mapping"))
+        self.check_offsets(asked, controls)
+        own = [
+            text if which == "all" else self.unmarked(text, count)
+            for text, count, which in zip(texts, picture_counts, controls)
+        ]
+        cut = self.cut(own, controls)
+        # only a text that is in one piece may hold placeholders
+        firsts = [self.marked(parts[0], count) for parts, count in zip(cut, picture_counts)]
         special = options.get("add_special_tokens", True)
-        found = self.tokenizer(marked, add_special_tokens=special, return_offsets_mapping=asked)
-        limits = limit_of_each(options.get("max_length"), len(marked))
-        kept = [self._within(ids, limit) for ids, limit in zip(found["input_ids"], limits)]
-        encoded = [[ids[i] for i in places] for ids, places in zip(found["input_ids"], kept)]
+        begun = self.tokenizer(firsts, add_special_tokens=special, return_offsets_mapping=asked)
+        rests = self.encode_pieces([parts[1:] for parts in cut])
+        whole = [self._joined(first, rest, special) for first, rest in zip(begun["input_ids"], rests)]
+        limits = limit_of_each(options.get("max_length"), len(whole))
+        kept = [self._within(ids, limit) for ids, limit in zip(whole, limits)]
+        encoded = [[ids[i] for i in places] for ids, places in zip(whole, kept)]
         rows = [self.expand_placeholders(ids) for ids in encoded]
         if not asked:
-            return rows, []
-        spans = [[spans[i] for i in places] for spans, places in zip(found["offset_mapping"], kept)]
+            return rows, [], firsts
+        spans = [[spans[i] for i in places] for spans, places in zip(begun["offset_mapping"], kept)]
         repeated = self.image_token_id, self.image_seq_length
-        return rows, [expand_spans(ids, places, *repeated) for ids, places in zip(encoded, spans)]
+        return rows, [expand_spans(ids, places, *repeated) for ids, places in zip(encoded, spans)], firsts
+
+    def _joined(self, first: list[int], rest: list[int], add_special_tokens: bool) -> list[int]:
+        """The ids of a text's first piece with those of the others before the tokenizer's closing tokens."""
+        if not rest:
+            return first
+        closed, bare = (
+            self.tokenizer("a", add_special_tokens=one)["input_ids"] for one in (add_special_tokens, False)
+        )
+        end = len(first) - (len(closed) - len(bare) - closed.index(bare[0]))
+        return first[:end] + rest + first[end:]
 
     def _within(self, ids: list[int], limit: int | None) -> list[int]:
         """Which tokens stay: text is cut from the end, pictures and the end token are kept."""

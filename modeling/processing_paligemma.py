@@ -15,7 +15,9 @@ from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature
 from transformers.models.paligemma import processing_paligemma as stock
 from transformers.processing_utils import ProcessingKwargs, TextKwargs, Unpack
 
+from .checkpoints import reading
 from .configuration_pali3 import vision_config_of
+from .plain_text import Controls, controls_of_each
 from .processing_chat import CHAT_TEMPLATE, take_chat_template
 from .processing_spans import NOWHERE, Span, expand_spans
 from .processing_texts import (
@@ -38,12 +40,15 @@ class PaliGemmaTextKwargs(TextKwargs, total=False):
     """Text options, lengths in tokens.
 
     `max_length` bounds BOS, prefix and separator together, `suffix_max_length` the suffix and its end token.
-    `loss_on_prefix` makes labels of the prefix as well (an ablation).
+    `loss_on_prefix` makes labels of the prefix as well (an ablation). `controls` says which control tokens texts may
+    hold: "all" (default), "places" (locations and segments, while `<image>` and other special tokens are letters), or
+    "none"; one value, or one for each text.
     """
 
     max_length: int | Sequence[int | None] | None
     suffix_max_length: int | Sequence[int | None] | None
     loss_on_prefix: bool
+    controls: str | Sequence[str] | None
 
 
 class PaliGemmaProcessorKwargs(ProcessingKwargs, total=False):
@@ -105,7 +110,8 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         if image_seq_length is None:
             config = vision_config_of(vision)
             image_seq_length = int((config.image_size // config.patch_size) ** 2)
-        tokenizer = without_limits(AutoTokenizer.from_pretrained(text))
+        with reading(text):
+            tokenizer = without_limits(AutoTokenizer.from_pretrained(text))
         tokenizer.add_tokens(LOCATION_TOKENS + SEGMENTATION_TOKENS)
         tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
         if tokenizer.bos_token is None:
@@ -149,8 +155,8 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         text_options = options["text_kwargs"]
         # padding to the right of a prompt would stand before its answer; training goes the other way
-        asked: Any = kwargs.get("padding_side") or kwargs.get("text_kwargs", {}).get("padding_side")
-        text_options["padding_side"] = asked or ("left" if suffix is None else "right")
+        side: Any = kwargs.get("padding_side") or kwargs.get("text_kwargs", {}).get("padding_side")
+        text_options["padding_side"] = side or ("left" if suffix is None else "right")
         nested, texts, suffixes = self.pictures_and_texts(images if videos is None else videos, text, suffix)
 
         data: dict[str, Any] = {}
@@ -158,16 +164,19 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         if flat:
             data["pixel_values"] = self.image_processor(flat, **options["images_kwargs"])["pixel_values"]
         limits = text_options.get("max_length"), text_options.get("suffix_max_length")
-        marked = [self.marked(text, len(pictures)) for text, pictures in zip(texts, nested)]
-        prefixes = self.encode_prefixes(marked, limits[0])
-        targets = [[] for _ in texts] if suffixes is None else self.encode_suffixes(suffixes, limits[1])
+        controls = controls_of_each(text_options.get("controls"), len(texts))
+        marked = [self.head_and_words(text, len(own), which) for text, own, which in zip(texts, nested, controls)]
+        prefixes = self.encode_prefixes(marked, controls, limits[0])
+        targets = [[] for _ in texts] if suffixes is None else self.encode_suffixes(suffixes, limits[1], controls)
         rows = [prefix + target for prefix, target in zip(prefixes, targets)]
         pictures = max((row.count(self.image_token_id) for row in rows), default=0)
         full = pictures + sum(longest_limit(limit) or 0 for limit in limits)
         data["input_ids"] = self.pad_rows(rows, self.tokenizer.pad_token_id, text_options, full)
         data["attention_mask"] = self.pad_rows([[1] * len(row) for row in rows], 0, text_options, full)
-        spans = self.spans(marked, prefixes, targets) if text_options.get("return_offsets_mapping") else []
-        data |= self.token_facts(rows, spans, (texts, marked), options, full)
+        asked = bool(text_options.get("return_offsets_mapping"))
+        self.check_offsets(asked, controls)
+        spans = self.spans(marked, prefixes, targets) if asked else []
+        data |= self.token_facts(rows, spans, (texts, [head + words for head, words in marked]), options, full)
         types = [self.types(prefix) + [1] * len(target) for prefix, target in zip(prefixes, targets)]
         data["token_type_ids"] = self.pad_rows(types, 0, text_options, full)
         if suffixes is not None:
@@ -177,13 +186,22 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         tensors = text_options.get("return_tensors")
         return BatchFeature(data, tensor_type=tensors, skip_tensor_conversion=self.skip_tensor_conversion)
 
-    def encode_prefixes(self, texts: Sequence[str], limits: Limit) -> list[list[int]]:
+    def head_and_words(self, text: str, pictures: int, controls: Controls) -> tuple[str, str]:
+        """A prefix up to its last placeholder, and what is behind; where it may hold none, these are the pictures'."""
+        if controls != "all":
+            return self.image_token * pictures, self.unmarked(text, pictures)
+        text = self.marked(text, pictures)
+        cut = self.end_of_images(text)
+        return text[:cut], text[cut:]
+
+    def encode_prefixes(
+        self, marked: Sequence[tuple[str, str]], controls: Sequence[Controls], limits: Limit
+    ) -> list[list[int]]:
         """Token ids of images, BOS, prefix and separator, in this order; BOS is behind the last image."""
-        cuts = [self.end_of_images(text) for text in texts]
-        pieces = [piece for text, cut in zip(texts, cuts) for piece in (text[:cut], text[cut:])]
-        encoded, end = self.encode_all(pieces), self.encode(SEPARATOR)
+        heads, end = self.encode_all([head for head, _ in marked]), self.encode(SEPARATOR)
+        texts = self.encode_texts([words for _, words in marked], controls)
         rows = []
-        for head, words, limit in zip(encoded[::2], encoded[1::2], limit_of_each(limits, len(texts))):
+        for head, words, limit in zip(heads, texts, limit_of_each(limits, len(marked))):
             length = 1 + len(words) + len(end)
             if limit is not None and length > limit:
                 self.count_truncation("prefix", length, limit)
@@ -195,14 +213,16 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         """Characters up to the end of the last placeholder."""
         return text.rfind(self.image_token) + len(self.image_token) if self.image_token in text else 0
 
-    def spans(self, texts: list[str], prefixes: list[list[int]], targets: list[list[int]]) -> list[list[Span]]:
+    def spans(
+        self, marked: Sequence[tuple[str, str]], prefixes: list[list[int]], targets: list[list[int]]
+    ) -> list[list[Span]]:
         """Where each token stands in its text (see `processing_spans`): what was added there, and targets, nowhere."""
         found, end = [], self.encode(SEPARATOR)
-        for text, prefix, target in zip(texts, prefixes, targets):
-            cut = self.end_of_images(text)
+        for (before_words, words_text), prefix, target in zip(marked, prefixes, targets):
+            cut = len(before_words)
             options: Any = {"add_special_tokens": False, "return_offsets_mapping": True}
-            head, words = self.tokenizer([text[:cut], text[cut:]], **options)["offset_mapping"]
-            ids = self.encode(text[:cut])  # none of an empty text
+            head, words = self.tokenizer([before_words, words_text], **options)["offset_mapping"]
+            ids = self.encode(before_words)  # none of an empty text
             before = expand_spans(ids, head, self.image_token_id, self.image_seq_length)
             moved = cut + ids.count(self.image_token_id) * (self.image_seq_length - 1) * len(self.image_token)
             kept = len(prefix) - len(before) - 1 - len(end)

@@ -12,6 +12,7 @@ from typing import Any
 from transformers.image_utils import is_valid_image
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 
+from .plain_text import Controls, controls_of_each, pieces, special_tokens
 from .processing_spans import NOWHERE, Span, replaced
 
 logger = logging.getLogger(__name__)
@@ -158,6 +159,15 @@ class PrefixSuffixProcessor(ProcessorMixin):
             raise ValueError(f"{placeholders} {self.image_token} placeholders but {pictures} pictures in {text!r}")
         return text
 
+    def check_offsets(self, asked: bool, controls: Sequence[Controls]) -> None:
+        """Raise ValueError where places are asked for of texts that are tokenised in pieces."""
+        if asked and set(controls) - {"all"}:
+            raise ValueError("return_offsets_mapping needs controls='all': other texts are tokenised in pieces")
+
+    def unmarked(self, text: str, pictures: int) -> str:
+        """A text without the placeholders of its pictures in front, where they would be put anyhow."""
+        return text.removeprefix(self.image_token * pictures)
+
     def expand_placeholders(self, ids: list[int]) -> list[int]:
         """Every placeholder repeated for each of its image tokens."""
         expanded: list[int] = []
@@ -165,10 +175,29 @@ class PrefixSuffixProcessor(ProcessorMixin):
             expanded.extend([token] * (self.image_seq_length if token == self.image_token_id else 1))
         return expanded
 
-    def encode_suffixes(self, suffixes: list[str], limits: Limit) -> list[list[int]]:
+    def encode_texts(self, texts: Sequence[str], controls: Sequence[Controls]) -> list[list[int]]:
+        """Token ids of texts, no special tokens added, of which each holds the control tokens that it may."""
+        return self.encode_pieces(self.cut(texts, controls))
+
+    def cut(self, texts: Sequence[str], controls: Sequence[Controls]) -> list[list[str]]:
+        """Each text in pieces, none of which has a control token that it may not have."""
+        special = special_tokens(self.tokenizer, self.image_token)
+        return [pieces(text, special, which) for text, which in zip(texts, controls, strict=True)]
+
+    def encode_pieces(self, cut: list[list[str]]) -> list[list[int]]:
+        """Token ids of texts in pieces, no special tokens added."""
+        flat = [piece for parts in cut for piece in parts]
+        found = self.tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else []
+        # some tokenizers begin an empty text with a space
+        ids = iter(ids if piece else [] for ids, piece in zip(found, flat))
+        return [[token for _ in parts for token in next(ids)] for parts in cut]
+
+    def encode_suffixes(
+        self, suffixes: list[str], limits: Limit, controls: Sequence[Controls] | None = None
+    ) -> list[list[int]]:
         """Token ids of each suffix and its end token."""
         encoded = []
-        found = self.tokenizer(suffixes, add_special_tokens=False)["input_ids"]
+        found = self.encode_texts(suffixes, controls or controls_of_each(None, len(suffixes)))
         for ids, limit in zip(found, limit_of_each(limits, len(found))):
             ids = [*ids, self.tokenizer.eos_token_id]
             if limit is not None and len(ids) > limit:

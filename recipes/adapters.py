@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from openpali.eval.loading import ADAPTER_CONFIG, ADAPTER_MARK, DORA_MARK, adapter_parameters, widen_adapters
 from openpali.modeling.auto import checkpoint_config, model_class
+from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.dtypes import dtype_name
 from openpali.modeling.four_bit import four_bit_config, load_four_bit, quiet_bitsandbytes, sizes
 from openpali.modeling.transformers_versions import peft_refusal
@@ -85,12 +86,12 @@ def load_for_training(
     chosen = DTYPES.get(dtype, default)
     if args.peft == "qlora":
         try:
-            model = load_four_bit(kind, name, four_bit_config(chosen), run.device)
+            model = load_four_bit(kind, name, four_bit_config(chosen), run.device, run.incomplete_checkpoint)
         except ImportError as error:
             raise ConfigError(str(error)) from error
         run.say(describe_four_bit(model, chosen))
     else:
-        model = kind.from_pretrained(name, dtype=chosen)
+        model = load_checkpoint(kind, name, incomplete=run.incomplete_checkpoint, dtype=chosen)
     if args.peft != "none":
         layers = add_adapters(model, args, run.freeze)
         scale = f"rank {args.lora_rank}, scaled by {args.lora_alpha / args.lora_rank:g}"

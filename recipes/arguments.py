@@ -2,11 +2,10 @@
 
 import argparse
 import functools
-import gc
+import json
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,10 +14,24 @@ from typing import Any, Literal, NamedTuple, get_type_hints
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.utils.logging import disable_progress_bar
 
 from openpali.data.run_files import CONFIG_HEADER
-from openpali.recipes.config_file import ConfigError, as_dict, at_least, find_config, nearest, number, read_yaml
+from openpali.modeling import mistakes
+from openpali.modeling.checkpoints import INCOMPLETE_HELP
+from openpali.recipes.config_file import (
+    ConfigError,
+    as_dict,
+    at_least,
+    find_config,
+    nearest,
+    number,
+    read_value,
+    read_yaml,
+)
+from openpali.recipes.number_checks import check_numbers
 from openpali.recipes.precision import check_options
 
 Schedule = Literal["cosine", "rsqrt", "constant"]
@@ -76,6 +89,7 @@ class RunArguments(TrainingArguments):
     report_to: None | str | list[str] = field(default="none", metadata={"help": "further trackers"})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "pin batches for a GPU"})
     remove_unused_columns: bool = field(default=False, metadata={"help": "leave at false"})
+    incomplete_checkpoint: bool = field(default=False, metadata={"help": INCOMPLETE_HELP})
     resolved: dict[str, Any] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self):
@@ -104,6 +118,8 @@ class RunArguments(TrainingArguments):
             raise ConfigError(str(error).rstrip(".") + remedy) from error
         self.refuse_to_be_alone()
         check_options(self.fp16, self.fp16_full_eval or self.bf16_full_eval, self.device)
+        # it would raise the same when everything has been read
+        get_reporting_integration_callbacks(self.report_to)
         if self.deepspeed_plugin is not None:
             # models are put together and counted whole; ZeRO-3 cuts them into shards when training begins
             unset_hf_deepspeed_config()
@@ -163,7 +179,12 @@ def parse(
         ConfigError: for a missing file, an unknown key, a value of the wrong type.
     """
     read = read_values(classes, argv, below, above)
-    built = read.parser.parse_dict(read.values)
+    check_numbers(read.values)
+    try:
+        built = read.parser.parse_dict(read.values)
+    except (ValueError, ImportError) as error:
+        # Transformers' own checks, such as bf16 on a device that has none
+        raise error if isinstance(error, ConfigError) else ConfigError(mistakes.explain(error)) from error
     built[-1].resolved = resolve(read.values, read.defaults, classes[-1])
     return built
 
@@ -265,9 +286,21 @@ def take_nested(argv: list[str], known: dict) -> tuple[list[tuple[str, list[str]
         key, *inner = name[2:].split(".")
         if key not in known:
             raise ConfigError(f"unknown argument {name}{nearest(key, known)}")
-        found.append((key, inner, number(yaml.safe_load(value))))
+        found.append((key, inner, number(read_value(value, name))))
         i += 1
     return found, rest
+
+
+def spread(argv: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """A command line in which `--task '{codec: X}'` is `--task.codec X`: without a name it changes what there is."""
+    rest: list[str] = list(argv)
+    for key in keys:
+        value, others = take_option(rest, f"--{key}")
+        changes = as_dict(value, key) if value else {}
+        if value and "name" not in changes:
+            added = [part for name, one in changes.items() for part in (f"--{key}.{name}", json.dumps(one))]
+            rest = [*others, *added]
+    return rest
 
 
 def set_nested(tree: dict, path: list[str], value: Any) -> dict:
@@ -289,30 +322,19 @@ def save_config(path: Path, run: RunArguments) -> None:
     """Write the resolved configuration; `--config` reads it again."""
     # whether and how to go on is of one command, not of the run
     content = {k: v for k, v in run.resolved.items() if k not in ("resume", "overwrite")}
-    path.write_text(CONFIG_HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    path.write_text(CONFIG_HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
 
 
 def command(main: Callable[..., Any]) -> Callable[..., Any]:
     """Let `main` end with one sentence for a mistake that its user can mend, instead of a traceback."""
 
+    @mistakes.command("error")
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> Any:
-        from transformers.utils.logging import disable_progress_bar
-
-        from openpali.data.images import BadImage
-        from openpali.data.records import BadRecord
-
         # one for every checkpoint that is written would drown the progress of the run
         disable_progress_bar()
         logging.getLogger("transformers.configuration_utils").addFilter(worth_showing)
-        try:
-            return main(argv)
-        except (ConfigError, BadRecord, BadImage) as error:
-            reason = f"error: {error}"
-            # what its frames hold, such as loaders, would be torn down behind the last line and add to it
-            traceback.clear_frames(error.__traceback__)
-        gc.collect()
-        sys.exit(reason)
+        return main(argv)
 
     return run
 

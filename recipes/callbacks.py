@@ -168,7 +168,7 @@ def in_short(value: float) -> str:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Rows of `logs.jsonl`; a last line torn by a kill is left out."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):
             rows.append(json.loads(line))
     return rows

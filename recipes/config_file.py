@@ -9,16 +9,18 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
+from openpali.modeling.mistakes import Mistake
+
 CONFIGS = Path(__file__).parent / "configs"
 
 
-class ConfigError(ValueError):
+class ConfigError(Mistake, ValueError):
     """A mistake in a configuration or on the command line; its text names the place and the remedy."""
 
 
 def as_dict(value: dict | str | None, key: str) -> dict[str, Any]:
     """A nested value from YAML as it is, or one from the command line, as in `{name: emoji, size: 64}`."""
-    parsed = yaml.safe_load(value) if isinstance(value, str) else value
+    parsed = read_value(value, key) if isinstance(value, str) else value
     if parsed is None or isinstance(parsed, dict):
         return {str(k): number(v) for k, v in (parsed or {}).items()}
     raise ConfigError(f"{key} must be a mapping, as in {{name: value}}, not {value!r}")
@@ -30,6 +32,15 @@ def at_least(least: int, values: Mapping[str, Any], *keys: str) -> None:
         value = values[key]
         if value is not None and value < least:
             raise ConfigError(f"{key}={value}: it is at least {least}; leave it out for the default")
+
+
+def read_value(text: str, key: str) -> Any:
+    """What a text of the command line says in YAML. Raises ConfigError."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{key}: {text!r} is not YAML ({reason}): put quotation marks around texts") from error
 
 
 def number(value: Any) -> Any:
@@ -67,7 +78,9 @@ def read_yaml(path: Path, known: dict[str, tuple[Field, Any]]) -> dict[str, Any]
         ConfigError: naming the file, the key, and the nearest known key or the type expected.
     """
     try:
-        content = yaml.safe_load(path.read_text()) or {}
+        content = yaml.safe_load(path.read_text("utf-8-sig")) or {}
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

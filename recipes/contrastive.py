@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from transformers import (
-    AutoProcessor,
     AutoTokenizer,
     PreTrainedModel,
     SiglipConfig,
@@ -27,6 +26,8 @@ from transformers import (
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
 from openpali.data.tokenizer import train_tokenizer
+from openpali.modeling.auto import load_processor
+from openpali.modeling.checkpoints import check_kind, load_checkpoint, load_config, load_tower, reading
 from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.contrastive_loss import INITIAL_LOGIT_BIAS, INITIAL_TEMPERATURE
 from openpali.modeling.modeling_siglip import SiglipForContrastiveLearning, siglip_preset
@@ -132,7 +133,8 @@ class ContrastiveRun(RunArguments):
 def make_tokenizer(args: ContrastiveArguments, source: Source) -> Any:
     """Load the tokenizer, or train one on the texts of this stage and on prompts and answers of the next ones."""
     if args.tokenizer:
-        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
+        with reading(args.tokenizer):
+            tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
     else:
         tasks: list[Any] = [args.task]
         if source.name == "emoji":
@@ -172,19 +174,21 @@ def make_config(args: ContrastiveArguments, tokenizer: Any) -> SiglipConfig:
     return SiglipConfig(vision_config=vision, text_config=text)
 
 
-def make_model(args: ContrastiveArguments, tokenizer: Any) -> SiglipForContrastiveLearning:
+def make_model(args: ContrastiveArguments, tokenizer: Any, incomplete: bool = False) -> SiglipForContrastiveLearning:
     """The checkpoint to start from, or two towers of which the text tower is new, with the paper's t' and b."""
     whole = check_folder(args.model, "model") if args.model else None
-    config: Any = SiglipConfig.from_pretrained(whole) if whole else make_config(args, tokenizer)
+    if whole:
+        check_kind(whole, SiglipModel)
+    config: Any = load_config(whole) if whole else make_config(args, tokenizer)
     config.contrastive_loss, config.loss_chunk_size = args.loss, args.loss_chunk_size
     config.token_bottleneck = args.token_bottleneck
     if whole:
-        model = SiglipForContrastiveLearning.from_pretrained(whole, config=config, dtype="float32")
+        options: dict[str, Any] = {"config": config, "dtype": "float32", "incomplete": incomplete}
+        model: Any = load_checkpoint(SiglipForContrastiveLearning, whole, **options)
     else:
         model = SiglipForContrastiveLearning.from_towers(config, args.temperature, args.logit_bias)
     if args.vision_checkpoint:
-        options: dict[str, Any] = {"config": model.vision_model.config, "dtype": "float32"}
-        vision = SiglipVisionModel.from_pretrained(args.vision_checkpoint, **options)
+        vision = load_tower(args.vision_checkpoint, SiglipVisionModel, model.vision_model.config, dtype="float32")
         model.vision_model.load_state_dict(vision.state_dict())
     if args.image_size:
         set_image_size(model, args.image_size)
@@ -198,7 +202,7 @@ def make_processor(args: ContrastiveArguments, model: SiglipModel, tokenizer: An
         for value in (model.vision_model.config.image_size, model.text_model.config.max_position_embeddings)
     )
     tokenizer.model_max_length = min(args.text_length or length, length)
-    processor = AutoProcessor.from_pretrained(args.model).image_processor if args.model else SiglipImageProcessorPil()
+    processor = load_processor(args.model).image_processor if args.model else SiglipImageProcessorPil()
     processor.size = {"height": side, "width": side}
     return SiglipProcessor(processor, tokenizer)
 
@@ -226,9 +230,9 @@ def main(argv: list[str] | None = None) -> None:
     validation = TaskDataset(parts["validation"], args.task, run.seed, skip_log(run), part="validation")
 
     set_seed(run.seed)
-    given = AutoProcessor.from_pretrained(check_folder(args.model, "model")) if args.model else None
+    given = load_processor(check_folder(args.model, "model")) if args.model else None
     tokenizer = given.tokenizer if given else make_tokenizer(args, parts["train"])
-    model = make_model(args, tokenizer)
+    model = make_model(args, tokenizer, run.incomplete_checkpoint)
     processor = make_processor(args, model, tokenizer)
     collator = PairCollator(processor, tokenizer.model_max_length, args.shared_texts)
     held_out = [validation[i] for i in range(min(run.eval_limit, len(validation)))]

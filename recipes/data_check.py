@@ -28,6 +28,7 @@ from openpali.recipes.region_findings import (
     small_boxes,
 )
 from openpali.recipes.score_findings import empty_scores
+from openpali.recipes.text_findings import control_tokens
 from openpali.recipes.text_lengths import TextLimits, chosen, cut_texts
 
 CHECK_FILE = "data_check.json"
@@ -96,6 +97,7 @@ def examine(found: OwnSet, asked: Sequence[str] = (), resolution: int | None = N
     yield from plain_pictures(found)
     yield from single_records(found)
     yield from copies(found)
+    yield from control_tokens(found)
     yield from (Finding("note", "file", note) for note in found.notes)
 
 

@@ -22,6 +22,7 @@ from openpali.data.denoising import PREFIXES, SENTINEL, UL2, SpecialTokens, spec
 from openpali.data.sources import Source
 from openpali.data.texts import load_texts
 from openpali.data.tokenizer import train_tokenizer
+from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.configuration_pali3 import Pali3Config
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import ConfigError, as_dict, at_least
@@ -102,7 +103,7 @@ def make_tokenizer(args: DenoiseArguments, texts: Source) -> Any:
         name = args.tokenizer or check_folder(args.model, "model")
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"tokenizer: there is none at {name}: {' '.join(str(error).split())}") from error
     else:
         some = [texts[i]["text"] for i in range(min(args.tokenizer_texts, len(texts)))]
@@ -123,7 +124,7 @@ def make_config(args: DenoiseArguments, tokenizer: Any) -> Any:
     return new_config(args.preset, as_dict(args.text_config, "text_config"), tokenizer, table_rows(tokenizer))
 
 
-def make_model(args: DenoiseArguments, tokenizer: Any) -> Any:
+def make_model(args: DenoiseArguments, tokenizer: Any, incomplete: bool = False) -> Any:
     """The checkpoint to go on from, or a new model, with at least as many rows as there are tokens."""
     rows = table_rows(tokenizer)
     changes = as_dict(args.text_config, "text_config")
@@ -131,7 +132,8 @@ def make_model(args: DenoiseArguments, tokenizer: Any) -> Any:
         return new_model(args.preset, changes, tokenizer, rows)
     if changes:
         raise ConfigError("text_config changes a new model: leave it out, or leave out model")
-    model = AutoModelForSeq2SeqLM.from_pretrained(check_folder(args.model, "model"), dtype="float32")
+    folder = check_folder(args.model, "model")
+    model: Any = load_checkpoint(AutoModelForSeq2SeqLM, folder, incomplete=incomplete, dtype="float32")
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(rows)
     return model
@@ -202,7 +204,7 @@ def main(argv: list[str] | None = None) -> None:
     parts = make_texts(as_dict(args.texts, "texts"), run)
     set_seed(run.seed)
     tokenizer = make_tokenizer(args, parts["train"])
-    model = make_model(args, tokenizer)
+    model = make_model(args, tokenizer, run.incomplete_checkpoint)
     if run.max_steps <= 0:
         run.max_steps = max(1, math.ceil(run.num_train_epochs * len(parts["train"]) / run.examples_per_step))
     examples = run.max_steps * run.examples_per_step

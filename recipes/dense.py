@@ -22,6 +22,7 @@ from transformers import AutoProcessor, PreTrainedModel, SiglipModel, set_seed
 
 from openpali.data.example import Example
 from openpali.data.mixture import TaskDataset
+from openpali.modeling.checkpoints import load_checkpoint, reading
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import as_dict, at_least
 from openpali.recipes.dense_patches import PatchCollator, Patches, names_in, patch_scores
@@ -129,8 +130,9 @@ def main(argv: list[str] | None = None) -> None:
 
     set_seed(run.seed)
     folder = check_folder(args.model, "model")
-    processor = AutoProcessor.from_pretrained(folder)
-    siglip = SiglipModel.from_pretrained(folder, dtype="float32")
+    with reading(folder):
+        processor = AutoProcessor.from_pretrained(folder)
+    siglip: Any = load_checkpoint(SiglipModel, folder, incomplete=run.incomplete_checkpoint, dtype="float32")
     vision: Any = siglip.vision_model.config
     collator = PatchCollator(processor, names, vision.image_size // vision.patch_size)
     model = with_head(siglip, collator.labels)

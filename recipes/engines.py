@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
+from openpali.modeling.mistakes import CheckpointError
 from openpali.recipes.run_folder import load_weights
 
 NAMES = {
@@ -205,5 +206,5 @@ def complete(kind: Any, model: PreTrainedModel, folder: Path | str) -> PreTraine
     loaded, info = kind.from_pretrained(folder, config=model.config, dtype=model.dtype, output_loading_info=True)
     missing = sorted(info["missing_keys"])
     if missing:
-        raise RuntimeError(f"{folder} lacks {len(missing)} parameters, among them {', '.join(missing[:3])}")
+        raise CheckpointError(f"{folder} lacks {len(missing)} parameters, among them {', '.join(missing[:3])}")
     return loaded

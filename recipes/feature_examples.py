@@ -52,6 +52,7 @@ class Readings(Dataset):
         with remembered(self.files):
             example = self.examples[self.indices[position]]
         texts = {"id": example.id, "task": example.task, "prefix": example.prefix, "suffix": example.suffix}
+        texts["controls"] = example.controls
         line = json.dumps(texts | {"meta": example.meta}, ensure_ascii=False)
         return line.encode(), [picture_key(picture) for picture in example.images]
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel, set_seed
 
+from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
 from openpali.recipes.arguments import RunArguments, command, parse
@@ -57,7 +58,7 @@ class MaskVQVAERun(RunArguments):
     warmup_steps: float = field(default=500, metadata={"help": "steps, or below 1 a share of the run"})
 
 
-def make_model(args: MaskVQVAEArguments) -> MaskVQVAE:
+def make_model(args: MaskVQVAEArguments, incomplete: bool = False) -> MaskVQVAE:
     """A new codec, or a checkpoint to go on from.
 
     Raises:
@@ -67,7 +68,8 @@ def make_model(args: MaskVQVAEArguments) -> MaskVQVAE:
     if args.model:
         if changes:
             raise ConfigError("codec changes a new model: leave it out, or leave out model")
-        return MaskVQVAE.from_pretrained(check_folder(args.model, "model"))
+        codec: Any = load_checkpoint(MaskVQVAE, check_folder(args.model, "model"), incomplete=incomplete)
+        return codec
     known = vars(MaskVQVAEConfig())
     for key in changes:
         if key not in known:
@@ -82,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = open_run(run)
 
     set_seed(run.seed)
-    model = make_model(args)
+    model = make_model(args, run.incomplete_checkpoint)
     # a quarter faster on CPU, and what GPUs prefer
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 

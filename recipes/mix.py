@@ -16,7 +16,16 @@ from openpali.data.streaming import StreamMixture, TaskStream
 from openpali.data.tasks import Task
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError, as_dict
-from openpali.recipes.run_data import Part, RetellingPart, make_task, mixed_data, skip_log, splits, task_data
+from openpali.recipes.run_data import (
+    Part,
+    RetellingPart,
+    check_codec,
+    make_task,
+    mixed_data,
+    skip_log,
+    splits,
+    task_data,
+)
 from openpali.recipes.trainer import run_length
 
 
@@ -119,7 +128,9 @@ def load_member(
         max_bad_share: of records that may turn out bad.
         examples: of training; all when None.
     """
-    made, parts = make_task(task), splits(source, run)
+    made = make_task(task)
+    check_codec(made)
+    parts = splits(source, run)
     train = few(parts["train"], examples, run.seed) if examples else parts["train"]
     options: dict[str, Any] = {"skip_log": skip_log(run), "max_bad_share": max_bad_share}
     held_out = {

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from accelerate import init_empty_weights
 
+from openpali.data.mask_codec import DEFAULT_CODEC
 from openpali.data.own_readers import PICTURE_ENDS
 from openpali.data.own_rows import REGION_KINDS, texts
 from openpali.data.own_set import OwnSet, OwnSpec, own_spec, read_own
@@ -54,6 +55,10 @@ class OwnDataArguments:
     prompt: str = field(
         default="", metadata={"help": "of every example; {question}, {language}, {classes} are filled in"}
     )
+    codec: str | None = field(
+        default=None,
+        metadata={"help": f"mask codec of --kind segment, a folder or Hub name; {DEFAULT_CODEC} if unset"},
+    )
     language: str = field(default="en", metadata={"help": "of prompts and answers"})
     orientation: Literal["upright", "stored"] = field(
         default="upright", metadata={"help": "of pictures that EXIF turns, when they were annotated"}
@@ -97,6 +102,8 @@ def own_keys(classes: list[type], argv: list[str] | None, above: dict[str, Any])
         raise ConfigError("kind says what your data are for: give them as --data FOLDER_OR_FILE")
     if not values["model"]:
         raise ConfigError("there is no model: give --model with the folder or Hub name of a checkpoint")
+    if values["codec"] and values["kind"] != "segment":
+        raise ConfigError("codec is of masks: it goes with --kind segment")
     folder = check_start(values["model"])
     refuse_among_data(values["output_dir"], values["data"])
     source = own_source(values)
@@ -161,6 +168,7 @@ def own_task(values: dict[str, Any], found: OwnSet, tokenizer: Any) -> dict[str,
             task["metric"] = "vqa"
         return {key: value for key, value in task.items() if value}
     task = {"name": kind} | ({"language": language} if language != "en" else {})
+    task |= {"codec": values["codec"]} if kind == "segment" and values["codec"] else {}
     if prompt:
         asked = prompt_classes(prompt, kind, names)
         usual = prompt == f"{kind} " + " ; ".join(asked)

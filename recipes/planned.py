@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, SiglipConfig
+from transformers import AutoTokenizer, PreTrainedConfig, SiglipConfig
 
 from openpali import Pali3Config
 from openpali.modeling.auto import checkpoint_config
+from openpali.modeling.checkpoints import load_config
 from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.configuration_paligemma import paligemma_preset
 from openpali.recipes import classification, contrastive, denoise, dense, mask_vqvae, pretrain, transfer
@@ -136,7 +137,7 @@ def start_config(args: StartArguments) -> Any:
     if args.vision_checkpoint and is_here(args.vision_checkpoint):
         changes["vision_config"] = vision_config_of(args.vision_checkpoint).to_dict()
     if args.text_checkpoint and is_here(args.text_checkpoint):
-        changes["text_config"] = AutoConfig.from_pretrained(args.text_checkpoint).to_dict()
+        changes["text_config"] = load_config(args.text_checkpoint).to_dict()
     earlier = shipped_plan(args.model) if args.model and args.preset == StartArguments.preset else None
     try:
         if args.model and is_here(args.model):
@@ -202,7 +203,7 @@ def plan_denoise(line: list[str]) -> Planned:
     """The text side of stage 0; half of a text may be masked."""
     args, run = parse(RECIPES["denoise"], line)
     if args.model:
-        config: Any = AutoConfig.from_pretrained(args.model) if is_here(args.model) else unknown(args.model)
+        config: Any = load_config(args.model) if is_here(args.model) else unknown(args.model)
     else:
         config = denoise.make_config(args, counted_tokens(args.tokenizer, args, args.sentinels))
     return Planned("denoise", config, Lengths(args.max_length, args.max_length // 2), True, run)

@@ -22,7 +22,7 @@ from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import ConfigError, as_dict, at_least
 from openpali.recipes.mixture_log import MixtureLog, NumberedCollator, NumberedTask, tell_mixture
 from openpali.recipes.pretrain_start import StartArguments, load_start
-from openpali.recipes.run_data import make_task, mixed_data, skip_log, splits, task_data, tell_skipped
+from openpali.recipes.run_data import check_codec, make_task, mixed_data, skip_log, splits, task_data, tell_skipped
 from openpali.recipes.run_folder import open_run
 from openpali.recipes.stage_curve import ComponentWarmup, StageArguments, continue_curve, save_stage
 from openpali.recipes.trainer import run_training
@@ -81,6 +81,7 @@ def make_datasets(
     held_out: dict[str, dict[str, TaskDataset]] = {"validation": {}, "test": {}}
     for number, (name, line) in enumerate(as_dict(args.mixture, "mixture").items()):
         spec, task = line.get("source", args.source), make_task(line["task"])
+        check_codec(task)
         # lines that share a source share its reading
         own = parts.setdefault(str(spec), parts.get(str(spec)) or splits(spec, run))
         limits = {option: line[option] for option in LIMITS if option in line}
@@ -106,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
     set_seed(run.seed)
     if start.attention == "flex_attention" and run.device.type == "cpu":
         raise ConfigError("attention: flex_attention cannot train on CPUs; leave it out, or take sdpa or eager")
-    model, processor = load_start(start)
+    model, processor = load_start(start, run.incomplete_checkpoint)
     continue_curve(run, start.model)
     save_stage(run)
     collator = NumberedCollator(

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel, SiglipVisionModel
 
 from openpali import Pali3Config, Pali3ForConditionalGeneration, Pali3Processor
-from openpali.modeling.auto import checkpoint_config, load_processor, model_class, set_resolution
+from openpali.modeling.auto import check_tokens, load_answering, load_processor, set_resolution
+from openpali.modeling.checkpoints import load_tower
 from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.configuration_paligemma import paligemma_preset
 from openpali.modeling.location_tokens import LOCATION_BINS, location_token
@@ -60,19 +61,21 @@ class StartArguments:
             raise ConfigError("ordered_locations is for family pali3")
 
 
-def load_start(args: StartArguments) -> tuple[PreTrainedModel, Any]:
+def load_start(args: StartArguments, incomplete: bool = False) -> tuple[PreTrainedModel, Any]:
     """The model to train and its processor, at the resolution of this stage, in float32.
 
     Args:
         args: what to start from.
+        incomplete: take a checkpoint that lacks weights as it is.
 
     Raises:
         ConfigError: if something is missing or does not fit together.
     """
     if args.model:
         folder = check_folder(args.model, "model")
-        model = model_class(checkpoint_config(folder)).from_pretrained(folder, dtype=torch.float32)
+        model: Any = load_answering(folder, incomplete=incomplete, dtype=torch.float32)
         processor = load_processor(folder)
+        check_tokens(folder, model, processor)
     else:
         vision = check_folder(args.vision_checkpoint, "vision_checkpoint")
         if Path(vision).is_dir() and not (args.tokenizer or args.text_checkpoint or has_tokenizer(vision)):
@@ -155,8 +158,7 @@ def table_rows(processor: Any) -> int:
 
 def tower_weights(vision: str) -> dict[str, torch.Tensor]:
     """The image tower's weights, without its pooling head."""
-    trained = AutoModel.from_pretrained(vision, dtype=torch.float32)
-    tower = trained.vision_model if trained.config.model_type == "siglip" else trained
+    tower = load_tower(vision, SiglipVisionModel, vision_config_of(vision), dtype=torch.float32)
     return {name: weight for name, weight in tower.state_dict().items() if not name.startswith("head.")}
 
 

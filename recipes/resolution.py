@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from openpali.modeling.auto import checkpoint_config, load_processor, model_class, set_resolution
+from openpali.modeling.auto import check_tokens, checkpoint_config, load_answering, load_processor, set_resolution
 from openpali.recipes.adapters import DTYPES, AdapterArguments, load_for_training
 from openpali.recipes.arguments import RunArguments, known_keys, read_values
 from openpali.recipes.config_file import ConfigError, as_dict, typed
@@ -59,30 +59,36 @@ def load_resized(
     """
     config, processor = checkpoint_config(folder), load_processor(folder)
     if size in (None, config.vision_config.image_size):
-        return processor, load_for_training(folder, adapters, dtype, run)
+        return processor, fitting(folder, load_for_training(folder, adapters, dtype, run), processor)
     assert size is not None
     run.say(
         f"Pictures of {size} pixels in place of {config.vision_config.image_size}: position embeddings are resized"
     )
     try:
         if adapters.peft == "none":
-            model = load_for_training(folder, adapters, dtype, run)
+            model = fitting(folder, load_for_training(folder, adapters, dtype, run), processor)
             set_resolution(model, processor, size)
             return processor, model
         resized = run.folder / RESIZED_FOLDER
         with run.main_process_first(local=False):
             if run.process_index == 0 and not (resized / "config.json").exists():
-                save_resized(folder, size, resized)
+                save_resized(folder, size, resized, run.incomplete_checkpoint)
     except ValueError as error:
         raise ConfigError(f"resolution: {error}") from error
     return load_processor(resized), load_for_training(str(resized.resolve()), adapters, dtype, run)
 
 
-def save_resized(folder: str, size: int, target: Path) -> None:
+def fitting(folder: str, model: PreTrainedModel, processor: Any) -> PreTrainedModel:
+    """The model, if it has all tokens of its processor."""
+    check_tokens(folder, model, processor)
+    return model
+
+
+def save_resized(folder: str, size: int, target: Path, incomplete: bool = False) -> None:
     """Save a checkpoint for pictures of another size."""
     config, processor = checkpoint_config(folder), load_processor(folder)
     dtype = config.dtype if config.dtype in DTYPES.values() else DTYPES["float32"]
-    model = model_class(config).from_pretrained(folder, dtype=dtype)
+    model = load_answering(folder, incomplete=incomplete, dtype=dtype)
     set_resolution(model, processor, size)
     processor.save_pretrained(target)
     model.save_pretrained(target)

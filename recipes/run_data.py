@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from openpali.data.mask_codec import load_codec
 from openpali.data.mixture import Mixture, TaskDataset
 from openpali.data.records import BadRecord, SkipLog
 from openpali.data.sources import Augmented, CheckedSource, RetellingSource, Source, augmented, credits_of, load_source
@@ -13,6 +14,10 @@ from openpali.data.sources.jsonl import JsonlSource
 from openpali.data.sources.webdataset import WebDataset
 from openpali.data.streaming import StreamMixture, TaskStream
 from openpali.data.tasks import Task, load_task
+from openpali.data.tasks.refer import Refer
+from openpali.data.tasks.segment import Segment
+from openpali.modeling.checkpoints import is_folder_name, no_folder
+from openpali.modeling.segmentation_tokens import CODES_PER_MASK, SEGMENTATION_CODES
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError, at_least
 from openpali.recipes.run_folder import SKIPPED_FILE
@@ -61,8 +66,8 @@ def check_folder(name: str | None, key: str) -> str:
     if path.is_dir():
         if not (path / "config.json").exists():
             raise ConfigError(f"{key}: {name} holds no model (no config.json); has its run finished?")
-    elif path.is_absolute() or name.startswith((".", "outputs/")) or name.count("/") != 1:
-        raise ConfigError(f"{key}: there is no folder {name}; train that stage first, or give another one")
+    elif is_folder_name(name):
+        raise ConfigError(f"{key}: {no_folder(name)}; or train that stage first")
     return name
 
 
@@ -82,6 +87,25 @@ def make_task(spec: dict[str, Any]) -> Task:
         raise ConfigError(f"task: {error}") from error
     at_least(1, {"task.max_new_tokens": task.max_new_tokens}, "task.max_new_tokens")
     return task
+
+
+def check_codec(task: Task) -> None:
+    """Look for the mask codec of a task that writes masks, before any time is spent.
+
+    Raises:
+        ConfigError: there is none, or its masks are not the sixteen tokens that models write.
+    """
+    if not isinstance(task, Segment | Refer) or isinstance(task, Refer) and task.boxes_only:
+        return
+    try:
+        config = load_codec(task.codec).config
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if config.codebook_size > SEGMENTATION_CODES or config.grid_size**2 != CODES_PER_MASK:
+        raise ConfigError(
+            f"codec: {task.codec} writes {config.grid_size**2} of {config.codebook_size} codes for a mask, and models"
+            f" write {CODES_PER_MASK} of {SEGMENTATION_CODES}: give another one"
+        )
 
 
 def splits(spec: dict[str, Any], run: RunArguments) -> dict[str, Source]:

@@ -10,8 +10,10 @@ import yaml
 from torch import nn
 from transformers import PreTrainedModel
 
+from openpali.eval.base_weights import BASE_FILE
 from openpali.eval.loading import ADAPTER_CONFIG, adapter_parameters, load_adapter_weights
 from openpali.modeling.four_bit import QUANTIZATION_FILE
+from openpali.modeling.mistakes import CheckpointError
 from openpali.recipes.arguments import RunArguments, save_config
 from openpali.recipes.config_file import ConfigError
 
@@ -26,7 +28,7 @@ OLD = ".old"
 LEFT_BY_A_RUN = (CONFIG_FILE, LOG_FILE, SKIPPED_FILE, BEST_FOLDER, "tensorboard", "report.html", "metrics.json")
 LEFT_BY_A_RUN += (ASIDE, "bad_batches", "micro_batch.json", "resized")
 # a model beside the description of another one would be loaded as that
-MODEL_FILES = ("config.json", ADAPTER_CONFIG, QUANTIZATION_FILE)
+MODEL_FILES = ("config.json", ADAPTER_CONFIG, QUANTIZATION_FILE, BASE_FILE)
 # any of the patterns is enough; the later ones are what FSDP and DeepSpeed write
 PARTS = {
     "weights": ("*.safetensors", "pytorch_model*", "global_step*"),
@@ -81,9 +83,12 @@ def refuse_foreign(folder: Path, args: RunArguments) -> None:
         if any(folder.glob("*.safetensors")):
             raise ConfigError(f"{folder} holds a model already; choose another output_dir")
         return
-    changes = differences(yaml.safe_load(saved.read_text()) or {}, args)
+    changes = differences(yaml.safe_load(saved.read_text("utf-8")) or {}, args)
     if args.resume == "none":
         raise ConfigError(f"{folder} holds a run; add --overwrite to remove it, or choose another output_dir")
+    if changes and not has_begun(folder):
+        # it ended in an error that the new configuration may well mend
+        return
     if changes and args.resume is None:
         raise ConfigError(
             f"{folder} holds a run with another configuration ({'; '.join(changes[:4])}); add --resume auto to"
@@ -91,6 +96,11 @@ def refuse_foreign(folder: Path, args: RunArguments) -> None:
         )
     if changes:
         print(f"Going on with another configuration: {'; '.join(changes)}", flush=True)
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a run has trained a step."""
+    return (folder / LOG_FILE).exists() or bool(checkpoints(folder)) or any(folder.glob("*.safetensors"))
 
 
 def differences(saved: dict[str, Any], args: RunArguments) -> list[str]:
@@ -197,7 +207,7 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
     adapters only those are in a checkpoint.
 
     Raises:
-        RuntimeError: naming parameters that the checkpoint lacks.
+        CheckpointError: naming parameters that the checkpoint lacks.
     """
     assert isinstance(model, PreTrainedModel)
     if adapter_parameters(model):
@@ -207,5 +217,5 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
     loaded, info = cast(tuple[PreTrainedModel, dict], type(model).from_pretrained(folder, **options))
     missing = sorted(info["missing_keys"])
     if missing:
-        raise RuntimeError(f"{folder} lacks {len(missing)} parameters, among them {', '.join(missing[:3])}")
+        raise CheckpointError(f"{folder} lacks {len(missing)} parameters, among them {', '.join(missing[:3])}")
     model.load_state_dict(loaded.state_dict(), strict=True)

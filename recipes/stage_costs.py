@@ -29,6 +29,7 @@ The model is built on the meta device, so that parameters are counted and not he
 import argparse
 from dataclasses import dataclass
 
+from openpali.modeling.mistakes import at_least
 from openpali.recipes.arguments import command
 from openpali.recipes.config_file import ConfigError
 from openpali.recipes.optimization import describe
@@ -231,7 +232,7 @@ def stage_costs(planned: Planned, kept: tuple[Kept, Kept] | None = None) -> tupl
 def main(argv: list[str] | None = None) -> None:
     """Print the costs of a configuration or of a checkpoint's fine-tuning, or the table of what fits."""
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--processes", type=int, help="GPUs that the stage is meant for")
+    parser.add_argument("--processes", type=at_least(1), help="GPUs that the stage is meant for")
     parser.add_argument("--table", action="store_true", help="what fits into GPUs of several sizes")
     own, rest = parser.parse_known_args(argv)
     if own.table:

@@ -108,7 +108,7 @@ def sweep(args: SweepArguments, run: RunArguments, argv: Sequence[str], train: C
     best = best_of(outcomes)
     if run.process_index == 0:
         (run.folder / ROWS).write_text(json.dumps([json_numbers(asdict(one)) for one in outcomes], indent=2) + "\n")
-        (run.folder / TABLE).write_text(table(outcomes, best))
+        (run.folder / TABLE).write_text(table(outcomes, best), "utf-8")
     run.say(table(outcomes, best))
     return best
 

@@ -23,7 +23,7 @@ from openpali.modeling.auto import load_processor
 from openpali.modeling.dropout import set_text_dropout
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
 from openpali.recipes.adapters import AdapterArguments, check_start
-from openpali.recipes.arguments import RunArguments, command, parse
+from openpali.recipes.arguments import RunArguments, command, parse, spread
 from openpali.recipes.config_file import ConfigError, as_dict, at_least
 from openpali.recipes.data_check import check_data
 from openpali.recipes.example_picture import EXAMPLES_FILE, draw_examples, some_examples
@@ -136,6 +136,7 @@ def configure(line: list[str]) -> tuple[Any, ...]:
     Raises:
         ConfigError: there is no data, no task, or whatever else is missing or wrong.
     """
+    line = spread(line, ("source", "task"))
     built = parse(CLASSES, line, *own_keys(CLASSES, line, resolution_keys(CLASSES, line)))
     args, mix = built[0], built[2]
     if not args.source and not mix.mix:

@@ -37,6 +37,7 @@ from openpali.data.sources.emoji36_folder import (
     concept_split,
     default_folder,
 )
+from openpali.modeling.mistakes import command
 from openpali.scripts.build_emoji36_icons import Style, rasterise, read_styles
 from openpali.scripts.build_emoji36_licences import licences
 from openpali.scripts.build_emoji36_names import (
@@ -228,6 +229,7 @@ def describe(counts: dict[str, Any]) -> str:
     )
 
 
+@command("error")
 def main(argv: list[str] | None = None) -> None:
     """Build the set, unless it is there."""
     parser = argparse.ArgumentParser(prog="make data36", description=(__doc__ or "").split("\n")[0])

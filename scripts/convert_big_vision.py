@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from openpali.modeling.mistakes import at_least, command
 from openpali.scripts.big_vision_configs import KNOWN_SIZES, vocabulary_rows
 from openpali.scripts.big_vision_npz import Checkpoint
 from openpali.scripts.big_vision_plan import Plan, apply_rule, make_plan, published_name
@@ -141,14 +142,12 @@ def plan_files(plan: Plan, max_shard_size: int) -> dict[str, str]:
     return {name: f"model-{n:05d}-of-{number:05d}.safetensors" for name, n in numbers.items()}
 
 
+@command("openpali convert", ValueError)
 def main(argv: list[str] | None = None) -> None:
     """`openpali convert FILE FOLDER`."""
     args = parse_arguments(argv)
     dtype = None if args.dtype is None else DTYPES[args.dtype]
-    try:
-        convert(args.file, args.folder, args.tokenizer, args.set, args.resolution, dtype, args.max_shard_size)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"openpali convert: {error}") from error
+    convert(args.file, args.folder, args.tokenizer, args.set, args.resolution, dtype, args.max_shard_size)
     print(f"wrote {args.folder}")
 
 
@@ -165,7 +164,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="KEY=VALUE",
         help="a value of the configuration, as text_config.final_logit_softcapping=null; may be repeated",
     )
-    parser.add_argument("--resolution", type=int, metavar="PX", help="resize position embeddings to this image side")
+    parser.add_argument(
+        "--resolution", type=at_least(1), metavar="PX", help="resize position embeddings to this image side"
+    )
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights written; the file's when left out")
     parser.add_argument(
         "--max_shard_size", type=size_in_bytes, default="2GB", help="of one file of weights (default: %(default)s)"

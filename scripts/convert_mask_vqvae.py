@@ -6,7 +6,6 @@ The file that PaliGemma's authors use is gs://big_vision/paligemma/vae-oid.npz.
 """
 
 import argparse
-import sys
 import zipfile
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.modeling.export import export
+from openpali.modeling.mistakes import command
 from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
 
 STATISTICS = ("_vq_vae._ema_cluster_size", "_vq_vae._ema_w")
@@ -63,16 +63,14 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} cannot be read as an .npz of plain arrays: {error}") from error
 
 
+@command("error", ValueError)
 def main(argv: list[str] | None = None) -> None:
     """Convert a file into a folder, with the code that runs it."""
     parser = argparse.ArgumentParser(prog="convert_mask_vqvae", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("file", type=Path, help=".npz of the released layout")
     parser.add_argument("folder", type=Path, help="where to write")
     arguments = parser.parse_args(argv)
-    try:
-        model = load_released(arguments.file)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    model = load_released(arguments.file)
     print(f"wrote {export(model, None, arguments.folder)}")
 
 

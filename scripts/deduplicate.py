@@ -19,6 +19,7 @@ import numpy as np
 
 from openpali.data.records import SkipLog
 from openpali.data.shard_files import find_shards
+from openpali.modeling.mistakes import at_least, command
 from openpali.scripts.picture_copies import FindCopies, copies_within, describe
 from openpali.scripts.picture_hashes import HashPictures, read_hashes, rows_of, shard_row
 from openpali.scripts.shards import Rewrite, claim, in_parallel, write_json, written_aside
@@ -45,7 +46,7 @@ def deduplicate(args: argparse.Namespace) -> dict[str, Any]:
     in_parallel(Rewrite(str(args.output / "shards")), kept, args.processes, "writing shards")
     told = [{key: value for key, value in line.items() if key != "number"} for lines in removed for line in lines]
     with written_aside(args.output / "removed.jsonl") as aside:
-        aside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told))
+        aside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told), "utf-8")
     report = {"samples": total, "kept": sum(len(row["keep"]) for row in kept)}
     report |= {"found": dict(Counter(line["kind"] for line in told)), "unusable": len(SkipLog(skipped).read())}
     write_json(args.output / "report.json", report | {"settings": settings})
@@ -67,6 +68,7 @@ def found_copies(args: argparse.Namespace, own: list[Path], against: list[str]) 
     return removed
 
 
+@command("error", ValueError)
 def main(argv: list[str] | None = None) -> None:
     """Remove duplicates, and say how many."""
     parser = argparse.ArgumentParser(prog="deduplicate", description=(__doc__ or "").split("\n")[0])
@@ -75,16 +77,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--against", nargs="*", default=[], help="folders of pictures, tar shards, sources as JSON")
     parser.add_argument("--within", action="store_true", help="also what repeats an earlier sample of the shards")
     parser.add_argument("--distance", type=int, default=6, help="bits of 64 in which hashes of copies may differ")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="at work at once")
+    parser.add_argument("--processes", type=at_least(1), default=os.cpu_count() or 1, help="at work at once")
     args = parser.parse_args(argv)
     if not args.against and not args.within:
         parser.error("nothing to compare with: give --against, --within or both")
     if not 0 <= args.distance <= 31:
         parser.error(f"--distance {args.distance} is not from 0 to 31")
-    try:
-        report = deduplicate(args)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+    report = deduplicate(args)
     shown = ", ".join(f"{count:,} {kind}" for kind, count in report["found"].items()) or "none found"
     print(f"{report['kept']:,} of {report['samples']:,} samples kept. Copies: {shown}")
     if report["unusable"]:

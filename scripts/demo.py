@@ -17,6 +17,7 @@ from transformers import pipeline
 import openpali
 from openpali.data.sources import load_source
 from openpali.data.tasks import load_task
+from openpali.modeling.mistakes import command
 from openpali.recipes import contrastive, pretrain, transfer
 from openpali.scripts.chain import SCENES, Clock, Row, draw_scenes, measure
 
@@ -54,6 +55,7 @@ def answer_pictures(folder: Path) -> None:
             print(f"{path}  {checkpoint}  {example.prefix!r} -> {answer!r}, where {example.suffix!r} is right")
 
 
+@command("error")
 def main(argv: list[str] | None = None) -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(prog="make demo", description=(__doc__ or "").split("\n")[0])

@@ -19,6 +19,7 @@ import openpali
 from openpali.data.sources.emoji36_folder import default_folder
 from openpali.data.sources.phrases import LANGUAGES
 from openpali.eval import encoders
+from openpali.modeling.mistakes import command
 from openpali.recipes import classification, contrastive
 from openpali.scripts import build_emoji36
 from openpali.scripts.chain import Clock
@@ -68,6 +69,7 @@ def measure(folder: Path, sources: dict[str, dict[str, Any]]) -> None:
     print(f"{score / chance:.0f} times chance ({100 * chance:.2f} %), where {TARGET:.0f} times is {told}")
 
 
+@command("error")
 def main(argv: list[str] | None = None) -> None:
     """Train both and measure them."""
     parser = argparse.ArgumentParser(prog="make encoders", description=(__doc__ or "").split("\n")[0])

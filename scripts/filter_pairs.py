@@ -18,6 +18,7 @@ import numpy as np
 from openpali.data.records import SkipLog
 from openpali.data.shard_files import find_shards
 from openpali.modeling.dtypes import CHOICES
+from openpali.modeling.mistakes import at_least, command
 from openpali.scripts.pair_scores import REDUCE, PairScores
 from openpali.scripts.shards import Rewrite, claim, in_parallel, read_table, write_json
 
@@ -75,6 +76,7 @@ def filter_shards(args: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
+@command("error", ValueError)
 def main(argv: list[str] | None = None) -> None:
     """Filter, and say what came of it."""
     parser = argparse.ArgumentParser(prog="filter_pairs", description=(__doc__ or "").split("\n")[0])
@@ -84,16 +86,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--share", type=float, default=0.4, help="of the pairs to keep")
     parser.add_argument("--languages", nargs="*", default=[], help="of the captions that count; all by default")
     parser.add_argument("--reduce", choices=list(REDUCE), default="best", help="which of several captions count")
-    parser.add_argument("--batch-size", type=int, default=64, help="pictures at a time")
+    parser.add_argument("--batch-size", type=at_least(1), default=64, help="pictures at a time")
     parser.add_argument("--dtype", choices=CHOICES, default="auto", help="of the weights; auto: the checkpoint's own")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="each has a model of its own")
+    parser.add_argument(
+        "--processes", type=at_least(1), default=os.cpu_count() or 1, help="each has a model of its own"
+    )
     args = parser.parse_args(argv)
     if not 0 < args.share <= 1:
         parser.error(f"--share {args.share} is not above 0 and at most 1")
-    try:
-        report = filter_shards(args)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+    report = filter_shards(args)
     print(f"{report['kept']:,} of {report['pairs']:,} pairs kept, those of {report['threshold']:.4f} and more")
     if report["unusable"]:
         print(f"{report['unusable']:,} samples cannot be used; {args.output / 'skipped_records.jsonl'} lists them")

@@ -15,6 +15,7 @@ from typing import Any
 
 import openpali
 from openpali.data.mask_codec import DEFAULT_CODEC, load_codec
+from openpali.modeling.mistakes import at_least, command
 from openpali.recipes import contrastive, dense, mask_vqvae, pretrain, transfer
 from openpali.scripts.chain import Clock, Row, draw_scenes, measure
 
@@ -68,12 +69,13 @@ def against_target(name: str, key: str, target: float, summary: dict[str, Any]) 
     return f"{name}: {key} {value:.3f}, {blank:.3f} on blank images; {target} is {verdict}"
 
 
+@command("error")
 def main(argv: list[str] | None = None) -> None:
     """Train, measure, report."""
     parser = argparse.ArgumentParser(prog="make located", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path("outputs/located"), help="where everything is written")
     parser.add_argument("--codec", default=DEFAULT_CODEC, help="mask codec, a folder or Hub name")
-    parser.add_argument("--scenes", type=int, default=400, help="held-out scenes of each kind")
+    parser.add_argument("--scenes", type=at_least(1), default=400, help="held-out scenes of each kind")
     args = parser.parse_args(argv)
     args.folder.mkdir(parents=True, exist_ok=True)
     print(f"openpali {openpali.__version__}: boxes and masks from nothing, into {args.folder}")

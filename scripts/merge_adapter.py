@@ -15,10 +15,13 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
-from openpali.eval.loading import ADAPTER_CONFIG, attach_adapters, find_base, first_device
+from openpali.eval.base_weights import check_base
+from openpali.eval.loading import ADAPTER_CONFIG, attach_adapters, chosen_device, find_base
 from openpali.modeling.auto import checkpoint_config, load_processor, model_class
+from openpali.modeling.checkpoints import add_incomplete, load_checkpoint
 from openpali.modeling.dtypes import CHOICES, DTYPES
 from openpali.modeling.four_bit import load_four_bit, read_quantization
+from openpali.modeling.mistakes import command
 
 
 def merge_adapter(
@@ -27,6 +30,7 @@ def merge_adapter(
     dtype: torch.dtype | None = None,
     base: str | None = None,
     device: str | None = None,
+    incomplete: bool = False,
 ) -> Path:
     """Merge adapters into their base and write the model with its processor.
 
@@ -37,13 +41,14 @@ def merge_adapter(
         base: folder or Hub name of the base; where it was at the training when None.
         device: where to do it. The first accelerator when None, since a GPU may round 4-bit weights otherwise
             than a CPU.
+        incomplete: take a base that lacks weights, or has others, as it is.
 
     Returns:
         The folder.
 
     Raises:
         ValueError: if `folder` is not empty, or `adapters` holds none.
-        OSError: if the base is not there.
+        OSError: if the base is not there, or is not the one that they were trained on.
     """
     name, folder = str(adapters), Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -55,8 +60,9 @@ def merge_adapter(
     if found is None:
         raise ValueError(f"{name} holds no adapters: neither a folder nor a Hub repository with an {ADAPTER_CONFIG}")
     base = base or find_base(name)
+    check_base(name, base)
     processor = load_processor(name, base)
-    model = load_unquantised(name, base, device or first_device())
+    model = load_unquantised(name, base, chosen_device(device), incomplete)
     stored: Any = dtype or checkpoint_config(base).dtype or model.dtype
     attach_adapters(model, name)
     fold_adapters(model, stored)
@@ -67,12 +73,13 @@ def merge_adapter(
     return folder
 
 
-def load_unquantised(name: str, base: str, device: str) -> PreTrainedModel:
+def load_unquantised(name: str, base: str, device: str, incomplete: bool = False) -> PreTrainedModel:
     """What adapters were trained on, in the base's own type, or what 4 bits of it stand for in their compute type."""
     kind, quantization = model_class(checkpoint_config(base)), read_quantization(name)
     if quantization is None:
-        return kind.from_pretrained(base, dtype="auto").to(torch.device(device))
-    model = load_four_bit(kind, base, quantization, device)
+        model: Any = load_checkpoint(kind, base, incomplete=incomplete, dtype="auto")
+        return model.to(torch.device(device))
+    model = load_four_bit(kind, base, quantization, device, incomplete)
     model.dequantize()  # pyright: ignore[reportCallIssue]
     return model
 
@@ -107,6 +114,7 @@ def note_dtype(config: PreTrainedConfig, dtype: torch.dtype) -> None:
         note_dtype(getattr(config, part), dtype)
 
 
+@command("openpali merge", ValueError, RuntimeError)
 def main(argv: list[str] | None = None) -> None:
     """`openpali merge ADAPTERS FOLDER`."""
     parser = argparse.ArgumentParser(prog="openpali merge", description=(__doc__ or "").split("\n")[0])
@@ -115,12 +123,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=CHOICES, default="auto", help="of the weights; auto: the base's own")
     parser.add_argument("--base", help="the checkpoint that they were trained on, if it is not where it was")
     parser.add_argument("--device", help="where to merge; the first accelerator, else the CPU, if unset")
+    add_incomplete(parser)
     args = parser.parse_args(argv)
-    try:
-        folder = merge_adapter(args.adapters, args.folder, DTYPES.get(args.dtype), args.base, args.device)
-        print(f"wrote {folder}")
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        raise SystemExit(f"openpali merge: {error}") from error
+    dtype, incomplete = DTYPES.get(args.dtype), args.incomplete_checkpoint
+    print(f"wrote {merge_adapter(args.adapters, args.folder, dtype, args.base, args.device, incomplete)}")
 
 
 if __name__ == "__main__":

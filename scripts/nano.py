@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import openpali
+from openpali.modeling.mistakes import command
 from openpali.recipes import contrastive, pretrain, transfer
 from openpali.recipes.best_weights import read_best
 from openpali.scripts.chain import Clock, Row, draw_scenes, measure
@@ -74,6 +75,7 @@ def report(folder: Path) -> None:
     print(f"stage 0: {settings['stage 0']}")
 
 
+@command("error")
 def main(argv: list[str] | None = None) -> None:
     """Train, measure, report."""
     parser = argparse.ArgumentParser(prog="make nano", description=(__doc__ or "").split("\n")[0])

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoProcessor
 
 from openpali.data.records import BadRecord, SkipLog
 from openpali.data.shards import read_samples
 from openpali.data.sources.webdataset import record_of
 from openpali.eval.embedding import embed_images, embed_texts
 from openpali.eval.loading import tell_slow
+from openpali.modeling.checkpoints import load_any, reading
 from openpali.modeling.dtypes import asked_dtype
 from openpali.scripts.shards import write_table
 
@@ -32,10 +33,12 @@ Pair = tuple[int, str, Image.Image, list[str]]
 @functools.cache
 def load(name: str, device: str, dtype: str) -> tuple[Any, Any]:
     """A model and its processor, once in each process."""
-    model = AutoModel.from_pretrained(name, dtype=asked_dtype(dtype)).to(device).eval()
+    loaded: Any = load_any(name, dtype=asked_dtype(dtype))
+    with reading(name):
+        processor = AutoProcessor.from_pretrained(name)
     if dtype == "auto":
-        tell_slow(name, model, device)
-    return model, AutoProcessor.from_pretrained(name)
+        tell_slow(name, loaded, device)
+    return loaded.to(device).eval(), processor
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
     # as they will be read again
     settings = json.loads(json.dumps(settings))
     if path.exists():
-        before = json.loads(path.read_text())
+        before = json.loads(path.read_text("utf-8"))
         keys = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
         if keys:
             changes = "; ".join(f"{key}: {before.get(key)} before, {settings.get(key)} now" for key in keys)
@@ -113,7 +113,7 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a report."""
     with written_aside(path) as aside:
-        aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 @dataclass(frozen=True)

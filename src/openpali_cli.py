@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb; without one, or with an unknown one, print the table.
 
     Returns:
-        Exit status: 0, or 2 when the verb is unknown.
+        Exit status: 0, 2 when the verb is unknown, 1 when its libraries are missing, 130 when interrupted.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -42,7 +42,16 @@ def main(argv: list[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"openpali: no verb {verb!r}\n\n{usage()}", file=sys.stderr)
         return 2
-    import_module(VERBS[verb][0]).main(rest)
+    try:
+        # takes seconds, in which one may think better of it; `main` sees to what goes wrong later
+        module = import_module(VERBS[verb][0])
+    except ImportError as error:
+        print(f"openpali {verb}: {error}: install openpali anew, or what it lacks", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"openpali {verb}: interrupted", file=sys.stderr)
+        return 130
+    module.main(rest)
     return 0
 
 

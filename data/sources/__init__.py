@@ -169,7 +169,8 @@ def build(spec: dict[str, Any], table: dict[str, str], what: str) -> Any:
     """Import `table[spec["name"]]` and call it with the rest of the spec. Raises ValueError on unknown keys."""
     options = {key: value for key, value in spec.items() if key != "name"}
     if "name" not in spec:
-        raise ValueError(f"a {what} needs a name, one of {', '.join(table)}: {spec}")
+        given = ", ".join(map(str, list(spec)[:8]))
+        raise ValueError(f"a {what} needs a name, one of {', '.join(table)}; there is only {given or 'nothing'}")
     if spec["name"] not in table:
         raise ValueError(f"no {what} {spec['name']!r}{_nearest(spec['name'], list(table))}")
     module, _, attribute = table[spec["name"]].partition(":")

@@ -17,6 +17,7 @@ from openpali.data.records import BadRecord
 from openpali.data.sources.annotations import BadPart
 from openpali.data.sources.pictures import Pictures
 from openpali.data.text_files import SAVE_AS_UTF8, encoding_of, not_unicode
+from openpali.modeling.plain_text import found_controls
 
 _MANY, _HEAD = 100, 256
 _MAX_BAD_SHARE = 0.1
@@ -64,6 +65,7 @@ class JsonlSource:
         self._starts, self._lines, self._turns = array("q"), array("q"), array("q")
         self._empty: list[int] = []
         self._spelled = Pictures(self.image_root, self.image_root, self.path.parent)
+        self._controls: list[str] = []
         self._check(check_decode)
 
     def __len__(self) -> int:
@@ -91,11 +93,19 @@ class JsonlSource:
 
     @property
     def notes(self) -> list[str]:
-        """How many answers are empty."""
-        if not self._empty:
-            return []
-        told = f"{len(self._empty)} of {len(self)} records have an empty suffix, the first in line {self._empty[0]}"
-        return [f"{told}: a model learns to answer nothing. Is that meant?"]
+        """How many answers are empty, and how many texts hold what looks like a control token."""
+        found = []
+        if self._empty:
+            count, first = len(self._empty), self._empty[0]
+            told = f"{count} of {len(self)} records have an empty suffix, the first in line {first}"
+            found.append(f"{told}: a model learns to answer nothing. Is that meant?")
+        if self._controls:
+            count, first = len(self._controls), self._controls[0]
+            found.append(
+                f"{count} records hold what looks like a control token of the models, the first {first}. It is read as"
+                " letters like any others; take it out where it is not meant to be read."
+            )
+        return found
 
     def _pictures(self, record: dict[str, Any], number: int) -> dict[str, Any]:
         """`image`, or `images` where there are several."""
@@ -118,6 +128,12 @@ class JsonlSource:
                 self._starts.append(start)
                 self._lines.append(number)
                 self._turns.append(turn)
+            said = (
+                record[key] for record in records for key in ("prefix", "suffix") if isinstance(record.get(key), str)
+            )
+            # locations and segments may be meant: whoever writes prompt and target writes those as well
+            if tokens := list(dict.fromkeys(found_controls(said, places=False))):
+                self._controls.append(f"{self.path}:{number}: {', '.join(tokens)}")
         self._judge()
 
     def _judge(self) -> None:

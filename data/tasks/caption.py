@@ -44,6 +44,7 @@ class Caption:
         return Example(
             id=record["id"],
             task=self.name,
+            controls="none",
             images=pictures(record),
             prefix=f"caption {language}",
             suffix=rng.choice(captions),

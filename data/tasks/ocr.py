@@ -52,6 +52,7 @@ class Ocr:
         return Example(
             id=record["id"],
             task=self.name,
+            controls="none",
             images=pictures(record),
             prefix="ocr",
             suffix=text,

@@ -56,6 +56,7 @@ class OwnAnswers:
         return Example(
             id=record["id"],
             task=self.name,
+            controls="none",
             images=pictures(record),
             prefix=prefix,
             suffix=rng.choice(list(found)),

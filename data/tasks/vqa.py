@@ -43,6 +43,7 @@ class Vqa:
         return Example(
             id=record["id"],
             task=self.name,
+            controls="none",
             images=pictures(record),
             prefix=self.prompt.replace("{question}", record["question"]),
             suffix=rng.choice(given) if self.target == "random" else given[0],

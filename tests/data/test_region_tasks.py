@@ -242,6 +242,16 @@ def test_no_codec_is_told_with_the_remedy(tmp_path, records):
         load_codec(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["detect", "segment"])
+def test_a_picture_without_objects_has_an_empty_answer(name, codec, records):
+    task = task_with(codec, name, classes=["dog", "cat"])
+    example = task.example(records[0] | {"objects": []}, random.Random(0))
+    assert example is not None
+    assert (example.prefix, example.suffix) == (f"{name} dog ; cat", "")
+    assert (example.boxes, example.masks) == ((), ())
+    assert task.reference(example) == task.prediction("", example) == []
+
+
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("augment", [None, {"flip": 0.5, "crop": [0.5, 1], "zoom_out": [1, 2]}])
 @pytest.mark.parametrize("source", ["emoji", "coco", "refer"])

@@ -127,12 +127,43 @@ def test_a_larger_limit_goes_on_from_a_smaller_one(checkpoint, records, tmp_path
         (["--source", "nowhere.yaml"], "nowhere.yaml"),
         (["--source", '{"name": "jsonl", "root": "x"}'], "no option 'root'"),
         (["--model", "./no-such-folder"], "no-such-folder"),
+        (["--batch_size", "0"], "--batch_size is at least 1, not 0"),
+        (["--num_beams", "0"], "--num_beams is at least 1, not 0"),
+        (["--limit", "-1"], "--limit is at least 1, not -1"),
+        (["--device", "cuda:99"], "device cuda:99 cannot be used"),
+        (["--logs", "nowhere.jsonl"], "there is no nowhere.jsonl"),
+        (["--source", "nowhere.jsonl"], "nowhere.jsonl:all: there is no such file. Check the path."),
     ],
 )
 def test_mistakes_are_said_in_a_sentence(checkpoint, records, tmp_path, change, message):
     with pytest.raises(SystemExit, match="openpali eval: ") as caught:
         main([*arguments(checkpoint, records, tmp_path / "out"), *change])
     assert message in str(caught.value)
+
+
+def test_data_in_place_of_a_source_are_told_and_not_printed(checkpoint, records, tmp_path):
+    for name, content, remedy in (
+        ("coco.json", {"images": [], "annotations": [{"id": 12345}] * 99}, "{name: coco, path: "),
+        ("rows.json", [{"image": "12345.png"}] * 99, "{name: own, path: "),
+    ):
+        path = tmp_path / name
+        path.write_text(json.dumps(content))
+        with pytest.raises(SystemExit) as stop:
+            main([*arguments(checkpoint, records, tmp_path / "out"), "--source", str(path)])
+        told = str(stop.value.code)
+        assert f"openpali eval: {path} does not describe a source" in told
+        assert f"--source '{remedy}{path}" in told
+        assert "12345" not in told
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(SystemExit, match="empty.jsonl:all: it has no records. Write one JSON object a line."):
+        main([*arguments(checkpoint, records, tmp_path / "out"), "--source", str(tmp_path / "empty.jsonl")])
+    (tmp_path / "latin.yaml").write_bytes("prompt: Käse".encode("latin-1"))
+    for option in ("--source", "--config"):
+        with pytest.raises(SystemExit, match=r"latin.yaml is (not UTF-8|neither JSON nor YAML in UTF-8)"):
+            main([*arguments(checkpoint, records, tmp_path / "out"), option, str(tmp_path / "latin.yaml")])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match=f"{tmp_path / 'file'} is a file, or lies below one"):
+        main(arguments(checkpoint, records, tmp_path / "file"))
 
 
 def test_sources_can_be_given_in_four_ways(tmp_path):

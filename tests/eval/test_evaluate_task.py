@@ -204,7 +204,7 @@ def test_an_interrupted_evaluation_goes_on():
 def test_prefix_with_placed_images_is_left_alone():
     model, processor = tiny_pali3()
     image = Image.new("RGB", (SIDE := 16, SIDE), "red")
-    placed = Example("a", "naming", (image,), "what <image> is")
+    placed = Example("a", "naming", (image,), "what <image> is", controls="all")
     ids = encode(model, processor, [placed], False)["input_ids"][0].tolist()
     assert ids.count(processor.image_token_id) == 4
     assert ids[0] != processor.image_token_id

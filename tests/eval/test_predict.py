@@ -26,7 +26,7 @@ def picture(tmp_path, monkeypatch):
 @pytest.fixture
 def says(monkeypatch):
     """Whatever model is named, this is its answer."""
-    monkeypatch.setattr("openpali.eval.predict.load_model", lambda *_: (None, None))
+    monkeypatch.setattr("openpali.eval.predict.load_model", lambda *_, **__: (None, None))
     return lambda answer: monkeypatch.setattr("openpali.eval.predict.generate", lambda *_, **__: [answer])
 
 
@@ -134,3 +134,37 @@ def test_it_says_what_is_wrong_with_a_picture(says, tmp_path, name):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(SystemExit, match=f"openpali predict: .*{name}"):
         predict(["model", str(tmp_path / name)])
+
+
+def test_a_box_alone_is_the_answer_to_a_referring_expression(picture, says, tmp_path, capsys):
+    says(BOX)
+    predict(["model", str(picture), "the dog on the left", "--save", str(tmp_path / "boxes.png")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [BOX, "no label: x 100 to 200, y 25 to 75", f"Picture with 1 box: {tmp_path / 'boxes.png'}"]
+    drawn = Image.open(tmp_path / "boxes.png")
+    assert ImageColor.getrgb(OBJECT_COLOURS[0]) in {pixel for _, pixel in drawn.getcolors(1 << 20) or ()}
+
+
+@pytest.mark.parametrize("option", ["--num_beams", "--max_new_tokens"])
+@pytest.mark.parametrize("value", ["0", "-3", "some"])
+def test_numbers_below_one_are_told(picture, option, value, capsys):
+    with pytest.raises(SystemExit) as stop:
+        predict(["model", str(picture), "x", option, value])
+    assert stop.value.code == 2
+    told = f"it is at least 1, not {value}" if value != "some" else "invalid whole number value: 'some'"
+    assert f"argument {option}: {told}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta"])
+def test_a_device_that_is_not_there_is_one_line(picture, device):
+    with pytest.raises(SystemExit, match=rf"^openpali predict: device {device} cannot be used \(.*\): take \w+, or"):
+        predict(["model", str(picture), "x", "--device", device])
+
+
+@pytest.mark.parametrize("target", ["--save", "--masks"])
+def test_a_file_where_a_folder_is_wanted_is_one_line(picture, codec, says, target):
+    model, folder = codec
+    says(answer_of(model))
+    given = str(picture / "out.png") if target == "--save" else str(picture)
+    with pytest.raises(SystemExit, match=f"^openpali predict: {picture} is a file, or lies below one, where a folder"):
+        predict(["model", str(picture), "segment dog", "--codec", str(folder), target, given])

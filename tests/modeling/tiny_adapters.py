@@ -45,7 +45,7 @@ def save_checkpoint(family: str, tokenizer: Any, folder: Path, side: int = SIDE)
 
 def adapted_model(checkpoint: Path, kind: str, freeze: tuple[str, ...] = (), **options: Any) -> Any:
     """As the recipe loads it, in evaluation mode."""
-    run: Any = SimpleNamespace(device=CPU, freeze=list(freeze), say=print)
+    run: Any = SimpleNamespace(device=CPU, freeze=list(freeze), say=print, incomplete_checkpoint=False)
     args = AdapterArguments(peft=kind, **{"lora_rank": 2, "lora_alpha": 4, **options})  # type: ignore[arg-type]
     torch.manual_seed(2)
     return load_for_training(str(checkpoint), args, "auto", run).eval()

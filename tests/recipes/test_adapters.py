@@ -167,7 +167,7 @@ def test_the_rank_must_be_positive():
 
 @pytest.mark.parametrize(("dtype", "kind", "expected"), [("bfloat16", "lora", torch.bfloat16), ("auto", "none", None)])
 def test_adapters_are_float32_beside_any_base(checkpoint, dtype, kind, expected):
-    run = SimpleNamespace(device=CPU, freeze=[], say=print)
+    run = SimpleNamespace(device=CPU, freeze=[], say=print, incomplete_checkpoint=False)
     model = load_for_training(str(checkpoint), AdapterArguments(peft=kind), dtype, run)  # pyright: ignore
     base = {p.dtype for name, p in model.named_parameters() if ".lora_" not in name}
     assert base == {expected or torch.float32}
@@ -206,9 +206,9 @@ def test_a_folder_is_named_so_that_it_is_found_from_anywhere_and_a_hub_name_as_i
     load = kind.from_pretrained
 
     def from_hub(name, **options):
-        model = load(checkpoint, **options)
+        model, info = load(checkpoint, **options)
         model.name_or_path = name
-        return model
+        return model, info
 
     monkeypatch.setattr(kind, "from_pretrained", from_hub)
     monkeypatch.setattr("openpali.recipes.adapters.checkpoint_config", lambda name: checkpoint_config(checkpoint))

@@ -8,6 +8,7 @@ from tiny_adapters import FAMILIES, KINDS, save_checkpoint
 
 from openpali.eval.loading import adapter_parameters, load_adapter_weights
 from openpali.modeling.four_bit import QUANTIZATION_FILE
+from openpali.modeling.mistakes import CheckpointError
 from openpali.recipes.run_folder import BEST_FOLDER, load_weights
 
 
@@ -80,9 +81,9 @@ def test_checkpoints_hold_adapters_and_little_else(checkpoint, tmp_path, peft):
 def test_adapters_that_do_not_fit_are_an_error(checkpoint, tmp_path):
     narrow = adapter_run(checkpoint, tmp_path / "narrow", "lora", max_steps=1, freeze=["vision_tower"]).model
     wide = adapter_run(checkpoint, tmp_path / "wide", "lora", max_steps=1).model
-    with pytest.raises(RuntimeError, match="adapter_model.safetensors lacks .* adapter parameters.*vision_tower"):
+    with pytest.raises(CheckpointError, match="adapter_model.safetensors lacks .* adapter parameters.*vision_tower"):
         load_weights(wide, tmp_path / "narrow")
-    with pytest.raises(RuntimeError, match="does not fit the model: it has .*vision_tower"):
+    with pytest.raises(CheckpointError, match="does not fit the model: it has .*vision_tower"):
         load_weights(narrow, tmp_path / "wide")
     with pytest.raises(OSError, match="adapter_model.safetensors"):
         load_adapter_weights(wide, checkpoint)

@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 import pytest
 import yaml
 
-from openpali.recipes.arguments import RunArguments, command, parse, save_config
+from openpali.recipes.arguments import RunArguments, command, parse, save_config, spread
 from openpali.recipes.config_file import CONFIGS, ConfigError, find_config
 
 
@@ -72,6 +72,13 @@ def test_mistakes_in_the_file_name_file_key_and_remedy(tmp_path, content, messag
         (["--config", "pali3/no-such"], "no configuration file pali3/no-such"),
         (["--config"], "--config needs a value"),
         (["--sorce.size", "3"], "did you mean 'source'"),
+        (
+            ["--output_dir", "x", "--lr_multipliers", "{a"],
+            r"lr_multipliers: '\{a' is not YAML .*put quotation marks around texts",
+        ),
+        (["--source.path", "@x"], r"--source.path: '@x' is not YAML"),
+        (["--output_dir", "x", "--report_to", "nothing"], "nothing is not supported, only"),
+        (["--output_dir", "x", "--logging_steps", "0"], "requires non-zero --logging_steps"),
         (["--output_dir", "x", "--lr_multipliers", "[1]"], "lr_multipliers must be a mapping"),
         ([], "output_dir is missing"),
     ],
@@ -79,6 +86,35 @@ def test_mistakes_in_the_file_name_file_key_and_remedy(tmp_path, content, messag
 def test_mistakes_on_the_command_line(argv, message):
     with pytest.raises(ConfigError, match=message):
         extra, _ = parse([Extra, RunArguments], argv)
+
+
+NUMBERS = {"eval_limit": 0, "per_device_train_batch_size": 0, "gradient_accumulation_steps": 0, "adam_beta2": 1.0}
+NUMBERS |= {"learning_rate": -1e-3, "seed": -1, "dataloader_num_workers": -1, "save_steps": -1, "num_train_epochs": 0}
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_numbers_that_lead_nowhere_are_told_wherever_they_stand(tmp_path, key):
+    with pytest.raises(ConfigError, match=f"^{key} (must|is)"):
+        parse([Extra, RunArguments], ["--output_dir", "x", f"--{key}", str(NUMBERS[key])])
+    with pytest.raises(ConfigError, match=f"^{key} (must|is)"):
+        parse([Extra, RunArguments], ["--config", write(tmp_path, **{key: NUMBERS[key]})])
+
+
+def test_a_mapping_without_a_name_changes_what_is_there():
+    line = ["--task", "{codec: a/b, things: [x, y]}", "--source={name: emoji}", "--seed", "1"]
+    expected = ["--source={name: emoji}", "--seed", "1", "--task.codec", '"a/b"', "--task.things", '["x", "y"]']
+    assert spread(line, ("source", "task")) == expected
+    _, run = parse([Extra, RunArguments], ["--output_dir", "x", *spread(["--source", "{size: 3}"], ("source",))])
+    assert run.resolved["source"] == {"size": 3}
+
+
+def test_a_file_in_another_encoding_is_told(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_bytes("output_dir: Käse".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"run.yaml is not UTF-8 \(byte 13\): save it as UTF-8"):
+        parse([RunArguments], ["--config", str(path)])
+    path.write_text("output_dir: Käse", "utf-8-sig")
+    assert parse([RunArguments], ["--config", str(path)])[0].output_dir == "Käse"
 
 
 def test_resolved_configuration_reads_back_to_the_same_run(tmp_path):

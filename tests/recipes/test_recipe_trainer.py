@@ -11,6 +11,7 @@ import yaml
 from tiny_run import ITEMS, tiny_model, tiny_run, validation_loss
 
 from openpali import Pali3ForConditionalGeneration
+from openpali.modeling.mistakes import CheckpointError
 from openpali.recipes.callbacks import read_log
 from openpali.recipes.config_file import ConfigError
 from openpali.recipes.run_folder import BEST_FOLDER, last_checkpoint, load_weights
@@ -151,7 +152,7 @@ def test_weights_that_do_not_fit_are_an_error(tmp_path):
     model = tiny_model()
     state = {k: v for k, v in model.state_dict().items() if "projector" not in k}
     model.save_pretrained(tmp_path, state_dict=state)
-    with pytest.raises(RuntimeError, match="lacks 2 parameters, among them .*projector"):
+    with pytest.raises(CheckpointError, match="lacks 2 parameters, among them .*projector"):
         load_weights(model, tmp_path)
 
 

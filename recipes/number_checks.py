@@ -1,0 +1,38 @@
+"""Numbers with which a run could only fail, or train nothing, told before anything is read."""
+
+from typing import Any
+
+from openpali.recipes.config_file import ConfigError
+
+# keys of all recipes by what their numbers may be
+AT_LEAST_ONE = ("eval_limit", "test_limit", "num_beams", "resolution", "image_size", "pack_length", "examples")
+AT_LEAST_ONE += ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+AT_LEAST_ONE += ("save_total_limit", "rsqrt_timescale", "texts_per_picture", "vocab_size", "text_length", "lora_rank")
+ABOVE_ZERO = ("lora_alpha", "num_train_epochs", "temperature", "sweep_learning_rates", "sweep_epochs")
+NOT_NEGATIVE = ("learning_rate", "weight_decay", "seed", "dataloader_num_workers", "eval_steps", "save_steps")
+NOT_NEGATIVE += ("logging_steps", "bad_loss_limit", "cooldown_steps")
+BELOW_ONE = ("adam_beta1", "adam_beta2")
+SHARES = ("max_bad_share", "label_smoothing", "lora_dropout")
+
+
+def check_numbers(values: dict[str, Any]) -> None:
+    """Raise ConfigError for a number with which a run could only fail, or train nothing, later."""
+    for key in sorted(set(values) & {*AT_LEAST_ONE, *ABOVE_ZERO, *NOT_NEGATIVE, *BELOW_ONE, *SHARES}):
+        given = values[key]
+        for value in given if isinstance(given, list) else [given]:
+            if isinstance(value, int | float):
+                check_number(key, value)
+
+
+def check_number(key: str, value: float) -> None:
+    """The same of one key."""
+    if key in AT_LEAST_ONE and value < 1:
+        raise ConfigError(f"{key} must be at least 1, not {value}")
+    if key in ABOVE_ZERO and not value > 0:
+        raise ConfigError(f"{key} must be above 0, not {value}")
+    if key in NOT_NEGATIVE and value < 0:
+        raise ConfigError(f"{key} must not be negative, and is {value}")
+    if key in BELOW_ONE and not 0 <= value < 1:
+        raise ConfigError(f"{key} must be from 0 to below 1, not {value}")
+    if key in SHARES and not 0 <= value <= 1:
+        raise ConfigError(f"{key} is a share and must be from 0 to 1, not {value}")
