@@ -79,7 +79,7 @@ def make_model(args: MaskVQVAEArguments) -> MaskVQVAE:
 def main(argv: list[str] | None = None) -> None:
     """Cut the masks out, train, and report on held-out ones."""
     args, run = parse([MaskVQVAEArguments, MaskVQVAERun], argv)
-    checkpoint = open_run(run)
+    checkpoint = open_run(run, vars(args))
 
     set_seed(run.seed)
     model = make_model(args)
