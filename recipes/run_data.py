@@ -237,14 +237,21 @@ def tell_skipped(run: RunArguments) -> None:
 
 
 def tell_long_texts(
-    path: str | Path, tokenizer: Any, max_length: int | None, suffix_max_length: int | None, run: RunArguments
+    path: str | Path,
+    tokenizer: Any,
+    max_length: int | None,
+    suffix_max_length: int | None,
+    run: RunArguments,
+    max_new_tokens: int | None = None,
 ) -> dict[str, int]:
     """Count, before training, the texts of a JSONL file that will be cut to their limit, and show the first.
+
+    Suffixes that are longer than `max_new_tokens`, those that an answer may have, are told as well.
 
     Returns:
         Numbers of prefixes and suffixes that are too long.
     """
-    counts, shown = {"prefix": 0, "suffix": 0}, []
+    counts, shown, answers = {"prefix": 0, "suffix": 0}, [], []
     limits = {"prefix": ("max_length", max_length), "suffix": ("suffix_max_length", suffix_max_length)}
     for number, line in enumerate(Path(path).read_text("utf-8-sig", errors="replace").splitlines(), 1):
         try:
@@ -253,11 +260,13 @@ def tell_long_texts(
             continue
         for key, (option, limit) in limits.items():
             text = record.get(key) if isinstance(record, dict) else None
-            if limit is None or not isinstance(text, str):
+            if not isinstance(text, str) or limit is None and key == "prefix":
                 continue
             # the end token is part of both
             tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
-            if tokens > limit:
+            if key == "suffix" and max_new_tokens is not None and tokens - 1 > max_new_tokens:
+                answers.append((tokens - 1, number))
+            if limit is not None and tokens > limit:
                 counts[key] += 1
                 shown.append(f"  {path}:{number}: its {key} has {tokens} tokens and is cut to {option}={limit}")
     if shown:
@@ -265,4 +274,10 @@ def tell_long_texts(
         for text in shown[:SHOWN]:
             run.say(text)
         run.say("  Raise the limit in the configuration or on the command line, or shorten the texts.")
+    if answers:
+        most, line = max(answers)
+        run.say(
+            f"{path}:{line}: its suffix has {most} tokens; {len(answers)} have more than task.max_new_tokens="
+            f"{max_new_tokens}, and such answers are cut in scoring. Give --task.max_new_tokens {most}."
+        )
     return counts

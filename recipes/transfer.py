@@ -22,6 +22,7 @@ from openpali.modeling.auto import load_processor
 from openpali.modeling.dropout import set_text_dropout
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
 from openpali.recipes.adapters import AdapterArguments, check_start
+from openpali.recipes.answer_room import give_room
 from openpali.recipes.arguments import RunArguments, command, parse
 from openpali.recipes.config_file import ConfigError, as_dict, at_least
 from openpali.recipes.data_check import check_data
@@ -175,12 +176,14 @@ def fine_tune(
 
     set_seed(run.seed)
     processor, model = load_resized(folder, args.resolution, adapters, args.dtype, run)
+    give_room(members, processor, run)
     set_regularisation(model, args)
     set_attention(model, processor, args, run)
     limits = {"max_length": args.max_length, "suffix_max_length": args.suffix_max_length}
     for member in members.values():
         if member.source["name"] in ("jsonl", "video"):
-            tell_long_texts(member.source["path"], processor.tokenizer, **limits, run=run)
+            room = member.task.max_new_tokens
+            tell_long_texts(member.source["path"], processor.tokenizer, **limits, run=run, max_new_tokens=room)
     options = {"pack_length": args.pack_length, "loss_on_prefix": args.loss_on_prefix}
     collator = Collator(processor, **limits, **options, exact_pictures=args.exact_pictures)
     fit_batch(run, run_length(train))
