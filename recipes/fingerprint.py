@@ -5,6 +5,7 @@ They belong to what decides whether the same command goes on: a configuration na
 
 import glob
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from hashlib import blake2b
@@ -17,10 +18,11 @@ from openpali.data.records import BadRecord
 from openpali.data.shard_files import find_shards
 
 # options whose values are files or folders
-PLACES = ("path", "validation_path", "test_path", "image_root", "instances", "folder", "dataset")
+PLACES = ("path", "validation_path", "test_path", "instances", "folder", "dataset")
 CHECKPOINTS = ("model", "vision_checkpoint", "text_checkpoint", "tokenizer", "codec")
 # what is hashed itself, since no configuration of the run has it
 SETTINGS = "settings"
+OF_A_RUN = {"logs.jsonl", "fingerprints.json", "trainer_state.json"}
 OF_A_MODEL = ("config.json", "tokenizer.json")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".npz", ".tar", ".tgz", ".gz", ".zst", ".bz2", ".xz")
 ANNOTATIONS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".xml", ".yaml", ".yml", ".p", ".pkl", ".parquet", ".arrow")
@@ -96,15 +98,18 @@ def content(path: Path, run_folder: Path) -> Iterator[tuple[str, str]]:
     if path.is_file():
         yield path.name, file_hash(path)
         return
-    for file in sorted(path.rglob("*")):
-        inside = file.is_relative_to(run_folder) or "feature_cache" in file.relative_to(path).parts
-        if inside or not file.is_file():
+    for folder, folders, files in os.walk(path):
+        # what this run or another one wrote there is no data
+        if Path(folder) == run_folder or OF_A_RUN & set(files) or Path(folder).name == "feature_cache":
+            folders.clear()
             continue
-        name, ending = str(file.relative_to(path)), file.suffix.lower()
-        if ending in PICTURES:
-            yield name, str(file.stat().st_size)
-        elif ending in WEIGHTS + ANNOTATIONS:
-            yield name, file_hash(file)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            file, ending = Path(folder, name), Path(name).suffix.lower()
+            if ending in PICTURES and file.is_file():
+                yield str(file.relative_to(path)), str(file.stat().st_size)
+            elif ending in WEIGHTS + ANNOTATIONS and file.is_file():
+                yield str(file.relative_to(path)), file_hash(file)
 
 
 def file_hash(path: Path) -> str:

@@ -191,7 +191,7 @@ def fine_tune(
 
     scoring = {"processor": processor, "batch_size": run.per_device_eval_batch_size, "num_beams": args.num_beams}
     held_out = {name: member.validation for name, member in members.items()}
-    plain = Collator(processor, **limits, exact_pictures=args.exact_pictures)
+    plain = Collator(processor, args.max_length, args.suffix_max_length, exact_pictures=args.exact_pictures)
     losses: dict[str, Any] = {"collators": dict.fromkeys(held_out, plain), "say": run.say}
     validation = Validation(held_out, limit=run.eval_limit, mean=len(members) > 1, **scoring, **losses)
     run_training(model, processor, run, train, collator, validation, validation.chief_metric(), resume_from=checkpoint)

@@ -130,7 +130,7 @@ def test_a_configuration_of_a_mixture_that_is_edited_is_another_run(checkpoint, 
 
 
 def test_every_source_is_known_by_its_files(tmp_path):
-    """A JSONL file, a COCO JSON with its pictures, shards, a folder, texts; nothing of what is made at run time."""
+    """A JSONL file, a COCO JSON, shards, a folder, texts; nothing of what is made at run time."""
     run = tmp_path / "data" / "run"
     coco(tmp_path / "data")
     for name in ("my.jsonl", "s-0.tar", "s-1.tar", "book.txt"):
@@ -152,11 +152,16 @@ def test_every_source_is_known_by_its_files(tmp_path):
     run.mkdir()
     (run / "metrics.json").write_text("{}")
     assert fingerprints(inputs, run) == before
+    other = tmp_path / "data" / "outputs" / "other"
+    other.mkdir(parents=True)
+    for name in ("logs.jsonl", "metrics.json", "examples.png"):
+        (other / name).write_text("{}")
+    assert fingerprints(inputs, run) == before
     for name, changed in (
         ("my.jsonl", {"jsonl", "mixture"}),
         ("s-1.tar", {"shards"}),
         ("data/annotations.json", {"coco", "folder"}),
-        ("data/images/3.png", {"coco", "folder"}),
+        ("data/images/3.png", {"folder"}),
         ("book.txt", {"texts"}),
     ):
         path = tmp_path / name
