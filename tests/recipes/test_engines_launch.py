@@ -81,7 +81,7 @@ def dry_run(given: dict[str, str], words: list[str]) -> list[str]:
 def parses(command: list[str], folder: Path, monkeypatch) -> None:
     module = importlib.import_module(command[0])
 
-    def stop(run):
+    def stop(run, inputs):
         raise SystemExit(f"parsed {run.output_dir}")
 
     monkeypatch.chdir(folder)
