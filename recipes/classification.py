@@ -184,7 +184,7 @@ def make_classes(args: ClassificationArguments, source: Source) -> list[str]:
 def main(argv: list[str] | None = None) -> None:
     """Train an image encoder to name what it sees."""
     args, run = parse([ClassificationArguments, ClassificationRun], argv)
-    checkpoint = open_run(run)
+    checkpoint = open_run(run, vars(args))
 
     parts = splits(as_dict(args.source, "source"), run)
     train = task_data(parts["train"], Naming(args.language), run)

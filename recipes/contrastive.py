@@ -222,7 +222,7 @@ def adjust(args: ContrastiveArguments, run: ContrastiveRun) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Train an image and a text tower from nothing, or go on from a checkpoint."""
     args, run = parse([ContrastiveArguments, ContrastiveRun], argv)
-    checkpoint = open_run(run)
+    checkpoint = open_run(run, vars(args))
     adjust(args, run)
 
     parts = splits(as_dict(args.source, "source"), run)

@@ -58,7 +58,7 @@ def check_data(
         ConfigError: there are errors.
     """
     found = read_source(source)
-    findings, summary = list(examine(found, asked_classes(task, found), resolution)), summarise(found)
+    findings, summary = list(examine(found, asked_classes(task, found), resolution, run.eval_limit)), summarise(found)
     if limits is not None:
         findings += cut_texts(found, task, limits)
         summary |= {"chosen": chosen(found, task, limits)}
@@ -76,7 +76,9 @@ def check_data(
         raise ConfigError(f"data: {errors[0].text}{more} {rest}")
 
 
-def examine(found: OwnSet, asked: Sequence[str] = (), resolution: int | None = None) -> Iterator[Finding]:
+def examine(
+    found: OwnSet, asked: Sequence[str] = (), resolution: int | None = None, scored: int | None = None
+) -> Iterator[Finding]:
     """Every finding, errors of the whole first."""
     yield from (Finding("error", "file", mistake) for mistake in found.mistakes)
     if found.spec.kind in REGION_KINDS:
@@ -91,7 +93,7 @@ def examine(found: OwnSet, asked: Sequence[str] = (), resolution: int | None = N
         yield from class_numbers(found)
         yield from small_boxes(found, resolution)
     yield from parts(found)
-    yield from empty_scores(found)
+    yield from empty_scores(found, scored)
     yield from class_names(found, asked)
     yield from confused_names(found)
     yield from plain_pictures(found)

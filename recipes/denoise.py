@@ -199,7 +199,7 @@ def mixture(args: DenoiseArguments) -> dict[str, float]:
 def main(argv: list[str] | None = None) -> None:
     """Train on texts, and say how well each denoiser's are put together."""
     args, run = parse([DenoiseArguments, DenoiseRun], argv)
-    checkpoint = open_run(run)
+    checkpoint = open_run(run, vars(args))
 
     parts = make_texts(as_dict(args.texts, "texts"), run)
     set_seed(run.seed)

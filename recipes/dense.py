@@ -120,7 +120,7 @@ def dense_scores(
 def main(argv: list[str] | None = None) -> None:
     """Train the image encoder of a SigLIP model patch by patch."""
     args, run = parse([DenseArguments, DenseRun], argv)
-    checkpoint = open_run(run)
+    checkpoint = open_run(run, vars(args))
 
     parts = splits(as_dict(args.source, "source"), run)
     task = Patches(args.language, args.use_masks)

@@ -81,7 +81,7 @@ def make_model(args: MaskVQVAEArguments, incomplete: bool = False) -> MaskVQVAE:
 def main(argv: list[str] | None = None) -> None:
     """Cut the masks out, train, and report on held-out ones."""
     args, run = parse([MaskVQVAEArguments, MaskVQVAERun], argv)
-    checkpoint = open_run(run)
+    checkpoint = open_run(run, vars(args))
 
     set_seed(run.seed)
     model = make_model(args, run.incomplete_checkpoint)

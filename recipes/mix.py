@@ -61,6 +61,7 @@ class Member:
         train: to learn from.
         validation: to compare checkpoints by.
         test: to report on.
+        default_room: nobody has said how many tokens answers may have.
     """
 
     source: dict[str, Any]
@@ -68,6 +69,7 @@ class Member:
     train: TaskDataset | TaskStream
     validation: TaskDataset
     test: TaskDataset
+    default_room: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,8 @@ def load_member(
     held_out = {
         part: TaskDataset(parts[part], made, run.seed, part=part, **options) for part in ("validation", "test")
     }
-    return Member(source, made, task_data(train, made, run, max_bad_share), **held_out)
+    default_room = "max_new_tokens" not in task
+    return Member(source, made, task_data(train, made, run, max_bad_share), **held_out, default_room=default_room)
 
 
 def few(source: Source, examples: int, seed: int) -> Source:

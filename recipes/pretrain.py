@@ -95,7 +95,7 @@ def make_datasets(
 def main(argv: list[str] | None = None) -> None:
     """Train on a mixture of tasks."""
     args, start, run = parse([PretrainArguments, StartArguments, StageArguments], argv)
-    checkpoint = open_run(run)
+    checkpoint = open_run(run, vars(args) | vars(start))
 
     train, held_out = make_datasets(args, run)
     weights = {n: line.get("weight", 1.0) for n, line in as_dict(args.mixture, "mixture").items()}

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,8 +17,10 @@ from openpali.modeling.four_bit import QUANTIZATION_FILE
 from openpali.modeling.mistakes import CheckpointError
 from openpali.recipes.arguments import RunArguments, save_config
 from openpali.recipes.config_file import ConfigError
+from openpali.recipes.fingerprint import fingerprints
 
 CONFIG_FILE = "config.yaml"
+PRINTS_FILE = "fingerprints.json"
 LOG_FILE = "logs.jsonl"
 SKIPPED_FILE = "skipped_records.jsonl"
 BEST_FOLDER = "best"
@@ -26,7 +29,7 @@ BEST_FILE = "best.json"
 ASIDE = "unfinished"
 OLD = ".old"
 LEFT_BY_A_RUN = (CONFIG_FILE, LOG_FILE, SKIPPED_FILE, BEST_FOLDER, "tensorboard", "report.html", "metrics.json")
-LEFT_BY_A_RUN += (ASIDE, "bad_batches", "micro_batch.json", "resized")
+LEFT_BY_A_RUN += (PRINTS_FILE, ASIDE, "bad_batches", "micro_batch.json", "resized")
 # a model beside the description of another one would be loaded as that
 MODEL_FILES = ("config.json", ADAPTER_CONFIG, QUANTIZATION_FILE, BASE_FILE)
 # any of the patterns is enough; the later ones are what FSDP and DeepSpeed write
@@ -38,8 +41,13 @@ PARTS = {
 }
 
 
-def open_run(args: RunArguments) -> Path | None:
+def open_run(args: RunArguments, inputs: Mapping[str, Any] | None = None) -> Path | None:
     """Claim `output_dir`, write the resolved configuration into it, and find where to go on.
+
+    Args:
+        args: of the run.
+        inputs: specs of sources and tasks, and folders of checkpoints, by name: a run whose data or start have
+            changed since it began is another one.
 
     Returns:
         The checkpoint to resume from; None to start at step 0.
@@ -53,10 +61,12 @@ def open_run(args: RunArguments) -> Path | None:
         if args.process_index == 0:
             if args.overwrite:
                 clear(folder, args)
-            refuse_foreign(folder, args)
+            prints = fingerprints(inputs or {}, folder)
+            refuse_foreign(folder, args, prints)
             mend(folder)
             folder.mkdir(parents=True, exist_ok=True)
             save_config(folder / CONFIG_FILE, args)
+            (folder / PRINTS_FILE).write_text(json.dumps(prints, indent=2) + "\n")
         if args.resume not in (None, "auto", "none"):
             return named_checkpoint(Path(args.resume))
         return last_checkpoint(folder)
@@ -76,14 +86,14 @@ def clear(folder: Path, args: RunArguments) -> None:
             path.unlink(missing_ok=True)
 
 
-def refuse_foreign(folder: Path, args: RunArguments) -> None:
-    """Raise ConfigError if starting this run here would mix it with another one."""
+def refuse_foreign(folder: Path, args: RunArguments, prints: Mapping[str, str]) -> None:
+    """Raise ConfigError if starting this run here would mix it with another one, or one of other data."""
     saved = folder / CONFIG_FILE
     if not saved.exists():
         if any(folder.glob("*.safetensors")):
             raise ConfigError(f"{folder} holds a model already; choose another output_dir")
         return
-    changes = differences(yaml.safe_load(saved.read_text("utf-8")) or {}, args)
+    changes = [*changed_inputs(folder, prints), *differences(yaml.safe_load(saved.read_text("utf-8")) or {}, args)]
     if args.resume == "none":
         raise ConfigError(f"{folder} holds a run; add --overwrite to remove it, or choose another output_dir")
     if changes and not has_begun(folder):
@@ -101,6 +111,13 @@ def refuse_foreign(folder: Path, args: RunArguments) -> None:
 def has_begun(folder: Path) -> bool:
     """Whether a run has trained a step."""
     return (folder / LOG_FILE).exists() or bool(checkpoints(folder)) or any(folder.glob("*.safetensors"))
+
+
+def changed_inputs(folder: Path, prints: Mapping[str, str]) -> list[str]:
+    """Inputs whose content is another one than when the run in the folder began, in words; unknown ones are none."""
+    path = folder / PRINTS_FILE
+    before = json.loads(path.read_text()) if path.exists() else {}
+    return [f"the content of {name} has changed" for name, value in prints.items() if before.get(name, value) != value]
 
 
 def differences(saved: dict[str, Any], args: RunArguments) -> list[str]:

@@ -185,7 +185,8 @@ class SafeTrainer(Trainer):
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         assert isinstance(self.model, PreTrainedModel)
-        if not (self.args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+        options = self.args.activation_checkpointing_kwargs
+        if not (isinstance(options, dict) and options.get("use_reentrant")):
             # Transformers lets every embedding ask for gradients, the image encoder's too. Re-entrant checkpoints need
             # that; with others, what lies below all that trains would keep its graph and be computed a second time
             self.model.disable_input_require_grads()

@@ -7,11 +7,17 @@ from openpali.data.own_set import OwnSet
 from openpali.data.records import BadRecord
 from openpali.recipes.findings import Finding
 
+SCORED = "scored"
 BY_LOSS = "weights are chosen by the validation loss"
 
 
-def empty_scores(found: OwnSet) -> Iterator[Finding]:
-    """Parts whose score is undefined, or cannot be anything but 0."""
+def empty_scores(found: OwnSet, scored: int | None = None) -> Iterator[Finding]:
+    """Parts whose score is undefined, or cannot be anything but 0.
+
+    Args:
+        found: the data.
+        scored: records of the validation part that are scored, the first ones; all when None.
+    """
     try:
         parts = found.parts()
     except BadRecord:
@@ -20,6 +26,8 @@ def empty_scores(found: OwnSet) -> Iterator[Finding]:
         # one part may serve for both
         if not rows or part == "test" and rows is parts["validation"]:
             continue
+        if part == "validation" and scored is not None and scored < len(rows):
+            rows, part = rows[:scored], f"{SCORED} (--eval_limit {scored}) validation"
         if found.spec.kind in REGION_KINDS:
             if not any(not item.crowd for row in rows for item in row.objects):
                 yield without_objects(found, part, len(rows))
@@ -37,13 +45,15 @@ def without_objects(found: OwnSet, part: str, count: int) -> Finding:
     text = f"{found.spec.path}: none of the {count} pictures of the {part} part has an object"
     if part == "train":
         return Finding("error", "positives", f"{text}: there is nothing to learn. Give it objects.", count)
-    after = f": its scores are undefined{', and ' + BY_LOSS if part == 'validation' else ''}"
-    return Finding("warning", "positives", f"{text}{after}. Give it some, or --resplit true.", count)
+    after = f": its scores are undefined{', and ' + BY_LOSS if 'validation' in part else ''}"
+    remedy = "Give a larger --eval_limit." if part.startswith(SCORED) else "Give it some, or --resplit true."
+    return Finding("warning", "positives", f"{text}{after}. {remedy}", count)
 
 
 def one_caption(found: OwnSet, part: str, count: int) -> Finding:
     """CIDEr weighs words by how rare they are among the pictures of a part."""
     what = "has one picture" if count == 1 else f"has the same captions for all {count} pictures"
-    after = f", and {BY_LOSS}" if part == "validation" else ""
+    after = f", and {BY_LOSS}" if "validation" in part else ""
     text = f"{found.spec.path}: the {part} part {what}, on which CIDEr is always 0{after}"
-    return Finding("warning", "scores", f"{text}. Give more, or --validation_data.", count)
+    remedy = "Give a larger --eval_limit." if part.startswith(SCORED) else "Give more, or --validation_data."
+    return Finding("warning", "scores", f"{text}. {remedy}", count)

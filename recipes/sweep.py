@@ -64,7 +64,13 @@ class Outcome:
     loss: float = math.nan
 
 
-def sweep(args: SweepArguments, run: RunArguments, argv: Sequence[str], train: Callable[[list[str]], Any]) -> Outcome:
+def sweep(
+    args: SweepArguments,
+    run: RunArguments,
+    argv: Sequence[str],
+    train: Callable[[list[str]], Any],
+    refuse: Callable[[list[str]], Any],
+) -> Outcome:
     """Train once for each point of the grid, and write the table into `output_dir`.
 
     A run that is finished is not made again, so that the same command goes on after an interruption.
@@ -74,6 +80,7 @@ def sweep(args: SweepArguments, run: RunArguments, argv: Sequence[str], train: C
         run: as it is configured.
         argv: the command line, to which each run adds its point.
         train: of a command line.
+        refuse: raises ConfigError where a finished run is one of another configuration or of other data.
 
     Returns:
         The run with the best validation score; of several seeds, of the setting with the best mean.
@@ -90,20 +97,14 @@ def sweep(args: SweepArguments, run: RunArguments, argv: Sequence[str], train: C
             ["lr", f"{rate:g}", *(["epochs", f"{epochs:g}"] if epochs else []), f"seed-{seed}"]
         )
         run.say(f"Run {number} of {len(points)}: {folder}")
+        point = [*argv, "--sweep", "false", "--learning_rate", repr(rate), "--seed", str(seed)]
+        point += ["--output_dir", str(folder), *(["--num_train_epochs", repr(epochs)] if epochs else [])]
         if run.overwrite or not (folder / "metrics.json").exists():
-            point = [
-                "--sweep",
-                "false",
-                "--learning_rate",
-                repr(rate),
-                "--seed",
-                str(seed),
-                "--output_dir",
-                str(folder),
-            ]
-            train([*argv, *point, *(["--num_train_epochs", repr(epochs)] if epochs else [])])
+            train(point)
             gc.collect()
             torch.cuda.empty_cache() if torch.cuda.is_available() else None
+        else:
+            refuse(point)
         outcomes.append(read_outcome(folder, rate, epochs, seed))
     best = best_of(outcomes)
     if run.process_index == 0:

@@ -23,16 +23,18 @@ from openpali.modeling.auto import load_processor
 from openpali.modeling.dropout import set_text_dropout
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
 from openpali.recipes.adapters import AdapterArguments, check_start
+from openpali.recipes.answer_room import give_room
 from openpali.recipes.arguments import RunArguments, command, parse, spread
 from openpali.recipes.config_file import ConfigError, as_dict, at_least
 from openpali.recipes.data_check import check_data
 from openpali.recipes.example_picture import EXAMPLES_FILE, draw_examples, some_examples
 from openpali.recipes.feature_cache import Mode, cached_features
+from openpali.recipes.fingerprint import SETTINGS, fingerprints
 from openpali.recipes.mix import Member, MixArguments, load_member, mixed_members, training_data
 from openpali.recipes.own_data import OwnDataArguments, member_values, own_keys
 from openpali.recipes.resolution import load_resized, own_size, resolution_keys
 from openpali.recipes.run_data import tell_long_texts, tell_skipped
-from openpali.recipes.run_folder import open_run
+from openpali.recipes.run_folder import open_run, refuse_foreign
 from openpali.recipes.sweep import SweepArguments, sweep
 from openpali.recipes.text_lengths import TextLimits
 from openpali.recipes.trainer import run_length, run_training
@@ -117,9 +119,15 @@ def main(argv: list[str] | None = None) -> None:
     read_own.cache_clear()
     args, own, mix, grid, adapters, run = configure(line)
     if grid.sweep:
-        sweep(grid, run, line, lambda point: fine_tune(*configure(point)))
+        sweep(grid, run, line, lambda point: fine_tune(*configure(point)), refuse_point)
     else:
         fine_tune(args, own, mix, grid, adapters, run)
+
+
+def refuse_point(line: list[str]) -> None:
+    """Raise ConfigError where a finished run of a grid is not what this command line would make."""
+    args, _, mix, *_, run = configure(line)
+    refuse_changes(args, mix, run)
 
 
 def with_config(line: list[str]) -> list[str]:
@@ -159,8 +167,9 @@ def fine_tune(
         source = as_dict(args.source, "source")
         task, strict = as_dict(args.task, "task"), not own.train_despite_errors
         check_data(source, task, picture_size(args), run, strict, limits=text_limits(args))
-    checkpoint = None if own.check_only else open_run(run)
-    members = load_members(args, mix, own, run)
+    specs = member_specs(args, mix)
+    checkpoint = None if own.check_only else open_run(run, inputs_of(args, specs))
+    members = load_members(args, mix, own, run, specs)
     train = training_data(members, mix, run)
     folder = check_start(str(args.model))
     show_examples(members, folder, args, run)
@@ -169,6 +178,7 @@ def fine_tune(
 
     set_seed(run.seed)
     processor, model = load_resized(folder, args.resolution, adapters, args.dtype, run)
+    give_room(members, processor, run)
     set_regularisation(model, args)
     set_attention(model, processor, args, run)
     limits = {"max_length": args.max_length, "suffix_max_length": args.suffix_max_length}
@@ -184,7 +194,7 @@ def fine_tune(
 
     scoring = {"processor": processor, "batch_size": run.per_device_eval_batch_size, "num_beams": args.num_beams}
     held_out = {name: member.validation for name, member in members.items()}
-    plain = Collator(processor, **limits, exact_pictures=args.exact_pictures)
+    plain = Collator(processor, args.max_length, args.suffix_max_length, exact_pictures=args.exact_pictures)
     losses: dict[str, Any] = {"collators": dict.fromkeys(held_out, plain), "say": run.say}
     validation = Validation(held_out, limit=run.eval_limit, mean=len(members) > 1, **scoring, **losses)
     run_training(model, processor, run, train, collator, validation, validation.chief_metric(), resume_from=checkpoint)
@@ -198,25 +208,44 @@ def fine_tune(
         run.say(f"{count} times a {which} was cut to its limit while training")
 
 
+def member_specs(args: TransferArguments, mix: MixArguments) -> dict[str, dict[str, Any]]:
+    """Every key of each configuration of a mixture, by its path; none where there is no mixture."""
+    return {path: member_values(CLASSES, path, str(args.model), args.resolution) for path in mix.mix}
+
+
+def inputs_of(args: TransferArguments, specs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What a run is made of besides its own configuration, for `open_run`."""
+    inputs: dict[str, Any] = {"source": args.source, "task": args.task, "model": args.model}
+    for path, values in specs.items():
+        found = {"source": values["source"], "task": values["task"]}
+        inputs[path] = found | {SETTINGS: found}
+    return inputs
+
+
+def refuse_changes(args: TransferArguments, mix: MixArguments, run: RunArguments) -> None:
+    """Raise ConfigError where the run in the folder is not one of this configuration and these data."""
+    prints = fingerprints(inputs_of(args, member_specs(args, mix)), run.folder)
+    refuse_foreign(run.folder, run, prints)
+
+
 def load_members(
-    args: TransferArguments, mix: MixArguments, own: OwnDataArguments, run: RunArguments
+    args: TransferArguments,
+    mix: MixArguments,
+    own: OwnDataArguments,
+    run: RunArguments,
+    specs: dict[str, dict[str, Any]],
 ) -> dict[str, Member]:
     """The tasks to learn and their data, by name."""
     if not mix.mix:
         source, task = as_dict(args.source, "source"), as_dict(args.task, "task")
         member = load_member(source, task, run, args.max_bad_share, mix.examples)
         return {own.kind or member.task.name: member}
-
-    def data_of(path: str) -> dict[str, Any]:
-        return member_values(CLASSES, path, str(args.model), args.resolution)
-
-    for path in mix.mix:
-        found = data_of(path)
+    for path, found in specs.items():
         if found["kind"]:
             strict = not (own.train_despite_errors or found["train_despite_errors"])
             options: dict[str, Any] = {"name": Path(path).stem, "limits": text_limits(args)}
             check_data(found["source"], found["task"], picture_size(args), run, strict, **options)
-    return mixed_members(mix, run, args.max_bad_share, data_of)
+    return mixed_members(mix, run, args.max_bad_share, specs.__getitem__)
 
 
 def text_limits(args: TransferArguments) -> TextLimits:

@@ -15,6 +15,7 @@ from openpali.data.sources import credits_of
 from openpali.eval.evaluate_task import TaskResult, evaluate_task
 from openpali.eval.json_numbers import json_numbers
 from openpali.eval.report import pictures, write_report
+from openpali.recipes.answer_room import TargetCounter
 from openpali.recipes.arguments import RunArguments
 from openpali.recipes.callbacks import read_log
 from openpali.recipes.held_out import held_out_loss
@@ -34,6 +35,7 @@ class Validation:
         mean: also give `mean`, that of the datasets' chief metrics, by which checkpoints are compared.
         collators: of each dataset, for its loss; one that has none gets no loss.
         say: takes what a person should know.
+        counted: datasets whose targets were held against the tokens that answers may have.
     """
 
     datasets: dict[str, TaskDataset]
@@ -44,6 +46,7 @@ class Validation:
     mean: bool = False
     collators: Mapping[str, Collator] = field(default_factory=dict)
     say: Callable[[str], None] = print
+    counted: set[str] = field(default_factory=set)
 
     def results(self, model: PreTrainedModel, blank_images: bool = False) -> dict[str, TaskResult]:
         """Answers and scores of every dataset."""
@@ -73,8 +76,12 @@ class Validation:
         counts = Counter(self.processor.truncation_counts)
         found = {}
         for name, collator in self.collators.items():
-            examples = (self.datasets[name][i] for i in range(min(self.limit, len(self.datasets[name]))))
-            found[name] = held_out_loss(model, examples, collator, self.batch_size)
+            data, counter = self.datasets[name], TargetCounter(collator, self.datasets[name].task.max_new_tokens)
+            examples = (data[index] for index in range(min(self.limit, len(data))))
+            found[name] = held_out_loss(model, examples, counter, self.batch_size)
+            if name not in self.counted and (complaint := counter.complaint(name)):
+                self.say(complaint)
+            self.counted.add(name)
         # what is cut in training is counted by itself
         self.processor.truncation_counts.clear()
         self.processor.truncation_counts.update(counts)

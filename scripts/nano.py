@@ -60,7 +60,8 @@ def train(folder: Path, clock: Clock) -> None:
 
 def report(folder: Path) -> None:
     """Metrics of every stage."""
-    best = read_best(folder / "contrastive") or {"value": float("nan")}
+    value = (read_best(folder / "contrastive") or {}).get("value")
+    best = {"value": float("nan") if value is None else value}
     settings: dict[str, str | int] = {
         "scenes": f"{TEST_SCENES} held out for each row, 32 concepts; 64 px in stage 1, 128 px from stage 2",
         "stage 0": f"nearest name is right for {100 * best['value']:.1f} % of the validation scenes",

@@ -262,7 +262,7 @@ def test_configurations_open_with_the_command_that_parses_them(path, tmp_path, m
     assert words[words.index("--config") + 1] == f"recipes/configs/denoise/{path.name}"
     monkeypatch.chdir(tmp_path)
     seen = []
-    monkeypatch.setattr(denoise, "open_run", lambda run: seen.append(run) or exit("parsed"))
+    monkeypatch.setattr(denoise, "open_run", lambda run, inputs: seen.append(run) or exit("parsed"))
     with pytest.raises(SystemExit, match="parsed"):
         denoise.main([*words[words.index("--config") :], "--use_cpu", "--bf16", "false"])
     assert seen[0].resolved["output_dir"].startswith("outputs/")

@@ -100,7 +100,7 @@ def test_prompts_of_a_mixture_may_begin_with_the_tasks_name(checkpoint, tmp_path
     prompts = {}
     for named in ("true", "false"):
         args, own, mix, _, _, run = configure(with_config([*argv, *QUICK[:-2], "--task_prefix", named]))
-        members = transfer.load_members(args, mix, own, run)
+        members = transfer.load_members(args, mix, own, run, transfer.member_specs(args, mix))
         prompts[named] = [members[name].train[0].prefix for name in ("colours", "numbers")]
     assert prompts["false"] == ["answer en what is this?", "ocr"]
     assert prompts["true"] == ["colours: answer en what is this?", "numbers: ocr"]

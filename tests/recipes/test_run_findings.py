@@ -103,6 +103,19 @@ def test_a_caption_score_that_is_always_zero_is_told(check, tmp_path):
     assert not found(check(tmp_path / "many", "caption")[2], "scores")
 
 
+def test_what_is_scored_of_a_part_is_looked_at(check, tmp_path):
+    """The first records of a part may all be without an object, or with one caption."""
+    data = parts(tmp_path / "data", 6, 6, 6)
+    edit(data / "valid" / "_annotations.coco.json", lambda c: c["annotations"].__delitem__(slice(0, 3)))
+    _, shown, _ = check(data, "detect", "--eval_limit", "2")
+    assert "none of the 2 pictures of the scored (--eval_limit 2) validation part has an object" in shown
+    assert "Give a larger --eval_limit." in shown
+    assert "has an object" not in check(data, "detect", "--eval_limit", "4")[1]
+    table(tmp_path / "many", [{"text": f"a dog number {number}"} for number in range(40)])
+    _, shown, _ = check(tmp_path / "many", "caption", "--eval_limit", "1")
+    assert "the scored (--eval_limit 1) validation part has one picture, on which CIDEr is always 0" in shown
+
+
 def crowded(folder, boxes, count=20):
     """Pictures with so many boxes each."""
     content = {

@@ -195,7 +195,7 @@ def test_every_shipped_configuration_opens_with_the_command_that_parses_it(path,
     module = MODULES[command[command.index("-m") + 1].removeprefix("openpali.recipes.")]
     seen = []
 
-    def stop(run):
+    def stop(run, inputs):
         seen.append(run)
         raise SystemExit("parsed")
 
