@@ -121,7 +121,7 @@ def held_out_parts(source: Source, run: RunArguments) -> dict[str, Source]:
     kind = RetellingPart if isinstance(source, RetellingSource) else Part
     validation = kind(source, sorted(chosen))
     run.say(
-        f"{source.name}: {total} records; {len(rest)} to train on, {total - len(rest)} set aside for validation and test"
+        f"{source.name}: {total} records; {len(rest)} to train on, {len(chosen)} set aside for validation and test"
     )
     return {"train": kind(source, rest), "validation": validation, "test": validation}
 
