@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import unicodedata
 
@@ -562,9 +563,11 @@ def test_odd_tables_are_told(tmp_path, content, message):
     table(tmp_path, rows(text=str))
     (tmp_path / "my.csv").write_bytes(content)
     read_own.cache_clear()
-    with pytest.raises(BadRecord, match=message):
-        for bad in read_own(own_spec(str(tmp_path / "my.csv"), "caption")).bad:
-            raise bad
+    try:
+        told = str(read_own(own_spec(str(tmp_path / "my.csv"), "caption")).bad[0])
+    except BadRecord as bad:
+        told = str(bad)
+    assert re.search(message, told)
 
 
 def test_headers_and_names_of_other_habits_are_read(tmp_path):
