@@ -69,13 +69,9 @@ def _messages(talk: Any) -> Iterator[tuple[str, str, list[Any]]]:
         role = str(message.get("from", message.get("role", ""))).lower()
         content = message.get("value", message.get("content"))
         parts = content if isinstance(content, list) else [content]
-        texts = [part if isinstance(part, str) else part.get("text") or "" for part in parts if _is_part(part)]
+        texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
         pictures = [_picture(part) for part in parts if isinstance(part, dict) and "image" in str(part.get("type"))]
-        yield role, "\n".join(text for text in texts if text), [one for one in pictures if one]
-
-
-def _is_part(part: Any) -> bool:
-    return isinstance(part, str) or isinstance(part, dict) and isinstance(part.get("text"), str)
+        yield role, "\n".join(text for text in texts if text and isinstance(text, str)), [p for p in pictures if p]
 
 
 def _picture(part: dict[str, Any]) -> Any:

@@ -182,6 +182,8 @@ def checked_polygon(polygon: Any) -> np.ndarray:
         points = np.asarray(polygon, np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError("a polygon is not a list of numbers") from error
+    if points.ndim == 2:
+        raise ValueError("a polygon that is a list of points; write x1, y1, x2, y2 and so on without more brackets")
     if points.ndim != 1 or len(points) < 6 or len(points) % 2:
         raise ValueError(f"a polygon of {points.size} coordinates; x and y of at least three points are needed")
     # beyond any picture, and what the finer grid can still count

@@ -44,7 +44,8 @@ def stored_size(source: Path | bytes) -> tuple[Size, int]:
 
 def turned_size(size: Size, orientation: int) -> Size:
     """Width and height after turning, or before."""
-    return size[::-1] if orientation in _SIDEWAYS else size
+    width, height = size
+    return (height, width) if orientation in _SIDEWAYS else size
 
 
 def turned_box(box: Box, orientation: int) -> Box:

@@ -39,6 +39,8 @@ def find_parts(
     Raises:
         BadRecord: there is nothing that can be read, or too much of it.
     """
+    if image_root is not None and not image_root.is_dir():
+        raise BadRecord(str(image_root), "all", "there is no such folder", "Check --image_root.")
     found = _find(data, kind, image_root, columns)
     extra = {part: path for part, path in others.items() if path}
     if not extra:
@@ -82,6 +84,9 @@ def _find(data: str, kind: str, image_root: Path | None, columns: dict[str, str]
     _refuse_unclear(folders, data)
     if kind == "classify" and folders and (part_of(path.name) or any(map(_has_pictures, folders))):
         return {"": lambda: read_classes(path, image_root)}
+    if any(path.rglob("labels/*.txt")) or any(path.rglob("*.xml")):
+        reason = f"the folder holds nothing for {kind}, but files of YOLO (.txt) or Pascal VOC (.xml)"
+        raise BadRecord(data, "all", reason, "Export them as COCO JSON, which their tools can write.")
     raise BadRecord(
         data,
         "all",

@@ -79,11 +79,15 @@ class Folder:
     def picture(self, name: Any) -> PictureFile | BadPart:
         """Where a picture is, or why it is nowhere."""
         try:
-            found = self.pictures.check(one_picture(name))
+            name = one_picture(name)
+        except BadPart as part:
+            return part
+        try:
+            found = self.pictures.check(name)
             self.pictures.inside(found)
         except BadPart as part:
             return part if "image_root" in part.remedy else BadPart(part.reason, f"{part.remedy} See --image_root.")
-        return PictureFile(self.pictures.root / found, str(one_picture(name)))
+        return PictureFile(self.pictures.root / found, name)
 
 
 def one_picture(name: Any) -> Any:
@@ -129,7 +133,8 @@ def column_names(rows: Iterable[dict[str, Any]], kind: str, columns: dict[str, s
     for name in ("image", *needed):
         usual: Any = COLUMNS[name]
         usual = usual[kind] if isinstance(usual, dict) else usual
-        column = columns.get(name) or next((one for one in usual if one in there), None)
+        folded = {str(one).strip().lower(): one for one in reversed(there)} | {one: one for one in there}
+        column = columns.get(name) or next((folded[one] for one in usual if one in folded), None)
         if column not in there or column is None:
             raise BadRecord(
                 str(path),

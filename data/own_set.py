@@ -311,8 +311,7 @@ def check_outline(row: Row, item: Any, box: Edges) -> None:
         return
     try:
         segmentation_mask(item.outline, row.size[1], row.size[0])
-        edges = outline_edges(item.outline)
-        if edges is not None and (part := misplaced(edges, box)):
+        if part := misplaced(outline_edges(item.outline), box):
             raise part
     except BadPart as part:
         problem(row, "outline", part.reason, part.remedy, item.record)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,9 @@ def _csv(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     usual = "\t" if path.suffix == ".tsv" else ","
     separator = first[4] if told else usual if usual in header else max(_SEPARATORS, key=header.count)
     reader = csv.DictReader(io.StringIO(rest if told else text, newline=""), delimiter=separator)
+    twice = [name for name, count in Counter(reader.fieldnames or ()).items() if name and count > 1]
+    if twice:
+        raise BadRecord(str(path), 1 + told, f"two columns are called {twice[0]!r}", "Rename one of them.")
     try:
         for row in reader:
             number = str(reader.line_num + told)

@@ -13,6 +13,8 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_ARCHIVES = (b"PK\3\4", b"\x1f\x8b")
+_LOOKED_AT = 1 << 16
 _HEAD, _MOST = 64, 0.75
 
 
@@ -38,6 +40,10 @@ def read_text(path: Path) -> str:
     """
     content = path.read_bytes()
     encoding = encoding_of(content)
+    if content.startswith(_ARCHIVES) or encoding == "utf-8" and b"\0" in content[:_LOOKED_AT]:
+        raise BadRecord(
+            str(path), "all", "it is no text, but a workbook, an archive or the like", "Export it as text."
+        )
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 from openpali.data.own_labels import whole_number
-from openpali.data.own_rows import REGION_KINDS
+from openpali.data.own_rows import REGION_KINDS, texts
 from openpali.data.own_set import OwnSet
 from openpali.recipes.findings import Finding
 
@@ -54,8 +54,9 @@ def _shared_names(found: OwnSet) -> Iterator[Finding]:
     """Numbers that are used and have the same name."""
     used = defaultdict(set)
     for row in chain(*found.good.values()):
-        for item in row.objects:
-            if (number := found.numbering.number(item.label)) is not None:
+        labels = texts(row.answers) if found.spec.kind == "classify" else [item.label for item in row.objects]
+        for label in labels:
+            if (number := found.numbering.number(label)) is not None:
                 used[found.class_names.get(number)].add(number)
     for name, numbers in used.items():
         if name is not None and len(numbers) > 1:

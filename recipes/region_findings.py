@@ -66,8 +66,8 @@ def outline_units(found: OwnSet) -> Iterator[Finding]:
         return
     pairs, first = [], None
     for row in chain(*found.rows.values()):
-        for item in row.objects if row.size and len(pairs) < MOST_PAIRS else ():
-            if item.crowd or item.outline is None:
+        for item in row.objects if len(pairs) < MOST_PAIRS else ():
+            if item.crowd or item.outline is None or row.size is None:
                 continue
             try:
                 edges = outline_edges(item.outline)

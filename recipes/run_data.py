@@ -139,10 +139,16 @@ def held_out_parts(source: Source, run: RunArguments) -> dict[str, Source]:
     total = len(source)
     held_out = max(1, min(512, total // 5 if total < 100 else total // 10))
     chosen = set(random.Random(0).sample(range(total), held_out))
+    if isinstance(source, JsonlSource):
+        # questions of one conversation are about one picture
+        lines = {source.line(index) for index in chosen}
+        chosen = {index for index in range(total) if source.line(index) in lines}
     rest = [i for i in range(total) if i not in chosen] or list(chosen)
     kind = RetellingPart if isinstance(source, RetellingSource) else Part
     validation = kind(source, sorted(chosen))
-    run.say(f"{source.name}: {total} records; {len(rest)} to train on, {held_out} set aside for validation and test")
+    run.say(
+        f"{source.name}: {total} records; {len(rest)} to train on, {len(chosen)} set aside for validation and test"
+    )
     return {"train": kind(source, rest), "validation": validation, "test": validation}
 
 
@@ -310,5 +316,5 @@ def _texts_of(part: Source) -> Iterator[tuple[str, str, str]]:
     source, indices = (part.source, part.indices) if isinstance(part, Part) else (part, range(len(part)))
     if isinstance(source, JsonlSource):
         for index in indices:
-            line, texts = source.texts(index)
-            yield from ((f"{source.path}:{line}", key, text) for key, text in texts.items())
+            place = f"{source.path}:{source.line(index)}"
+            yield from ((place, key, text) for key, text in source.texts(index).items())

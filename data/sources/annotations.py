@@ -111,6 +111,10 @@ def segmentation_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
 def _checked_polygons(segmentation: Any) -> list[np.ndarray]:
     if not isinstance(segmentation, list):
         raise BadPart("its segmentation is neither polygons nor run lengths", "Give [[x1, y1, x2, y2, ...], ...].")
+    if segmentation and not isinstance(segmentation[0], list):
+        raise BadPart(
+            "its segmentation is no list of polygons", "Put the polygon into a list: [[x1, y1, x2, y2, ...]]."
+        )
     try:
         return [checked_polygon(polygon).ravel() for polygon in segmentation]
     except ValueError as error:

@@ -109,11 +109,11 @@ class AnnotationReader:
         checked_box(bbox, height, width, "", self._clip)
         left, top, wide, high = box = [float(value) for value in bbox or ()]
         self._outlines.add(outline, height, width)
-        if not crowd and (edges := outline_edges(outline)):
-            pair = edges, (left, top, left + wide, top + high), (width, height)
-            if len(self._pairs) < MOST_PAIRS:
-                self._pairs.append(pair)
-            if part := misplaced(*pair[:2]):
+        if not crowd and outline:
+            edges, corners = outline_edges(outline), (left, top, left + wide, top + high)
+            if edges is not None and len(self._pairs) < MOST_PAIRS:
+                self._pairs.append((edges, corners, (width, height)))
+            if part := misplaced(edges, corners):
                 self._misplaced.append((name, row, part))
         self._clipped += reaches_outside(box, height, width)
         self._numbers.append(int(id_))
@@ -133,8 +133,10 @@ class AnnotationReader:
             raise BadRecord(str(path), "annotations", reason, "Mend their image_id, or remove them.")
 
 
-def misplaced(outline: Edges, box: Edges) -> BadPart | None:
-    """What is wrong with an outline that is elsewhere than its box; None where nothing is."""
+def misplaced(outline: Edges | None, box: Edges) -> BadPart | None:
+    """What is wrong with an outline that covers nothing or is elsewhere than its box; None where nothing is."""
+    if outline is None:
+        return BadPart("its outline covers no pixel", "Mend or remove it.")
     if same_place(outline, box):
         return None
     places = ["{:g}, {:g} to {:g}, {:g}".format(*(round(edge, 2) for edge in edges)) for edges in (outline, box)]

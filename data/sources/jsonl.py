@@ -79,10 +79,14 @@ class JsonlSource:
         found = {"id": f"{self.path.name}:{number}" + (f"-{turn}" if turn else "")} | self._pictures(record, number)
         return found | {key: record[key] for key in ("prefix", "suffix", "references") if record.get(key) is not None}
 
-    def texts(self, index: int) -> tuple[int, dict[str, str]]:
-        """The line of a record, and its `prefix` and `suffix`, without its pictures."""
-        record, number, _ = self._record(index)
-        return number, {key: record[key] for key in ("prefix", "suffix") if key in record}
+    def line(self, index: int) -> int:
+        """The line of a record."""
+        return self._lines[index]
+
+    def texts(self, index: int) -> dict[str, str]:
+        """`prefix` and `suffix` of a record, without its pictures."""
+        record, *_ = self._record(index)
+        return {key: record[key] for key in ("prefix", "suffix") if key in record}
 
     def _record(self, index: int) -> tuple[dict[str, Any], int, int]:
         """A record, its line, and which question of the line it is."""

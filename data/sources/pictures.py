@@ -11,6 +11,7 @@ from openpali.data.images import BadImage, load_image
 from openpali.data.orientation import stored_size
 from openpali.data.sources.annotations import BadPart
 
+_LONGEST = 1000  # characters of a path; what is longer is a picture in text
 _LINK = "Copy what it points to, or give an image_root that holds both."
 
 
@@ -29,6 +30,7 @@ class Pictures:
         inside = root.resolve()
         self._places = [place for place in places if place.resolve().is_relative_to(inside)] or [root]
         self._listed: dict[Path, dict[str, str]] = {}
+        self._folded: dict[Path, dict[str, str]] = {}
 
     def check(self, name: Any) -> str:
         """The name of an existing file, relative to the folder.
@@ -43,13 +45,15 @@ class Pictures:
             raise BadPart("its file_name is missing or no text", "Give the picture's path within image_root.")
         if name.startswith(("http://", "https://")):
             raise BadPart(f"{name} is an address on the web", "Download the picture and give its path.")
-        path = PurePosixPath(name.replace(os.sep, "/"))
+        if name.startswith("data:") or len(name) > _LONGEST:
+            raise BadPart(f"{name[:40]}... is no name of a file", "Save the picture as a file and give its path.")
+        path = PurePosixPath(name.removeprefix("file://").replace(os.sep, "/"))
         found = self._find(path) or "\\" in name and self._find(PurePosixPath(name.replace("\\", "/")))
         if found:
             return found
         if self._relative(path) is None:
             raise BadPart(f"{name} is outside {self.root}", "Move the picture there, or give another image_root.")
-        raise BadPart(f"there is no picture {name} in {self.root}", "Check image_root, or remove the entry.")
+        raise BadPart(f"there is no picture {name} in {self.root}", self._remedy(path))
 
     def load(self, name: str, size: tuple[int, int] | None = None, frame: str = "upright") -> Image.Image:
         """The picture as RGB, upright.
@@ -90,6 +94,19 @@ class Pictures:
             remedy = f"EXIF turns it, and they are for the picture {what}: give the option orientation: {option}."
         told = f"{name} is {mine[0]}x{mine[1]} pixels, and its annotations are for {size[0]}x{size[1]}"
         raise BadPart(told, remedy)
+
+    def _remedy(self, path: PurePosixPath) -> str:
+        """What to do about a file that is not there: perhaps it is written in small letters, or in capitals."""
+        for place in self._places:
+            relative = self._relative(path, place)
+            if relative is None:
+                continue
+            folder = self.root / relative.parent
+            if folder not in self._folded:
+                self._folded[folder] = {name.lower(): name for name in self._names(folder)}
+            if other := self._folded[folder].get(path.name.lower()):
+                return f"There is {other}: mind the case."
+        return "Check image_root, or remove the entry."
 
     def _find(self, path: PurePosixPath) -> str | None:
         """The name of a file relative to the folder; None when there is none."""

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from openpali.data.records import BadRecord
-from openpali.data.sources.annotations import read_json
+from openpali.data.sources.annotations import id_key, read_json
 from openpali.data.sources.public_rows import MissingData, listed
 from openpali.data.sources.refer import ReferringExpressions, joined
 
@@ -103,5 +103,5 @@ class RefCoco(ReferringExpressions):
             if not isinstance(entry, dict):
                 raise BadRecord(str(files[0]), f"entry {number}", "it is not a JSON object", "Convert the file again.")
             own = {"ref_id": f"{data_set} {entry.get('ref_id', number)}", "data_set": data_set}
-            found.append(entry | own | outlined.get(entry.get("ann_id"), {}))
+            found.append(entry | own | outlined.get(id_key(entry.get("ann_id")), {}))
         return found

@@ -15,7 +15,7 @@ from openpali.data.example import Box
 from openpali.data.images import BadImage
 from openpali.data.masks import mask_box
 from openpali.data.orientation import UPRIGHT, check_frame, stored_size, turned_box, turned_mask, turned_size
-from openpali.data.outline_units import other_units, outline_edges
+from openpali.data.outline_units import MOST_PAIRS, other_units, outline_edges
 from openpali.data.records import BadRecord
 from openpali.data.sources.annotations import (
     BadPart,
@@ -23,6 +23,7 @@ from openpali.data.sources.annotations import (
     checked_box,
     id_key,
     judge,
+    reaches_outside,
     read_json,
     repeated,
     segmentation_mask,
@@ -90,7 +91,7 @@ class ReferringExpressions:
         self._sizes: dict[str, tuple[int, int]] = {}
         self._turns: dict[str, int] = {}
         self._pairs: list[Pair] = []
-        self._turned = 0
+        self._turned = self._clipped = 0
         self._entries: list[tuple[str, str, Box, str, list[str]]] = []
         self._read(self._list(), joined(Path(instances)) if instances is not None else {})
         # which of its sentences a record tells; all when None
@@ -102,12 +103,17 @@ class ReferringExpressions:
 
     @property
     def notes(self) -> list[str]:
-        """That EXIF turns some pictures, where nothing says which way they were annotated."""
-        if not self._turned:
-            return []
-        way = "upright" if self.orientation == "upright" else "as it is stored"
-        told = f"EXIF turns {self._turned} of the pictures; their annotations are taken to be for the picture {way}"
-        return [f"{told} (the option orientation says otherwise)"]
+        """How many boxes are clipped, and that EXIF turns some pictures."""
+        found = []
+        if self._clipped:
+            found.append(f"{self._clipped} boxes reach outside their pictures and are clipped")
+        if self._turned:
+            way = "upright" if self.orientation == "upright" else "as it is stored"
+            told = (
+                f"EXIF turns {self._turned} of the pictures; their annotations are taken to be for the picture {way}"
+            )
+            found.append(f"{told} (the option orientation says otherwise)")
+        return found
 
     def __len__(self) -> int:
         return len(self._records)
@@ -183,6 +189,8 @@ class ReferringExpressions:
         self._compare(entry, box, width, height)
         self._outlines.add(entry.get("segmentation"), height, width)
         self._entries.append((name, picture, box, category, sentences))
+        given = entry.get("bbox")
+        self._clipped += given is not None and reaches_outside([float(value) for value in given], height, width)
 
     def _compare(self, entry: dict[str, Any], box: Box, width: int, height: int) -> None:
         """Raise BadPart for an outline that is elsewhere than its box, where there are both."""
@@ -193,10 +201,9 @@ class ReferringExpressions:
         except (ValueError, KeyError, TypeError):
             # what is wrong with it is told by whoever keeps it
             return
-        if edges is None:
-            return
         own = box.x0 * width, box.y0 * height, box.x1 * width, box.y1 * height
-        self._pairs.append((edges, own, (width, height)))
+        if edges is not None and len(self._pairs) < MOST_PAIRS:
+            self._pairs.append((edges, own, (width, height)))
         if part := misplaced(edges, own):
             raise part
 

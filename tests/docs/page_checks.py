@@ -78,7 +78,7 @@ def begins(command: str) -> None:
     name, arguments = started(command)
     module = importlib.import_module(name)
 
-    def stop(run):
+    def stop(run, inputs):
         raise SystemExit(f"begins {run.output_dir}")
 
     with pytest.MonkeyPatch.context() as patch:

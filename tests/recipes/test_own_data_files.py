@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import unicodedata
 
@@ -12,7 +13,7 @@ from own_files import NAMES, SIDE, class_folders, coco, edit, picture, some_box,
 from PIL import Image
 from tiny_adapters import save_checkpoint
 
-from openpali.data.own_set import read_own
+from openpali.data.own_set import own_spec, read_own
 from openpali.data.records import BadRecord
 from openpali.data.sources import load_source
 from openpali.recipes import transfer
@@ -371,7 +372,7 @@ def test_what_a_run_wrote_among_the_classes_is_no_data(check, checkpoint, tmp_pa
     for place in ("run", "outputs/first", "red/run"):
         transfer.main([*line, "--output_dir", str(data / place), "--check_only", "true"])
         shutil.copytree(checkpoint, data / place / "checkpoint-3")
-        (data / place / "examples.png").exists() or picture(data / place / "examples.png", 9)
+        picture(data / place / "examples.png", 9)
     error, shown, report = check(data, "classify")
     assert not error
     assert {name for part in report["parts"].values() for name in part["classes"]} == set(NAMES)
@@ -523,3 +524,54 @@ def test_boxes_outside_are_clipped_where_that_is_asked_for_and_counted(check, tm
     # another format is still told
     edit(path, lambda c: [one.update(bbox=[*some_box(5)[:2], 39, 39]) for one in c["annotations"]])
     assert "all fit as xyxy" in check(path, "detect", "--clip_boxes", "true")[0]
+
+
+def test_what_other_tools_export_is_read_or_told(check, tmp_path):
+    def told(name, change, kind="segment"):
+        error, *_ = check(edit(coco(tmp_path / name), lambda c: [change(one) for one in c["annotations"]]), kind)
+        return error
+
+    assert "its outline covers no pixel" in told(
+        "empty", lambda one: one.update(segmentation={"size": [SIDE, SIDE], "counts": [SIDE * SIDE]})
+    )
+    assert "Put the polygon into a list: [[x1, y1" in told(
+        "flat", lambda one: one.update(segmentation=one["segmentation"][0])
+    )
+    assert "a polygon that is a list of points; write x1, y1" in told(
+        "points", lambda one: one.update(segmentation=[[[1, 2], [3, 4], [5, 6]]])
+    )
+    picture(tmp_path / "yolo" / "images" / "1.png", 1)
+    (tmp_path / "yolo" / "labels").mkdir()
+    (tmp_path / "yolo" / "labels" / "1.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    assert (
+        "but files of YOLO (.txt) or Pascal VOC (.xml). Export them as COCO JSON"
+        in check(tmp_path / "yolo", "detect")[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"file_name,text,text\n0.png,a,b\n", ":1: two columns are called 'text'. Rename one of them"),
+        (b"PK\3\4\0\0", "it is no text, but a workbook, an archive or the like. Export it as text"),
+        (b"file_name,text\n0.PNG,a\n", "there is no picture 0.PNG in .* There is 0.png: mind the case"),
+        (b"file_name,text\ndata:image/png;base64,AAAA,a\n", "it has 3 values"),
+        (b'file_name,text\n"data:image/png;base64,AAAA",a\n', "is no name of a file. Save the picture as a file"),
+    ],
+)
+def test_odd_tables_are_told(tmp_path, content, message):
+    table(tmp_path, rows(text=str))
+    (tmp_path / "my.csv").write_bytes(content)
+    read_own.cache_clear()
+    try:
+        told = str(read_own(own_spec(str(tmp_path / "my.csv"), "caption")).bad[0])
+    except BadRecord as bad:
+        told = str(bad)
+    assert re.search(message, told)
+
+
+def test_headers_and_names_of_other_habits_are_read(tmp_path):
+    table(tmp_path, rows(text=str))
+    lines = [f"file://{tmp_path}/{number}.png;x" for number in range(20)]
+    (tmp_path / "my.csv").write_text("\n".join(["File_Name; Text", *lines]))
+    assert {record["captions"]["en"][0] for record in every(tmp_path / "my.csv", "caption")} == {"x"}

@@ -94,3 +94,24 @@ def test_long_texts_are_told_by_part(run, tmp_path, capsys, tiny_tokenizer):
     counts, shown = told(lambda number: {"suffix": "xyz " * 20, "prefix": "xyz " * 20})
     assert counts["train"] == {"prefix": 16, "suffix": 16}
     assert "cut to suffix_max_length=30" in shown
+
+
+def test_questions_of_one_conversation_are_in_one_part(run, tmp_path):
+    turns = [
+        ("human", "what?"),
+        ("gpt", "a dog"),
+        ("human", "which?"),
+        ("gpt", "red"),
+        ("human", "why?"),
+        ("gpt", "x"),
+    ]
+    talk = [{"from": who, "value": text} for who, text in turns]
+    for number in range(20):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    rows = [{"image": f"{number}.png", "conversations": talk} for number in range(20)]
+    path = tmp_path / "my.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parts = splits({"name": "jsonl", "path": str(path)}, run)
+    shown = [{parts[name][index]["image"].getpixel((0, 0)) for index in range(len(parts[name]))} for name in parts]
+    assert not shown[0] & shown[1]
+    assert len(parts["train"]) + len(parts["validation"]) == 60
