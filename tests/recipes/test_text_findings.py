@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -116,7 +117,7 @@ def test_no_codec_is_one_line_with_the_option(pali3, codec, tmp_path, monkeypatc
 
 
 def test_odd_values_of_objects_name_their_line(pali3, tmp_path, capsys):
-    rows = [{"objects": [{"bbox": [2, 2, 8, 8], "label": "dog"}]} for _ in range(12)]
+    rows: list[Any] = [{"objects": [{"bbox": [2, 2, 8, 8], "label": "dog"}]} for _ in range(12)]
     rows[3] = {"objects": 5}
     rows[5] = {"objects": [{"bbox": [2, 2, 8, 8], "label": "dog"}, {"bbox": [1, 2], "label": "cat"}]}
     path = table(tmp_path / "data", rows)
