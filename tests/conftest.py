@@ -29,7 +29,20 @@ SIDE, PATCH = 16, 8
 def fresh_compiler(request):
     """Shapes that an earlier test has compiled become dynamic in the next one, which this compiler cannot lower."""
     if "flex" in request.node.name:
+        from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+        if not pick_vec_isa():
+            pytest.skip("PyTorch compiles FlexAttention for processors with vector instructions only, AVX2 or later")
         torch.compiler.reset()
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """As many as in other processes, for the same order of sums; and forked ones would wait for the other threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

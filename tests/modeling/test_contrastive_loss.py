@@ -163,6 +163,8 @@ def test_the_authors_global_loss_is_the_mean_of_their_losses_per_device():
 
 def on_one_process(rank: int, rows: list[int], folder: str, inputs: dict[str, torch.Tensor]) -> None:
     """One of several processes, each with its rows of the batch; leaves its losses and gradients in files."""
+    # a forked process has none of the threads of the one that it was forked from
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=len(rows))
     own = slice(sum(rows[:rank]), sum(rows[: rank + 1]))
     keys = (inputs["image_keys"][own], inputs["text_keys"][own]) if "image_keys" in inputs else (None, None)

@@ -27,6 +27,8 @@ from openpali.recipes.trainer import run_training
 from openpali.recipes.transfer import TransferArguments
 from openpali.recipes.transfer import main as transfer
 
+# some runs are forked
+pytestmark = pytest.mark.usefixtures("one_thread")
 EXAMPLES, DISTINCT = 8, 6
 WORDS = ["a red dog", "two green cats", "dog", "en", "what", "caption", "detect dog", "a dog"]
 

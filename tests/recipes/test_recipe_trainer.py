@@ -17,6 +17,7 @@ from openpali.recipes.config_file import ConfigError
 from openpali.recipes.run_folder import BEST_FOLDER, last_checkpoint, load_weights
 from openpali.recipes.sampling import RunSampler
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = Path(__file__).with_name("tiny_run.py")
 
 
@@ -31,15 +32,6 @@ def curve(folder: Path) -> list[tuple]:
 def in_subprocess(**options) -> subprocess.CompletedProcess:
     command = [sys.executable, str(SCRIPT), json.dumps(options)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """As many as in the subprocess, so that sums are added up in the same order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 LONG = {"max_steps": 9, "save_steps": 4, "eval_steps": 3}

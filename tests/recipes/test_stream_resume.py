@@ -12,17 +12,15 @@ from openpali.recipes.callbacks import read_log
 from openpali.recipes.config_file import ConfigError
 from openpali.recipes.run_folder import last_checkpoint
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """As many as in the other processes, so that sums are added up in the same order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def module_of_other_processes():
+    """Where they find the module that starts them."""
     with pytest.MonkeyPatch.context() as patch:
-        # where these processes find the module that starts them
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
