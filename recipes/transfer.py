@@ -181,13 +181,13 @@ def fine_tune(
     give_room(members, processor, run)
     set_regularisation(model, args)
     set_attention(model, processor, args, run)
-    limits = {"max_length": args.max_length, "suffix_max_length": args.suffix_max_length}
+    limits: dict[str, Any] = {"max_length": args.max_length, "suffix_max_length": args.suffix_max_length}
     for member in members.values():
         if member.source["name"] in ("jsonl", "video"):
             # these sources are never streams
             parts = {"train": member.train, "validation": member.validation, "test": member.test}
             tell_long_texts(cast(dict[str, TaskDataset], parts), processor.tokenizer, **limits, run=run)
-    options = {"pack_length": args.pack_length, "loss_on_prefix": args.loss_on_prefix}
+    options: dict[str, Any] = {"pack_length": args.pack_length, "loss_on_prefix": args.loss_on_prefix}
     collator = Collator(processor, **limits, **options, exact_pictures=args.exact_pictures)
     fit_batch(run, run_length(train))
     train, collator = cached_features(args.feature_cache, model, train, collator, run)
