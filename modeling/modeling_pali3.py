@@ -29,16 +29,9 @@ from .modeling_pali3_encoder import (
     embedding_tables,
     without_return_dict,
 )
-from .modeling_pali3_outputs import Pali3ModelOutput, Pali3Seq2SeqLMOutput
+from .modeling_pali3_outputs import Pali3LossKwargs, Pali3ModelOutput, Pali3Seq2SeqLMOutput
 from .token_loss import IGNORE_INDEX, example_losses
 from .transformers_versions import CACHE, one_cache
-
-
-class Pali3LossKwargs(TransformersKwargs, total=False):
-    """Options of the loss."""
-
-    label_smoothing: float | None
-    shift_labels: torch.Tensor | None
 
 
 class Pali3Model(Pali3PreTrainedModel):
@@ -283,23 +276,11 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
     ) -> Pali3Seq2SeqLMOutput:
         """Loss with `labels`; logits without them, and in evaluation mode.
 
-        Args:
-            input_ids: int[B, L], image placeholders included.
-            pixel_values: float[total_images, 3, H, W] or float[B, N, 3, H, W], in [-1, 1].
-            attention_mask: int[B, L], 0 on padding.
-            decoder_input_ids: int[B, T]; made from `labels` when left out.
-            decoder_attention_mask: int[B, T].
-            encoder_outputs: of an earlier call.
-            cache: of an earlier call; `past_key_values` is another name of it.
-            inputs_embeds: float[B, L, D] in place of `input_ids`.
-            decoder_inputs_embeds: float[B, T, D] in place of `decoder_input_ids`.
+        Args as of [`Pali3Model`], where `decoder_input_ids` are made from `labels` when left out, and:
             labels: int[B, T], the suffix and its end token, -100 on padding.
-            use_cache: whether to return the cache.
             logits_to_keep: logits of the last so many positions (0: all), or of these positions.
             output_logits: whether to compute logits; by default without labels, and in evaluation mode, where the
                 Trainer's `compute_metrics` wants them.
-            image_features: float[total_images, tokens, D_vision], the image encoder's output in place of pictures.
-            past_key_values: see `cache`.
             **kwargs: `label_smoothing`, in place of the configuration's (not an argument of its own, since the
                 Trainer takes every argument with "label" in its name for a label); `output_attentions`,
                 `output_hidden_states`, `return_dict`.

@@ -4,8 +4,16 @@ from dataclasses import dataclass
 
 import torch
 from transformers.modeling_outputs import Seq2SeqLMOutput, Seq2SeqModelOutput
+from transformers.utils import TransformersKwargs
 
 from .transformers_versions import CacheOutput
+
+
+class Pali3LossKwargs(TransformersKwargs, total=False):
+    """Further options of [`Pali3ForConditionalGeneration`]'s loss."""
+
+    label_smoothing: float | None
+    shift_labels: torch.Tensor | None
 
 
 @dataclass

@@ -172,11 +172,9 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             mm_encoder_outputs: image features of an earlier call; not with labels.
             sequence_ids: int[B, L], the example of each token of packed sequences, from 0 over the whole batch, -1
                 on padding. No token sees another example.
-            output_logits: whether to compute logits; by default without labels, and in evaluation mode, where the
-                Trainer's `compute_metrics` wants them. With labels they are the loss's own, without the final
-                soft-cap.
-            image_features: float[total_images, tokens, D_vision], the image encoder's output in place of
-                `pixel_values`: with a frozen encoder it need not be computed anew in every epoch.
+            output_logits: whether to compute logits; by default without labels, and in evaluation mode, for
+                `compute_metrics`. With labels they are the loss's own, without the final soft-cap.
+            image_features: float[total_images, tokens, D_vision], the image encoder's output in place of pictures.
             past_key_values: see `cache`.
             **kwargs: `label_smoothing`, ε of the loss (the configuration's, else 0, when left out; not an argument of
                 its own, since the Trainer takes every argument with "label" in its name for a label);
