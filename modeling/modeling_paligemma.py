@@ -175,7 +175,6 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             output_logits: whether to compute logits; by default without labels, and in evaluation mode, for
                 `compute_metrics`. With labels they are the loss's own, without the final soft-cap.
             image_features: float[total_images, tokens, D_vision], the image encoder's output in place of pictures.
-            past_key_values: see `cache`.
             **kwargs: `label_smoothing`, ε of the loss (the configuration's, else 0, when left out; not an argument of
                 its own, since the Trainer takes every argument with "label" in its name for a label);
                 `shift_labels`: int[B, L], in place of `labels`, position i is predicted from i;
