@@ -212,6 +212,7 @@ def test_a_folder_is_named_so_that_it_is_found_from_anywhere_and_a_hub_name_as_i
 
     monkeypatch.setattr(kind, "from_pretrained", from_hub)
     monkeypatch.setattr("openpali.recipes.adapters.checkpoint_config", lambda name: checkpoint_config(checkpoint))
+    monkeypatch.setattr("openpali.modeling.checkpoints.check_kind", lambda *_: None)
     model = adapted_model("google/paligemma-3b-pt-224", "lora")  # pyright: ignore[reportArgumentType]
     assert model.peft_config["default"].base_model_name_or_path == "google/paligemma-3b-pt-224"
 
