@@ -8,9 +8,9 @@ from openpali.recipes.config_file import ConfigError
 AT_LEAST_ONE = ("eval_limit", "test_limit", "num_beams", "resolution", "image_size", "pack_length", "examples")
 AT_LEAST_ONE += ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 AT_LEAST_ONE += ("save_total_limit", "rsqrt_timescale", "texts_per_picture", "vocab_size", "text_length", "lora_rank")
-ABOVE_ZERO = ("lora_alpha", "num_train_epochs", "temperature", "sweep_learning_rates", "sweep_epochs")
+ABOVE_ZERO = ("lora_alpha", "temperature", "sweep_learning_rates", "sweep_epochs")
 NOT_NEGATIVE = ("learning_rate", "weight_decay", "seed", "dataloader_num_workers", "eval_steps", "save_steps")
-NOT_NEGATIVE += ("logging_steps", "bad_loss_limit", "cooldown_steps")
+NOT_NEGATIVE += ("logging_steps", "bad_loss_limit", "cooldown_steps", "num_train_epochs")
 BELOW_ONE = ("adam_beta1", "adam_beta2")
 SHARES = ("max_bad_share", "label_smoothing", "lora_dropout")
 

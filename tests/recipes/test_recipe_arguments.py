@@ -89,7 +89,7 @@ def test_mistakes_on_the_command_line(argv, message):
 
 
 NUMBERS = {"eval_limit": 0, "per_device_train_batch_size": 0, "gradient_accumulation_steps": 0, "adam_beta2": 1.0}
-NUMBERS |= {"learning_rate": -1e-3, "seed": -1, "dataloader_num_workers": -1, "save_steps": -1, "num_train_epochs": 0}
+NUMBERS |= {"learning_rate": -1e-3, "seed": -1, "dataloader_num_workers": -1, "save_steps": -1, "num_train_epochs": -1}
 
 
 @pytest.mark.parametrize("key", NUMBERS)
