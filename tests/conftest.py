@@ -12,6 +12,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from openpali import Pali3Config, Pali3ForConditionalGeneration, Pali3Processor
 from openpali.data.tokenizer import train_tokenizer
+from openpali.modeling.transformers_versions import peft_refusal
 
 # tiny models are slower on several threads; a number that the user set is kept
 if "OMP_NUM_THREADS" not in os.environ:
@@ -23,6 +24,15 @@ settings.load_profile("any machine")
 
 SENTENCES = ["what is this", "caption en", "a red dog", "two green cats", "detect dog"]
 SIDE, PATCH = 16, 8
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of adapters are not run where Transformers refuses the installed peft; that is told, with its reason."""
+    if refusal := peft_refusal():
+        for item in items:
+            parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+            if item.get_closest_marker("adapters") or {"lora", "qlora", "dora"} & {str(one) for one in parameters}:
+                item.add_marker(pytest.mark.skip(reason=refusal))
 
 
 @pytest.fixture(autouse=True)

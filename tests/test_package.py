@@ -99,7 +99,8 @@ def test_importing_the_package_imports_nothing_but_the_classes_it_needs():
     ours, needed = (set(ast.literal_eval(run(code + show))) for code in ("import openpali", NEEDED))
     rooms = {module.split(".")[1] for module in ours - needed if module.startswith("openpali.")}
     assert rooms == {"_support", "_version", "modeling"}
-    assert [module for module in ours - needed if module.split(".")[0] != "openpali"] == []
+    # packaging reads the bounds of setup.cfg, in a millisecond
+    assert {module.split(".")[0] for module in ours - needed} <= {"openpali", "packaging"}
 
 
 def test_the_installed_command_answers():

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 from loopback_hub import loopback_hub
 from page_blocks import ABSENT, ROOT, Block, blocks, run_apart, run_command
 from page_checks import installs, logs_in, serves, shows_curves, transfers
@@ -63,6 +64,7 @@ def push(folder: Path) -> None:
     assert with_it == without != ""
 
 
+@pytest.mark.adapters
 def test_the_day_of_the_guide_happens_as_it_says(tmp_path, tiny_tokenizer, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save_checkpoint("pali3", tiny_tokenizer, tmp_path / "outputs" / "located" / "located")

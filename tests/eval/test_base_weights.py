@@ -14,6 +14,8 @@ from openpali.modeling.auto import load_answering
 from openpali.modeling.mistakes import CheckpointError
 from openpali.scripts.merge_adapter import main, merge_adapter
 
+pytestmark = pytest.mark.adapters
+
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def base(request, tmp_path_factory, tiny_tokenizer):

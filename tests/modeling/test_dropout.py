@@ -131,6 +131,7 @@ def test_gradient_checkpointing_drops_the_same_values_again(make, kind):
     assert_same_gradients(gradients[1], gradients[0])
 
 
+@pytest.mark.adapters
 def test_dropout_of_adapters_and_of_the_image_encoder_is_left_alone(make):
     from peft import LoraConfig
 

@@ -31,6 +31,8 @@ from openpali.recipes.arguments import RunArguments
 from openpali.recipes.config_file import ConfigError
 from openpali.recipes.optimization import component_of, components, describe, freeze, parameter_groups
 
+pytestmark = pytest.mark.adapters
+
 CLASSES = {"pali3": Pali3ForConditionalGeneration, "paligemma": PaliGemmaForConditionalGeneration}
 TEXT = {"pali3": ["text_encoder", "decoder"], "paligemma": ["language_model"]}
 PROJECTOR = {"pali3": "projector", "paligemma": "multi_modal_projector"}

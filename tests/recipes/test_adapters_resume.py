@@ -12,6 +12,8 @@ from tiny_adapters import FAMILIES, KINDS, save_checkpoint
 from openpali.eval.loading import adapter_parameters
 from openpali.recipes.run_folder import BEST_FOLDER
 
+pytestmark = pytest.mark.adapters
+
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def checkpoint(request, tmp_path_factory, tiny_tokenizer):

@@ -11,6 +11,8 @@ from openpali.modeling.four_bit import QUANTIZATION_FILE
 from openpali.modeling.mistakes import CheckpointError
 from openpali.recipes.run_folder import BEST_FOLDER, load_weights
 
+pytestmark = pytest.mark.adapters
+
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def checkpoint(request, tmp_path_factory, tiny_tokenizer):

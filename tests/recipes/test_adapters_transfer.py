@@ -15,6 +15,8 @@ from openpali.eval.loading import load_model
 from openpali.recipes import transfer
 from openpali.recipes.trainer import PaliTrainer
 
+pytestmark = pytest.mark.adapters
+
 EMOJI = "{name: emoji, split: train, size: 32, concepts: 3, objects: [1, 1], length: 40}"
 COMMON = ["--config", "transfers/what", "--source", EMOJI, "--use_cpu", "true", "--tensorboard", "false"]
 COMMON += ["--per_device_train_batch_size", "8", "--max_steps", "16", "--save_steps", "8", "--eval_steps", "8"]

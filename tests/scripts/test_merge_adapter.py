@@ -16,6 +16,8 @@ from openpali.eval.loading import load_model
 from openpali.modeling.auto import checkpoint_config, model_class
 from openpali.scripts.merge_adapter import merge_adapter
 
+pytestmark = pytest.mark.adapters
+
 # float32 sums in another order
 TOLERANCE = 2e-4
 
