@@ -27,12 +27,12 @@ def check_numbers(values: dict[str, Any]) -> None:
 def check_number(key: str, value: float) -> None:
     """The same of one key."""
     if key in AT_LEAST_ONE and value < 1:
-        raise ConfigError(f"{key} must be at least 1, not {value}")
+        raise ConfigError(f"{key}={value}: it is at least 1; leave it out for the default")
     if key in ABOVE_ZERO and not value > 0:
-        raise ConfigError(f"{key} must be above 0, not {value}")
+        raise ConfigError(f"{key}={value}: it is above 0")
     if key in NOT_NEGATIVE and value < 0:
-        raise ConfigError(f"{key} must not be negative, and is {value}")
+        raise ConfigError(f"{key}={value}: it is not negative")
     if key in BELOW_ONE and not 0 <= value < 1:
-        raise ConfigError(f"{key} must be from 0 to below 1, not {value}")
+        raise ConfigError(f"{key}={value}: it is from 0 to below 1")
     if key in SHARES and not 0 <= value <= 1:
-        raise ConfigError(f"{key} is a share and must be from 0 to 1, not {value}")
+        raise ConfigError(f"{key}={value}: it is a share, from 0 to 1")

@@ -1,5 +1,7 @@
 """A mask VQ-VAE of 8 x 8 masks, four codes each, and masks for it."""
 
+from pathlib import Path
+
 import torch
 
 from openpali import MaskVQVAE
@@ -10,6 +12,14 @@ def tiny(**options) -> MaskVQVAE:
     torch.manual_seed(0)
     shape = {"image_size": 8, "channels": [4, 8], "num_residual_blocks": 1, "codebook_size": 6, "codebook_dim": 5}
     return MaskVQVAE(MaskVQVAEConfig(**(shape | options)))
+
+
+def save_codec(folder: Path) -> Path:
+    """One with as many codes for a mask, and of as many kinds, as the tokens of the models."""
+    torch.manual_seed(0)
+    shape = {"image_size": 16, "channels": [4, 8], "num_residual_blocks": 1, "codebook_dim": 8}
+    MaskVQVAE(MaskVQVAEConfig(**shape)).save_pretrained(folder)
+    return folder
 
 
 def blobs(count: int, side: int = 8, seed: int = 0) -> torch.Tensor:

@@ -4,9 +4,11 @@ import json
 
 import pytest
 import torch
-from own_files import coco, edit, table
+from own_files import coco, edit, picture
 from tiny_adapters import save_checkpoint
 
+from openpali.data.mixture import TaskDataset
+from openpali.data.sources.jsonl import JsonlSource
 from openpali.data.tasks import load_task
 from openpali.modeling.auto import load_processor
 from openpali.recipes import transfer
@@ -21,13 +23,19 @@ def checkpoint(tmp_path_factory, tiny_tokenizer):
     return save_checkpoint("pali3", tiny_tokenizer, tmp_path_factory.mktemp("pali3"))
 
 
+def without_outline(annotation):
+    return {key: value for key, value in annotation.items() if key != "segmentation"}
+
+
 def crowded(folder, boxes=12):
     """A COCO JSON whose pictures have a dozen boxes of one class."""
 
     def more(content):
         first = content["annotations"]
         content["annotations"] = [
-            one | {"id": 1000 * n + one["id"], "bbox": [n, n, 9, 9]} for one in first for n in range(boxes)
+            without_outline(one) | {"id": 1000 * n + one["id"], "bbox": [n, n, 9, 9]}
+            for one in first
+            for n in range(boxes)
         ]
 
     return edit(coco(folder, 12), more)
@@ -90,12 +98,16 @@ def test_a_run_tells_that_answers_are_cut(checkpoint, tmp_path, capsys):
 
 
 def test_suffixes_longer_than_answers_may_be_are_told(tiny_tokenizer, tmp_path, capsys):
-    path = table(
-        tmp_path, [{"prefix": "what?", "suffix": "a dog " * (1 + 20 * (n == 2))} for n in range(4)], "my.jsonl"
-    )
+    rows = [{"image": f"{n}.png", "prefix": "what?", "suffix": "a dog " * (1 + 20 * (n == 2))} for n in range(4)]
+    for n in range(4):
+        picture(tmp_path / f"{n}.png", n, "red")
+    path = tmp_path / "my.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = RunArguments(output_dir=str(tmp_path / "run"), use_cpu=True)
-    counts = tell_long_texts(path, tiny_tokenizer, 64, 512, run, 16)
+    data = TaskDataset(JsonlSource(path), load_task({"name": "answer", "max_new_tokens": 16}))
+    parts = dict.fromkeys(("train", "validation", "test"), data)
+    counts = tell_long_texts(parts, tiny_tokenizer, 64, 512, run)
     said = capsys.readouterr().out
-    assert counts == {"prefix": 0, "suffix": 0}
+    assert counts == {"train": {"prefix": 0, "suffix": 0}, "validation": {"prefix": 0, "suffix": 1}}
     assert f"{path}:3: its suffix has" in said
-    assert "1 have more than task.max_new_tokens=16, and such answers are cut in scoring. Give --task.max" in said
+    assert "is cut to task.max_new_tokens=16" in said

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -69,7 +70,10 @@ def test_bad_records_of_a_stream_are_judged_by_its_length(length, ended, workers
     found = [batch[FAILURE] for batch, _ in zip(loader, range(20)) if FAILURE in batch]
     assert bool(found) == ended
     if ended:
-        assert f"with it 5 of {length} records cannot be used, more than max_bad_share=0.1" in str(found[0])
+        # another worker may have met its next one before this one is told
+        assert re.search(
+            f"with it [5-9] of {length} records cannot be used, more than max_bad_share=0.1", str(found[0])
+        )
 
 
 def torn_record(read):

@@ -20,10 +20,11 @@ def checkpoint(tmp_path_factory, tiny_tokenizer):
 
 
 def claim(line):
-    """What a transfer does before it trains."""
+    """What a transfer does before it trains, and the mark of a first step: a run that trained nothing may change."""
     read_own.cache_clear()
     args, _, mix, *_, run = configure(with_config([*line, "--use_cpu", "true"]))
     open_run(run, inputs_of(args, member_specs(args, mix)))
+    (run.folder / "logs.jsonl").touch()
 
 
 def one_label(data):
@@ -184,6 +185,7 @@ def test_other_stages_refuse_changed_data_too(recipe, key, line, tmp_path):
             recipe.main(argv)
         # one line is not enough for a run, but the folder is claimed
         assert "another configuration" not in str(stop.value)
+    (tmp_path / "run" / "logs.jsonl").touch()
     path.write_text(line.replace("dog", "cat").replace("0.png", "1.png") + "\n")
     with pytest.raises(SystemExit, match=f"the content of {key} has changed"):
         recipe.main(argv)

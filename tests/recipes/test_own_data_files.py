@@ -12,6 +12,7 @@ import pytest
 from own_files import NAMES, SIDE, class_folders, coco, edit, picture, some_box, table
 from PIL import Image
 from tiny_adapters import save_checkpoint
+from tiny_mask_vqvae import save_codec
 
 from openpali.data.own_set import own_spec, read_own
 from openpali.data.records import BadRecord
@@ -24,8 +25,13 @@ def checkpoint(tmp_path_factory, tiny_tokenizer):
     return save_checkpoint("pali3", tiny_tokenizer, tmp_path_factory.mktemp("pali3"))
 
 
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory):
+    return save_codec(tmp_path_factory.mktemp("codec") / "codec")
+
+
 @pytest.fixture
-def check(checkpoint, tmp_path, capsys, monkeypatch):
+def check(checkpoint, codec, tmp_path, capsys, monkeypatch):
     """Look at data as a person does; answers the error, what was printed and data_check.json."""
     # the picture of examples is another test's
     monkeypatch.setattr(transfer, "show_examples", lambda *args: None)
@@ -33,6 +39,7 @@ def check(checkpoint, tmp_path, capsys, monkeypatch):
     def run(data, kind, *argv):
         folder = tmp_path / "run"
         line = ["--model", str(checkpoint), "--data", str(data), "--kind", kind, "--output_dir", str(folder)]
+        line += ["--codec", str(codec)] if kind == "segment" else []
         error = ""
         try:
             transfer.main([*line, "--check_only", "true", "--use_cpu", "true", *argv])
@@ -80,7 +87,12 @@ def test_joined_files_with_repeated_ids_are_an_error_and_are_left_out(check, tmp
 @pytest.mark.parametrize("kind", ["detect", "segment", "caption"])
 def test_ids_match_as_numbers_and_as_texts(check, tmp_path, kind):
     path = coco(tmp_path / "data")
-    edit(path, lambda c: [one.update(image_id=f"{one['image_id']}", caption="a square") for one in c["annotations"]])
+    edit(
+        path,
+        lambda c: [
+            one.update(image_id=f"{one['image_id']}", caption=f"square {one['id']}") for one in c["annotations"]
+        ],
+    )
     error, shown, _ = check(path, kind)
     assert not error
     assert "nothing is wrong with them" in shown
@@ -294,7 +306,7 @@ def test_photographs_annotated_now_in_one_way_and_now_in_the_other_are_an_error(
 
 
 def test_sizes_of_turned_photographs_matter_to_boxes_alone(check, tmp_path):
-    path = table(tmp_path / "data", [row | {"width": 80, "height": 40} for row in rows(text=lambda n: "a square")])
+    path = table(tmp_path / "data", [row | {"width": 80, "height": 40} for row in rows(text=lambda n: f"square {n}")])
     for number in range(20):
         turn(tmp_path / "data" / f"{number}.png", 6)
     assert "nothing is wrong with them" in check(path, "caption")[1]

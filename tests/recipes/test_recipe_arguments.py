@@ -94,9 +94,9 @@ NUMBERS |= {"learning_rate": -1e-3, "seed": -1, "dataloader_num_workers": -1, "s
 
 @pytest.mark.parametrize("key", NUMBERS)
 def test_numbers_that_lead_nowhere_are_told_wherever_they_stand(tmp_path, key):
-    with pytest.raises(ConfigError, match=f"^{key} (must|is)"):
+    with pytest.raises(ConfigError, match=f"^{key}=.*: it is"):
         parse([Extra, RunArguments], ["--output_dir", "x", f"--{key}", str(NUMBERS[key])])
-    with pytest.raises(ConfigError, match=f"^{key} (must|is)"):
+    with pytest.raises(ConfigError, match=f"^{key}=.*: it is"):
         parse([Extra, RunArguments], ["--config", write(tmp_path, **{key: NUMBERS[key]})])
 
 

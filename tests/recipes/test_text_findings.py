@@ -6,13 +6,11 @@ import shutil
 from typing import Any
 
 import pytest
-import torch
 from own_files import coco, edit, table
 from tiny_adapters import FAMILIES, save_checkpoint
+from tiny_mask_vqvae import save_codec
 
-from openpali import MaskVQVAE
 from openpali.data.tasks import load_task
-from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.recipes import transfer
 from openpali.recipes.transfer import configure, with_config
 
@@ -32,12 +30,7 @@ def pali3(tmp_path_factory, tiny_tokenizer):
 
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory):
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("codec") / "codec"
-    MaskVQVAE(MaskVQVAEConfig(image_size=16, channels=[4, 8], num_residual_blocks=1, codebook_dim=8)).save_pretrained(
-        folder
-    )
-    return folder
+    return save_codec(tmp_path_factory.mktemp("codec") / "codec")
 
 
 def run(checkpoint, folder, data, *argv):
