@@ -86,13 +86,11 @@ def test_joined_files_with_repeated_ids_are_an_error_and_are_left_out(check, tmp
 
 @pytest.mark.parametrize("kind", ["detect", "segment", "caption"])
 def test_ids_match_as_numbers_and_as_texts(check, tmp_path, kind):
+    def as_text(one):
+        one.update(image_id=f"{one['image_id']}", caption=f"square {one['id']}")
+
     path = coco(tmp_path / "data")
-    edit(
-        path,
-        lambda c: [
-            one.update(image_id=f"{one['image_id']}", caption=f"square {one['id']}") for one in c["annotations"]
-        ],
-    )
+    edit(path, lambda c: [as_text(one) for one in c["annotations"]])
     error, shown, _ = check(path, kind)
     assert not error
     assert "nothing is wrong with them" in shown

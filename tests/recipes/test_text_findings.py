@@ -9,6 +9,7 @@ import pytest
 from own_files import coco, edit, table
 from tiny_adapters import FAMILIES, save_checkpoint
 from tiny_mask_vqvae import save_codec
+from tiny_mask_vqvae import tiny as tiny_codec
 
 from openpali.data.tasks import load_task
 from openpali.recipes import transfer
@@ -100,7 +101,7 @@ def test_no_codec_is_one_line_with_the_option(pali3, codec, tmp_path, monkeypatc
     (wrong / "model.safetensors").write_bytes(b"")
     with pytest.raises(SystemExit, match=f"{wrong} cannot be loaded as a mask codec"):
         run(pali3, tmp_path / "run", path, "--kind", "segment", "--codec", str(wrong))
-    MaskVQVAE(MaskVQVAEConfig(image_size=8, channels=[4, 8], num_residual_blocks=1)).save_pretrained(
+    tiny_codec(channels=[4, 8], num_residual_blocks=1, codebook_size=128, codebook_dim=512).save_pretrained(
         tmp_path / "small"
     )
     with pytest.raises(SystemExit, match="writes 4 of 128 codes for a mask, and models write 16 of 128"):
