@@ -105,8 +105,6 @@ class RunArguments(TrainingArguments):
             raise ConfigError("loss_spike is a factor above 1, such as 5; 0 to let every finite loss pass")
         batches = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
         at_least(1, vars(self), "eval_limit", *batches)
-        if self.max_steps <= 0 and self.num_train_epochs <= 0:
-            raise ConfigError(f"num_train_epochs={self.num_train_epochs}: nothing would be trained; it is above 0")
         self.lr_multipliers = as_dict(self.lr_multipliers, "lr_multipliers")
         if self.eval_steps:
             self.eval_strategy = "steps"

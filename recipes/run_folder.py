@@ -53,10 +53,13 @@ def open_run(args: RunArguments, inputs: Mapping[str, Any] | None = None) -> Pat
         The checkpoint to resume from; None to start at step 0.
 
     Raises:
-        ConfigError: if the folder holds another run and neither `resume` nor `overwrite` says what to do, or
-            if the checkpoint named by `resume` is missing or incomplete.
+        ConfigError: if the folder holds another run and neither `resume` nor `overwrite` says what to do, if the
+            checkpoint named by `resume` is missing or incomplete, or if there is nothing to train.
     """
     folder = args.folder
+    # configurations of what is only evaluated have no epochs
+    if args.max_steps <= 0 and args.num_train_epochs <= 0:
+        raise ConfigError(f"num_train_epochs={args.num_train_epochs}: nothing would be trained; it is above 0")
     with args.main_process_first(local=False):
         if args.process_index == 0:
             if args.overwrite:
