@@ -231,10 +231,13 @@ def stage_costs(planned: Planned, kept: tuple[Kept, Kept] | None = None) -> tupl
 @command
 def main(argv: list[str] | None = None) -> None:
     """Print the costs of a configuration or of a checkpoint's fine-tuning, or the table of what fits."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = argparse.ArgumentParser(prog="python -m openpali.recipes.stage_costs", add_help=False)
     parser.add_argument("--processes", type=at_least(1), help="GPUs that the stage is meant for")
     parser.add_argument("--table", action="store_true", help="what fits into GPUs of several sizes")
     own, rest = parser.parse_known_args(argv)
+    if {"-h", "--help"} & set(rest):
+        parser.print_help()
+        print("\nand any option of the configuration's recipe:\n")
     if own.table:
         from openpali.recipes.memory_table import table_lines
 

@@ -3,13 +3,14 @@
 import re
 
 import pytest
-from guide_blocks import GUIDE
+from page_blocks import ROOT
 
 from openpali.recipes.memory_table import MODELS, rows, table_heads
 from openpali.recipes.planned import plan
 from openpali.recipes.stage_costs import GB, stage_costs
 
-PAGE = (GUIDE / "checkpoint.md").read_text("utf-8")
+pytestmark = pytest.mark.adapters
+PAGE = (ROOT / "docs" / "guide" / "checkpoint.md").read_text("utf-8")
 STAGES = {
     "PaliGemma 3B, 224 px": "paligemma/stage1-224",
     "PaliGemma 2 3B, 224 px": "paligemma/gemma2-stage1-224",

@@ -15,8 +15,8 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from guide_blocks import blocks
 from openai import OpenAI
+from page_blocks import ROOT, blocks
 from PIL import Image
 from tiny_adapters import FAMILIES, save_checkpoint
 from transformers import GenerationConfig
@@ -25,6 +25,7 @@ from openpali.modeling import export
 from openpali.modeling.auto import MODELS, load_processor
 from openpali.modeling.processing_texts import LOCATION_TOKENS
 
+PAGE = ROOT / "docs" / "guide" / "serve.md"
 PROMPTS = ["what is this", "detect dog and two green cats", "caption en"]
 TOKENS = 8
 
@@ -59,9 +60,7 @@ def answer_in_locations(folder: Path) -> None:
 
 def command(folder: Path, port: int) -> list[str]:
     """The guide's, with another folder and port; PaliGemma needs no code of ours."""
-    (shown,) = [
-        line for block in blocks("serve") for line in block.commands() if line.startswith("transformers serve")
-    ]
+    (shown,) = [line for block in blocks(PAGE) for line in block.commands() if line.startswith("transformers serve")]
     words = shown.replace("my-pali", str(folder)).replace("8000", str(port)).split()
     if folder.name == "paligemma":
         words.remove("--trust-remote-code")
@@ -152,7 +151,7 @@ def test_a_conversation_is_asked_for_its_last_question(served, family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_guides_client_is_answered(served, family, tmp_path, monkeypatch, capsys):
     folder, client = served[family]
-    (block,) = [block for block in blocks("serve") if "OpenAI(" in block.text]
+    (block,) = [block for block in blocks(PAGE) if "OpenAI(" in block.text]
     (tmp_path / "shapes" / "images").mkdir(parents=True)
     picture(7).save(tmp_path / "shapes" / "images" / "0.png")
     monkeypatch.chdir(tmp_path)

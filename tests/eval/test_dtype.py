@@ -117,6 +117,7 @@ def test_predict_answers_in_it(checkpoints, picture, loads, capsys, caplog, own,
     assert [record.getMessage() for record in caplog.records] == ([] if asked else [f"{folder} {SLOW}"])
 
 
+@pytest.mark.adapters
 def test_adapters_answer_beside_weights_in_their_own_type(checkpoints, loads, tmp_path):
     base, adapters = checkpoints / "bfloat16", tmp_path / "adapters"
     save_adapters(base, "lora", adapters)
@@ -128,6 +129,7 @@ def test_adapters_answer_beside_weights_in_their_own_type(checkpoints, loads, tm
     assert (logits_of(*narrow) - expected).abs().max() < TOLERANCES["bfloat16"] * expected.abs().max()
 
 
+@pytest.mark.adapters
 def test_four_bits_have_the_type_of_their_training(checkpoints, picture, tmp_path):
     save_adapters(checkpoints / "float32", "qlora", tmp_path / "adapters")
     name = str(tmp_path / "adapters")
@@ -155,6 +157,7 @@ def test_export_of_a_codec_writes_it(tmp_path):
     assert {t.dtype for name, t in tensors.items() if "_vq_vae" not in name} == {torch.bfloat16}
 
 
+@pytest.mark.adapters
 def test_export_says_what_it_cannot_read(checkpoints, tmp_path):
     adapted_model(checkpoints / "float32", "lora").save_pretrained(tmp_path / "adapters")
     for name, words in (("adapters", "holds adapters; merge them first: openpali merge"), ("nowhere", "nowhere")):

@@ -184,6 +184,7 @@ def test_a_tower_is_taken_out_of_a_whole_siglip_and_nothing_else_may_lack(tmp_pa
         load_checkpoint(SiglipModel, tmp_path)
 
 
+@pytest.mark.adapters
 def test_every_command_refuses_it_and_takes_it_on_request(
     damaged, whole, family, tmp_path, tiny_tokenizer, monkeypatch
 ):

@@ -90,6 +90,7 @@ def saved(folder, family) -> None:
     assert json.loads((folder / "tokenizer_config.json").read_text())["padding_side"] == sides[family]
 
 
+@pytest.mark.adapters
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_kind_of_folder_has_it(family, tiny_tokenizer, tmp_path):
     folder = save_checkpoint(family, tiny_tokenizer, tmp_path / "saved")

@@ -195,6 +195,7 @@ def test_prompts_name_every_class_and_answers_have_room(checkpoint, tmp_path):
     assert (task["prompt"], task["classes"]) == ("where are red ; lime ; blue?", NAMES)
 
 
+@pytest.mark.adapters
 def test_the_schedule_follows_from_the_data_and_gives_way_to_what_is_said(checkpoint, tmp_path):
     read_own.cache_clear()
     data = class_folders(tmp_path / "data", 60)

@@ -154,6 +154,7 @@ def test_fused_attention_keeps_no_scores_and_sdpa_a_mask_for_each_layer(attentio
     assert 4 * layers * least < linear - mask < 4 * layers * most
 
 
+@pytest.mark.adapters
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_text_model_has_costs(kind, tmp_path):
     config = tiny_config(kind)
@@ -165,6 +166,7 @@ def test_every_text_model_has_costs(kind, tmp_path):
         assert "text_encoder" in table
 
 
+@pytest.mark.adapters
 @pytest.mark.parametrize("family", ["pali3", "paligemma"])
 def test_a_checkpoint_alone_and_adapters_are_enough(family, tiny_tokenizer, tmp_path, capsys):
     folder = save_checkpoint(family, tiny_tokenizer, tmp_path / "whole")
@@ -178,6 +180,7 @@ def test_a_checkpoint_alone_and_adapters_are_enough(family, tiny_tokenizer, tmp_
     assert "adapters" in out
 
 
+@pytest.mark.adapters
 @pytest.mark.parametrize("family", ["pali3", "paligemma"])
 def test_four_bit_weights_are_as_large_as_bitsandbytes_makes_them(family, tiny_tokenizer, tmp_path):
     folder = save_checkpoint(family, tiny_tokenizer, tmp_path / "whole")
@@ -230,6 +233,7 @@ def test_more_gpus_hold_less_and_what_does_not_fit_is_said(capsys):
     assert "a step of 1,024" in shown
 
 
+@pytest.mark.adapters
 def test_every_shipped_configuration_says_what_it_needs():
     for path in sorted(CONFIGS.glob("*/*.yaml")):
         line = ["--config", str(path), *(["--model", "pali3/5b"] if path.stem == "own" else [])]
@@ -249,6 +253,7 @@ def test_every_shipped_configuration_says_what_it_needs():
     )
 
 
+@pytest.mark.adapters
 @pytest.mark.parametrize(
     ("line", "kind"),
     [
@@ -285,6 +290,7 @@ def test_mistakes_are_one_line(line, message):
     assert "\n" not in str(stop.value.code)
 
 
+@pytest.mark.adapters
 def test_what_is_larger_needs_more():
     model = ["--model", "paligemma/3b", "--bf16", "true"]
     full, lora, qlora = (costs(*model, "--peft", peft)[0] for peft in ("none", "lora", "qlora"))
