@@ -23,7 +23,6 @@ _REMEDY = (
 )
 
 
-@functools.cache
 def load_codec(name: str) -> MaskVQVAE:
     """The codec of a folder or Hub name, on the CPU.
 
@@ -35,10 +34,16 @@ def load_codec(name: str) -> MaskVQVAE:
     if not is_folder and (path.is_absolute() or name.startswith((".", "outputs/")) or name.count("/") != 1):
         raise ValueError(f"there is no mask codec at {name}: {_REMEDY}")
     try:
-        codec: Any = load_checkpoint(MaskVQVAE, name)
-        return codec.eval()
+        # the same name means another folder from elsewhere
+        return _loaded(str(path.resolve()) if is_folder else name)
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{name} cannot be loaded as a mask codec ({error}): {_REMEDY}") from error
+
+
+@functools.cache
+def _loaded(name: str) -> MaskVQVAE:
+    codec: Any = load_checkpoint(MaskVQVAE, name)
+    return codec.eval()
 
 
 def write_masks(codec: str, items: Objects, boxes: list[Box]) -> tuple[str, tuple[dict[str, Any], ...]]:

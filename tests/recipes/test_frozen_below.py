@@ -31,6 +31,7 @@ def test_a_frozen_image_encoder_has_no_graph_and_is_not_computed_again(family, p
     assert seen == [(True, False)]
 
 
+@pytest.mark.adapters
 @pytest.mark.parametrize("family", FAMILIES)
 def test_adapters_in_the_text_model_alone_leave_the_image_encoder_without_a_graph(family, tiny_tokenizer, tmp_path):
     targets = ["wo"] if family == "pali3" else ["down_proj"]
