@@ -1,4 +1,10 @@
 import os
+import tempfile
+
+# code that PyTorch compiled for other vector instructions must not be taken from its cache
+if "ATEN_CPU_CAPABILITY" in os.environ:
+    folder = os.path.join(tempfile.gettempdir(), f"openpali-inductor-{os.environ['ATEN_CPU_CAPABILITY']}")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)
 
 # whoever asks for the Hub is told at once that it is not there, and not after a minute of attempts
 os.environ["HF_HUB_OFFLINE"] = "1"
