@@ -41,16 +41,6 @@ QUICK: dict[str, dict[str, Any]] = {
     "scripts.deduplicate": {"processes": 1},
 }
 
-ABSENT = """
-import sys
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("openpali", "openpali_cli"):
-            raise ModuleNotFoundError(f"No module named {name!r}")
-
-sys.meta_path.insert(0, Absent())
-"""
 RUN_ALL = "import json, sys\nfor code in json.load(sys.stdin):\n    exec(compile(code, 'block', 'exec'), {})\n"
 
 

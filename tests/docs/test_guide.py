@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from absent import ABSENT
 from loopback_hub import loopback_hub
-from page_blocks import ABSENT, ROOT, Block, blocks, run_apart, run_command
+from page_blocks import ROOT, Block, blocks, run_apart, run_command
 from page_checks import installs, logs_in, serves, shows_curves, transfers
 from tiny_adapters import save_checkpoint
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from absent import ABSENT
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, SiglipVisionModel
 
@@ -14,23 +15,7 @@ import openpali
 from openpali import Pali3ForConditionalGeneration
 from openpali.modeling.export import main
 
-# the editable install puts openpali on the path by a finder of its own: nothing of that name may be found
 STRANGER = """
-import json, sys
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("openpali", "openpali_cli"):
-            raise ModuleNotFoundError(f"No module named {name!r}")
-
-sys.meta_path.insert(0, Absent())
-try:
-    import openpali
-except ModuleNotFoundError:
-    pass
-else:
-    raise SystemExit("openpali can be imported here, so this shows nothing")
-
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
@@ -62,7 +47,7 @@ def test_an_exported_folder_answers_where_openpali_is_not(tiny_model, tiny_proce
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "HF_"))}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", STRANGER, str(folder), str(picture)]
+    command = [sys.executable, "-c", ABSENT + STRANGER, str(folder), str(picture)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])

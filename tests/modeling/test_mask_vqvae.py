@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from absent import ABSENT
 from PIL import Image
 from released_masks import FIXTURES, released_arrays
 from tiny_mask_vqvae import blobs, tiny
@@ -266,14 +267,6 @@ def test_sides_that_cannot_be_halved_are_refused():
 
 
 STRANGER = """
-import json, sys
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("openpali", "openpali_cli"):
-            raise ModuleNotFoundError(f"No module named {name!r}")
-
-sys.meta_path.insert(0, Absent())
 import torch
 from transformers import AutoModel
 
@@ -291,7 +284,7 @@ def test_an_exported_codec_works_where_openpali_is_not(released, tmp_path):
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "HF_"))}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", STRANGER, str(tmp_path / "exported")]
+    command = [sys.executable, "-c", ABSENT + STRANGER, str(tmp_path / "exported")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
     module, text, pixels = json.loads(done.stdout.splitlines()[-1])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from absent import ABSENT
 from PIL import Image
 from tiny_adapters import FAMILIES, save_checkpoint
 from transformers import AutoModel, AutoModelForMultimodalLM, GenerationConfig, pipeline
@@ -127,14 +128,6 @@ def test_behind_the_multimodal_class_answers_follow_their_prompt(tiny_model, tin
 
 # asks an exported folder through the Auto classes, where openpali is not
 STRANGER = """
-import json, sys
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("openpali", "openpali_cli"):
-            raise ModuleNotFoundError(f"No module named {name!r}")
-
-sys.meta_path.insert(0, Absent())
 import transformers.pipelines.any_to_any as any_to_any
 from transformers import AutoModel, AutoModelForMultimodalLM, AutoProcessor, pipeline
 
@@ -168,7 +161,7 @@ def test_an_exported_folder_has_them_where_openpali_is_not(tiny_model, tiny_proc
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "HF_"))}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", STRANGER, str(folder), str(picture)]
+    command = [sys.executable, "-c", ABSENT + STRANGER, str(folder), str(picture)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "not supported" not in done.stderr
