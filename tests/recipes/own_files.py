@@ -77,3 +77,8 @@ def class_folders(folder: Path, each: int = 5, names: list[str] = NAMES, first: 
         for number in range(each):
             picture(folder / name / f"{number}.png", first + 100 * place + number, name)
     return folder
+
+
+def found(report: dict[str, Any], check: str) -> list[tuple[str, int]]:
+    """Level and number of records of each finding of one check, in data_check.json."""
+    return [(one["level"], one["records"]) for one in report["findings"] if one["check"] == check]

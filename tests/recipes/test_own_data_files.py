@@ -9,10 +9,9 @@ import unicodedata
 import datasets
 import numpy as np
 import pytest
-from own_files import NAMES, SIDE, class_folders, coco, edit, picture, some_box, table
+from own_files import NAMES, SIDE, class_folders, coco, edit, found, picture, some_box, table
 from PIL import Image
 from tiny_adapters import save_checkpoint
-from tiny_mask_vqvae import save_codec
 
 from openpali.data.own_set import own_spec, read_own
 from openpali.data.records import BadRecord
@@ -23,36 +22,6 @@ from openpali.recipes import transfer
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, tiny_tokenizer):
     return save_checkpoint("pali3", tiny_tokenizer, tmp_path_factory.mktemp("pali3"))
-
-
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory):
-    return save_codec(tmp_path_factory.mktemp("codec") / "codec")
-
-
-@pytest.fixture
-def check(checkpoint, codec, tmp_path, capsys, monkeypatch):
-    """Look at data as a person does; answers the error, what was printed and data_check.json."""
-    # the picture of examples is another test's
-    monkeypatch.setattr(transfer, "show_examples", lambda *args: None)
-
-    def run(data, kind, *argv):
-        folder = tmp_path / "run"
-        line = ["--model", str(checkpoint), "--data", str(data), "--kind", kind, "--output_dir", str(folder)]
-        line += ["--codec", str(codec)] if kind == "segment" else []
-        error = ""
-        try:
-            transfer.main([*line, "--check_only", "true", "--use_cpu", "true", *argv])
-        except SystemExit as stop:
-            error = str(stop.code)
-        path = folder / "data_check.json"
-        return error, capsys.readouterr().out, json.loads(path.read_text()) if path.exists() else {}
-
-    return run
-
-
-def found(report, check):
-    return [(one["level"], one["records"]) for one in report["findings"] if one["check"] == check]
 
 
 def rows(count=20, **columns):

@@ -4,11 +4,9 @@ import json
 import shutil
 
 import pytest
-from own_files import NAMES, SIDE, class_folders, coco, edit, picture, table
+from own_files import NAMES, SIDE, class_folders, coco, edit, found, picture, table
 from PIL import Image
 from tiny_adapters import save_checkpoint
-
-from openpali.recipes import transfer
 
 
 @pytest.fixture(scope="module")
@@ -16,33 +14,9 @@ def checkpoint(tmp_path_factory, tiny_tokenizer):
     return save_checkpoint("pali3", tiny_tokenizer, tmp_path_factory.mktemp("pali3"))
 
 
-@pytest.fixture
-def check(checkpoint, tmp_path, capsys, monkeypatch):
-    """Look at data as a person does; answers the error, what was printed and data_check.json."""
-    # the picture of examples is another test's
-    monkeypatch.setattr(transfer, "show_examples", lambda *args: None)
-
-    def run(data, kind, *argv):
-        folder = tmp_path / "run"
-        line = ["--model", str(checkpoint), "--data", str(data), "--kind", kind, "--output_dir", str(folder)]
-        error = ""
-        try:
-            transfer.main([*line, "--check_only", "true", "--use_cpu", "true", *argv])
-        except SystemExit as stop:
-            error = str(stop.code)
-        path = folder / "data_check.json"
-        return error, capsys.readouterr().out, json.loads(path.read_text()) if path.exists() else {}
-
-    return run
-
-
 def boxes(content, change):
     for one in content["annotations"]:
         one["bbox"] = change(*one["bbox"])
-
-
-def found(report, check):
-    return [(one["level"], one["records"]) for one in report["findings"] if one["check"] == check]
 
 
 def test_good_data_are_told_to_be_good(check, tmp_path):

@@ -3,11 +3,10 @@
 import json
 
 import pytest
-from own_files import NAMES, coco, edit, picture, table
+from own_files import NAMES, coco, edit, found, picture, table
 from tiny_adapters import save_checkpoint
 
 from openpali.data.own_set import own_spec, read_own, share_positives
-from openpali.recipes import transfer
 from openpali.recipes.own_data import own_task
 from openpali.recipes.text_lengths import TextLengths, TextLimits, answer_tokens, chosen, cut_texts
 
@@ -15,29 +14,6 @@ from openpali.recipes.text_lengths import TextLengths, TextLimits, answer_tokens
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, tiny_tokenizer):
     return save_checkpoint("pali3", tiny_tokenizer, tmp_path_factory.mktemp("pali3"))
-
-
-@pytest.fixture
-def check(checkpoint, tmp_path, capsys, monkeypatch):
-    """Look at data as a person does; answers the error, what was printed and data_check.json."""
-    monkeypatch.setattr(transfer, "show_examples", lambda *args: None)
-
-    def run(data, kind, *argv):
-        read_own.cache_clear()
-        folder = tmp_path / "run"
-        line = ["--model", str(checkpoint), "--data", str(data), "--kind", kind, "--output_dir", str(folder)]
-        error = ""
-        try:
-            transfer.main([*line, "--check_only", "true", "--use_cpu", "true", *argv])
-        except SystemExit as stop:
-            error = str(stop.code)
-        return error, capsys.readouterr().out, json.loads((folder / "data_check.json").read_text())
-
-    return run
-
-
-def found(report, check):
-    return [(one["level"], one["records"]) for one in report["findings"] if one["check"] == check]
 
 
 def keep_objects(path, kept):

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from own_files import coco, edit, table
 from tiny_adapters import FAMILIES, save_checkpoint
-from tiny_mask_vqvae import save_codec
 from tiny_mask_vqvae import tiny as tiny_codec
 
 from openpali.data.tasks import load_task
@@ -27,11 +26,6 @@ def checkpoint(request, tmp_path_factory, tiny_tokenizer):
 @pytest.fixture(scope="module")
 def pali3(tmp_path_factory, tiny_tokenizer):
     return save_checkpoint("pali3", tiny_tokenizer, tmp_path_factory.mktemp("pali3") / "whole")
-
-
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory):
-    return save_codec(tmp_path_factory.mktemp("codec") / "codec")
 
 
 def run(checkpoint, folder, data, *argv):
