@@ -58,11 +58,10 @@ def load_checkpoint(
     model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
     if not incomplete:
         unexpected = [key for key in info["unexpected_keys"] if not any(re.search(one, key) for one in beside)]
-        missing, part = (
-            set(info["missing_keys"]),
-            {key for key in model.state_dict() if fresh and re.search(fresh, key)},
-        )
-        missing -= part if part <= missing else set()
+        missing = set(info["missing_keys"])
+        part = {key for key in model.state_dict() if fresh and re.search(fresh, key)}
+        if part <= missing:
+            missing -= part
         refuse_other_weights(name, type(model).__name__, missing, unexpected, info["mismatched_keys"])
     return model
 

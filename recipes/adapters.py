@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from openpali.eval.loading import ADAPTER_CONFIG, ADAPTER_MARK, DORA_MARK, adapter_parameters, widen_adapters
 from openpali.modeling.auto import checkpoint_config, model_class
 from openpali.modeling.checkpoints import load_checkpoint
-from openpali.modeling.dtypes import dtype_name
+from openpali.modeling.dtypes import DTYPES, dtype_name
 from openpali.modeling.four_bit import four_bit_config, load_four_bit, quiet_bitsandbytes, sizes
 from openpali.modeling.transformers_versions import peft_refusal
 from openpali.recipes.arguments import RunArguments
@@ -24,7 +24,8 @@ from openpali.recipes.config_file import ConfigError, nearest
 from openpali.recipes.optimization import component_of
 from openpali.recipes.run_data import check_folder
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# what weights are trained in
+TRAINED = {name: DTYPES[name] for name in ("float32", "bfloat16")}
 
 
 @dataclass
@@ -83,7 +84,7 @@ def load_for_training(
     """
     kind = model_class(checkpoint_config(name))
     default = torch.float32 if args.peft == "none" else frozen_dtype(run.device)
-    chosen = DTYPES.get(dtype, default)
+    chosen = TRAINED.get(dtype, default)
     if args.peft == "qlora":
         try:
             model = load_four_bit(kind, name, four_bit_config(chosen), run.device, run.incomplete_checkpoint)

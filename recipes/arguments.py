@@ -24,7 +24,6 @@ from openpali.modeling.checkpoints import INCOMPLETE_HELP
 from openpali.recipes.config_file import (
     ConfigError,
     as_dict,
-    at_least,
     find_config,
     nearest,
     number,
@@ -103,8 +102,6 @@ class RunArguments(TrainingArguments):
             raise ConfigError("load_best_model_at_end is always done here: eval_steps turns evaluation on")
         if self.loss_spike and self.loss_spike <= 1:
             raise ConfigError("loss_spike is a factor above 1, such as 5; 0 to let every finite loss pass")
-        batches = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-        at_least(1, vars(self), "eval_limit", *batches)
         self.lr_multipliers = as_dict(self.lr_multipliers, "lr_multipliers")
         if self.eval_steps:
             self.eval_strategy = "steps"

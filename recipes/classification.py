@@ -33,7 +33,7 @@ from openpali.data.preprocess import FastImageProcessor
 from openpali.data.sources import Source
 from openpali.modeling.modeling_siglip import siglip_preset
 from openpali.recipes.arguments import RunArguments, command, parse
-from openpali.recipes.config_file import ConfigError, as_dict, at_least
+from openpali.recipes.config_file import ConfigError, as_dict
 from openpali.recipes.dense_patches import names_in
 from openpali.recipes.held_out import held_out_loss
 from openpali.recipes.pairs import mean
@@ -63,7 +63,6 @@ class ClassificationArguments:
     def __post_init__(self):
         self.source = as_dict(self.source, "source") or {"name": "emoji", "split": "train"}
         self.vision_config = as_dict(self.vision_config, "vision_config")
-        at_least(1, vars(self), "classes_records", "most_classes")
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 import difflib
 import types
-from collections.abc import Mapping
 from dataclasses import Field
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
@@ -24,14 +23,6 @@ def as_dict(value: dict | str | None, key: str) -> dict[str, Any]:
     if parsed is None or isinstance(parsed, dict):
         return {str(k): number(v) for k, v in (parsed or {}).items()}
     raise ConfigError(f"{key} must be a mapping, as in {{name: value}}, not {value!r}")
-
-
-def at_least(least: int, values: Mapping[str, Any], *keys: str) -> None:
-    """Raise ConfigError for a number below `least`; None is no number, and stands for no limit."""
-    for key in keys:
-        value = values[key]
-        if value is not None and value < least:
-            raise ConfigError(f"{key}={value}: it is at least {least}; leave it out for the default")
 
 
 def read_value(text: str, key: str) -> Any:

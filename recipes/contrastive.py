@@ -33,7 +33,7 @@ from openpali.modeling.contrastive_loss import INITIAL_LOGIT_BIAS, INITIAL_TEMPE
 from openpali.modeling.modeling_siglip import SiglipForContrastiveLearning, siglip_preset
 from openpali.modeling.resolution import set_image_size
 from openpali.recipes.arguments import RunArguments, command, parse
-from openpali.recipes.config_file import ConfigError, as_dict, at_least
+from openpali.recipes.config_file import ConfigError, as_dict
 from openpali.recipes.held_out import held_out_loss
 from openpali.recipes.pairs import PairCollator, Pairs, retrieval_scores
 from openpali.recipes.run_data import (
@@ -100,15 +100,6 @@ class ContrastiveArguments:
         self.source = as_dict(self.source, "source") or {"name": "emoji", "split": "train"}
         for key in ("vision_config", "text_config", "language_weights"):
             setattr(self, key, as_dict(getattr(self, key), key))
-        numbers = (
-            "texts_per_picture",
-            "loss_chunk_size",
-            "image_size",
-            "text_length",
-            "vocab_size",
-            "tokenizer_records",
-        )
-        at_least(1, vars(self), *numbers)
         if self.model and (self.vision_checkpoint or self.token_bottleneck or self.vision_config or self.text_config):
             raise ConfigError(
                 "model is a whole checkpoint with its own shape: vision_checkpoint, vision_config, text_config and"

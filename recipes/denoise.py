@@ -25,7 +25,7 @@ from openpali.data.tokenizer import train_tokenizer
 from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.configuration_pali3 import Pali3Config
 from openpali.recipes.arguments import RunArguments, command, parse
-from openpali.recipes.config_file import ConfigError, as_dict, at_least
+from openpali.recipes.config_file import ConfigError, as_dict
 from openpali.recipes.denoise_loss import T5_LIKE, Mean, by_kind, denoising_scores, give_loss
 from openpali.recipes.run_data import check_folder, held_out_parts, skip_log, tell_bad_records, tell_skipped
 from openpali.recipes.run_folder import open_run
@@ -63,7 +63,6 @@ class DenoiseArguments:
         self.text_config = as_dict(self.text_config, "text_config")
         self.prefixes = PREFIXES | as_dict(self.prefixes, "prefixes")
         self.weights = as_dict(self.weights, "weights")
-        at_least(1, vars(self), "max_length", "vocab_size", "tokenizer_texts", "sentinels")
         if unknown := set(self.prefixes) - set(PREFIXES):
             raise ConfigError(f"prefixes: there is no kind {unknown.pop()!r}; there are {', '.join(PREFIXES)}")
 

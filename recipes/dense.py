@@ -24,7 +24,7 @@ from openpali.data.example import Example
 from openpali.data.mixture import TaskDataset
 from openpali.modeling.checkpoints import load_checkpoint, reading
 from openpali.recipes.arguments import RunArguments, command, parse
-from openpali.recipes.config_file import as_dict, at_least
+from openpali.recipes.config_file import as_dict
 from openpali.recipes.dense_patches import PatchCollator, Patches, names_in, patch_scores
 from openpali.recipes.held_out import held_out_loss
 from openpali.recipes.run_data import check_folder, skip_log, splits, task_data, tell_skipped
@@ -47,7 +47,6 @@ class DenseArguments:
 
     def __post_init__(self):
         self.source = as_dict(self.source, "source") or {"name": "emoji", "split": "train"}
-        at_least(1, vars(self), "names_records", "most_names")
 
 
 @dataclass

@@ -11,7 +11,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, SiglipForImageC
 from openpali.modeling.auto import model_class
 from openpali.modeling.modeling_siglip import SiglipForContrastiveLearning
 from openpali.modeling.token_loss import CHUNK_LOGITS
-from openpali.recipes.adapters import DTYPES, add_adapters
+from openpali.recipes.adapters import TRAINED, add_adapters
 from openpali.recipes.dense import DenseSiglip
 from openpali.recipes.forward_steps import STEPS
 from openpali.recipes.optimization import Component, components, freeze, matrix_names
@@ -50,7 +50,7 @@ def build(planned: Planned, config: Any) -> PreTrainedModel:
 def weight_type(planned: Planned) -> torch.dtype:
     """Of weights that are not 4-bit, on a GPU."""
     default = torch.float32 if planned.adapters.peft == "none" else torch.bfloat16
-    return DTYPES.get(planned.dtype, default)
+    return TRAINED.get(planned.dtype, default)
 
 
 def component_table(planned: Planned, model: PreTrainedModel) -> list[Component]:

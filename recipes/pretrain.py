@@ -19,8 +19,9 @@ from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
 from openpali.data.streaming import TaskStream
 from openpali.recipes.arguments import RunArguments, command, parse
-from openpali.recipes.config_file import ConfigError, as_dict, at_least
+from openpali.recipes.config_file import ConfigError, as_dict
 from openpali.recipes.mixture_log import MixtureLog, NumberedCollator, NumberedTask, tell_mixture
+from openpali.recipes.number_checks import at_least_one
 from openpali.recipes.pretrain_start import StartArguments, load_start
 from openpali.recipes.run_data import check_codec, make_task, mixed_data, skip_log, splits, task_data, tell_skipped
 from openpali.recipes.run_folder import open_run
@@ -62,11 +63,9 @@ class PretrainArguments:
                     f"mixture: {name} must be {{task: {{...}}, weight: ..., source: {{...}}}}, with max_length and"
                     " suffix_max_length where they are not those of all"
                 )
-            limits = {f"mixture.{name}.{key}": line.get(key) for key in LIMITS}
-            at_least(1, limits, *limits)
+            at_least_one({f"mixture.{name}.{key}": line.get(key) for key in LIMITS})
         if not self.mixture:
             raise ConfigError("mixture is empty: name at least one task")
-        at_least(1, vars(self), *LIMITS, "test_limit")
         for name in [*self.evaluate, *([self.best_on] if self.best_on else [])]:
             if name not in self.mixture:
                 raise ConfigError(f"{name} is not a line of the mixture: {', '.join(self.mixture)}")

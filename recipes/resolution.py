@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from openpali.modeling.auto import check_tokens, checkpoint_config, load_answering, load_processor, set_resolution
-from openpali.recipes.adapters import DTYPES, AdapterArguments, load_for_training
+from openpali.recipes.adapters import TRAINED, AdapterArguments, load_for_training
 from openpali.recipes.arguments import RunArguments, known_keys, read_values
 from openpali.recipes.config_file import ConfigError, as_dict, typed
 
@@ -87,7 +87,7 @@ def fitting(folder: str, model: PreTrainedModel, processor: Any) -> PreTrainedMo
 def save_resized(folder: str, size: int, target: Path, incomplete: bool = False) -> None:
     """Save a checkpoint for pictures of another size."""
     config, processor = checkpoint_config(folder), load_processor(folder)
-    dtype = config.dtype if config.dtype in DTYPES.values() else DTYPES["float32"]
+    dtype = config.dtype if config.dtype in TRAINED.values() else TRAINED["float32"]
     model = load_answering(folder, incomplete=incomplete, dtype=dtype)
     set_resolution(model, processor, size)
     processor.save_pretrained(target)

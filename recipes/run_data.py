@@ -19,7 +19,8 @@ from openpali.data.tasks.segment import Segment
 from openpali.modeling.checkpoints import is_folder_name, no_folder
 from openpali.modeling.segmentation_tokens import CODES_PER_MASK, SEGMENTATION_CODES
 from openpali.recipes.arguments import RunArguments
-from openpali.recipes.config_file import ConfigError, at_least
+from openpali.recipes.config_file import ConfigError
+from openpali.recipes.number_checks import at_least_one
 from openpali.recipes.run_folder import SKIPPED_FILE
 
 SHOWN = 20
@@ -85,7 +86,7 @@ def make_task(spec: dict[str, Any]) -> Task:
         task = load_task(spec)
     except ValueError as error:
         raise ConfigError(f"task: {error}") from error
-    at_least(1, {"task.max_new_tokens": task.max_new_tokens}, "task.max_new_tokens")
+    at_least_one({"task.max_new_tokens": task.max_new_tokens})
     return task
 
 

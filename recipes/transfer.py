@@ -25,7 +25,7 @@ from openpali.modeling.processing_paligemma import PaliGemmaProcessor
 from openpali.recipes.adapters import AdapterArguments, check_start
 from openpali.recipes.answer_room import give_room
 from openpali.recipes.arguments import RunArguments, command, parse, spread
-from openpali.recipes.config_file import ConfigError, as_dict, at_least
+from openpali.recipes.config_file import ConfigError, as_dict
 from openpali.recipes.data_check import check_data
 from openpali.recipes.example_picture import EXAMPLES_FILE, draw_examples, some_examples
 from openpali.recipes.feature_cache import Mode, cached_features
@@ -97,13 +97,6 @@ class TransferArguments:
             self.source = {"name": "jsonl", "path": self.data, "image_root": self.image_root}
         if self.source.get("name") == "jsonl" and self.task.get("name") != "plain":
             self.task = {"name": "plain"}
-        at_least(
-            1, vars(self), "max_length", "suffix_max_length", "pack_length", "resolution", "num_beams", "test_limit"
-        )
-        if not 0 <= self.max_bad_share <= 1:
-            raise ConfigError(f"max_bad_share={self.max_bad_share}: it is a share, from 0 to 1")
-        if self.label_smoothing is not None and not 0 <= self.label_smoothing < 1:
-            raise ConfigError(f"label_smoothing={self.label_smoothing}: it is from 0 to below 1")
         if not self.model:
             raise ConfigError("there is no model: give --model with the folder or Hub name of a checkpoint")
 
