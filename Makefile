@@ -57,11 +57,11 @@ DEEPSPEED := deepspeed einops hjson msgpack ninja py-cpuinfo pydantic pydantic-c
 
 test-engines: .venv/engines/ready
 	$(ENGINES) OMP_NUM_THREADS=1 $(BIN)/python tests/engines/engines_table.py
-	$(ENGINES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/recipes/test_ways_in.py -k deepspeed
+	$(ENGINES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/recipes/run/test_ways_in.py -k deepspeed
 
 # a run of two processes, killed ten times at random moments, against the same one left alone
 ten-kills: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python tests/recipes/ten_kills.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/engines/ten_kills.py
 
 # the newest releases that setup.cfg admits, in an environment of their own; torch stays the pinned build
 .venv-latest/ready: setup.cfg pyproject.toml constraints.txt

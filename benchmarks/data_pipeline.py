@@ -5,8 +5,9 @@
 
 Both read the same files, tokenise the same texts with the same tokenizer and end in the same tensors. `exact` has the
 values of the stock processor, resized by Pillow. `fast` resizes with torch, `fast, decode_size` also decodes JPEG at
-reduced size (`data/preprocess.py`, `data/images.py`). Counted are seconds of one processor core, so other programs
-disturb little. Below each table stands what the loader of a node of eight GPUs delivers, and what the GPUs take.
+reduced size (`data/images/preprocess.py`, `data/images/open_image.py`). Counted are seconds of one processor core, so
+other programs disturb little. Below each table stands what the loader of a node of eight GPUs delivers, and what the
+GPUs take.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from openpali.data.collator import Collator
 from openpali.data.example import Example
-from openpali.data.images import load_image
+from openpali.data.images.open_image import load_image
 from openpali.data.tokenizer import train_tokenizer
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
 

@@ -32,10 +32,10 @@ from openpali.data.mixture import TaskDataset
 from openpali.data.sources.jsonl import JsonlSource
 from openpali.data.tasks import load_task
 from openpali.data.tokenizer import train_tokenizer
-from openpali.recipes.adapters import AdapterArguments, add_adapters
-from openpali.recipes.arguments import RunArguments, parse
-from openpali.recipes.feature_cache import cached_features
-from openpali.recipes.optimization import components, freeze
+from openpali.recipes.features.cache import cached_features
+from openpali.recipes.run.arguments import RunArguments, parse
+from openpali.recipes.start.adapters import AdapterArguments, add_adapters
+from openpali.recipes.training.optimizer import components, freeze
 
 PREFIX, SUFFIX = "caption en", "a red dog and two cats on a wooden table in front of a window"
 SAME = 1e-5

@@ -24,10 +24,10 @@ import torch
 
 from openpali.modeling.configuration_paligemma import paligemma_config
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
-from openpali.recipes.adapters import AdapterArguments, load_for_training
-from openpali.recipes.optimization import components, freeze
-from openpali.recipes.planned import plan
-from openpali.recipes.stage_costs import GB, RESERVED_ALONE, stage_costs
+from openpali.recipes.costs.command import GB, RESERVED_ALONE, stage_costs
+from openpali.recipes.costs.plan import plan
+from openpali.recipes.start.adapters import AdapterArguments, load_for_training
+from openpali.recipes.training.optimizer import components, freeze
 
 PROMPT, SUFFIX, IMAGE = 96, 32, 257_152
 VISION = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}

@@ -5,7 +5,7 @@
 
 Photographs of scikit-image, shrunk from their own size and enlarged from 96 x 80 pixels, through SigLIP's image
 processor. Differences are in levels of 255; our `exact` way is Pillow's and the other one torch's, with torchvision
-or without (`data/preprocess.py`, `tests/data/test_torchvision.py`).
+or without (`data/images/preprocess.py`, `tests/data/images/test_torchvision.py`).
 """
 
 import argparse
@@ -17,7 +17,7 @@ from PIL import Image
 from skimage import data
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from openpali.data.preprocess import FastImageProcessor
+from openpali.data.images.preprocess import FastImageProcessor
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 

@@ -7,7 +7,7 @@ import argparse
 import multiprocessing
 import time
 
-from openpali.data.sources.emoji import EmojiScenes
+from openpali.data.sources.builtin.emoji import EmojiScenes
 
 KINDS: dict[str, dict] = {
     "64 px, 1 to 2 objects": {"size": 64},

@@ -23,7 +23,7 @@ from transformers import PaliGemmaForConditionalGeneration as Stock
 
 from openpali.modeling.four_bit import four_bit_config, load_four_bit
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
-from openpali.recipes.adapters import AdapterArguments, add_adapters
+from openpali.recipes.start.adapters import AdapterArguments, add_adapters
 
 TEXT_TOKENS, SUFFIX_TOKENS = 128, 32
 # dense bfloat16 operations per second, from the makers' data sheets

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from openpali.data.example import Example
+from openpali.data.images.preprocess import with_fast_images
 from openpali.data.packing import pack, packed_batch
-from openpali.data.preprocess import with_fast_images
 from openpali.modeling.processing_texts import PrefixSuffixProcessor
 
 LIMITS = ("max_length", "suffix_max_length")
@@ -37,7 +37,7 @@ class Collator:
             loss_on_prefix: supervise the prefix as well, an ablation of PaliGemma.
             pack_length: tokens of a row in which several examples are packed; None to give each its own.
             exact_pictures: False to resize with torch, for training: faster, and off by one of 255 levels here and
-                there (`openpali.data.preprocess`).
+                there (`openpali.data.images.preprocess`).
 
         Raises:
             ValueError: if prompts are to be packed, or a model that reads prefix and suffix apart; a limit below 1.

@@ -31,7 +31,7 @@ class Example:
         suffix: the target text; empty when unknown.
         references: every answer that counts as right, `(suffix,)` for most tasks.
         boxes: true boxes on the first image, for metrics and for drawing.
-        masks: COCO run lengths (`openpali.data.masks`) of each box's mask, in the order of `boxes`; empty when the
+        masks: COCO run lengths (`openpali.data.masks.rle`) of each box's mask, in the order of `boxes`; empty when the
             task is not about masks.
         controls: which control tokens prefix and suffix may hold: `places` (locations and segments), `none` where the
             texts are people's own words, or `all` where `<image>` in the prefix says where each picture is. What else

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from openpali.modeling.mistakes import Mistake
 
+# of an image or a mask; larger ones are refused before they are decoded
+MAX_PIXELS = 89_478_485
+
 
 class BadRecord(Mistake):
     """A record that cannot be used, where it is, why, and what to do.

@@ -19,18 +19,18 @@ from transformers import HfArgumentParser
 
 from openpali.data.records import SkipLog
 from openpali.data.sources import load_source
-from openpali.eval.embedding import embed_texts
-from openpali.eval.encoder_models import Encoder, load_encoder, short_names
-from openpali.eval.encoder_records import Collected, collect
-from openpali.eval.encoder_report import write_encoder_report
-from openpali.eval.encoder_scores import Measured, Probe
-from openpali.eval.encoder_tables import language_rows, write_tables
-from openpali.eval.heat_map import draw_heat_map
-from openpali.eval.linear_probe import linear_probe
-from openpali.eval.loading import chosen_device
-from openpali.eval.measurement import describe, read_source
-from openpali.eval.retrieval import retrieval_per_language
-from openpali.eval.zero_shot import zero_shot_per_language
+from openpali.eval.answering.load_model import chosen_device
+from openpali.eval.image_encoders.embedding import embed_texts
+from openpali.eval.image_encoders.heat_map import draw_heat_map
+from openpali.eval.image_encoders.linear_probe import linear_probe
+from openpali.eval.image_encoders.models import Encoder, load_encoder, short_names
+from openpali.eval.image_encoders.records import Collected, collect
+from openpali.eval.image_encoders.report import write_encoder_report
+from openpali.eval.image_encoders.scores import Measured, Probe
+from openpali.eval.image_encoders.tables import language_rows, write_tables
+from openpali.eval.image_encoders.zero_shot import zero_shot_per_language
+from openpali.eval.measuring.measurement import describe, read_source
+from openpali.eval.metrics.shared.recall import retrieval_per_language
 from openpali.modeling.checkpoints import INCOMPLETE_HELP
 from openpali.modeling.dtypes import DtypeName
 from openpali.modeling.mistakes import command

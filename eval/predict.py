@@ -16,12 +16,12 @@ import numpy as np
 from PIL import Image
 
 from openpali.data.example import Example
-from openpali.data.images import load_image
-from openpali.data.mask_codec import DEFAULT_CODEC, load_codec
-from openpali.data.masks import decode_rle, encode_rle
-from openpali.eval.decoding import generate
-from openpali.eval.drawing import draw_found
-from openpali.eval.loading import load_model
+from openpali.data.images.open_image import load_image
+from openpali.data.masks.mask_tokenizer import DEFAULT_CODEC, load_codec
+from openpali.data.masks.rle import decode_rle, encode_rle
+from openpali.eval.answering.decoding import generate
+from openpali.eval.answering.load_model import load_model
+from openpali.eval.report.drawing import draw_found
 from openpali.modeling.checkpoints import add_incomplete
 from openpali.modeling.dtypes import CHOICES
 from openpali.modeling.location_tokens import LocatedBox, parse_detections

@@ -22,12 +22,12 @@ from openpali.data.mixture import TaskDataset
 from openpali.data.records import SkipLog
 from openpali.data.sources import credits_of, load_source
 from openpali.data.tasks import load_task
-from openpali.eval.compare import compare_models, comparison_pictures, save_comparison, write_comparison
-from openpali.eval.evaluate_task import TaskResult
-from openpali.eval.measure_model import Options, measure_model, shown_settings
-from openpali.eval.measurement import read_measurement
-from openpali.eval.processes import Processes, joined
-from openpali.eval.report import show_interval, show_value
+from openpali.eval.answering.evaluate_task import TaskResult
+from openpali.eval.answering.processes import Processes, joined
+from openpali.eval.measuring.measure_model import Options, measure_model, shown_settings
+from openpali.eval.measuring.measurement import read_measurement
+from openpali.eval.report.compare import compare_models, comparison_pictures, save_comparison, write_comparison
+from openpali.eval.report.page import show_interval, show_value
 from openpali.modeling.checkpoints import INCOMPLETE_HELP
 from openpali.modeling.dtypes import DtypeName
 from openpali.modeling.mistakes import command

@@ -15,10 +15,10 @@ from .checkpoints import load_checkpoint, load_config, reading
 from .mistakes import CheckpointError
 from .modeling_pali3 import Pali3ForConditionalGeneration
 from .modeling_paligemma import PaliGemmaForConditionalGeneration
+from .position_embeddings import set_image_size
 from .processing_pali3 import Pali3Processor
 from .processing_paligemma import PaliGemmaProcessor
 from .processing_texts import PrefixSuffixProcessor
-from .resolution import set_image_size
 
 MODELS: dict[str, Any] = {"pali3": Pali3ForConditionalGeneration, "paligemma": PaliGemmaForConditionalGeneration}
 PROCESSORS: dict[str, Any] = {"pali3": Pali3Processor, "paligemma": PaliGemmaProcessor}

@@ -28,18 +28,18 @@ from transformers import (
 )
 
 from openpali.data.example import Example
+from openpali.data.files.config import ConfigError, as_dict
+from openpali.data.images.preprocess import FastImageProcessor
 from openpali.data.mixture import TaskDataset
-from openpali.data.preprocess import FastImageProcessor
 from openpali.data.sources import Source
 from openpali.modeling.modeling_siglip import siglip_preset
-from openpali.recipes.arguments import RunArguments, command, parse
-from openpali.recipes.config_file import ConfigError, as_dict
-from openpali.recipes.dense_patches import names_in
-from openpali.recipes.held_out import held_out_loss
-from openpali.recipes.pairs import mean
-from openpali.recipes.run_data import skip_log, splits, task_data, tell_skipped
-from openpali.recipes.run_folder import open_run
-from openpali.recipes.trainer import Loss, run_training
+from openpali.recipes.run.arguments import RunArguments, command, parse
+from openpali.recipes.run.datasets import skip_log, splits, task_data, tell_skipped
+from openpali.recipes.run.run_folder import open_run
+from openpali.recipes.stages.dense_patches import names_in
+from openpali.recipes.stages.image_text_pairs import mean
+from openpali.recipes.training.trainer import Loss, run_training
+from openpali.recipes.training.validation_loss import held_out_loss
 
 
 @dataclass

@@ -23,6 +23,7 @@ from transformers import (
     set_seed,
 )
 
+from openpali.data.files.config import ConfigError, as_dict
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
 from openpali.data.tokenizer import train_tokenizer
@@ -31,12 +32,9 @@ from openpali.modeling.checkpoints import check_kind, load_checkpoint, load_conf
 from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.contrastive_loss import INITIAL_LOGIT_BIAS, INITIAL_TEMPERATURE
 from openpali.modeling.modeling_siglip import SiglipForContrastiveLearning, siglip_preset
-from openpali.modeling.resolution import set_image_size
-from openpali.recipes.arguments import RunArguments, command, parse
-from openpali.recipes.config_file import ConfigError, as_dict
-from openpali.recipes.held_out import held_out_loss
-from openpali.recipes.pairs import PairCollator, Pairs, retrieval_scores
-from openpali.recipes.run_data import (
+from openpali.modeling.position_embeddings import set_image_size
+from openpali.recipes.run.arguments import RunArguments, command, parse
+from openpali.recipes.run.datasets import (
     check_folder,
     first_records,
     make_task,
@@ -45,8 +43,10 @@ from openpali.recipes.run_data import (
     task_data,
     tell_skipped,
 )
-from openpali.recipes.run_folder import open_run
-from openpali.recipes.trainer import run_training
+from openpali.recipes.run.run_folder import open_run
+from openpali.recipes.stages.image_text_pairs import PairCollator, Pairs, retrieval_scores
+from openpali.recipes.training.trainer import run_training
+from openpali.recipes.training.validation_loss import held_out_loss
 
 TOWERS = ["vision_model", "text_model"]
 

@@ -17,19 +17,19 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, set_seed
 
-from openpali.data.denoised import Denoised, pad_collate
-from openpali.data.denoising import PREFIXES, SENTINEL, UL2, SpecialTokens, special_tokens
+from openpali.data.files.config import ConfigError, as_dict
 from openpali.data.sources import Source
-from openpali.data.texts import load_texts
+from openpali.data.text.denoising_dataset import Denoised, pad_collate
+from openpali.data.text.sources import load_texts
+from openpali.data.text.span_corruption import PREFIXES, SENTINEL, UL2, SpecialTokens, special_tokens
 from openpali.data.tokenizer import train_tokenizer
 from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.configuration_pali3 import Pali3Config
-from openpali.recipes.arguments import RunArguments, command, parse
-from openpali.recipes.config_file import ConfigError, as_dict
-from openpali.recipes.denoise_loss import T5_LIKE, Mean, by_kind, denoising_scores, give_loss
-from openpali.recipes.run_data import check_folder, held_out_parts, skip_log, tell_bad_records, tell_skipped
-from openpali.recipes.run_folder import open_run
-from openpali.recipes.trainer import run_training
+from openpali.recipes.run.arguments import RunArguments, command, parse
+from openpali.recipes.run.datasets import check_folder, held_out_parts, skip_log, tell_bad_records, tell_skipped
+from openpali.recipes.run.run_folder import open_run
+from openpali.recipes.stages.denoise_loss import T5_LIKE, Mean, by_kind, denoising_scores, give_loss
+from openpali.recipes.training.trainer import run_training
 
 VOCABULARY_MULTIPLE = 64
 

@@ -21,15 +21,15 @@ from torch import nn
 from transformers import AutoProcessor, PreTrainedModel, SiglipModel, set_seed
 
 from openpali.data.example import Example
+from openpali.data.files.config import as_dict
 from openpali.data.mixture import TaskDataset
 from openpali.modeling.checkpoints import load_checkpoint, reading
-from openpali.recipes.arguments import RunArguments, command, parse
-from openpali.recipes.config_file import as_dict
-from openpali.recipes.dense_patches import PatchCollator, Patches, names_in, patch_scores
-from openpali.recipes.held_out import held_out_loss
-from openpali.recipes.run_data import check_folder, skip_log, splits, task_data, tell_skipped
-from openpali.recipes.run_folder import open_run
-from openpali.recipes.trainer import run_training
+from openpali.recipes.run.arguments import RunArguments, command, parse
+from openpali.recipes.run.datasets import check_folder, skip_log, splits, task_data, tell_skipped
+from openpali.recipes.run.run_folder import open_run
+from openpali.recipes.stages.dense_patches import PatchCollator, Patches, names_in, patch_scores
+from openpali.recipes.training.trainer import run_training
+from openpali.recipes.training.validation_loss import held_out_loss
 
 
 @dataclass

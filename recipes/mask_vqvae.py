@@ -11,16 +11,16 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel, set_seed
 
+from openpali.data.files.config import ConfigError, as_dict
 from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
-from openpali.recipes.arguments import RunArguments, command, parse
-from openpali.recipes.config_file import ConfigError, as_dict
-from openpali.recipes.mask_data import Masks, collate, masks_of
-from openpali.recipes.mask_scores import mask_report, pairs, square_scores
-from openpali.recipes.run_data import check_folder, make_source, splits, tell_skipped
-from openpali.recipes.run_folder import open_run
-from openpali.recipes.trainer import run_training
+from openpali.recipes.run.arguments import RunArguments, command, parse
+from openpali.recipes.run.datasets import check_folder, make_source, splits, tell_skipped
+from openpali.recipes.run.run_folder import open_run
+from openpali.recipes.stages.instance_masks import Masks, collate, masks_of
+from openpali.recipes.stages.mask_scores import mask_report, pairs, square_scores
+from openpali.recipes.training.trainer import run_training
 
 BUILT_IN = {"name": "emoji", "split": "train", "size": 256, "concepts": 204, "objects": [2, 6]}
 

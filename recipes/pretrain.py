@@ -15,19 +15,24 @@ from typing import Any
 from transformers import set_seed
 
 from openpali.data.collator import LIMITS, Collator
+from openpali.data.files.config import ConfigError, as_dict
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
-from openpali.data.streaming import TaskStream
-from openpali.recipes.arguments import RunArguments, command, parse
-from openpali.recipes.config_file import ConfigError, as_dict
-from openpali.recipes.mixture_log import MixtureLog, NumberedCollator, NumberedTask, tell_mixture
-from openpali.recipes.number_checks import at_least_one
-from openpali.recipes.pretrain_start import StartArguments, load_start
-from openpali.recipes.run_data import check_codec, make_task, mixed_data, skip_log, splits, task_data, tell_skipped
-from openpali.recipes.run_folder import open_run
-from openpali.recipes.stage_curve import ComponentWarmup, StageArguments, continue_curve, save_stage
-from openpali.recipes.trainer import run_training
-from openpali.recipes.validation import Validation, final_report
+from openpali.data.streaming.stream import TaskStream
+from openpali.recipes.run.arguments import RunArguments, command, parse
+from openpali.recipes.run.datasets import check_codec, make_task, mixed_data, skip_log, splits, task_data, tell_skipped
+from openpali.recipes.run.number_checks import at_least_one
+from openpali.recipes.run.run_folder import open_run
+from openpali.recipes.stages.learning_rate_across_stages import (
+    ComponentWarmup,
+    StageArguments,
+    continue_curve,
+    save_stage,
+)
+from openpali.recipes.stages.mixture_log import MixtureLog, NumberedCollator, NumberedTask, tell_mixture
+from openpali.recipes.stages.pretrain_start import StartArguments, load_start
+from openpali.recipes.training.trainer import run_training
+from openpali.recipes.training.validation import Validation, final_report
 
 
 @dataclass

@@ -17,28 +17,28 @@ from typing import Any, Literal, cast
 from transformers import PreTrainedModel, set_seed
 
 from openpali.data.collator import Collator
+from openpali.data.custom.dataset import read_own
+from openpali.data.files.config import ConfigError, as_dict
 from openpali.data.mixture import TaskDataset
-from openpali.data.own_set import read_own
 from openpali.modeling.auto import load_processor
 from openpali.modeling.dropout import set_text_dropout
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
-from openpali.recipes.adapters import AdapterArguments, check_start
-from openpali.recipes.answer_room import give_room
-from openpali.recipes.arguments import RunArguments, command, parse, spread
-from openpali.recipes.config_file import ConfigError, as_dict
-from openpali.recipes.data_check import check_data
-from openpali.recipes.example_picture import EXAMPLES_FILE, draw_examples, some_examples
-from openpali.recipes.feature_cache import Mode, cached_features
-from openpali.recipes.fingerprint import SETTINGS, fingerprints
-from openpali.recipes.mix import Member, MixArguments, load_member, mixed_members, training_data
-from openpali.recipes.own_data import OwnDataArguments, member_values, own_keys
-from openpali.recipes.resolution import load_resized, own_size, resolution_keys
-from openpali.recipes.run_data import tell_long_texts, tell_skipped
-from openpali.recipes.run_folder import open_run, refuse_foreign
-from openpali.recipes.sweep import SweepArguments, sweep
-from openpali.recipes.text_lengths import TextLimits
-from openpali.recipes.trainer import run_length, run_training
-from openpali.recipes.validation import Validation, final_report
+from openpali.recipes.custom_data.data_check import check_data
+from openpali.recipes.custom_data.defaults import OwnDataArguments, member_values, own_keys
+from openpali.recipes.custom_data.example_images import EXAMPLES_FILE, draw_examples, some_examples
+from openpali.recipes.custom_data.text_lengths import TextLimits
+from openpali.recipes.features.cache import Mode, cached_features
+from openpali.recipes.run.arguments import RunArguments, command, parse, spread
+from openpali.recipes.run.datasets import tell_long_texts, tell_skipped
+from openpali.recipes.run.fingerprint import SETTINGS, fingerprints
+from openpali.recipes.run.run_folder import open_run, refuse_foreign
+from openpali.recipes.run.sweep import SweepArguments, sweep
+from openpali.recipes.stages.answer_length import give_room
+from openpali.recipes.stages.transfer_tasks import Member, MixArguments, load_member, mixed_members, training_data
+from openpali.recipes.start.adapters import AdapterArguments, check_start
+from openpali.recipes.start.resized import load_resized, own_size, resolution_keys
+from openpali.recipes.training.trainer import run_length, run_training
+from openpali.recipes.training.validation import Validation, final_report
 
 
 @dataclass

@@ -27,8 +27,8 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from openpali.data.sources.drawings import dominant_colour
-from openpali.data.sources.emoji36_folder import (
+from openpali.data.sources.builtin.drawings import dominant_colour
+from openpali.data.sources.builtin.emoji36_folder import (
     FORMAT,
     HELD_OUT_STYLE,
     LANGUAGES,
@@ -38,9 +38,9 @@ from openpali.data.sources.emoji36_folder import (
     default_folder,
 )
 from openpali.modeling.mistakes import command
-from openpali.scripts.build_emoji36_icons import Style, rasterise, read_styles
-from openpali.scripts.build_emoji36_licences import licences
-from openpali.scripts.build_emoji36_names import (
+from openpali.scripts.emoji36.icons import Style, rasterise, read_styles
+from openpali.scripts.emoji36.licences import licences
+from openpali.scripts.emoji36.names import (
     Naming,
     collisions,
     named_everywhere,
@@ -48,7 +48,7 @@ from openpali.scripts.build_emoji36_names import (
     variant_kind,
     variants,
 )
-from openpali.scripts.build_emoji36_packages import FetchError, download, packages
+from openpali.scripts.emoji36.packages import FetchError, download, packages
 
 RASTERS = range(32, 1025)
 _EPOCH = (1980, 1, 1, 0, 0, 0)

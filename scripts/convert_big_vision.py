@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from openpali.modeling.dtypes import DTYPES
 from openpali.modeling.mistakes import at_least, command
-from openpali.scripts.big_vision_configs import KNOWN_SIZES, vocabulary_rows
-from openpali.scripts.big_vision_npz import Checkpoint
-from openpali.scripts.big_vision_plan import Plan, apply_rule, make_plan, published_name
-from openpali.scripts.big_vision_processors import make_image_processor, make_processor
+from openpali.scripts.big_vision.configs import KNOWN_SIZES, vocabulary_rows
+from openpali.scripts.big_vision.npz import Checkpoint
+from openpali.scripts.big_vision.plan import Plan, apply_rule, make_plan, published_name
+from openpali.scripts.big_vision.processors import make_image_processor, make_processor
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 

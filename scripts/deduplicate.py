@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from openpali.data.files.shard_files import find_shards
 from openpali.data.records import SkipLog
-from openpali.data.shard_files import find_shards
 from openpali.modeling.mistakes import at_least, command
-from openpali.scripts.picture_copies import FindCopies, copies_within, describe
-from openpali.scripts.picture_hashes import HashPictures, read_hashes, rows_of, shard_row
-from openpali.scripts.shards import Rewrite, claim, in_parallel, write_json, written_aside
+from openpali.scripts.shards.image_duplicates import FindCopies, copies_within, describe
+from openpali.scripts.shards.image_hashes import HashPictures, read_hashes, rows_of, shard_row
+from openpali.scripts.shards.parallel import Rewrite, claim, in_parallel, write_json, written_aside
 
 
 def deduplicate(args: argparse.Namespace) -> dict[str, Any]:

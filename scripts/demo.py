@@ -19,7 +19,7 @@ from openpali.data.sources import load_source
 from openpali.data.tasks import load_task
 from openpali.modeling.mistakes import command
 from openpali.recipes import contrastive, pretrain, transfer
-from openpali.scripts.chain import SCENES, Clock, Row, draw_scenes, measure
+from openpali.scripts.chains.chain import SCENES, Clock, Row, draw_scenes, measure
 
 ENGLISH: dict[str, Any] = {"name": "answer", "kinds": ["what"], "languages": ["en"]}
 GERMAN = ENGLISH | {"languages": ["de"]}

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import openpali
-from openpali.data.sources.emoji36_folder import default_folder
-from openpali.data.sources.phrases import LANGUAGES
+from openpali.data.sources.builtin.emoji36_folder import default_folder
+from openpali.data.sources.builtin.phrases import LANGUAGES
 from openpali.eval import encoders
 from openpali.modeling.mistakes import command
 from openpali.recipes import classification, contrastive
 from openpali.scripts import build_emoji36
-from openpali.scripts.chain import Clock
+from openpali.scripts.chains.chain import Clock
 
 TARGET = 20.0  # recall@1 from image to text, in multiples of chance
 PICTURES_OF_CLASSES = 2000

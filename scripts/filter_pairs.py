@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from openpali.data.files.shard_files import find_shards
 from openpali.data.records import SkipLog
-from openpali.data.shard_files import find_shards
 from openpali.modeling.dtypes import CHOICES
 from openpali.modeling.mistakes import at_least, command
-from openpali.scripts.pair_scores import REDUCE, PairScores
-from openpali.scripts.shards import Rewrite, claim, in_parallel, read_table, write_json
+from openpali.scripts.shards.pair_scores import REDUCE, PairScores
+from openpali.scripts.shards.parallel import Rewrite, claim, in_parallel, read_table, write_json
 
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 _BINS = 40

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import openpali
-from openpali.data.mask_codec import DEFAULT_CODEC, load_codec
+from openpali.data.masks.mask_tokenizer import DEFAULT_CODEC, load_codec
 from openpali.modeling.mistakes import at_least, command
 from openpali.recipes import contrastive, dense, mask_vqvae, pretrain, transfer
-from openpali.scripts.chain import Clock, Row, draw_scenes, measure
+from openpali.scripts.chains.chain import Clock, Row, draw_scenes, measure
 
 SETS: dict[str, list[int]] = {"one object": [1, 1], "two objects": [2, 2], "one or two": [1, 2]}
 STAGES = ("contrastive", "dense", "located", "detect", "refer")

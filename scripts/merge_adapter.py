@@ -15,8 +15,8 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
-from openpali.eval.base_weights import check_base
-from openpali.eval.loading import ADAPTER_CONFIG, attach_adapters, chosen_device, find_base
+from openpali.eval.answering.base_weights import check_base
+from openpali.eval.answering.load_model import ADAPTER_CONFIG, attach_adapters, chosen_device, find_base
 from openpali.modeling.auto import checkpoint_config, load_processor, model_class
 from openpali.modeling.checkpoints import add_incomplete, load_checkpoint
 from openpali.modeling.dtypes import CHOICES, DTYPES

@@ -15,8 +15,8 @@ from typing import Any
 import openpali
 from openpali.modeling.mistakes import command
 from openpali.recipes import contrastive, pretrain, transfer
-from openpali.recipes.best_weights import read_best
-from openpali.scripts.chain import Clock, Row, draw_scenes, measure
+from openpali.recipes.training.best_weights import read_best
+from openpali.scripts.chains.chain import Clock, Row, draw_scenes, measure
 
 ENGLISH: dict[str, Any] = {"name": "answer", "kinds": ["what"], "languages": ["en"]}
 FAMILIES = {"pali3": "PaLI-3", "paligemma": "PaliGemma"}

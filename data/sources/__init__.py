@@ -7,53 +7,53 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, Protocol, runtime_checkable
 
-from openpali.data.augment import Augment
+from openpali.data.images.augment import Augment
 from openpali.data.records import BadRecord
 
 SOURCES = {
-    "activitynet_cap": "openpali.data.sources.public_clips:ActivityNetCaptions",
-    "activitynet_qa": "openpali.data.sources.public_clip_questions:ActivityNetQuestions",
-    "ai2d": "openpali.data.sources.public_choices:Ai2d",
-    "aokvqa": "openpali.data.sources.public_choices:AOkVqa",
-    "aokvqa_direct": "openpali.data.sources.public_choices:AOkVqaDirect",
-    "chartqa": "openpali.data.sources.public_documents:ChartQa",
+    "activitynet_cap": "openpali.data.sources.public.clips:ActivityNetCaptions",
+    "activitynet_qa": "openpali.data.sources.public.clip_questions:ActivityNetQuestions",
+    "ai2d": "openpali.data.sources.public.choices:Ai2d",
+    "aokvqa": "openpali.data.sources.public.choices:AOkVqa",
+    "aokvqa_direct": "openpali.data.sources.public.choices:AOkVqaDirect",
+    "chartqa": "openpali.data.sources.public.documents:ChartQa",
     "coco": "openpali.data.sources.coco:CocoInstances",
-    "coco35l": "openpali.data.sources.public_multilingual:Coco35L",
-    "cococap": "openpali.data.sources.public_captions:KarpathyCoco",
-    "countbenchqa": "openpali.data.sources.public_counting:CountBenchQa",
-    "docvqa": "openpali.data.sources.public_documents:DocVqa",
-    "emoji": "openpali.data.sources.emoji:EmojiScenes",
-    "emoji36": "openpali.data.sources.emoji36:Emoji36",
-    "gqa": "openpali.data.sources.public_gqa:Gqa",
-    "infovqa": "openpali.data.sources.public_documents:InfographicVqa",
+    "coco35l": "openpali.data.sources.public.multilingual:Coco35L",
+    "cococap": "openpali.data.sources.public.captions:KarpathyCoco",
+    "countbenchqa": "openpali.data.sources.public.counting:CountBenchQa",
+    "docvqa": "openpali.data.sources.public.documents:DocVqa",
+    "emoji": "openpali.data.sources.builtin.emoji:EmojiScenes",
+    "emoji36": "openpali.data.sources.builtin.emoji36:Emoji36",
+    "gqa": "openpali.data.sources.public.gqa:Gqa",
+    "infovqa": "openpali.data.sources.public.documents:InfographicVqa",
     "jsonl": "openpali.data.sources.jsonl:JsonlSource",
-    "msrvtt_cap": "openpali.data.sources.public_clips:MsrVtt",
-    "msrvtt_qa": "openpali.data.sources.public_clip_questions:MsrVttQuestions",
-    "msvd_qa": "openpali.data.sources.public_clip_questions:MsvdQuestions",
-    "nlvr2": "openpali.data.sources.public_nlvr2:Nlvr2",
-    "nocaps": "openpali.data.sources.public_captions:NoCaps",
-    "ocrvqa": "openpali.data.sources.public_documents:OcrVqa",
-    "okvqa": "openpali.data.sources.public_vqa:OkVqa",
-    "pope": "openpali.data.sources.public_counting:Pope",
-    "refcoco": "openpali.data.sources.public_refcoco:RefCoco",
-    "own": "openpali.data.sources.own:OwnData",
+    "msrvtt_cap": "openpali.data.sources.public.clips:MsrVtt",
+    "msrvtt_qa": "openpali.data.sources.public.clip_questions:MsrVttQuestions",
+    "msvd_qa": "openpali.data.sources.public.clip_questions:MsvdQuestions",
+    "nlvr2": "openpali.data.sources.public.nlvr2:Nlvr2",
+    "nocaps": "openpali.data.sources.public.captions:NoCaps",
+    "ocrvqa": "openpali.data.sources.public.documents:OcrVqa",
+    "okvqa": "openpali.data.sources.public.vqa:OkVqa",
+    "pope": "openpali.data.sources.public.counting:Pope",
+    "refcoco": "openpali.data.sources.public.refcoco:RefCoco",
+    "own": "openpali.data.sources.custom:OwnData",
     "refer": "openpali.data.sources.refer:ReferringExpressions",
-    "rsvqa_hr": "openpali.data.sources.public_rsvqa:RsVqaHigh",
-    "rsvqa_lr": "openpali.data.sources.public_rsvqa:RsVqaLow",
-    "scicap": "openpali.data.sources.public_scicap:SciCap",
-    "science_qa": "openpali.data.sources.public_choices:ScienceQa",
-    "screen2words": "openpali.data.sources.public_rico:Screen2Words",
-    "stvqa": "openpali.data.sources.public_documents:StVqa",
-    "tallyqa": "openpali.data.sources.public_counting:TallyQa",
-    "textcaps": "openpali.data.sources.public_captions:TextCaps",
-    "textvqa": "openpali.data.sources.public_vqa:TextVqa",
-    "vatex_cap": "openpali.data.sources.public_clips:Vatex",
+    "rsvqa_hr": "openpali.data.sources.public.rsvqa:RsVqaHigh",
+    "rsvqa_lr": "openpali.data.sources.public.rsvqa:RsVqaLow",
+    "scicap": "openpali.data.sources.public.scicap:SciCap",
+    "science_qa": "openpali.data.sources.public.choices:ScienceQa",
+    "screen2words": "openpali.data.sources.public.rico:Screen2Words",
+    "stvqa": "openpali.data.sources.public.documents:StVqa",
+    "tallyqa": "openpali.data.sources.public.counting:TallyQa",
+    "textcaps": "openpali.data.sources.public.captions:TextCaps",
+    "textvqa": "openpali.data.sources.public.vqa:TextVqa",
+    "vatex_cap": "openpali.data.sources.public.clips:Vatex",
     "video": "openpali.data.sources.video:VideoSource",
-    "vizwizvqa": "openpali.data.sources.public_vqa:VizWizVqa",
-    "vqav2": "openpali.data.sources.public_vqa:Vqav2",
+    "vizwizvqa": "openpali.data.sources.public.vqa:VizWizVqa",
+    "vqav2": "openpali.data.sources.public.vqa:Vqav2",
     "webdataset": "openpali.data.sources.webdataset:WebDataset",
-    "widgetcap": "openpali.data.sources.public_rico:WidgetCap",
-    "xm3600": "openpali.data.sources.public_multilingual:Crossmodal3600",
+    "widgetcap": "openpali.data.sources.public.rico:WidgetCap",
+    "xm3600": "openpali.data.sources.public.multilingual:Crossmodal3600",
 }
 
 
@@ -183,6 +183,11 @@ def build(spec: dict[str, Any], table: dict[str, str], what: str) -> Any:
         return factory(**options)
     except TypeError as error:
         raise ValueError(f"{what} {spec['name']!r}: {error}. Its options: {', '.join(known)}.") from error
+
+
+def several(value: str | Sequence[str]) -> tuple[str, ...]:
+    """An option of a YAML file that may be one word or a list of them."""
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _nearest(word: Any, known: list[str]) -> str:

@@ -6,10 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from openpali.data.images import BadImage
-from openpali.data.orientation import check_frame, stored_size, turned_box, turned_mask
-from openpali.data.records import BadRecord
-from openpali.data.sources.annotations import (
+from openpali.data.files.annotations import (
     BadPart,
     checked_box,
     checked_size,
@@ -18,8 +15,11 @@ from openpali.data.sources.annotations import (
     read_json,
     repeated,
 )
-from openpali.data.sources.coco_annotations import AnnotationReader
-from openpali.data.sources.pictures import Pictures
+from openpali.data.files.coco_annotations import AnnotationReader
+from openpali.data.files.image_folder import Pictures
+from openpali.data.images.open_image import BadImage
+from openpali.data.images.orientation import check_frame, stored_size, turned_box, turned_mask
+from openpali.data.records import BadRecord
 from openpali.modeling.location_tokens import clean_label
 
 _TURNED_AMONG = 200  # pictures of which EXIF's orientation is looked at

@@ -1,6 +1,6 @@
 """A person's own data: a line `{"image": "dog.png", "prefix": "what is this?", "suffix": "a dog"}` for each record.
 
-A line with a conversation (`openpali.data.conversations`) is a record for each question in it.
+A line with a conversation (`openpali.data.files.conversations`) is a record for each question in it.
 """
 
 import json
@@ -11,12 +11,12 @@ from typing import Any, TypeGuard
 
 from PIL import Image
 
-from openpali.data.conversations import conversation_key, questions, without_marks
-from openpali.data.images import BadImage, image_size, load_image
+from openpali.data.files.annotations import BadPart
+from openpali.data.files.conversations import conversation_key, questions, without_marks
+from openpali.data.files.image_folder import Pictures
+from openpali.data.files.text_encoding import SAVE_AS_UTF8, encoding_of, not_unicode
+from openpali.data.images.open_image import BadImage, image_size, load_image
 from openpali.data.records import BadRecord
-from openpali.data.sources.annotations import BadPart
-from openpali.data.sources.pictures import Pictures
-from openpali.data.text_files import SAVE_AS_UTF8, encoding_of, not_unicode
 from openpali.modeling.plain_text import found_controls
 
 _MANY, _HEAD = 100, 256
@@ -52,7 +52,7 @@ class JsonlSource:
             image_root: folder that image paths are relative to and may not leave; by default that of the file.
             check_decode: how many records to check by decoding their pictures.
             decode_size: side in pixels of the model's pictures, by which large JPEG files are decoded at reduced size
-                (`openpali.data.images.load_image`).
+                (`openpali.data.images.open_image.load_image`).
 
         Raises:
             BadRecord: the file is missing, no record is good, or more than a tenth of 100 or more are bad.

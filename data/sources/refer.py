@@ -12,12 +12,7 @@ from typing import Any
 from PIL import Image
 
 from openpali.data.example import Box
-from openpali.data.images import BadImage
-from openpali.data.masks import mask_box
-from openpali.data.orientation import UPRIGHT, check_frame, stored_size, turned_box, turned_mask, turned_size
-from openpali.data.outline_units import MOST_PAIRS, other_units, outline_edges
-from openpali.data.records import BadRecord
-from openpali.data.sources.annotations import (
+from openpali.data.files.annotations import (
     BadPart,
     Outlines,
     checked_box,
@@ -28,8 +23,13 @@ from openpali.data.sources.annotations import (
     repeated,
     segmentation_mask,
 )
-from openpali.data.sources.coco_annotations import Pair, misplaced, wrong_units
-from openpali.data.sources.pictures import Pictures
+from openpali.data.files.coco_annotations import Pair, misplaced, wrong_units
+from openpali.data.files.image_folder import Pictures
+from openpali.data.images.open_image import BadImage
+from openpali.data.images.orientation import UPRIGHT, check_frame, stored_size, turned_box, turned_mask, turned_size
+from openpali.data.masks.polygon_units import MOST_PAIRS, other_units, outline_edges
+from openpali.data.masks.rle import mask_box
+from openpali.data.records import BadRecord
 from openpali.modeling.location_tokens import clean_label
 
 _SENTENCE_KEYS = ("sent", "sentence", "raw")

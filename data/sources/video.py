@@ -4,16 +4,16 @@ import math
 from pathlib import Path
 from typing import Any
 
-from openpali.data.images import BadImage
+from openpali.data.images.open_image import BadImage
+from openpali.data.images.video import BadVideo, FrameSampling, read_clip
 from openpali.data.sources.jsonl import JsonlSource
-from openpali.data.video import BadVideo, FrameSampling, read_clip
 
 
 class VideoSource(JsonlSource):
     """Records of a JSON-lines file about clips, whose frames are decoded as they are asked for.
 
-    A clip is a video file or a folder of pictures (`openpali.data.video`). At the start every line is checked, that
-    every clip is there, and of the first ones that a frame can be decoded.
+    A clip is a video file or a folder of pictures (`openpali.data.images.video`). At the start every
+    line is checked, that every clip is there, and of the first ones that a frame can be decoded.
     """
 
     name = "video"

@@ -1,7 +1,8 @@
 """Tar shards in the WebDataset layout: `000017.jpg`, `000017.txt` and `000017.json` are one record.
 
 They are read in order, from this machine or through fsspec from another one (`https://`, `s3://`, `gs://`), for
-streams of training examples (`openpali.data.streaming`); some of their first records are set aside for validation.
+streams of training examples (`openpali.data.streaming.stream`); some of their first records are set aside for
+validation.
 """
 
 import itertools
@@ -10,10 +11,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from openpali.data.example import Box
-from openpali.data.images import BadImage, load_image
+from openpali.data.files.shard_files import find_shards
+from openpali.data.files.tar_shards import START, Place, Sample, read_samples
+from openpali.data.images.open_image import BadImage, load_image
 from openpali.data.records import BadRecord
-from openpali.data.shard_files import find_shards
-from openpali.data.shards import START, Place, Sample, read_samples
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 TEXTS = ("captions", "keywords", "objects", "prefix", "suffix", "concept")

@@ -15,7 +15,7 @@ TASKS = {
     "multiple_choice": "openpali.data.tasks.multiple_choice:MultipleChoice",
     "object_aware": "openpali.data.tasks.object_aware:ObjectAware",
     "ocr": "openpali.data.tasks.ocr:Ocr",
-    "own": "openpali.data.tasks.own:OwnAnswers",
+    "own": "openpali.data.tasks.custom:OwnAnswers",
     "plain": "openpali.data.tasks.plain:Plain",
     "question": "openpali.data.tasks.question:Question",
     "red_box": "openpali.data.tasks.red_box:RedBox",

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Example
-from openpali.data.questions import Asked, CountedApart, several
-from openpali.data.sources.phrases import KINDS, colour_word, phrases, position_word, question
+from openpali.data.sources import several
+from openpali.data.sources.builtin.phrases import KINDS, colour_word, phrases, position_word, question
+from openpali.data.tasks.parts.questions import Asked, CountedApart
 
 ABSENT = 0.2
 """Share of counting questions about something that is not there."""

@@ -4,9 +4,9 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from openpali.data.captions import caption_languages, captions_in, pictures
 from openpali.data.example import Example
-from openpali.data.questions import several
+from openpali.data.sources import several
+from openpali.data.tasks.parts.captions import caption_languages, captions_in, pictures
 
 
 @dataclass(frozen=True)

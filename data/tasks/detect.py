@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Example
-from openpali.data.objects import all_things, box_dict, check_order, choose_things, labelled, located
-from openpali.data.questions import several
+from openpali.data.masks.objects import all_things, box_dict, check_order, choose_things, labelled, located
+from openpali.data.sources import several
 from openpali.modeling.location_tokens import format_detections, parse_detections
 
 

@@ -6,7 +6,7 @@
 4. Look at it: `python -c "from openpali.data.mixture import show; show({'name': 'mytask'})"`
 5. Train on it: `openpali transfer --config mytask.yaml`, a file with `task: {name: mytask}` and a `source`. That of
    people's own data is `{name: own, path: my-data, kind: detect, split: train}`; records are described in
-   data/sources/own.py.
+   data/sources/custom.py.
 """
 
 import random
@@ -29,8 +29,8 @@ class ForkMe:
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
         """From a record to a question and its answer; draw every random choice from `rng`.
 
-        A record of the built-in pictures is described in data/sources/emoji.py; your source's is what you make it.
-        Return None when the record does not suit: the next one takes its place.
+        A record of the built-in images is described in data/sources/builtin/emoji.py; your source's is what you make
+        it. Return None when the record does not suit: the next one takes its place.
         """
         by_size = sorted(record["objects"], key=lambda item: _area(item["box"]), reverse=True)
         # a question without a clear answer teaches nothing

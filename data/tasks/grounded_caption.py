@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Example
-from openpali.data.objects import labelled, located, region_texts
+from openpali.data.masks.objects import labelled, located, region_texts
 from openpali.modeling.location_tokens import format_box
 
 

@@ -4,8 +4,8 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from openpali.data.captions import pictures
 from openpali.data.example import Example
+from openpali.data.tasks.parts.captions import pictures
 from openpali.data.tasks.vqa import check_prompt, kind_of, typed
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Example
-from openpali.data.objects import reading_order
-from openpali.data.questions import OBJECT_KINDS, Asked, CountedApart, object_phrases, object_question, several
-from openpali.data.sources.phrases import phrases
+from openpali.data.masks.objects import reading_order
+from openpali.data.sources import several
+from openpali.data.sources.builtin.phrases import phrases
+from openpali.data.tasks.parts.questions import OBJECT_KINDS, Asked, CountedApart, object_phrases, object_question
 
 ABSENT = 0.2
 """Share of counting questions about something that is not there."""

@@ -4,8 +4,8 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from openpali.data.captions import pictures
 from openpali.data.example import Box, Example
+from openpali.data.tasks.parts.captions import pictures
 
 ORDERS = ("record", "raster")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Example
-from openpali.data.questions import several
+from openpali.data.sources import several
 from openpali.data.tasks.answer import Answer
 from openpali.data.tasks.object_aware import ObjectAware
 from openpali.data.tasks.vq2a import Vq2a

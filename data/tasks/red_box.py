@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from openpali.data.example import Box, Example
-from openpali.data.objects import labelled, region_texts
+from openpali.data.masks.objects import labelled, region_texts
 
 _USUAL_SIDE = 224
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Example
-from openpali.data.expressions import expressions
-from openpali.data.mask_codec import DEFAULT_CODEC, read_masks, true_masks, write_masks
-from openpali.data.objects import Objects, box_dict, labelled, located, visible, with_masks
+from openpali.data.masks.mask_tokenizer import DEFAULT_CODEC, read_masks, true_masks, write_masks
+from openpali.data.masks.objects import Objects, box_dict, labelled, located, visible, with_masks
+from openpali.data.tasks.parts.expressions import expressions
 from openpali.modeling.location_tokens import format_box, read_box
 
 _BOX = re.compile(r"\s*((?:<loc[0-9]{4}>\s*){4})")

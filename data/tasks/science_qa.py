@@ -5,8 +5,8 @@ import string
 from dataclasses import dataclass
 from typing import Any
 
-from openpali.data.captions import pictures
 from openpali.data.example import Example
+from openpali.data.tasks.parts.captions import pictures
 from openpali.data.tasks.vqa import kind_of, typed
 
 NO_HINT = "N/A"

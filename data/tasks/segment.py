@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Example
-from openpali.data.mask_codec import DEFAULT_CODEC, read_masks, true_masks, write_masks
-from openpali.data.objects import all_things, check_order, choose_things, labelled, visible, with_masks
-from openpali.data.questions import several
+from openpali.data.masks.mask_tokenizer import DEFAULT_CODEC, read_masks, true_masks, write_masks
+from openpali.data.masks.objects import all_things, check_order, choose_things, labelled, visible, with_masks
+from openpali.data.sources import several
 
 
 @dataclass(frozen=True)

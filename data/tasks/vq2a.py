@@ -4,12 +4,13 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from openpali.data.caption_questions import KINDS as ENGLISH_KINDS
-from openpali.data.caption_questions import caption_questions
-from openpali.data.captions import captions_in, counted
 from openpali.data.example import Example
-from openpali.data.questions import Asked, CountedApart, object_phrases, object_question, several
-from openpali.data.sources.phrases import caption, phrases, question
+from openpali.data.sources import several
+from openpali.data.sources.builtin.phrases import caption, phrases, question
+from openpali.data.tasks.parts.caption_questions import KINDS as ENGLISH_KINDS
+from openpali.data.tasks.parts.caption_questions import caption_questions
+from openpali.data.tasks.parts.captions import captions_in, counted
+from openpali.data.tasks.parts.questions import Asked, CountedApart, object_phrases, object_question
 
 KINDS = (*ENGLISH_KINDS, "presence", "besides")
 

@@ -4,8 +4,8 @@ import random
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from openpali.data.captions import pictures
 from openpali.data.example import Example
+from openpali.data.tasks.parts.captions import pictures
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from openpali.data.example import Example
 from openpali.data.mixture import Mixture, TaskDataset
 from openpali.data.records import BadRecord, SkipLog
-from openpali.data.sources.emoji import EmojiScenes
+from openpali.data.sources.builtin.emoji import EmojiScenes
 from openpali.data.sources.jsonl import JsonlSource
 from openpali.data.tasks import load_task
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from openpali.data.sources.phrases import KINDS, LANGUAGES, caption, question
+from openpali.data.sources.builtin.phrases import KINDS, LANGUAGES, caption, question
 from openpali.data.tokenizer import LOCATION_TOKENS, SEGMENTATION_TOKENS, train_tokenizer
 
 TEXTS = [

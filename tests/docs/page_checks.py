@@ -16,8 +16,8 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from page_blocks import ROOT, started, words
 
 import openpali_cli  # pyright: ignore[reportMissingImports]
-from openpali.recipes.arguments import parse
-from openpali.recipes.config_file import find_config
+from openpali.data.files.config import find_config
+from openpali.recipes.run.arguments import parse
 from openpali.recipes.transfer import CLASSES, with_config
 
 SETUP = configparser.ConfigParser(interpolation=None)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import miniatures_captions
-import miniatures_questions
 import numpy as np
+import synthetic_captions
+import synthetic_questions
 import torch
 from big_vision_files import save_tokenizer
 from emoji36_set import write_set
@@ -23,10 +23,10 @@ from tiny_siglip import tiny_siglip
 from transformers import AutoModelForSeq2SeqLM, SiglipForImageClassification, UMT5Config
 
 from openpali import MaskVQVAE
-from openpali.data.sources.emoji36_folder import default_folder
+from openpali.data.sources.builtin.emoji36_folder import default_folder
 from openpali.data.tokenizer import train_tokenizer
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
-from openpali.scripts.shards import write_shard
+from openpali.scripts.shards.parallel import write_shard
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["dog", "cat"]
@@ -134,7 +134,7 @@ def coco(path: str, images: str, count: int = 20) -> None:
 def miniature(name: str) -> None:
     """A public data set, where its configuration looks for it."""
     known: dict[str, Callable[[Path], dict[str, Any]]]
-    known = miniatures_captions.MINIATURES | miniatures_questions.MINIATURES
+    known = synthetic_captions.MINIATURES | synthetic_questions.MINIATURES
     folder = Path("data", name)
     folder.mkdir(parents=True)
     assert known[name](folder) == {"path": str(folder)}

@@ -15,7 +15,7 @@ from openpali.data.collator import Collator
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import load_source
 from openpali.data.tasks import load_task
-from openpali.eval.loading import load_model
+from openpali.eval.answering.load_model import load_model
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # its blocks are run by a test of their own
@@ -86,7 +86,7 @@ NOT_RUN: dict[str, tuple[Callable[[str], None], str]] = {
     f"{CONTRASTIVE}siglip/b16-384.yaml": (begins, "the same"),
     f"{CONTRASTIVE}siglip/mb16-224.yaml": (begins, "the same"),
     f"{CONTRASTIVE}pali3/stage0-224.yaml": (begins, "the same"),
-    "accelerate launch --cpu --num_processes 2": (is_known, "no script; tests/recipes/test_ways_in.py starts one"),
+    "accelerate launch --cpu --num_processes 2": (is_known, "no script; tests/recipes/run/test_ways_in.py starts one"),
     "accelerate launch -m openpali.recipes.transfer … --pack_length 2048": (is_known, "the rest is left out"),
     "scripts/launch/train.sh RECIPE CONFIG [--key value ...]": (is_known, "words to be replaced"),
 }
@@ -145,7 +145,7 @@ def test_what_a_page_shows_runs(page, tmp_path, monkeypatch, capsys):
     if page.stem == "encoders":
         monkeypatch.setenv("OPENPALI_CACHE", str(tmp_path / "cache"))
     # starting Java for every score would take most of the time
-    monkeypatch.setattr("openpali.eval.caption_text.shutil.which", lambda name: None)
+    monkeypatch.setattr("openpali.eval.metrics.shared.caption_text.shutil.which", lambda name: None)
     for prepare, arguments in BEFORE.get(page.stem, []):
         prepare(*arguments)
     values: list[Any] = []

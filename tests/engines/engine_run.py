@@ -16,17 +16,17 @@ import peft  # noqa: F401
 import torch
 import transformers.trainer_seq2seq  # noqa: F401
 
-sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("modeling", "recipes")]
+sys.path += [str(Path(__file__).parents[1] / "helpers" / folder) for folder in ("models", "runs")]
 
 from tiny_paligemma import tiny_paligemma, tiny_paligemma_processor
 from tiny_run import Items, Killer, collate, tiny_model
 
 from openpali.data.collator import Collator
 from openpali.data.tokenizer import train_tokenizer
-from openpali.recipes.arguments import RunArguments, parse
-from openpali.recipes.engines import engine_name
-from openpali.recipes.run_folder import open_run
-from openpali.recipes.trainer import run_training
+from openpali.recipes.run.arguments import RunArguments, parse
+from openpali.recipes.run.run_folder import open_run
+from openpali.recipes.training.engines import engine_name
+from openpali.recipes.training.trainer import run_training
 
 HERE = str(Path(__file__).parent)
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs" / "accelerate"

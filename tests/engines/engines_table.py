@@ -15,7 +15,7 @@ import torch
 from engine_run import NAMES, elsewhere
 
 import openpali
-from openpali.recipes.callbacks import read_log
+from openpali.recipes.training.progress import read_log
 
 LOADABLE = (openpali.Pali3ForConditionalGeneration, openpali.PaliGemmaForConditionalGeneration)
 HEAD = ["model", "engine", "loss", "gradient norm", "accumulation", "resumed", "consolidated", "best weights"]

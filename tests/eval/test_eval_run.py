@@ -6,9 +6,9 @@ from PIL import Image
 from tiny_models import COLOURS, tiny_pali3
 
 from openpali.eval import run as runner
-from openpali.eval.evaluate_task import load_metric
-from openpali.eval.measurement import read_source
-from openpali.eval.prediction_file import PredictionFile
+from openpali.eval.answering.evaluate_task import load_metric
+from openpali.eval.answering.prediction_file import PredictionFile
+from openpali.eval.measuring.measurement import read_source
 from openpali.eval.run import main
 
 

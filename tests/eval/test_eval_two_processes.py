@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 from PIL import Image
 from tiny_models import COLOURS, tiny_pali3
 
-from openpali.eval.prediction_file import PredictionFile
+from openpali.eval.answering.prediction_file import PredictionFile
 from openpali.eval.run import main
 
 COUNT, LIMIT = 40, 25

@@ -5,9 +5,9 @@ from PIL import Image, ImageColor
 from tiny_mask_vqvae import tiny
 from tiny_models import tiny_pali3
 
-from openpali.data.mask_codec import DEFAULT_CODEC
-from openpali.eval.drawing import OBJECT_COLOURS
+from openpali.data.masks.mask_tokenizer import DEFAULT_CODEC
 from openpali.eval.predict import main as predict
+from openpali.eval.report.drawing import OBJECT_COLOURS
 
 BOX = "<loc0256><loc0512><loc0768><loc1023>"
 WIDTH, HEIGHT = 200, 100

@@ -128,7 +128,7 @@ def test_a_model_of_another_type_is_no_mask_codec(whole, family):
 
 def test_tokens_without_a_row_and_another_image_token_are_told(whole, tmp_path):
     """They ended the first step in an IndexError."""
-    from openpali.eval.loading import load_model
+    from openpali.eval.answering.load_model import load_model
 
     folder = tmp_path / "tokens"
     shutil.copytree(whole, folder)

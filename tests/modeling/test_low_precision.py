@@ -12,7 +12,7 @@ from transformers import BatchFeature
 from openpali import MaskVQVAE
 from openpali.data.collator import Collator
 from openpali.data.example import Example
-from openpali.eval.decoding import generate_ids
+from openpali.eval.answering.decoding import generate_ids
 from openpali.modeling import token_loss
 
 # type of the weights, type of autocast; both at once is what a bf16 run with weights in bfloat16 does

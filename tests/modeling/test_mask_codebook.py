@@ -71,7 +71,7 @@ def test_revival_is_what_keeps_codes_in_use(threshold):
 TWO = """
 import sys, torch
 from torch import distributed
-sys.path.insert(0, sys.argv[1])
+sys.path += sys.argv[1].split(os.pathsep)
 from tiny_mask_vqvae import tiny
 rank, port, out = int(sys.argv[2]), sys.argv[3], sys.argv[4]
 torch.set_num_threads(1)
@@ -94,8 +94,7 @@ def test_two_processes_learn_one_codebook(tmp_path):
     with socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    folder = os.path.dirname(__file__)
-    command = [sys.executable, "-c", TWO, folder]
+    command = [sys.executable, "-c", TWO, os.pathsep.join(sys.path)]
     processes = [subprocess.Popen([*command, str(rank), port, str(tmp_path)]) for rank in range(2)]
     assert [process.wait(120) for process in processes] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))

@@ -7,10 +7,10 @@ import sys
 import pytest
 import torch
 
-from openpali.data.images import BadImage
+from openpali.data.files.config import ConfigError
+from openpali.data.images.open_image import BadImage
 from openpali.data.records import BadRecord
 from openpali.modeling.mistakes import CheckpointError, at_least, command
-from openpali.recipes.config_file import ConfigError
 
 MENDABLE = {
     "broken": CheckpointError("broken"),

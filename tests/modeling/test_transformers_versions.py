@@ -18,10 +18,10 @@ from transformers.models.paligemma.modeling_paligemma import PaliGemmaForConditi
 from transformers.models.t5.modeling_t5 import T5Stack
 
 from openpali import _support
+from openpali.data.files.config import ConfigError
 from openpali.modeling import transformers_versions
 from openpali.modeling.transformers_versions import CACHE, NEWEST, OLDEST, image_tokens_of, peft_refusal
-from openpali.recipes.adapters import AdapterArguments
-from openpali.recipes.config_file import ConfigError
+from openpali.recipes.start.adapters import AdapterArguments
 
 SETUP = configparser.ConfigParser(interpolation=None)
 SETUP.read(Path(__file__).parents[2] / "setup.cfg", "utf-8")

@@ -5,7 +5,7 @@ import json
 import pytest
 from tiny_mask_vqvae import save_codec
 
-from openpali.data.own_set import read_own
+from openpali.data.custom.dataset import read_own
 from openpali.recipes import transfer
 
 

@@ -23,14 +23,14 @@ from transformers import (
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from openpali import Pali3ForConditionalGeneration, Pali3Processor
-from openpali.data.denoising import UL2
+from openpali.data.files.config import CONFIGS
+from openpali.data.text.span_corruption import UL2
 from openpali.data.tokenizer import train_tokenizer
 from openpali.recipes import denoise
-from openpali.recipes.callbacks import read_log
-from openpali.recipes.config_file import CONFIGS
-from openpali.recipes.denoise_loss import batch_loss, by_kind, denoising_scores, give_loss, plain_loss
-from openpali.recipes.optimization import components
-from openpali.recipes.run_folder import load_weights
+from openpali.recipes.run.run_folder import load_weights
+from openpali.recipes.stages.denoise_loss import batch_loss, by_kind, denoising_scores, give_loss, plain_loss
+from openpali.recipes.training.optimizer import components
+from openpali.recipes.training.progress import read_log
 
 TEXTS = "{name: builtin, split: train, concepts: 8, objects: [1, 2], length: 60}"
 SMALL = "{d_model: 16, d_kv: 8, d_ff: 32, num_layers: 1, num_decoder_layers: 1, num_heads: 2}"

@@ -12,11 +12,10 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, SiglipModel
 
 from openpali.data.example import Box, Example
-from openpali.data.masks import encode_rle
+from openpali.data.masks.rle import encode_rle
 from openpali.modeling.location_tokens import location_token
 from openpali.recipes import contrastive, dense, pretrain
-from openpali.recipes.callbacks import read_log
-from openpali.recipes.dense_patches import (
+from openpali.recipes.stages.dense_patches import (
     PatchCollator,
     Patches,
     box_coverage,
@@ -24,6 +23,7 @@ from openpali.recipes.dense_patches import (
     names_in,
     patch_scores,
 )
+from openpali.recipes.training.progress import read_log
 
 EMOJI = "{name: emoji, split: train, size: 32, concepts: 4, objects: [1, 2], length: 60}"
 COMMON = ["--use_cpu", "true", "--tensorboard", "false", "--per_device_train_batch_size", "4", "--max_steps", "2"]

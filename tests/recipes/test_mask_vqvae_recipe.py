@@ -8,15 +8,15 @@ from PIL import Image
 
 from openpali import MaskVQVAE
 from openpali.data.example import Box
-from openpali.data.masks import LazyMask, encode_rle
+from openpali.data.files.config import ConfigError
+from openpali.data.masks.rle import LazyMask, encode_rle
 from openpali.data.records import BadRecord
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.recipes import mask_vqvae
-from openpali.recipes.arguments import RunArguments
-from openpali.recipes.config_file import ConfigError
-from openpali.recipes.mask_data import Masks, collate, gather, instances, masks_of
-from openpali.recipes.mask_scores import before_and_after, mask_iou, pairs, sheet, square_scores
-from openpali.recipes.run_data import skip_log
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.run.datasets import skip_log
+from openpali.recipes.stages.instance_masks import Masks, collate, gather, instances, masks_of
+from openpali.recipes.stages.mask_scores import before_and_after, mask_iou, pairs, sheet, square_scores
 
 # 16 x 16 masks in 4 x 4 codes of 128: small, and its text is that of the real one
 CODEC = {"image_size": 16, "channels": [4, 8], "num_residual_blocks": 1, "codebook_dim": 8}

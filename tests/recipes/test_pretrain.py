@@ -11,10 +11,11 @@ from transformers import SiglipConfig, SiglipModel
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from openpali.data.tokenizer import train_tokenizer
-from openpali.eval.loading import load_model
-from openpali.recipes import pretrain, pretrain_start
-from openpali.recipes.callbacks import read_log
-from openpali.recipes.pretrain_start import StartArguments, load_start
+from openpali.eval.answering.load_model import load_model
+from openpali.recipes import pretrain
+from openpali.recipes.stages import pretrain_start
+from openpali.recipes.stages.pretrain_start import StartArguments, load_start
+from openpali.recipes.training.progress import read_log
 
 EMOJI = "{name: emoji, split: train, size: 32, concepts: 4, objects: [1, 2], length: 60}"
 WORDS = "{name: emoji, split: train, size: 48, concepts: 4, objects: [1, 1], words: true, length: 60}"

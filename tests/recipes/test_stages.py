@@ -13,9 +13,9 @@ from PIL import Image
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, SiglipModel, SiglipProcessor
 
 import openpali
+from openpali.data.files.config import CONFIGS
 from openpali.recipes import classification, contrastive, denoise, dense, mask_vqvae, pretrain, transfer
-from openpali.recipes.callbacks import read_log
-from openpali.recipes.config_file import CONFIGS
+from openpali.recipes.training.progress import read_log
 
 EMOJI = "{name: emoji, split: train, size: 32, concepts: 4, objects: [1, 2], length: 60}"
 COMMON = ["--use_cpu", "true", "--tensorboard", "false", "--per_device_train_batch_size", "4", "--max_steps", "2"]

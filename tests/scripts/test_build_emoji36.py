@@ -14,12 +14,13 @@ import pytest
 from emoji36_archives import CONCEPTS, NAMES, VARIANTS, contents, write_archive, write_archives, write_npm
 from PIL import Image
 
-from openpali.data.sources.emoji36 import Emoji36
-from openpali.data.sources.emoji36_folder import LANGUAGES, code_of, concept_split
-from openpali.scripts import build_emoji36, build_emoji36_packages
-from openpali.scripts.build_emoji36_icons import rasterise
-from openpali.scripts.build_emoji36_names import variant_kind
-from openpali.scripts.build_emoji36_packages import (
+from openpali.data.sources.builtin.emoji36 import Emoji36
+from openpali.data.sources.builtin.emoji36_folder import LANGUAGES, code_of, concept_split
+from openpali.scripts import build_emoji36
+from openpali.scripts.emoji36 import packages as build_emoji36_packages
+from openpali.scripts.emoji36.icons import rasterise
+from openpali.scripts.emoji36.names import variant_kind
+from openpali.scripts.emoji36.packages import (
     ICONS,
     FetchError,
     Package,

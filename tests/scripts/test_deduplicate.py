@@ -8,9 +8,9 @@ from PIL import Image, ImageFilter
 
 from openpali.data.sources.webdataset import WebDataset
 from openpali.scripts.deduplicate import main
-from openpali.scripts.picture_copies import copies_of, copies_within, pieces
-from openpali.scripts.picture_hashes import Hashes, folder_pictures, hash_picture
-from openpali.scripts.shards import write_shard
+from openpali.scripts.shards.image_duplicates import copies_of, copies_within, pieces
+from openpali.scripts.shards.image_hashes import Hashes, folder_pictures, hash_picture
+from openpali.scripts.shards.parallel import write_shard
 
 
 def scene(seed: int, side: int = 96) -> Image.Image:

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from openpali.data.files.config import CONFIGS
 from openpali.data.sources import load_source
-from openpali.recipes.config_file import CONFIGS
 from openpali.scripts import encoders
 
 PAGE = (Path(encoders.__file__).parents[1] / "docs" / "encoders.md").read_text("utf-8")

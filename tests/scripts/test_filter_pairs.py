@@ -11,11 +11,11 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from openpali.data.sources.webdataset import WebDataset
 from openpali.data.tokenizer import train_tokenizer
-from openpali.eval.embedding import embed_images, embed_texts
+from openpali.eval.image_encoders.embedding import embed_images, embed_texts
 from openpali.scripts import filter_pairs
 from openpali.scripts.filter_pairs import main, summary, threshold
-from openpali.scripts.pair_scores import PairScores, load
-from openpali.scripts.shards import claim, write_shard
+from openpali.scripts.shards.pair_scores import PairScores, load
+from openpali.scripts.shards.parallel import claim, write_shard
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 

@@ -12,7 +12,7 @@ from tolerances import assert_same_but_rounding
 from transformers import AutoModelForImageTextToText
 
 import openpali_cli  # pyright: ignore[reportMissingImports]
-from openpali.eval.loading import load_model
+from openpali.eval.answering.load_model import load_model
 from openpali.modeling.auto import checkpoint_config, model_class
 from openpali.scripts.merge_adapter import merge_adapter
 

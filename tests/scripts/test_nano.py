@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from openpali.data.files.config import find_config
 from openpali.data.sources import load_source
 from openpali.data.tasks import load_task
-from openpali.recipes.config_file import find_config
 from openpali.scripts import nano
-from openpali.scripts.chain import SCENES
+from openpali.scripts.chains.chain import SCENES
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import evaluate
 
-from openpali.eval import answer_metric
-from openpali.eval.answer_metric import Reference, by_type, keyed, mean
+from openpali.eval.metrics.shared import answer_metric
+from openpali.eval.metrics.shared.answer_metric import Reference, by_type, keyed, mean
 
 _DESCRIPTION = """
 Accuracy of yes and no about objects that are or are not on the picture, with precision, recall and F1 of yes, and the

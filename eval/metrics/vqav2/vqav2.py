@@ -2,9 +2,9 @@
 
 import evaluate
 
-from openpali.eval import answer_metric
-from openpali.eval.answer_metric import Reference, by_type, keyed, mean
-from openpali.eval.answer_text import vqav2_normalise, vqav2_space
+from openpali.eval.metrics.shared import answer_metric
+from openpali.eval.metrics.shared.answer_metric import Reference, by_type, keyed, mean
+from openpali.eval.metrics.shared.answer_text import vqav2_normalise, vqav2_space
 
 _DESCRIPTION = """
 Accuracy of the VQA evaluation (https://visualqa.org/evaluation.html), for VQAv2 and TextVQA: min(matches / 3, 1),

@@ -1,0 +1,224 @@
+"""Files of people's own data, one function for each layout: rows as they stand there."""
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openpali.data.custom.rows import BadLine, PictureFile, Row, RowObject, problem
+from openpali.data.custom.tables import decoded, read_table
+from openpali.data.files.annotations import BadPart
+from openpali.data.files.conversations import without_marks
+from openpali.data.files.image_folder import Pictures
+from openpali.data.files.run_outputs import is_hidden, runs_below
+from openpali.data.records import MAX_PIXELS, BadRecord
+
+PICTURE_ENDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# what people call the columns, for each name of ours
+COLUMNS = {
+    "image": ("image", "file_name", "img", "picture", "path", "image_path", "filename", "image_file", "images"),
+    "question": ("question", "query", "prompt"),
+    "answers": {
+        "vqa": ("answers", "answer", "response", "label"),
+        "caption": ("captions", "caption", "text", "sentences", "description", "answer"),
+        "classify": ("label", "labels", "class", "category", "answer"),
+        "ocr": ("text", "transcription", "words", "ocr", "label", "answer"),
+    },
+    "objects": ("objects", "annotations"),
+    "box": ("bbox", "box", "boxes", "bboxes"),
+    "label": ("category", "label", "categories", "labels", "class", "category_id", "name"),
+    "outline": ("segmentation", "segmentations", "outline", "mask"),
+}
+_LOOKED_AT = 50
+
+
+@dataclass
+class Read:
+    """What a file says.
+
+    Attributes:
+        rows: its records.
+        class_names: number of a class to its name, where classes have numbers.
+        notes: what a person should know.
+        mistakes: what is wrong with the file, and makes records of little use.
+    """
+
+    rows: list[Row]
+    class_names: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    mistakes: list[str] = field(default_factory=list)
+
+
+class Folder:
+    """Pictures beside a file: in the first of some folders that has them."""
+
+    def __init__(self, file: Path, image_root: Path | None, names: Iterable[Any]) -> None:
+        """Choose the folder to which most of the first names are relative.
+
+        Args:
+            file: that names the pictures.
+            image_root: the folder that names and links may not leave; that of the file (or the one above it, where
+                it is called annotations or labels) when None.
+            names: of pictures; a few are looked at.
+        """
+        here, up = file.parent, file.parent.parent
+        stem = file.stem.removeprefix("instances_").removeprefix("captions_")
+        beside = [here, here / "images", here / stem, here / "images" / stem]
+        above = here.name in ("annotations", "labels")
+        if above:
+            beside += [up, up / "images", up / stem, up / "images" / stem]
+        if image_root:
+            found = [Pictures(image_root, image_root, place) for place in beside]
+        else:
+            found = [Pictures(up if above else here, place) for place in beside]
+        some = [name for name, _ in zip(names, range(_LOOKED_AT))]
+        self.pictures = max(found, key=lambda one: sum(_has(one, name) for name in some))
+
+    def picture(self, name: Any) -> PictureFile | BadPart:
+        """Where a picture is, or why it is nowhere."""
+        try:
+            name = one_picture(name)
+        except BadPart as part:
+            return part
+        try:
+            found = self.pictures.check(name)
+            self.pictures.inside(found)
+        except BadPart as part:
+            return part if "image_root" in part.remedy else BadPart(part.reason, f"{part.remedy} See --image_root.")
+        return PictureFile(self.pictures.root / found, name)
+
+
+def one_picture(name: Any) -> Any:
+    """The name of a picture where a list has one, or an object of `datasets`. Raises BadPart for several."""
+    if isinstance(name, list) and len(name) > 1:
+        remedy = "Give one, or a JSONL file of image, prefix and suffix without --kind."
+        raise BadPart(f"it has {len(name)} pictures, and a record of a kind has one", remedy)
+    name = name[0] if isinstance(name, list) and name else name
+    return name["path"] if isinstance(name, dict) and "path" in name else name
+
+
+def read_lines(path: Path, image_root: Path | None, kind: str, columns: dict[str, str]) -> Read:
+    """JSON lines, CSV or TSV with a row for each record, a JSON list of records, or conversations in any of these."""
+    table = read_table(path, talk=not {"question", "answers"} & set(columns))
+    bad = [(record, row) for record, row in table if isinstance(row, BadPart)]
+    if len(bad) == len(table):
+        if bad:
+            raise BadRecord(str(path), bad[0][0], bad[0][1].reason, bad[0][1].remedy)
+        return Read([])
+    names = column_names((row for _, row in table if isinstance(row, dict)), kind, columns, path)
+    folder = Folder(path, image_root, (row.get(names["image"]) for _, row in table if isinstance(row, dict)))
+    rows = []
+    for record, row in table:
+        if isinstance(row, dict):
+            rows.append(as_row(path, record, folder.picture(row.get(names["image"])), row, names, kind))
+        else:
+            part = row if isinstance(row, BadPart) else BadPart("it is not a JSON object", "Mend the line.")
+            rows.append(Row(str(path), record, BadLine(part.reason, part.remedy)))
+    return Read(rows)
+
+
+def column_names(rows: Iterable[dict[str, Any]], kind: str, columns: dict[str, str], path: Path) -> dict[str, str]:
+    """The columns of a table by our names for them: those that are given, else by what people call them.
+
+    Raises:
+        BadRecord: one that the kind needs is not there; it names what there is.
+    """
+    there = list(dict.fromkeys(key for row, _ in zip(rows, range(_LOOKED_AT)) for key in row if key is not None))
+    needed = {"detect": ["objects"], "segment": ["objects"], "vqa": ["question", "answers"]}.get(kind, ["answers"])
+    if unknown := sorted(set(columns) - {"image", *COLUMNS}):
+        raise BadRecord(str(path), "columns", f"columns has no entry {unknown[0]!r}", f"It may have {list(COLUMNS)}.")
+    found = {}
+    for name in ("image", *needed):
+        usual: Any = COLUMNS[name]
+        usual = usual[kind] if isinstance(usual, dict) else usual
+        folded = {str(one).strip().lower(): one for one in reversed(there)} | {one: one for one in there}
+        column = columns.get(name) or next((folded[one] for one in usual if one in folded), None)
+        if column not in there or column is None:
+            raise BadRecord(
+                str(path),
+                "columns",
+                f"there is no column {columns.get(name) or ' or '.join(usual[:3])}, only {', '.join(map(str, there))}",
+                f"""Say which one it is: --columns '{{"{name}": "NAME"}}'.""",
+            )
+        found[name] = column
+    return found | {key: value for key, value in columns.items() if key in ("box", "label", "outline")}
+
+
+def as_row(path: Path | str, record: str, picture: Any, row: dict[str, Any], names: dict[str, str], kind: str) -> Row:
+    """A line of a table."""
+    found = Row(str(path), record, picture, declared=declared_size(row))
+    if "question" in names:
+        asked = row.get(names["question"])
+        found.question = without_marks(asked) if isinstance(asked, str) else asked
+    if "answers" in names:
+        found.answers = decoded(row.get(names["answers"]))
+    if "objects" in names:
+        value = decoded(row.get(names["objects"]))
+        if value and not isinstance(value, dict | list | tuple):
+            problem(found, "box", f"its {names['objects']} is {value!r} and no list of objects", "Give a list, or [].")
+        else:
+            found.objects = list(_objects(value, names, kind == "segment", record))
+    return found
+
+
+def _objects(value: Any, names: dict[str, str], outlined: bool, record: str) -> Iterator[RowObject]:
+    """From a list of objects, or from an object of lists as `datasets` has it; `record` is their line."""
+    if isinstance(value, dict):
+        lists = {key: items for key, items in value.items() if isinstance(items, list)}
+        length = max(map(len, lists.values()), default=0)
+        value = [{key: items[i] if i < len(items) else None for key, items in lists.items()} for i in range(length)]
+    for number, item in enumerate(value or ()):
+        item = item if isinstance(item, dict) else {"box": item}
+        keys = {name: _key(item, names.get(name), name) for name in ("box", "label", "outline")}
+        outline = item.get(keys["outline"]) if outlined else None
+        yield RowObject(item.get(keys["label"]), item.get(keys["box"]), outline or None, f"{record}, object {number}")
+
+
+def _key(item: dict[str, Any], given: str | None, name: str) -> str:
+    return given or next((one for one in COLUMNS[name] if one in item), name)
+
+
+def read_classes(path: Path, image_root: Path | None) -> Read:
+    """A folder with a folder of pictures for each class; what runs wrote into it, and hidden files, are none."""
+    rows, empty, runs = [], [], runs_below(path)
+    inside = path.resolve()
+    if image_root and inside.is_relative_to(image_root.resolve()):
+        inside = image_root.resolve()
+    for folder in sorted(one for one in path.iterdir() if one.is_dir() and not is_hidden(one.name)):
+        if folder in runs:
+            continue
+        files = sorted(one for one in folder.rglob("*") if one.suffix.lower() in PICTURE_ENDS)
+        files = [one for one in files if not any(map(is_hidden, one.relative_to(path).parts))]
+        files = [one for one in files if not runs & {*one.parents}]
+        for file in files:
+            name = file.relative_to(path).as_posix()
+            remedy = "Copy what it points to, or give an --image_root that holds both."
+            outside = BadPart(f"{name} is a link out of {inside}", remedy)
+            picture = PictureFile(file, name) if file.resolve().is_relative_to(inside) else outside
+            label = unicodedata.normalize("NFC", folder.name).replace("_", " ")
+            rows.append(Row(str(path), name, picture, answers=label))
+        if not files:
+            empty.append(folder.name)
+    notes = [f"{path}: the folders {', '.join(empty)} hold no picture"] if empty else []
+    if runs:
+        left = ", ".join(sorted(one.relative_to(path).as_posix() for one in runs))
+        notes.append(f"{path}: not read, since runs wrote them: {left}")
+    return Read(rows, notes=notes)
+
+
+def declared_size(row: dict[str, Any]) -> tuple[int, int] | None:
+    """Width and height where a record says both."""
+    size = row.get("width"), row.get("height")
+    try:
+        width, height = (int(side) for side in size)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError):
+        return None
+    return (width, height) if 0 < width * height <= MAX_PIXELS else None
+
+
+def _has(pictures: Pictures, name: Any) -> bool:
+    try:
+        return bool(pictures.check(name))
+    except BadPart:
+        return False

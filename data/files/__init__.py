@@ -1,0 +1,1 @@
+"""What files say, checked: configurations, annotations, tables, conversations, folders of images, tar shards."""

@@ -1,0 +1,218 @@
+"""What files of boxes and outlines have in common: how they are checked, and kept small.
+
+A COCO file of half a gigabyte becomes a few arrays, which the processes that read data share.
+"""
+
+import json
+import math
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from openpali.data.example import Box
+from openpali.data.files.text_encoding import read_text
+from openpali.data.masks.rle import LazyMask, checked_polygon, checked_runs, decode_rle, encode_rle, polygons_mask
+from openpali.data.records import MAX_PIXELS, BadRecord
+
+MAX_BAD_SHARE, MANY = 0.1, 100
+
+_OUTSIDE = 2.0  # pixels by which a box may leave its picture: published files round
+
+_UNPICKLE = (
+    'If you trust its origin, turn it into JSON yourself, once: python -c "import json, pickle; json.dump(pickle.load('
+    "open('refs(unc).p', 'rb')), open('refs.json', 'w'))\". Then give path: refs.json, instances: instances.json."
+)
+
+
+class BadPart(ValueError):
+    """What is wrong with a part of a record, and the remedy."""
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(reason, remedy)
+        self.reason, self.remedy = reason, remedy
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        BadRecord: there is no such file, it is a pickle, or it is not JSON.
+    """
+    if not path.is_file():
+        raise BadRecord(str(path), "all", "there is no such file", "Check the path.")
+    with path.open("rb") as file:
+        pickled = path.suffix in (".p", ".pkl", ".pickle") or file.read(1) == b"\x80"
+    if pickled:
+        raise BadRecord(
+            str(path), "all", "it is a pickle, which can run programs when it is opened, so it is not read", _UNPICKLE
+        )
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        lines = "Extra data" in str(error)
+        remedy = "If it has one object a line, call it .jsonl." if lines else "Mend or download it again."
+        raise BadRecord(str(path), "all", f"it is not JSON ({error})", remedy) from error
+
+
+class Outlines:
+    """Outlines of many objects: polygons in one array of numbers, run lengths as COCO's strings."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._numbers, self._ends = array("d"), array("q", [0])  # coordinates, and where each polygon ends
+        self._polygons = array("q", [0])  # number of polygons up to each object
+        self._strings: dict[int, str] = {}
+
+    def add(self, segmentation: Any, height: int, width: int) -> None:
+        """Append an object's polygons or run lengths, as JSON has them; nothing (None, []) is no outline.
+
+        Raises:
+            BadPart: it is neither, or run lengths of another size.
+        """
+        polygons: list[np.ndarray] = []
+        if isinstance(segmentation, dict):
+            self._strings[len(self._polygons) - 1] = _checked_string(segmentation, height, width)
+        elif segmentation is not None:
+            polygons = _checked_polygons(segmentation)
+        for polygon in polygons:
+            self._numbers.frombytes(polygon.tobytes())
+            self._ends.append(len(self._numbers))
+        self._polygons.append(self._polygons[-1] + len(polygons))
+
+    def mask(self, index: int, height: int, width: int) -> LazyMask | None:
+        """The mask of an object in a picture of that size, in the order in which they were added; None without one."""
+        if index in self._strings:
+            rle = {"size": [height, width], "counts": self._strings[index]}
+            return LazyMask(partial(decode_rle, rle))
+        first, last = self._polygons[index], self._polygons[index + 1]
+        polygons = [np.array(self._numbers[self._ends[i] : self._ends[i + 1]]) for i in range(first, last)]
+        return LazyMask(partial(polygons_mask, polygons, height, width)) if polygons else None
+
+
+def segmentation_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """bool[height, width] of polygons or run lengths, as JSON has them.
+
+    Raises:
+        BadPart: it is neither, or run lengths of another size.
+    """
+    outlines = Outlines()
+    outlines.add(segmentation, height, width)
+    mask = outlines.mask(0, height, width)
+    return mask.array if mask is not None else np.zeros((height, width), bool)
+
+
+def _checked_polygons(segmentation: Any) -> list[np.ndarray]:
+    if not isinstance(segmentation, list):
+        raise BadPart("its segmentation is neither polygons nor run lengths", "Give [[x1, y1, x2, y2, ...], ...].")
+    if segmentation and not isinstance(segmentation[0], list):
+        raise BadPart(
+            "its segmentation is no list of polygons", "Put the polygon into a list: [[x1, y1, x2, y2, ...]]."
+        )
+    try:
+        return [checked_polygon(polygon).ravel() for polygon in segmentation]
+    except ValueError as error:
+        raise BadPart(f"its segmentation has {error}", "Mend or remove the polygon.") from error
+
+
+def _checked_string(rle: dict[str, Any], height: int, width: int) -> str:
+    """COCO's string of run lengths that fill the picture."""
+    if list(rle.get("size", ())) != [height, width]:
+        raise BadPart(
+            f"its run lengths are of size {rle.get('size')}, and the picture is {height} pixels high and {width} wide",
+            'Give "size": [height, width] of the picture.',
+        )
+    try:
+        checked_runs(rle)
+        return rle["counts"] if isinstance(rle["counts"], str) else encode_rle(decode_rle(rle))["counts"]
+    except ValueError as error:
+        raise BadPart(f"its run lengths are wrong: {error}", "Encode the mask again.") from error
+
+
+def checked_box(bbox: Any, height: int, width: int, label: str, clip: bool = False) -> Box:
+    """A Box from COCO's left, top, width and height in pixels, clipped to the picture.
+
+    Args:
+        bbox: the four numbers.
+        height: of the picture in pixels.
+        width: likewise.
+        label: for the box.
+        clip: however far it reaches outside.
+
+    Raises:
+        BadPart: not four numbers, empty, with no part in the picture, or (without `clip`) more than two pixels
+            outside.
+    """
+    try:
+        left, top, wide, high = (float(value) for value in bbox)
+        if not math.isfinite(left + top + wide + high):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError) as error:
+        reason = f"its bbox {_short(bbox)} is not four numbers"
+        raise BadPart(reason, "Give [left, top, width, height] in pixels.") from error
+    if wide <= 0 or high <= 0:
+        raise BadPart(f"its bbox {_short(bbox)} is empty", "Remove it, or give [left, top, width, height].")
+    right, bottom = left + wide, top + high
+    if not clip and reaches_outside((left, top, wide, high), height, width):
+        raise BadPart(
+            f"its bbox {_short(bbox)} reaches outside the picture of {width} x {height} pixels",
+            "Give [left, top, width, height] in pixels of this picture, or have all such boxes clipped (clip_boxes).",
+        )
+    x0, y0, x1, y1 = max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
+    if x0 >= x1 or y0 >= y1:
+        raise BadPart(f"its bbox {_short(bbox)} has no part in the picture", "Remove it.")
+    return Box(x0 / width, y0 / height, x1 / width, y1 / height, label)
+
+
+def reaches_outside(box: Sequence[float], height: int, width: int) -> bool:
+    """Whether left, top, width and height in pixels leave the picture by more than files round."""
+    left, top, wide, high = box
+    return min(left, top) < -_OUTSIDE or left + wide > width + _OUTSIDE or top + high > height + _OUTSIDE
+
+
+def id_key(value: Any) -> str | None:
+    """What an id is compared by, so that "7", 7 and 7.0 are the same one; None for what is no id."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str) and value or is_whole(value):
+        return str(value)
+    return None
+
+
+def repeated(values: Iterable[Any]) -> set[str]:
+    """The ids that are there more than once."""
+    return {key for key, count in Counter(map(id_key, values)).items() if key is not None and count > 1}
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 80 else text[:77] + "..."
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Whether a value of JSON is a whole number that fits in 64 bits."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def checked_size(width: Any, height: Any) -> tuple[int, int]:
+    """Width and height of a picture. Raises BadPart unless they are whole numbers of pixels."""
+    if not (is_whole(width) and is_whole(height)) or min(width, height) < 1 or width * height > MAX_PIXELS:
+        raise BadPart(f"its width {_short(width)} and height {_short(height)} are no size", "Give both in pixels.")
+    return width, height
+
+
+def judge(path: Path, good: int, bad_records: int, bad: list[BadRecord]) -> None:
+    """Raises BadRecord when no record is good, or when more than a tenth of 100 or more are bad."""
+    total = good + bad_records
+    first = " ".join(str(record) for record in bad[:3])
+    if good == 0:
+        reason = f"none of its {total} records is good. The first: {first}" if total else "it has no records"
+        raise BadRecord(str(path), "all", reason, "" if total else "Give a file with annotated pictures.")
+    if total >= MANY and bad_records > MAX_BAD_SHARE * total:
+        reason = f"{bad_records} of its {total} records are bad, more than a tenth. The first: {first}"
+        raise BadRecord(str(path), "all", reason, "Mend or remove them.")

@@ -1,0 +1,95 @@
+"""Rows of a large data set in little memory, files that may not be there, and a data set's copy on the Hub."""
+
+import json
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from openpali.data.files.annotations import BadPart
+from openpali.data.records import BadRecord
+
+
+class MissingData(ValueError):
+    """Files of a data set that are not there. The message says what to download, and where it belongs."""
+
+
+class PackedRows:
+    """Many JSON values as one run of bytes, which the processes that read data share without copying it."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._bytes, self._ends = bytearray(), array("q", [0])
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> Any:
+        return json.loads(bytes(self._bytes[self._ends[index] : self._ends[index + 1]]))
+
+    def append(self, row: Any) -> None:
+        """Keep a value."""
+        self._bytes += json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        self._ends.append(len(self._bytes))
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Number from 1 and content of every line that is not blank; `json_line` reads it."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, line
+
+
+def json_line(line: bytes) -> Any:
+    """The value of a line of JSON. Raises BadPart when it is none."""
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise BadPart(f"it is not JSON in UTF-8 ({error})", "Mend the line.") from error
+
+
+def listed(content: Any, key: str | None, path: Path) -> list[Any]:
+    """The list in the content of a JSON file, under a key if it has one.
+
+    Raises:
+        BadRecord: there is no such list.
+    """
+    found = content.get(key) if key is not None and isinstance(content, dict) else content
+    if not isinstance(found, list):
+        what = "it is not a JSON list" if key is None else f'it has no list "{key}"'
+        raise BadRecord(str(path), "all", what, "Is it the file that the data set is handed out with?")
+    return found
+
+
+def hub_copy(name: str, config: str | None, split: str, images: list[str], files: list[str] | None = None) -> Any:
+    """A split of a data set on the Hub, or in a local folder that `datasets` reads, its pictures left encoded.
+
+    With `files` the name is that of their format, such as `parquet`.
+
+    Raises:
+        MissingData: it cannot be read, or has no such split or no such columns.
+    """
+    import datasets  # takes a second, and most runs read a folder
+
+    try:
+        data: Any = datasets.load_dataset(name, config, split=split, data_files=files)
+    except (OSError, ValueError) as error:
+        raise MissingData(
+            f"hub: the split {split!r} of {name} cannot be read ({' '.join(str(error).split())}). Check the name,"
+            " hub_config and hub_splits, and whether its terms have to be accepted on the Hub first."
+        ) from error
+    if missing := [column for column in images if column not in data.column_names]:
+        raise MissingData(
+            f"hub: {name} has no column {missing[0]!r} for pictures; there are {', '.join(data.column_names)}."
+            " Give columns: {image: the right one}."
+        )
+    for column in images:
+        data = data.cast_column(column, datasets.Image(decode=False))
+    return data
+
+
+def with_pictures(data: Any, images: list[str]) -> list[bool]:
+    """Which rows of a `hub_copy` have all of their pictures; nothing is decoded, nor even copied."""
+    columns = [data.data.column(column).is_valid().to_pylist() for column in images]
+    return [all(row) for row in zip(*columns, strict=True)]

@@ -1,0 +1,1 @@
+"""Images: opened, checked, turned upright, augmented, and made into `pixel_values`."""

@@ -1,0 +1,1 @@
+"""Masks and boxes of objects: RLE, polygons, and the mask tokenizer that tasks write masks with."""

@@ -1,0 +1,85 @@
+"""The mask VQ-VAE that tasks write and read masks with: loaded once in each process, when it is first needed."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from openpali.data.example import Box, Example
+from openpali.data.masks.objects import Objects, box_dict, located
+from openpali.data.masks.rle import encode_rle, mask_array, mask_box
+from openpali.modeling.checkpoints import load_checkpoint
+from openpali.modeling.location_tokens import LocatedBox
+from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
+
+DEFAULT_CODEC = "outputs/mask-vqvae"
+
+_REMEDY = (
+    "`make mask-vqvae` trains one on the built-in drawings, `python -m openpali.scripts.convert_mask_vqvae vae-oid.npz"
+    f" {DEFAULT_CODEC}` converts the authors' (PaliGemma's tokens mean what that one says), and --codec, or the option"
+    " `codec` of a task, names another folder or a Hub name."
+)
+
+
+def load_codec(name: str) -> MaskVQVAE:
+    """The codec of a folder or Hub name, on the CPU.
+
+    Raises:
+        ValueError: there is none, or it is another model; the message says how to make one.
+    """
+    path = Path(name)
+    is_folder = (path / "config.json").is_file()
+    if not is_folder and (path.is_absolute() or name.startswith((".", "outputs/")) or name.count("/") != 1):
+        raise ValueError(f"there is no mask codec at {name}: {_REMEDY}")
+    try:
+        # the same name means another folder from elsewhere
+        return _loaded(str(path.resolve()) if is_folder else name)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{name} cannot be loaded as a mask codec ({error}): {_REMEDY}") from error
+
+
+@functools.cache
+def _loaded(name: str) -> MaskVQVAE:
+    codec: Any = load_checkpoint(MaskVQVAE, name)
+    return codec.eval()
+
+
+def write_masks(codec: str, items: Objects, boxes: list[Box]) -> tuple[str, tuple[dict[str, Any], ...]]:
+    """The text of objects of a record, and their masks as run lengths; empty where there are none.
+
+    Args:
+        codec: folder or Hub name.
+        items: objects whose masks have a pixel.
+        boxes: of each of them, with the label to write, which may be empty.
+    """
+    if not items:
+        return "", ()
+    masks = [mask_array(item["mask"]) for item in items]
+    places = [_place(box, mask) for box, mask in zip(boxes, masks, strict=True)]
+    stacked = torch.from_numpy(np.stack(masks))
+    text = load_codec(codec).write(stacked, [box.label for box in boxes], places)
+    return text, tuple(encode_rle(mask) for mask in masks)
+
+
+def _place(box: Box, mask: np.ndarray) -> LocatedBox:
+    """The box, or the tightest one around the mask when its edges, rounded to pixels, have nothing between them."""
+    height, width = mask.shape
+    left, top, right, bottom = (round(edge) for edge in located(box).pixel_xyxy(width, height))
+    return located(box if left < right and top < bottom else mask_box(mask))
+
+
+def read_masks(codec: str, text: str, example: Example) -> list[dict[str, Any]]:
+    """`{"box": [x0, y0, x1, y1], "label", "mask": run lengths}` of each mask in a model's text; no text raises."""
+    width, height = example.images[0].size
+    found = load_codec(codec).read(text, height, width)
+    return [
+        {"box": list(box.normalised_xyxy()), "label": box.label, "mask": encode_rle(mask.numpy())}
+        for mask, box in zip(found.masks, found.boxes, strict=True)
+    ]
+
+
+def true_masks(example: Example) -> list[dict[str, Any]]:
+    """The same of an example's own boxes and masks."""
+    return [box_dict(box) | {"mask": mask} for box, mask in zip(example.boxes, example.masks, strict=True)]

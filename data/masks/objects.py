@@ -1,0 +1,113 @@
+"""What tasks ask of the `objects` of a record, whatever its source.
+
+An object has `names` (language to name) and `box`; it may have `mask` (an array, a `LazyMask` or run lengths) and
+`sentences` (language to a list of expressions that mean this object on this picture). A record's `crowds` are names
+of things of which a crowd is outlined as one: a prompt for them would have no complete answer.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from openpali.data.example import Box
+from openpali.data.masks.rle import mask_array
+from openpali.modeling.location_tokens import LocatedBox
+
+ORDERS = ("reading", "shuffled")
+
+Objects = list[dict[str, Any]]
+
+
+def located(box: Box) -> LocatedBox:
+    """The box as the location tokens have it."""
+    return LocatedBox(box.y0, box.x0, box.y1, box.x1, box.label)
+
+
+def box_dict(box: Box) -> dict[str, Any]:
+    """The box as metrics have it."""
+    return {"box": [box.x0, box.y0, box.x1, box.y1], "label": box.label}
+
+
+def labelled(box: Box, label: str) -> Box:
+    """The box with another label."""
+    return Box(box.x0, box.y0, box.x1, box.y1, label)
+
+
+def reading_order(item: dict[str, Any]) -> tuple[int, float]:
+    """Rows of a third of the picture from top to bottom, from left to right within a row: a key for `sorted`."""
+    box: Box = item["box"]
+    return min(int(3 * (box.y0 + box.y1) / 2), 2), box.x0
+
+
+def check_order(order: str) -> None:
+    """Raises ValueError for an order that there is not."""
+    if order not in ORDERS:
+        raise ValueError(f"order is one of {', '.join(ORDERS)}, not {order!r}")
+
+
+def choose_things(
+    objects: Objects,
+    crowds: Sequence[str],
+    rng: random.Random,
+    language: str,
+    most_things: int = 1,
+    things: Sequence[str] = (),
+    most_boxes: int | None = None,
+    order: str = "reading",
+) -> tuple[list[str], Objects]:
+    """Some of the things of a picture, and every object that is one of them.
+
+    Args:
+        objects: of a record.
+        crowds: names that cannot be asked for.
+        rng: draws.
+        language: of the names.
+        most_things: how many different ones.
+        things: names that may be drawn; any when empty.
+        most_boxes: things with more objects than this are not drawn.
+        order: of the objects, `reading` or `shuffled`.
+
+    Returns:
+        Names in the reading order of their first objects, and objects; both empty when nothing can be asked for.
+    """
+    objects = sorted(objects, key=reading_order)
+    names = [item["names"][language] for item in objects]
+    known = [
+        name
+        for name in dict.fromkeys(names)
+        if name not in crowds
+        and (not things or name in things)
+        and (most_boxes is None or names.count(name) <= most_boxes)
+    ]
+    if not known:
+        return [], []
+    wanted = set(rng.sample(known, rng.randint(1, min(most_things, len(known)))))
+    chosen = [item for item, name in zip(objects, names) if name in wanted]
+    if order == "shuffled":
+        rng.shuffle(chosen)
+    return [name for name in known if name in wanted], chosen
+
+
+def all_things(
+    objects: Objects, left_out: Sequence[str], language: str, classes: Sequence[str]
+) -> tuple[list[str], Objects]:
+    """Names of all classes but those that cannot be asked for on this picture, and the objects of these names."""
+    names = [name for name in classes if name not in left_out]
+    return names, [item for item in sorted(objects, key=reading_order) if item["names"][language] in names]
+
+
+def region_texts(item: dict[str, Any], language: str) -> list[str]:
+    """What an object may be called: its sentences where there are some, otherwise its name; empty without either."""
+    if item.get("sentences"):
+        return list(item["sentences"].get(language, ()))
+    return [item["names"][language]]
+
+
+def with_masks(objects: Objects) -> Objects:
+    """Those that have a mask."""
+    return [item for item in objects if item.get("mask") is not None]
+
+
+def visible(objects: Objects) -> Objects:
+    """Those whose mask has a pixel: an outline may be thinner than one."""
+    return [item for item in objects if mask_array(item["mask"]).any()]

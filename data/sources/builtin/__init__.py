@@ -1,0 +1,1 @@
+"""The built-in images: scenes of emoji with boxes, masks, captions and questions, made when they are asked for."""

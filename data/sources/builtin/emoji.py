@@ -1,0 +1,150 @@
+"""Scenes composed from emoji drawings, with exact boxes, masks, counts, colours, positions and captions.
+
+A scene is a pure function of (seed, split, index): two processes, or the same run resumed, see the same pictures,
+and no index of one split can produce the scene of another.
+"""
+
+import random
+import zlib
+from pathlib import Path
+from typing import Any
+
+from openpali.data.masks.objects import reading_order
+from openpali.data.sources.builtin.backgrounds import background
+from openpali.data.sources.builtin.drawings import (
+    CREDITS,
+    Drawing,
+    concept_chars,
+    default_cache_dir,
+    load_drawing,
+    raster_for,
+)
+from openpali.data.sources.builtin.phrases import LANGUAGES, caption
+from openpali.data.sources.builtin.placement import Placed, grid_position, mask_box, place_all, write_all
+
+SPLITS = ("train", "validation", "test")
+
+_COPY = 0.3
+_SMALLEST, _SMALLEST_WITH_WORDS, _MOST = 32, 48, 9
+
+
+class EmojiScenes:
+    """The built-in pictures, as a source of records.
+
+    A record holds `id`, `image` (PIL RGB), `objects`, `words`, `captions` (language to text) and `absent`
+    (two concepts that are not in the scene). An object holds `concept` (English name), `names` (language to name),
+    `box` and `mask` (`bool[H, W]`) of its visible pixels, `visible` (their share of the drawing), `colour` (English
+    key or None) and `position` (English key).
+    Objects and words come in reading order. `credits` is due wherever the pictures are shown.
+    """
+
+    name = "emoji"
+    credits = CREDITS
+
+    def __init__(
+        self,
+        split: str = "train",
+        size: int = 64,
+        concepts: int = 32,
+        objects: tuple[int, int] = (1, 2),
+        length: int = 20_000,
+        seed: int = 0,
+        words: bool = False,
+        concept_split: str = "seen",
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        """Describe the scenes; drawings are rasterised on first use and kept in `cache_dir`.
+
+        Args:
+            split: train, validation or test.
+            size: side of the pictures in pixels.
+            concepts: how many of the fixed list of concepts appear, the most distinct first.
+            objects: fewest and most objects in a scene, copies counted.
+            length: number of scenes.
+            seed: another seed gives other scenes.
+            words: write one to three words on each picture.
+            concept_split: `seen`, or `held_out` for concepts that training never shows.
+            cache_dir: folder for rasterised drawings; by default in the user's cache folder.
+        """
+        fewest, most = objects
+        if split not in SPLITS:
+            raise ValueError(f"split is one of {', '.join(SPLITS)}, not {split!r}.")
+        if not 0 <= fewest <= most <= _MOST or (most == 0 and not words):
+            raise ValueError(
+                f"objects={list(objects)}: give fewest and most, from 0 to {_MOST}, with most at least 1."
+            )
+        smallest = _SMALLEST_WITH_WORDS if words else _SMALLEST
+        if size < smallest or length < 1:
+            raise ValueError(f"size={size}, length={length}: size is at least {smallest} and length at least 1.")
+        self.split, self.size, self.objects, self.length = split, size, (fewest, most), length
+        self.seed, self.words, self.concept_split = seed, words, concept_split
+        self.cache_dir = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+        self._chars = concept_chars(concept_split, concepts)
+        # scenes made otherwise have other ids, so that a report can hold pictures of several sources
+        look = repr((size, concepts, (fewest, most), words, concept_split)).encode()
+        self._prefix = f"emoji-{split}-{seed}-{zlib.crc32(look):08x}"
+        if concepts < most + 2:
+            raise ValueError(f"concepts={concepts}: scenes of up to {most} objects need at least {most + 2}.")
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < self.length:
+            raise IndexError(f"scene {index} of {self.length}")
+        rng = random.Random(f"openpali/{self.seed}/{self.split}/{index}")
+        image = background(self.size, rng)
+        chosen = self._choose(rng)
+        placed = place_all(image, [self._drawing(char) for char in chosen], rng)
+        placed, words = write_all(image, placed, rng) if self.words else (placed, [])
+        objects = sorted((_describe(item) for item in placed), key=reading_order)
+        others = [char for char in self._chars if char not in chosen]
+        return {
+            "id": f"{self._prefix}-{index}",
+            "image": image,
+            "objects": objects,
+            "words": words,
+            "captions": {language: caption(_counts(objects, language), language) for language in LANGUAGES},
+            "absent": [_naming(self._drawing(char)) for char in rng.sample(others, 2)],
+        }
+
+    def retold(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A record whose objects have moved, with their new positions, in reading order, and with new captions."""
+        placed = [item | {"position": grid_position(item["box"])} for item in record["objects"]]
+        objects = sorted(placed, key=reading_order)
+        captions = {language: caption(_counts(objects, language), language) for language in LANGUAGES}
+        return record | {"objects": objects, "captions": captions}
+
+    @property
+    def concepts(self) -> list[dict[str, Any]]:
+        """`concept`, `names` and `colour` of every concept that can appear, in the fixed order."""
+        return [_naming(self._drawing(char)) for char in self._chars]
+
+    def _drawing(self, char: str) -> Drawing:
+        return load_drawing(char, self.cache_dir, raster_for(self.size))
+
+    def _choose(self, rng: random.Random) -> list[str]:
+        """Emoji of the scene; each after the first may repeat an earlier one, so that counting has a point."""
+        chosen: list[str] = []
+        for _ in range(rng.randint(*self.objects)):
+            if chosen and rng.random() < _COPY:
+                chosen.append(rng.choice(chosen))
+            else:
+                chosen.append(rng.choice([char for char in self._chars if char not in chosen]))
+        return chosen
+
+
+def _describe(item: Placed) -> dict[str, Any]:
+    box = mask_box(item.visible, item.drawing.concept)
+    share = float(item.visible.sum() / item.full)
+    place = {"box": box, "mask": item.visible, "position": grid_position(box), "visible": share}
+    return _naming(item.drawing) | place
+
+
+def _naming(drawing: Drawing) -> dict[str, Any]:
+    return {"concept": drawing.concept, "names": drawing.names, "colour": drawing.colour}
+
+
+def _counts(objects: list[dict[str, Any]], language: str) -> dict[str, int]:
+    names = [item["names"][language] for item in objects]
+    return {name: names.count(name) for name in dict.fromkeys(names)}

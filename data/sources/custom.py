@@ -1,0 +1,132 @@
+"""People's own data: COCO's JSON, lines of JSON or CSV, folders of classes, and data sets of the Hub."""
+
+from functools import partial
+from typing import Any
+
+from openpali.data.custom.dataset import own_spec, read_own
+from openpali.data.custom.rows import REGION_KINDS, Picture, Row, read_box, texts
+from openpali.data.files.annotations import segmentation_mask
+from openpali.data.images.open_image import BadImage, load_image
+from openpali.data.images.orientation import UPRIGHT, turned_box, turned_mask
+from openpali.data.masks.rle import LazyMask
+from openpali.data.records import BadRecord
+
+
+class OwnData:
+    """Records of one part of a person's data, their pictures decoded as they are asked for.
+
+    A record holds `id`, `image` (PIL RGB), and what its kind needs: `objects` and `crowds` as in `CocoInstances`,
+    `captions` ({language: texts}), or `answers` (texts), of `vqa` with `question`. A picture without an object stays,
+    as one on which there is nothing to be found.
+
+    Attributes:
+        bad: what is wrong with each record of the data that cannot be used, of all parts.
+        notes: what else a person should know.
+        classes: names of all classes, of all parts.
+    """
+
+    name = "own"
+
+    def __init__(
+        self,
+        path: str,
+        kind: str,
+        split: str = "train",
+        image_root: str | None = None,
+        columns: dict[str, str] | None = None,
+        box_format: str = "xywh",
+        label_offset: int = 0,
+        classes: tuple[str, ...] | list[str] = (),
+        validation_path: str | None = None,
+        test_path: str | None = None,
+        resplit: bool = False,
+        language: str = "en",
+        orientation: str = "upright",
+        clip_boxes: bool = False,
+    ) -> None:
+        """Read and check everything, and take one part; see `OwnSpec`.
+
+        Args:
+            path: a file, a folder, or `hf:NAME`.
+            kind: detect, segment, caption, vqa, classify or ocr.
+            split: train, validation or test.
+            image_root: folder of the pictures.
+            columns: our names to those of the data.
+            box_format: of the boxes.
+            label_offset: added to numbers of classes.
+            classes: their names.
+            validation_path: data of that part, where they are apart.
+            test_path: likewise.
+            resplit: split anew whatever parts there are.
+            language: of captions and names.
+            orientation: of the pictures that were annotated: `upright`, or as `stored`, before EXIF turns them.
+            clip_boxes: to their pictures, however far they reach outside.
+
+        Raises:
+            BadRecord: a file is no such file, or no record of the part is good.
+            ValueError: an option makes no sense.
+        """
+        options = {"image_root": image_root, "box_format": box_format, "label_offset": label_offset}
+        options |= {"validation_path": validation_path, "test_path": test_path, "resplit": resplit}
+        options |= {"orientation": orientation, "clip_boxes": clip_boxes}
+        self.spec = own_spec(path, kind, columns, classes, **options)
+        found = read_own(self.spec)
+        parts = found.parts()
+        if split not in parts:
+            raise ValueError(f"split is one of {', '.join(parts)}, not {split!r}")
+        self.language, self._rows = language, parts[split]
+        self.bad = found.bad if split == "train" else []
+        # of all parts, and told once
+        self.notes = found.notes if split == "train" else []
+        self.classes, self._labels = found.classes, found.labels
+        if not self._rows:
+            first = f" The first of its bad records: {found.bad[0]}" if found.bad else ""
+            raise BadRecord(path, split, f"no record of this part can be used.{first}", "Give it some, or resplit.")
+
+        if kind in REGION_KINDS and not self.classes:
+            raise BadRecord(path, split, "no picture has an object to be found", "Give it annotations.")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)} of {self.spec.path}")
+        row = self._rows[index]
+        name = row.file if row.file.startswith("hf:") else row.file.replace("\\", "/").rsplit("/", 1)[-1]
+        record = {"id": f"{name}:{row.record}", "image": self._load(row)}
+        if self.spec.kind in REGION_KINDS:
+            return record | self._regions(row)
+        if self.spec.kind == "caption":
+            return record | {"captions": {self.language: texts(row.answers)}}
+        question = {"question": texts(row.question)[0]} if self.spec.kind == "vqa" else {}
+        answers = self._labels(row) if self.spec.kind == "classify" else texts(row.answers)
+        return record | question | {"answers": answers}
+
+    def _load(self, row: Row) -> Any:
+        picture: Any = row.picture
+        return decoded(picture, row)
+
+    def _regions(self, row: Row) -> dict[str, Any]:
+        assert row.size is not None
+        width, height = row.size
+        turn = row.turn if self.spec.orientation == "stored" else UPRIGHT
+        objects, crowds = [], set()
+        for item, label in zip(row.objects, self._labels(row), strict=True):
+            if item.crowd:
+                crowds.add(label)
+                continue
+            box = read_box(item.box, self.spec.box_format, row.size, label, self.spec.clip_boxes)
+            outline = item.outline
+            mask = LazyMask(partial(segmentation_mask, outline, height, width)) if outline is not None else None
+            place = {"box": turned_box(box, turn), "mask": turned_mask(mask, turn)}
+            objects.append({"concept": label, "names": {self.language: label}} | place)
+        return {"objects": objects, "crowds": sorted(crowds)}
+
+
+def decoded(picture: Picture, row: Row) -> Any:
+    """The picture of a row. Raises BadRecord."""
+    try:
+        return load_image(picture.content())
+    except (OSError, BadImage) as error:
+        raise BadRecord(row.file, row.record, f"{picture.name}: {error}", "Mend or remove it.") from error

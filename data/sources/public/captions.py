@@ -1,0 +1,129 @@
+"""Captions of pictures: COCO in Karpathy's split, NoCaps, TextCaps, and what they have in common."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+from openpali.data.files.annotations import BadPart
+from openpali.data.sources.public.base import PublicSource, field, held_out
+
+
+class PublicCaptions(PublicSource):
+    """Pictures with captions: a record holds `id`, `image` (PIL RGB) and `captions` (`{language: [texts]}`)."""
+
+    hub_columns: ClassVar[dict[str, str | list[str]]] = {"image": "image", "captions": "captions"}
+
+    @abstractmethod
+    def told(self, entry: Any) -> tuple[Sequence[str], Any]:
+        """Where the picture of an entry may lie, relative to `image_root`, and its captions. Raises BadPart."""
+
+    def row(self, entry: Any) -> dict[str, Any] | None:
+        """English captions, and where the picture is."""
+        if self.hub is not None:
+            return {"captions": {"en": checked_texts(field(entry, "captions", (str, list)))}}
+        places, captions = self.told(entry)
+        return {"captions": {"en": checked_texts(captions)}, "images": [self.picture(*places)]}
+
+
+class KarpathyCoco(PublicCaptions):
+    """COCO captions in the split of Karpathy and Li (2015); the part `restval` of the file is trained on, as by all.
+
+    113,287 pictures to train on, 5,000 for validation and 5,000 to test, of five captions each.
+    """
+
+    name = "cococap"
+    title = "COCO captions"
+    address = (
+        "http://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip (dataset_coco.json) and"
+        " https://cocodataset.org/#download (2014 Train images, 2014 Val images)"
+    )
+    layout = ("dataset_coco.json", "train2014/COCO_train2014_000000000009.jpg ...", "val2014/...")
+    parts = {"train": "train", "validation": "val", "test": "test"}
+
+    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+        """The pictures of a part."""
+        wanted = ("train", "restval") if part == "train" else (part,)
+        for number, entry in enumerate(self.read_list("dataset_coco.json", key="images")):
+            if not isinstance(entry, dict) or entry.get("split") in wanted:
+                yield entry_name(entry, number, "cocoid", "imgid"), entry
+
+    def told(self, entry: Any) -> tuple[Sequence[str], Any]:
+        """`sentences`, as they were typed in."""
+        texts = [field(sentence, "raw") for sentence in field(entry, "sentences", list)]
+        return (f"{field(entry, 'filepath')}/{field(entry, 'filename')}",), texts
+
+
+class NoCaps(PublicCaptions):
+    """NoCaps (Agrawal et al. 2019): pictures of things that COCO's captions do not know, for evaluation alone.
+
+    4,500 pictures of ten captions. The test part's captions are not public.
+    """
+
+    name = "nocaps"
+    title = "NoCaps"
+    address = "https://nocaps.org/download (captions) and Open Images (validation pictures)"
+    layout = ("nocaps_val_4500_captions.json", "validation/0013ea2087020901.jpg ...")
+    parts = {"validation": "val", "test": "val"}
+
+    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+        """Pictures with the captions that the annotations have of them."""
+        texts: dict[Any, list[Any]] = {}
+        for annotation in self.read_list("nocaps_val_4500_captions.json", key="annotations"):
+            if isinstance(annotation, dict):
+                texts.setdefault(annotation.get("image_id"), []).append(annotation.get("caption"))
+        for number, image in enumerate(self.read_list("nocaps_val_4500_captions.json", key="images")):
+            entry = image | {"captions": texts.get(image.get("id"), [])} if isinstance(image, dict) else image
+            yield entry_name(image, number, "id"), entry
+
+    def told(self, entry: Any) -> tuple[Sequence[str], Any]:
+        """Open Images' archive unpacks into `validation`."""
+        file = field(entry, "file_name")
+        return (f"validation/{file}", f"Images/validation/{file}", file), entry["captions"]
+
+
+class TextCaps(PublicCaptions):
+    """TextCaps (Sidorov et al. 2020): captions that need what is written on the picture.
+
+    The test part's captions are not public, so that scores are published on the validation part. It is `test` here,
+    and one in twenty pictures of the training part are `validation`.
+    """
+
+    name = "textcaps"
+    title = "TextCaps"
+    address = "https://textvqa.org/textcaps/dataset"
+    layout = ("TextCaps_0.1_train.json", "TextCaps_0.1_val.json", "train_images/0000599864fd15b3.jpg ...")
+    parts = {"train": "train", "validation": "held_out", "test": "val"}
+
+    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+        """Pictures; the file has an entry for each caption."""
+        file = "TextCaps_0.1_val.json" if part == "val" else "TextCaps_0.1_train.json"
+        texts: dict[str, list[Any]] = {}
+        for number, entry in enumerate(self.read_list(file, key="data")):
+            name = entry_name(entry, number, "image_id")
+            texts.setdefault(name, []).append(entry.get("caption_str") if isinstance(entry, dict) else None)
+        for name, captions in texts.items():
+            if part == "val" or held_out(name) == (part == "held_out"):
+                yield name, {"image_id": name, "captions": captions}
+
+    def told(self, entry: Any) -> tuple[Sequence[str], Any]:
+        """Pictures of both parts lie in one folder."""
+        return (f"train_images/{entry['image_id']}.jpg",), entry["captions"]
+
+
+def entry_name(entry: Any, number: int, *keys: str) -> str:
+    """What errors and ids call an entry: the first of these keys that it has, or its place in the list from 0."""
+    for key in keys:
+        if isinstance(entry, dict) and isinstance(entry.get(key), int | str):
+            return str(entry[key])
+    return f"entry {number}"
+
+
+def checked_texts(value: Any, what: str = "caption") -> list[str]:
+    """Texts with single spaces, empty ones left out. Raises BadPart where there is none, or something else."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise BadPart(f"its {what}s are not texts", "Mend or remove the entry.")
+    texts = [" ".join(text.split()) for text in texts]
+    if not any(texts):
+        raise BadPart(f"it has no {what}", "Remove the entry.")
+    return [text for text in texts if text]

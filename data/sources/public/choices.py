@@ -1,0 +1,186 @@
+"""A-OKVQA, AI2D and ScienceQA: questions with choices, one of which is right."""
+
+import ast
+import csv
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from openpali.data.files.annotations import BadPart, read_json
+from openpali.data.records import BadRecord
+from openpali.data.sources.public.base import NO_PICTURE, field, held_out
+from openpali.data.sources.public.questions import QuestionSource, in_part, name_of
+from openpali.data.sources.public.replaced_letters import draw_letters, letters_of
+
+
+class AOkVqa(QuestionSource):
+    """A-OKVQA (Schwenk et al. 2022): ten answers, and four choices with the index of the right one."""
+
+    name = "aokvqa"
+    title = "A-OKVQA"
+    address = "https://allenai.org/project/a-okvqa"
+    layout = (
+        "aokvqa_v1p0_train.json, aokvqa_v1p0_val.json",
+        "train2017/, val2017/: pictures, from https://cocodataset.org (or image_root: the folder that has them)",
+    )
+    hub_columns: ClassVar[dict[str, str | list[str]]] = {
+        "image": "image",
+        "question": "question",
+        "answers": "direct_answers",
+        "difficult": "difficult_direct_answer",
+        "choices": "choices",
+        "correct": "correct_choice_idx",
+    }
+    easy_alone: ClassVar[bool] = False
+
+    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+        """Entries of the list that a file is."""
+        for number, entry in enumerate(self.read_list(f"aokvqa_v1p0_{part}.json")):
+            yield name_of(entry, "question_id", number), in_part(entry, part)
+
+    def asked(self, entry: Any) -> dict[str, Any] | None:
+        """The question, its answers and its choices."""
+        number, part = field(entry, "image_id", int), field(entry, "part")
+        return self._scored(
+            {
+                "images": [self.picture(f"{part}2017/{number:012d}.jpg")],
+                "question": field(entry, "question"),
+                "answers": field(entry, "direct_answers", list),
+                "choices": field(entry, "choices", list),
+                "correct": field(entry, "correct_choice_idx", int),
+            },
+            entry.get("difficult_direct_answer"),
+        )
+
+    def hub_asked(self, entry: dict[str, Any]) -> dict[str, Any] | None:
+        """The same of a copy, where the answers may be a list in Python's spelling."""
+        difficult, answers = entry.pop("difficult", None), entry["answers"]
+        if isinstance(answers, str) and answers.startswith("["):
+            try:
+                answers = ast.literal_eval(answers)
+            except (ValueError, SyntaxError) as error:
+                raise BadPart(f"its answers are no list ({error})", "Leave the row out of the copy.") from error
+        return self._scored(entry | {"answers": answers}, difficult)
+
+    def _scored(self, row: dict[str, Any], difficult: Any) -> dict[str, Any] | None:
+        if self.easy_alone and self.split != "train" and difficult in (True, "True", "true"):
+            return self.leave_out("too hard to be answered without choices, so not scored")
+        return row
+
+
+class AOkVqaDirect(AOkVqa):
+    """A-OKVQA for direct answers: its evaluation passes over the questions that are marked as too difficult."""
+
+    name = "aokvqa_direct"
+    easy_alone = True
+
+
+class Ai2d(QuestionSource):
+    """AI2D (Kembhavi et al. 2016): diagrams of school books.
+
+    Questions about lettered parts are about a picture in which the letters have replaced the words, which is drawn
+    from the file of its annotations. There is no validation part: one picture in twenty is kept out of training.
+    """
+
+    name = "ai2d"
+    title = "AI2D"
+    address = "https://allenai.org/data/diagrams"
+    layout = (
+        "images/0.png, ...; questions/0.png.json, ...; annotations/0.png.json, ...",
+        "ai2d_test_ids.csv, from https://s3-us-east-2.amazonaws.com/prior-datasets/ai2d_test_ids.csv",
+    )
+    parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "held out", "test": "test"}
+    hub_columns: ClassVar[dict[str, str | list[str]]] = {
+        "image": "image",
+        "question": "question",
+        "choices": "options",
+        "correct": "answer",
+    }
+
+    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+        """Questions of every diagram of the part, each with its diagram."""
+        with self.find("ai2d_test_ids.csv").open(encoding="utf-8-sig", newline="") as lines:
+            tests = {row[0].strip() for row in csv.reader(lines) if row}
+        for path in sorted(self.find("questions").glob("*.json")):
+            number = path.name.split(".")[0]
+            if part != ("test" if number in tests else "held out" if held_out(f"ai2d/{number}") else "train"):
+                continue
+            content = read_json(path)
+            questions = content.get("questions") if isinstance(content, dict) else None
+            if not isinstance(questions, dict):
+                raise BadRecord(str(path), "all", 'it has no "questions"', "Download it again.")
+            for place, (text, entry) in enumerate(questions.items()):
+                yield f"{number}-{place}", (content.get("imageName", f"{number}.png"), text, entry)
+
+    def asked(self, entry: Any) -> dict[str, Any] | None:
+        """The question, its choices, and the letters that have to be drawn."""
+        image, text, question = entry
+        found = {
+            "images": [self.picture(f"images/{image}")],
+            "question": text,
+            "choices": field(question, "answerTexts", list),
+            "correct": field(question, "correctAnswer", int),
+        }
+        if not question.get("abcLabel"):
+            return found
+        path = self.path / "annotations" / f"{image}.json"
+        try:
+            return found | {"letters": letters_of(read_json(path))}
+        except BadRecord as bad:
+            raise BadPart(f"{path.name} of annotations: {bad.reason}", "Download it again.") from bad
+
+    def hub_asked(self, entry: dict[str, Any]) -> dict[str, Any] | None:
+        """The same of a copy, whose right choice may be a text of digits."""
+        correct = entry["correct"]
+        return entry | {"correct": int(correct) if isinstance(correct, str) and correct.isdecimal() else correct}
+
+    def record(self, row: dict[str, Any], pictures: list[Any]) -> dict[str, Any]:
+        """The record, its picture with the letters."""
+        letters = row.pop("letters", [])
+        return super().record(row, [draw_letters(picture, letters) for picture in pictures] if letters else pictures)
+
+
+class ScienceQa(QuestionSource):
+    """ScienceQA (Lu et al. 2022), the questions that have a picture; `training` tells the task to shuffle choices."""
+
+    name = "science_qa"
+    title = "ScienceQA"
+    address = "https://scienceqa.github.io"
+    layout = ("problems.json", "train/1/image.png, ..., val/, test/: pictures")
+    parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "test"}
+    hub_columns: ClassVar[dict[str, str | list[str]]] = {
+        "image": "image",
+        "question": "question",
+        "choices": "choices",
+        "correct": "answer",
+        "hint": "hint",
+        "question_type": "subject",
+    }
+
+    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+        """Problems of the part."""
+        path = self.find("problems.json", "data/scienceqa/problems.json")
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise BadRecord(str(path), "all", "it is not a JSON object of problems by number", "Download it again.")
+        for id_, entry in content.items():
+            if not isinstance(entry, dict) or entry.get("split") == part:
+                yield id_, (id_, entry)
+
+    def asked(self, entry: Any) -> dict[str, Any] | None:
+        """The question, its choices and its hint."""
+        id_, problem = entry
+        question, part = field(problem, "question"), field(problem, "split")
+        if not problem.get("image"):
+            return self.leave_out(NO_PICTURE)
+        return {
+            "images": [self.picture(f"{part}/{id_}/{problem['image']}")],
+            "question": question,
+            "choices": field(problem, "choices", list),
+            "correct": field(problem, "answer", int),
+            "hint": problem.get("hint"),
+            "question_type": problem.get("subject"),
+        }
+
+    def record(self, row: dict[str, Any], pictures: list[Any]) -> dict[str, Any]:
+        """The record, and whether it is one to train on."""
+        return super().record(row, pictures) | {"training": self.split == "train"}

@@ -1,0 +1,198 @@
+"""DocVQA, InfographicVQA, ST-VQA, ChartQA and OCR-VQA: questions about what is written on a picture."""
+
+import itertools
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from openpali.data.files.annotations import BadPart, read_json
+from openpali.data.records import BadRecord
+from openpali.data.sources.public.base import field, held_out
+from openpali.data.sources.public.questions import QuestionSource, in_part, name_of
+
+BOOK_PARTS = {1: "train", 2: "val", 3: "test"}
+"""OCR-VQA's numbers of its parts."""
+
+
+class DocVqa(QuestionSource):
+    """DocVQA (Mathew et al. 2021): scanned pages, and every text that counts as right."""
+
+    name = "docvqa"
+    title = "DocVQA"
+    address = "https://rrc.cvc.uab.es/?ch=17 (Single Document Visual Question Answering)"
+    layout = (
+        "spdocvqa_qas/train_v1.0_withQT.json, spdocvqa_qas/val_v1.0_withQT.json",
+        "spdocvqa_images/: pictures",
+        "or, as it was before, train/train_v1.0.json and train/documents/, val/...",
+    )
+
+    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+        """Entries of the list `data`."""
+        names = [f"{part}_v1.0_withQT.json", f"{part}_v1.0.json"]
+        found = self.read_list(
+            *(folder + name for folder in ("spdocvqa_qas/", f"{part}/", "") for name in names), key="data"
+        )
+        for number, entry in enumerate(found):
+            yield name_of(entry, "questionId", number), in_part(entry, part)
+
+    def asked(self, entry: Any) -> dict[str, Any] | None:
+        """The question and its answers."""
+        image = field(entry, "image")
+        bare = image.rpartition("/")[2]
+        return {
+            "images": [self.picture(f"spdocvqa_images/{bare}", f"{entry['part']}/{image}", image)],
+            "question": field(entry, "question"),
+            "answers": field(entry, "answers", list),
+        }
+
+
+class InfographicVqa(QuestionSource):
+    """InfographicVQA (Mathew et al. 2022).
+
+    Where a right answer is a list of things, their order does not count: in the parts that are scored every order of
+    up to five things is an answer too, as the evaluation has it.
+    """
+
+    name = "infovqa"
+    title = "InfographicVQA"
+    address = "https://rrc.cvc.uab.es/?ch=17 (Infographics VQA)"
+    layout = (
+        "infographicsvqa_qas/infographicsVQA_train_v1.0.json",
+        "infographicsvqa_qas/infographicsVQA_val_v1.0_withQT.json",
+        "infographicsvqa_images/: pictures",
+    )
+
+    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+        """Entries of the list `data`."""
+        names = [f"infographicsVQA_{part}_v1.0{ending}.json" for ending in ("_withQT", "")]
+        found = self.read_list(
+            *(folder + name for folder in ("infographicsvqa_qas/", "") for name in names), key="data"
+        )
+        for number, entry in enumerate(found):
+            yield name_of(entry, "questionId", number), entry
+
+    def asked(self, entry: Any) -> dict[str, Any] | None:
+        """The question and its answers."""
+        image = field(entry, "image_local_name")
+        answers = field(entry, "answers", list)
+        return {
+            "images": [self.picture(f"infographicsvqa_images/{image}", f"images/{image}")],
+            "question": field(entry, "question"),
+            "answers": answers if self.split == "train" else [order for answer in answers for order in orders(answer)],
+        }
+
+
+class StVqa(QuestionSource):
+    """ST-VQA (Biten et al. 2019), the open task 3. One picture in twenty is kept out of training for validation."""
+
+    name = "stvqa"
+    title = "ST-VQA"
+    address = "https://rrc.cvc.uab.es/?ch=11"
+    layout = (
+        "train_task_3.json",
+        "train_images/coco-text/, train_images/textvqa... as file_path says: pictures",
+    )
+    parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "held out", "test": "held out"}
+
+    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+        """Entries of the list `data` whose pictures are in the part."""
+        for number, entry in enumerate(self.read_list("train_task_3.json", key="data")):
+            path = entry.get("file_path") if isinstance(entry, dict) else None
+            if part == ("held out" if held_out(f"stvqa/{path}") else "train"):
+                yield name_of(entry, "question_id", number), entry
+
+    def asked(self, entry: Any) -> dict[str, Any] | None:
+        """The question and its answers."""
+        path = field(entry, "file_path")
+        return {
+            "images": [self.picture(f"train_images/{path}", f"train_imgs/{path}", path)],
+            "question": field(entry, "question"),
+            "answers": field(entry, "answers", list),
+        }
+
+
+class ChartQa(QuestionSource):
+    """ChartQA (Masry et al. 2022): questions of people (`human`) and of machines (`augmented`), one after another.
+
+    Their 7,398 and 20,901 questions to train on make the weights that PaliGemma's authors have.
+    """
+
+    name = "chartqa"
+    title = "ChartQA"
+    address = "https://huggingface.co/datasets/ahmed-masry/ChartQA (ChartQA Dataset.zip)"
+    layout = (
+        "train/train_human.json, train/train_augmented.json, train/png/: pictures",
+        "val/..., test/...: likewise",
+    )
+    parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "test"}
+    hub_columns: ClassVar[dict[str, str | list[str]]] = {
+        "image": "image",
+        "question": "query",
+        "answers": "label",
+        "question_type": "human_or_machine",
+    }
+
+    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+        """Entries of both lists."""
+        for kind in ("human", "augmented"):
+            for number, entry in enumerate(self.read_list(f"{part}/{part}_{kind}.json")):
+                yield f"{kind}-{number}", (part, kind, entry)
+
+    def asked(self, entry: Any) -> dict[str, Any] | None:
+        """The question, its answer, and whose it is."""
+        part, kind, question = entry
+        return {
+            "images": [self.picture(f"{part}/png/{field(question, 'imgname')}")],
+            "question": field(question, "query"),
+            "answers": [field(question, "label")],
+            "question_type": kind,
+        }
+
+    def hub_asked(self, entry: dict[str, Any]) -> dict[str, Any] | None:
+        """The same of a copy, where the kind may be a number."""
+        kinds = {"0": "human", "1": "augmented", "machine": "augmented"}
+        kind = str(entry["question_type"])
+        return entry | {"question_type": kinds.get(kind, kind)}
+
+
+class OcrVqa(QuestionSource):
+    """OCR-VQA (Mishra et al. 2019): questions about covers of books, several to a cover."""
+
+    name = "ocrvqa"
+    title = "OCR-VQA"
+    address = "https://ocr-vqa.github.io"
+    layout = ("dataset.json", "images/: pictures, downloaded by the data set's own loadDataset.py")
+    parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "test"}
+
+    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+        """Every question of the covers of a part."""
+        path = self.find("dataset.json")
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise BadRecord(str(path), "all", "it is not a JSON object of covers by id", "Download it again.")
+        for id_, cover in content.items():
+            if isinstance(cover, dict) and BOOK_PARTS.get(cover.get("split", 0)) != part:
+                continue
+            questions = cover.get("questions") if isinstance(cover, dict) else None
+            answers = cover.get("answers") if isinstance(cover, dict) else None
+            if not isinstance(questions, list) or not isinstance(answers, list) or len(questions) != len(answers):
+                yield id_, None
+                continue
+            image = id_ + ("." + str(cover.get("imageURL", "")).rpartition(".")[2])
+            for number, (question, answer) in enumerate(zip(questions, answers)):
+                yield f"{id_}-{number}", (id_, image, question, answer)
+
+    def asked(self, entry: Any) -> dict[str, Any] | None:
+        """The question and its answer."""
+        if entry is None:
+            raise BadPart("its questions and answers are no lists of one length", "Download the file again.")
+        id_, image, question, answer = entry
+        names = [f"images/{image}", f"images/{id_}.png", f"images/{id_}.jpg"]
+        return {"images": [self.picture(*names)], "question": question, "answers": [answer]}
+
+
+def orders(answer: Any, most: int = 5) -> list[Any]:
+    """A list of things, separated by commas, in every order; the answer alone where it is none, or a long one."""
+    things = answer.split(", ") if isinstance(answer, str) else []
+    if not 1 < len(things) <= most:
+        return [answer]
+    return [", ".join(order) for order in itertools.permutations(things)]

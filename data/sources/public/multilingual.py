@@ -1,0 +1,155 @@
+"""Captions in many languages: COCO-35L, which is COCO translated, and Crossmodal-3600 for evaluation."""
+
+import re
+from array import array
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from openpali.data.files.annotations import BadPart
+from openpali.data.files.large_tables import json_line, json_lines
+from openpali.data.sources import several
+from openpali.data.sources.public.base import PublicSource, field, held_out
+from openpali.data.sources.public.captions import checked_texts
+
+_CODES = "ar bn cs da de el en es fa fi fil fr he hi hr hu id it ja ko mi nl no pl pt ro ru sv sw te th tr uk vi zh"
+COCO_LANGUAGES = tuple(_CODES.split())
+XM_LANGUAGES = tuple(sorted((*COCO_LANGUAGES, "quz")))
+
+_IMAGE_ID = re.compile(rb'"image_id": ?"?([0-9]+)')
+
+
+class Coco35L(PublicSource):
+    """COCO's captions with their machine translations into 34 languages (Thapliyal et al. 2022).
+
+    A record is a picture with the captions of every language, so that a task that draws one gives all of them the
+    same weight. The 20 million lines stay on disk: of each, its place in the file is kept. The dev part is `test`,
+    and one in twenty pictures of the training part are `validation`.
+    """
+
+    name = "coco35l"
+    title = "COCO-35L"
+    address = (
+        "https://google.github.io/crossmodal-3600/ (coco_mt_train.jsonl.bz2 and coco_mt_dev.jsonl.bz2; unpack them by"
+        " bunzip2), dataset_coco.json and the pictures of COCO 2014 as for cococap"
+    )
+    layout = ("coco_mt_train.jsonl", "coco_mt_dev.jsonl", "dataset_coco.json", "train2014/...", "val2014/...")
+    parts = {"train": "train", "validation": "held_out", "test": "dev"}
+
+    def __init__(
+        self, path: str | Path | None = None, split: str = "train", image_root: str | Path | None = None
+    ) -> None:
+        """Read and check a part; see `PublicSource`."""
+        super().__init__(path, split, image_root)
+
+    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+        """COCO's number of each picture, and where in the file its lines begin."""
+        self._file = self.find("coco_mt_dev.jsonl" if part == "dev" else "coco_mt_train.jsonl")
+        self._places = self._read_places()
+        for number, starts in line_starts(self._file).items():
+            if part == "dev" or held_out(str(number)) == (part == "held_out"):
+                yield str(number), (number, starts)
+
+    def row(self, entry: Any) -> dict[str, Any] | None:
+        """The picture, and the lines that speak of it."""
+        number, starts = entry
+        if number not in self._places:
+            raise BadPart(f"dataset_coco.json has no picture of cocoid {number}", "Give the whole file.")
+        return {"images": [self.picture(self._places[number])], "lines": starts.tolist()}
+
+    def record(self, row: dict[str, Any], pictures: list[Any]) -> dict[str, Any]:
+        """`image` and `captions`, by language."""
+        return {"image": pictures[0], "captions": self._captions(row["lines"])}
+
+    def _captions(self, starts: list[int]) -> dict[str, list[str]]:
+        found: dict[str, dict[str, None]] = {}
+        with self._file.open("rb") as file:
+            for start in starts:
+                file.seek(start)
+                line = json_line(file.readline())
+                # the English original stands on the line of each of its translations
+                for language, text in (
+                    ("en", field(line, "caption_tokenized")),
+                    (field(line, "trg_lang"), field(line, "translation_tokenized")),
+                ):
+                    if language in COCO_LANGUAGES and text.strip():
+                        found.setdefault(language, {})[text.strip()] = None
+        if not found:
+            raise BadPart("it has no caption", "Download the file again.")
+        return {language: list(texts) for language, texts in found.items()}
+
+    def _read_places(self) -> dict[int, str]:
+        """COCO's number of a picture to its path."""
+        images = self.read_list("dataset_coco.json", key="images")
+        try:
+            return {image["cocoid"]: f"{image['filepath']}/{image['filename']}" for image in images}
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.path}/dataset_coco.json is another file ({error!r}). {self.help('it')}"
+            ) from error
+
+
+class Crossmodal3600(PublicSource):
+    """Crossmodal-3600 (Thapliyal et al. 2022): captions that people wrote in 36 languages, for evaluation alone.
+
+    3,600 pictures; a record is one of them with the captions of one language, since scores are by language.
+    """
+
+    name = "xm3600"
+    title = "Crossmodal-3600"
+    address = "https://google.github.io/crossmodal-3600/ (captions.zip and images.tgz)"
+    layout = ("captions.jsonl", "images/000411001ff7dd4f.jpg ...")
+    parts = {"validation": "test", "test": "test"}
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        split: str = "test",
+        image_root: str | Path | None = None,
+        languages: Sequence[str] | str = XM_LANGUAGES,
+    ) -> None:
+        """Read and check the file; see `PublicSource`.
+
+        Args:
+            path: folder of `captions.jsonl`.
+            split: `test`, the only one.
+            image_root: folder of `images`; by default `path`.
+            languages: codes of those that are wanted, all 36 by default.
+
+        Raises:
+            ValueError: a language that it does not have; besides what `PublicSource` raises.
+        """
+        self.languages = several(languages)
+        if unknown := sorted(set(self.languages) - set(XM_LANGUAGES)):
+            raise ValueError(f"languages: there is no {unknown[0]!r}; there are {', '.join(XM_LANGUAGES)}")
+        super().__init__(path, split, image_root)
+
+    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+        """The languages of each line; one language after the other would leave a limit with a single one."""
+        for number, line in json_lines(self.find("captions.jsonl")):
+            try:
+                content = json_line(line)
+            except BadPart:
+                content = None
+            for language in self.languages:
+                yield f"{number}-{language}", (content, language)
+
+    def row(self, entry: Any) -> dict[str, Any] | None:
+        """The captions of one language."""
+        content, language = entry
+        picture = self.picture(f"images/{field(content, 'image/key')}.jpg", f"{content['image/key']}.jpg")
+        captions = checked_texts(field(field(content, language, dict), "caption", list))
+        return {"captions": {language: captions}, "images": [picture]}
+
+
+def line_starts(path: Path) -> dict[int, "array[int]"]:
+    """Where the lines of each picture begin in a file, in bytes, by COCO's number; the file is not parsed."""
+    found: dict[int, array[int]] = {}
+    start = 0
+    with path.open("rb") as file:
+        for line in file:
+            match = _IMAGE_ID.search(line)
+            if match:
+                found.setdefault(int(match[1]), array("q")).append(start)
+            start += len(line)
+    return found

@@ -1,0 +1,131 @@
+"""What public data sets of questions have in common: a question, its answers, and perhaps choices."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from openpali.data.files.annotations import BadPart, is_whole
+from openpali.data.sources import several
+from openpali.data.sources.public.base import PublicSource
+
+
+class QuestionSource(PublicSource):
+    """Records of questions.
+
+    A record holds `id`, `image` (PIL RGB) or `images`, `question`, `answers` (everything that people answered, the
+    same text as often as it was given), and where the data set has them `question_type`, `choices` (texts),
+    `correct` (index of the right choice) and `hint`.
+    """
+
+    hub_columns: ClassVar[dict[str, str | list[str]]] = {
+        "image": "image",
+        "question": "question",
+        "answers": "answers",
+    }
+
+    @abstractmethod
+    def asked(self, entry: Any) -> dict[str, Any] | None:
+        """The row of an entry of the folder; None leaves it out. Raises BadPart."""
+
+    def hub_asked(self, entry: dict[str, Any]) -> dict[str, Any] | None:
+        """The row of an entry of a copy on the Hub: the fields of `columns`. Raises BadPart."""
+        return dict(entry)
+
+    def row(self, entry: Any) -> dict[str, Any] | None:
+        """The row of an entry, checked."""
+        found = self.asked(entry) if self.hub is None else self.hub_asked(entry)
+        return found and checked(found)
+
+
+class TranslatedQuestions(QuestionSource):
+    """Questions of which some are there in other languages, for evaluation.
+
+    Attributes:
+        translations: what these are called.
+        known_languages: theirs.
+    """
+
+    translations: ClassVar[str]
+    known_languages: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        split: str = "train",
+        image_root: str | Path | None = None,
+        hub: str | None = None,
+        hub_config: str | None = None,
+        hub_splits: dict[str, str] | None = None,
+        columns: dict[str, str | list[str]] | None = None,
+        languages: str | Sequence[str] = (),
+    ) -> None:
+        """Read and check a part; see `PublicSource`.
+
+        Args:
+            path: folder of the data set.
+            split: `train`, `validation` or `test`.
+            image_root: folder of the pictures.
+            hub: name of a copy on the Hub.
+            hub_config: of the copy.
+            hub_splits: of the copy.
+            columns: of the copy.
+            languages: of the translated questions.
+
+        Raises:
+            ValueError: a language that they are not in.
+        """
+        self.languages = several(languages)
+        if unknown := [language for language in self.languages if language not in self.known_languages]:
+            raise ValueError(
+                f"languages: {self.translations} has no {unknown[0]!r}; there are {', '.join(self.known_languages)}"
+            )
+        super().__init__(path, split, image_root, hub, hub_config, hub_splits, columns)
+
+
+def checked(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with its question and answers as texts, without fields that are empty.
+
+    Raises:
+        BadPart: there is no question or no answer, or the right choice is none of them.
+    """
+    question = row.get("question")
+    if not isinstance(question, str) or not question.strip():
+        raise BadPart("it has no question", "Mend or remove the entry.")
+    row = row | {"question": question.strip()}
+    if "choices" in row:
+        choices, correct = texts(row["choices"]), row.get("correct")
+        if not is_whole(correct) or not 0 <= correct < len(choices):
+            raise BadPart(f"its right choice {correct!r} is none of {len(choices)} choices", "Mend the entry.")
+        row |= {"choices": choices, "answers": row.get("answers") or [choices[correct]]}
+    answers = texts(row.get("answers"))
+    if not any(answer.strip() for answer in answers):
+        raise BadPart("it has no answer", "Take a part whose answers are public, or remove the entry.")
+    kept = {key: value for key, value in row.items() if value not in (None, "")}
+    return kept | {"answers": answers}
+
+
+def texts(value: Any) -> list[str]:
+    """Answers as texts, from one text or number, or a list of them or of dicts with `answer`.
+
+    Raises:
+        BadPart: it is something else.
+    """
+    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    # dict, not Mapping: there are millions of them
+    values = [item.get("answer") if isinstance(item, dict) else item for item in values if item is not None]
+    for item in values:
+        if not isinstance(item, str | int | float) or isinstance(item, bool):
+            raise BadPart(f"its answer {item!r} is no text", "Mend or remove the entry.")
+    return [str(item) for item in values]
+
+
+def name_of(entry: Any, key: str, number: int) -> str:
+    """What an entry is called in messages and predictions: its id, else where it stands."""
+    value = entry.get(key) if isinstance(entry, Mapping) else None
+    return str(value) if isinstance(value, str | int) and str(value) else f"number {number}"
+
+
+def in_part(entry: Any, part: str) -> Any:
+    """The entry with the name of its part, which some pictures' paths begin with."""
+    return {**entry, "part": part} if isinstance(entry, Mapping) else entry

@@ -1,0 +1,131 @@
+"""VQAv2, OK-VQA, TextVQA and VizWiz: questions that ten people answered."""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from openpali.data.files.annotations import BadPart, read_json
+from openpali.data.files.large_tables import listed
+from openpali.data.sources.public.base import field
+from openpali.data.sources.public.questions import QuestionSource, in_part, name_of
+
+_COCO = "train2014/ and val2014/: pictures, from https://cocodataset.org (or image_root: the folder that has them)"
+
+
+class Vqav2(QuestionSource):
+    """VQAv2 (Goyal et al. 2017): questions in one file, answers in another, on COCO's pictures of 2014."""
+
+    name = "vqav2"
+    title = "VQAv2"
+    address = "https://visualqa.org/download.html"
+    layout = (
+        "v2_OpenEnded_mscoco_train2014_questions.json, v2_OpenEnded_mscoco_val2014_questions.json",
+        "v2_mscoco_train2014_annotations.json, v2_mscoco_val2014_annotations.json",
+        _COCO,
+    )
+    parts: ClassVar[dict[str, str]] = {"train": "train2014", "validation": "val2014", "test": "val2014"}
+    questions: ClassVar[str] = "v2_OpenEnded_mscoco_{}_questions.json"
+    annotations: ClassVar[str] = "v2_mscoco_{}_annotations.json"
+
+    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+        """Questions with their annotations."""
+        asked = self.read_list(self.questions.format(part), key="questions")
+        path = self.find(self.annotations.format(part))
+        content = read_json(path)
+        self.types = content.get("question_types") if isinstance(content, dict) else None
+        answered = {
+            annotation.get("question_id"): annotation
+            for annotation in listed(content, "annotations", path)
+            if isinstance(annotation, dict)
+        }
+        for number, entry in enumerate(asked):
+            annotation = answered.get(entry.get("question_id")) if isinstance(entry, dict) else None
+            yield name_of(entry, "question_id", number), (in_part(entry, part), annotation)
+
+    def asked(self, entry: Any) -> dict[str, Any] | None:
+        """The question, the ten answers, and the kind of question."""
+        question, annotation = entry
+        number, part = field(question, "image_id", int), field(question, "part")
+        if annotation is None:
+            raise BadPart("it is in the file of questions and not in that of annotations", "Download both again.")
+        return {
+            "images": [self.picture(f"{part}/COCO_{part}_{number:012d}.jpg")],
+            "question": field(question, "question"),
+            "answers": field(annotation, "answers", list),
+            "question_type": self.kind(annotation),
+        }
+
+    def kind(self, annotation: dict[str, Any]) -> str | None:
+        """`yes/no`, `number` or `other`, by which accuracies are published."""
+        return annotation.get("answer_type")
+
+
+class OkVqa(Vqav2):
+    """OK-VQA (Marino et al. 2019): VQAv2's layout; the answers are those that its evaluation compares, stemmed."""
+
+    name = "okvqa"
+    title = "OK-VQA"
+    address = "https://okvqa.allenai.org/download.html"
+    layout = (
+        "OpenEnded_mscoco_train2014_questions.json, OpenEnded_mscoco_val2014_questions.json",
+        "mscoco_train2014_annotations.json, mscoco_val2014_annotations.json",
+        _COCO,
+    )
+    questions = "OpenEnded_mscoco_{}_questions.json"
+    annotations = "mscoco_{}_annotations.json"
+
+    def kind(self, annotation: dict[str, Any]) -> str | None:
+        """The field of knowledge, in words where the file has them."""
+        kind = annotation.get("question_type")
+        return self.types.get(kind, kind) if isinstance(self.types, dict) else kind
+
+
+class TextVqa(QuestionSource):
+    """TextVQA (Singh et al. 2019). The pictures of the validation part are among those of the training part."""
+
+    name = "textvqa"
+    title = "TextVQA"
+    address = "https://textvqa.org/dataset"
+    layout = ("TextVQA_0.5.1_train.json, TextVQA_0.5.1_val.json", "train_images/: pictures of both parts")
+
+    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+        """Entries of the list `data`."""
+        for number, entry in enumerate(self.read_list(f"TextVQA_0.5.1_{part}.json", key="data")):
+            yield name_of(entry, "question_id", number), entry
+
+    def asked(self, entry: Any) -> dict[str, Any] | None:
+        """The question and its ten answers."""
+        image = field(entry, "image_id")
+        return {
+            "images": [self.picture(f"train_images/{image}.jpg", f"train_val_images/train_images/{image}.jpg")],
+            "question": field(entry, "question"),
+            "answers": field(entry, "answers", list),
+        }
+
+
+class VizWizVqa(QuestionSource):
+    """VizWiz (Gurari et al. 2018): what blind people asked about photographs of theirs.
+
+    Answers that are empty, of which there are a few, are left out. A question is called like its picture.
+    """
+
+    name = "vizwizvqa"
+    title = "VizWiz-VQA"
+    address = "https://vizwiz.org/tasks-and-datasets/vqa"
+    layout = ("Annotations/train.json, Annotations/val.json", "train/, val/: pictures")
+
+    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+        """Entries of the list that a file is."""
+        found = self.read_list(f"Annotations/{part}.json", f"annotations/{part}.json", f"{part}.json")
+        for number, entry in enumerate(found):
+            yield name_of(entry, "image", number), in_part(entry, part)
+
+    def asked(self, entry: Any) -> dict[str, Any] | None:
+        """The question, the answers, and the kind of answer."""
+        image, part = field(entry, "image"), field(entry, "part")
+        answers = field(entry, "answers", list)
+        return {
+            "images": [self.picture(f"{part}/{image}", image)],
+            "question": field(entry, "question"),
+            "answers": [answer for answer in answers if not isinstance(answer, dict) or answer.get("answer")],
+            "question_type": entry.get("answer_type"),
+        }

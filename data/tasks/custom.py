@@ -1,0 +1,72 @@
+"""People's own captions, questions, classes and texts: a prompt, and one of the record's answers."""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from openpali.data.example import Example
+from openpali.data.tasks.parts.captions import pictures
+
+PROMPTS = {
+    "caption": "caption {language}",
+    "vqa": "answer {language} {question}",
+    "classify": "answer {language} what is this?",
+    "ocr": "ocr",
+}
+METRICS = {"caption": "cider", "vqa": "exact_match", "classify": "exact_match", "ocr": "anls"}
+
+
+@dataclass(frozen=True)
+class OwnAnswers:
+    """Records with `answers`, or with `captions` of which the language's are the answers.
+
+    Attributes:
+        kind: caption, vqa, classify or ocr.
+        prompt: of every example, with {question} and {language} where they belong; the kind's own when empty.
+        language: of prompts and captions.
+        metric: the kind's own when empty.
+        metric_key: of the metric; its name when empty.
+    """
+
+    kind: str = "vqa"
+    prompt: str = ""
+    language: str = "en"
+    metric: str = ""
+    metric_key: str = ""
+    max_new_tokens: int = 64
+    name: str = "own"
+
+    def __post_init__(self) -> None:
+        if self.kind not in PROMPTS:
+            raise ValueError(f"kind is one of {', '.join(PROMPTS)}, not {self.kind!r}")
+        chosen = {"prompt": self.prompt or PROMPTS[self.kind], "metric": self.metric or METRICS[self.kind]}
+        chosen |= {"metric_key": self.metric_key or chosen["metric"]}
+        for field, value in chosen.items():
+            object.__setattr__(self, field, value)
+        if self.kind == "vqa" and "{question}" not in self.prompt:
+            raise ValueError("prompt: write {question} where the question belongs")
+
+    def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
+        """One of the answers, all of which are right; None without any."""
+        found = record["captions"].get(self.language) if self.kind == "caption" else record["answers"]
+        if not found:
+            return None
+        # not str.format: other braces are the person's own
+        prefix = self.prompt.replace("{language}", self.language).replace("{question}", record.get("question", ""))
+        return Example(
+            id=record["id"],
+            task=self.name,
+            controls="none",
+            images=pictures(record),
+            prefix=prefix,
+            suffix=rng.choice(list(found)),
+            references=tuple(found),
+        )
+
+    def prediction(self, text: str, example: Example) -> str:
+        """The text without space around it."""
+        return text.strip()
+
+    def reference(self, example: Example) -> list[str]:
+        """Every right answer."""
+        return list(example.references)

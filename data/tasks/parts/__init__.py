@@ -1,0 +1,1 @@
+"""What several tasks share: questions, captions and referring expressions of a record."""

@@ -1,0 +1,86 @@
+"""English expressions that mean one object of a picture and no other, made from names, colours and boxes.
+
+"dog" where there is one dog; "the red apple" and "the dog on the left" where that is true and fits nothing else. What
+is nearly on the left, or nearly as far left as another dog, is not called so.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from openpali.data.example import Box
+
+PLACES = {
+    "top left": "at the top left",
+    "top": "at the top",
+    "top right": "at the top right",
+    "left": "on the left",
+    "center": "in the center",
+    "right": "on the right",
+    "bottom left": "at the bottom left",
+    "bottom": "at the bottom",
+    "bottom right": "at the bottom right",
+}
+"""English keys of positions (`openpali.data.sources.builtin.phrases.POSITIONS`), and how they end an expression."""
+
+_APART = 0.2
+_SIDE = {"left": (0, -1), "right": (0, 1), "top": (1, -1), "bottom": (1, 1)}
+
+
+def expressions(item: dict[str, Any], objects: Sequence[dict[str, Any]], crowds: Sequence[str] = ()) -> list[str]:
+    """Every expression for an object.
+
+    Args:
+        item: one of `objects`, with `names` and `box`, and perhaps `colour` (English, None where no colour is clear).
+        objects: all that are on the picture.
+        crowds: names of things of which there are more than the objects.
+
+    Returns:
+        The name alone first, where it is enough; empty where nothing tells the object from others.
+    """
+    name = item["names"]["en"]
+    if name in crowds:
+        return []
+    others = [other for other in objects if other is not item]
+    same = [other for other in others if other["names"]["en"] == name]
+    found = [] if same else [name]
+    found += _by_colour(item, others, same, name)
+    places = [place for place in PLACES if is_at(place, item["box"], [other["box"] for other in same])]
+    return found + [f"the {name} {PLACES[place]}" for place in places]
+
+
+def _by_colour(item: dict[str, Any], others: list[dict[str, Any]], same: list[dict[str, Any]], name: str) -> list[str]:
+    """The name or "thing" with the colour, where everything else that could be meant has another clear one."""
+    colour = item.get("colour")
+    if colour is None:
+        return []
+    found = []
+    for word, rivals in ((name, same), ("thing", others)):
+        if all(other.get("colour") not in (None, colour) for other in rivals):
+            found.append(f"the {colour} {word}")
+    return found
+
+
+def is_at(place: str, box: Box, rivals: Sequence[Box]) -> bool:
+    """Whether a box is at a place (a key of `PLACES`), and by a clear distance more so than every rival.
+
+    A single direction compares: the object is in that half, and each rival is at least a fifth of the picture less far
+    that way. A corner or the center is a region: the object is well inside, and each rival well outside.
+    """
+    x, y = _middle(box)
+    if place in _SIDE:
+        axis, sign = _SIDE[place]
+        here = sign * ((x, y)[axis] - 0.5)
+        return here > 0.1 and all(here - sign * (_middle(rival)[axis] - 0.5) >= _APART for rival in rivals)
+    return _depth(place, x, y) > 0.1 and all(_depth(place, *_middle(rival)) < -0.1 for rival in rivals)
+
+
+def _depth(place: str, x: float, y: float) -> float:
+    """How far inside a corner's quarter, or the middle half of each side, a point is; negative outside."""
+    if place == "center":
+        return 1 / 4 - max(abs(x - 0.5), abs(y - 0.5))
+    row, column = place.split()
+    return min(sign * (value - 0.5) for value, (_, sign) in ((y, _SIDE[row]), (x, _SIDE[column])))
+
+
+def _middle(box: Box) -> tuple[float, float]:
+    return (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2

@@ -1,0 +1,1 @@
+"""Texts without images, and their span corruption, for stage 0 of the text side."""

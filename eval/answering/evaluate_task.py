@@ -1,0 +1,133 @@
+"""Measure a model on a task: answer, parse, score, and keep every prediction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import evaluate
+from transformers import PreTrainedModel
+
+from openpali.data.example import Example
+from openpali.data.tasks import Task
+from openpali.eval.answering.predictions import Examples, PredictionStore, answer_examples
+
+METRICS = Path(__file__).parents[1] / "metrics"
+
+
+@dataclass
+class TaskResult:
+    """Scores and predictions of one task.
+
+    Attributes:
+        name: of the task.
+        metrics: values by name, nan where one is undefined (of boxes where there is none to find); `metric_key` is the
+            one to select checkpoints by, `examples` their number.
+        predictions: rows of JSON values in the order of the dataset: `id`, `index` (in the dataset), `pictures`
+            (how many), `task`, `prefix`, `text` (the answer), `prediction` (parsed for the metric), `reference`
+            (likewise), `references` (strings), `boxes` (true ones) and `predicted_boxes` (both lists of
+            `{"box": [x0, y0, x1, y1] in [0, 1], "label"}`, predicted ones perhaps with `mask` and `score`), `masks`
+            (of the true boxes, where there are any), `score`; `tokens` where boxes have scores, `found` where a model
+            has written boxes and masks in its own way.
+        metric_key: the task's chief metric.
+        notes: what a metric says in words, such as the tokeniser of CIDEr.
+        blank_metrics: the same metrics with blank images, where somebody measured them.
+        intervals: low and high end of metrics by name, where they were computed (`openpali.eval.intervals`).
+    """
+
+    name: str
+    metrics: dict[str, float]
+    predictions: list[dict[str, Any]]
+    metric_key: str = ""
+    notes: dict[str, str] = field(default_factory=dict)
+    blank_metrics: dict[str, float] | None = None
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def score(self) -> float:
+        """Value of the chief metric."""
+        return self.metrics[self.metric_key]
+
+
+def load_metric(name: str) -> evaluate.EvaluationModule:
+    """The metric of that folder under eval/metrics.
+
+    Raises:
+        ValueError: naming the metrics that there are.
+    """
+    if not (METRICS / name).is_dir():
+        known = ", ".join(sorted(path.name for path in METRICS.iterdir() if path.is_dir()))
+        raise ValueError(f"there is no metric {name!r}; there are {known}")
+    # in memory: concurrent runs would otherwise wait for each other's cache files
+    return evaluate.load(str(METRICS / name), keep_in_memory=True)
+
+
+def evaluate_task(
+    model: PreTrainedModel,
+    processor: Any,
+    dataset: Examples | Sequence[Example],
+    task: Task,
+    *,
+    batch_size: int = 32,
+    limit: int | None = None,
+    num_beams: int = 1,
+    blank_images: bool = False,
+    box_scores: bool = False,
+    progress: bool = True,
+    store: PredictionStore | None = None,
+    max_length: int | None = None,
+) -> TaskResult:
+    """Answer and score the examples of a dataset.
+
+    It may be called in the middle of training: the model's mode and the random states are left as they were.
+
+    Args:
+        model: any image-text-to-text model, on any device.
+        processor: its processor.
+        dataset: Examples of the task. One that comes again (in place of a bad or unsuitable record) counts once.
+        task: parses answers and names the metric.
+        batch_size: examples a batch.
+        limit: number of examples; all when None.
+        num_beams: 1 is greedy.
+        blank_images: measure with mid-grey pictures instead.
+        box_scores: give predicted boxes a `score` from the probabilities of their tokens (see `score_boxes`), by
+            which the metric can rank them; rows then hold the tokens as well.
+        progress: show a progress bar.
+        store: predictions are written to it as they come, and those that it has are not made again.
+
+        max_length: tokens of a prompt, for models of ours; longer ones are cut, as in a training with that limit.
+
+    Returns:
+        Metrics and one row per example.
+
+    Raises:
+        ValueError: if there is no example.
+    """
+    rows = answer_examples(
+        model,
+        processor,
+        dataset,
+        task,
+        batch_size=batch_size,
+        limit=limit,
+        num_beams=num_beams,
+        blank_images=blank_images,
+        box_scores=box_scores,
+        progress=progress,
+        store=store,
+        max_length=max_length,
+    )
+    return scored(task, rows)
+
+
+def scored(task: Task, rows: list[dict[str, Any]]) -> TaskResult:
+    """Compute the metric over all rows, and give each its own score."""
+    predictions, references = [row["prediction"] for row in rows], [row["reference"] for row in rows]
+    metric = load_metric(task.metric)
+    result = metric.compute(predictions=predictions, references=references, return_scores=True)
+    assert result is not None
+    for row, score in zip(rows, result.pop("scores"), strict=True):
+        row["score"] = score
+    notes = {key: value for key, value in result.items() if isinstance(value, str)}
+    metrics = {key: float(value) for key, value in result.items() if key not in notes}
+    return TaskResult(task.name, metrics | {"examples": float(len(rows))}, rows, task.metric_key, notes)

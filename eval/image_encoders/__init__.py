@@ -1,0 +1,1 @@
+"""Image encoders by themselves: retrieval, zero-shot classification, linear probes, and their report."""

@@ -1,0 +1,101 @@
+"""Image encoders to compare: SigLIP's two towers, an encoder with a classifier, or an encoder alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+
+from openpali.eval.answering.load_model import tell_slow
+from openpali.eval.image_encoders.embedding import POOLINGS, has_head
+from openpali.modeling.checkpoints import load_checkpoint, load_config, reading
+from openpali.modeling.dtypes import asked_dtype
+
+TWO_TOWERS = ("siglip", "siglip2")
+ENCODERS = ("siglip_vision_model", "siglip2_vision_model")
+CLASSIFIER = "ForImageClassification"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model that is measured.
+
+    Attributes:
+        name: what tables call it.
+        model: in evaluation mode.
+        image_processor: of the model.
+        tokenizer: None for a model without a text tower.
+        pooling: of the features for the linear probe.
+    """
+
+    name: str
+    model: PreTrainedModel
+    image_processor: Any
+    tokenizer: Any
+    pooling: str
+
+    @property
+    def poolings(self) -> list[str]:
+        """Of all features that are needed: a model with two towers embeds pictures by its head."""
+        return sorted({self.pooling} | ({"head"} if self.tokenizer is not None else set()))
+
+
+def load_encoder(
+    checkpoint: str,
+    device: str,
+    pooling: str = "auto",
+    name: str | None = None,
+    dtype: str = "auto",
+    incomplete: bool = False,
+) -> Encoder:
+    """Load a SigLIP of any kind.
+
+    Args:
+        checkpoint: folder or Hub name.
+        device: such as "cuda:0" or "cpu".
+        pooling: one of `POOLINGS`, or `auto`: what the model was trained with, that is the mean of the tokens for a
+            classifier of Transformers, and the pooling head for others that have one.
+        name: what tables call it; the checkpoint when None.
+        dtype: of the weights: "float32", "bfloat16", "float16", or "auto", which is the checkpoint's own.
+        incomplete: take a checkpoint that lacks weights as it is.
+
+    Raises:
+        ValueError: the checkpoint is no SigLIP, or the pooling is unknown or missing.
+        OSError: there is no such checkpoint, or its weights are not the model's.
+    """
+    if pooling not in ("auto", *POOLINGS):
+        raise ValueError(f"pooling is one of auto, {', '.join(POOLINGS)}, not {pooling!r}")
+    config = load_config(checkpoint)
+    if config.model_type not in TWO_TOWERS + ENCODERS:
+        known = ", ".join(TWO_TOWERS + ENCODERS)
+        raise ValueError(f"{checkpoint} is of the type {config.model_type}; this reads {known}")
+    # the configuration of a classifier is that of two towers, only the architecture tells
+    classifier = CLASSIFIER in (config.architectures or [""])[0]
+    kind = AutoModelForImageClassification if classifier else AutoModel
+    model: Any = load_checkpoint(kind, checkpoint, incomplete=incomplete, dtype=asked_dtype(dtype))
+    model = model.to(torch.device(device)).eval()
+    if dtype == "auto":
+        tell_slow(checkpoint, model, device)
+    texts = config.model_type in TWO_TOWERS and not classifier
+    if pooling == "auto":
+        pooling = "head" if has_head(model) and not classifier else "mean"
+    if not has_head(model) and (pooling == "head" or texts):
+        raise ValueError(f"{checkpoint} has no pooling head")
+    with reading(checkpoint):
+        image_processor = AutoImageProcessor.from_pretrained(checkpoint)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint) if texts else None
+    return Encoder(name or checkpoint, model, image_processor, tokenizer, pooling)
+
+
+def short_names(checkpoints: Sequence[str]) -> list[str]:
+    """Last parts of the checkpoints' names, or the names as they are where the last parts are not all different."""
+    short = [Path(checkpoint).name or checkpoint for checkpoint in checkpoints]
+    return short if len(set(short)) == len(short) else list(checkpoints)

@@ -1,0 +1,113 @@
+"""All scores of an image encoder in one place, and the lines that sum them up."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from openpali.eval.image_encoders.linear_probe import ProbeResult
+from openpali.eval.image_encoders.zero_shot import ZeroShotTable
+from openpali.eval.metrics.shared.recall import DIRECTIONS, RetrievalTable, recall_key
+
+WORDS = {"image_to_text": "picture → text", "text_to_image": "text → picture"}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Linear probe of one encoder: its name, the pooling and the width of the features, and the accuracies."""
+
+    name: str
+    pooling: str
+    width: int
+    result: ProbeResult
+
+
+@dataclass
+class Measured:
+    """Everything that was measured; None and empty where it was not, `notes` say why.
+
+    Attributes:
+        title: of the report.
+        settings: for its head.
+        retrieval: of the first encoder.
+        zero_shot: likewise.
+        probes: of all encoders.
+        notes: in words.
+        image_embeds: float[n, D] of the first encoder, normalised.
+        text_embeds: float[m, D], likewise.
+    """
+
+    title: str
+    settings: dict[str, str | int]
+    retrieval: RetrievalTable | None = None
+    zero_shot: ZeroShotTable | None = None
+    probes: list[Probe] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    image_embeds: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    text_embeds: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Scores as JSON values."""
+        probes = {probe.name: {"pooling": probe.pooling, **probe.result.as_dict()} for probe in self.probes}
+        return {
+            "retrieval": self.retrieval and self.retrieval.as_dict(),
+            "zero_shot": self.zero_shot and self.zero_shot.as_dict(),
+            "probe": probes or None,
+            "notes": self.notes,
+        }
+
+    def summary(self) -> list[str]:
+        """The main scores, a line each."""
+        lines = [
+            f"{row['name']}: "
+            + ", ".join(f"{key} {value}" for key, value in row["values"])
+            + f" (chance {row['chance']})"
+            for row in summary_rows(self)
+        ]
+        for probe in self.probes:
+            result = probe.result
+            shots = f"{result.shots} shots, {result.classes} classes, {probe.pooling} pooling"
+            lines.append(f"probe of {probe.name}: {percent(result.mean)} ± {100 * result.std:.1f} ({shots})")
+        return lines + self.notes
+
+
+def percent(value: float) -> str:
+    """ "12.3 %"."""
+    return f"{100 * value:.1f} %"
+
+
+def summary_rows(measured: Measured) -> list[dict[str, Any]]:
+    """Retrieval both ways and zero-shot classification: values by name, chance and how far above it the first is."""
+    rows = []
+    if measured.retrieval:
+        table = measured.retrieval
+        for direction in DIRECTIONS:
+            keys = [(f"R@{k}", recall_key(direction, k)) for k in table.ks]
+            name = f"retrieval, {WORDS[direction]}"
+            rows.append(summary_row(name, keys, table.mean, table.chance) | limit(table.ceiling[keys[0][1]]))
+    if measured.zero_shot:
+        keys = [(key.replace("top_", "top-"), key) for key in measured.zero_shot.mean]
+        rows.append(summary_row("zero-shot", keys, measured.zero_shot.mean, measured.zero_shot.chance))
+    return rows
+
+
+def summary_row(
+    name: str, keys: Sequence[tuple[str, str]], mean: Mapping[str, float], chance: Mapping[str, float]
+) -> dict[str, Any]:
+    """One row; the score and chance of its first key stand apart."""
+    first = keys[0][1]
+    times = mean[first] / chance[first]
+    return {
+        "name": name,
+        "values": [(title, percent(mean[key])) for title, key in keys],
+        "share": mean[first],
+        "chance_share": chance[first],
+        "chance": f"{100 * chance[first]:.3g} %",
+        "times": f"{times:.0f}" if times >= 10 else f"{times:.1f}",
+    }
+
+
+def limit(ceiling: float) -> dict[str, str]:
+    """What nobody can exceed, where that is less than everything."""
+    return {"limit": percent(ceiling)} if ceiling < 1 else {}

@@ -1,0 +1,1 @@
+"""95 % bootstrap confidence intervals of scores."""

@@ -1,0 +1,113 @@
+"""COCO's mean average precision of weighted pictures, for the bootstrap.
+
+Which predicted box matches which true one is decided within a picture, so that it is the same in every resample; what
+changes is how often the pictures count in the ranking. For pictures drawn once it is the value of the metric `box_f1`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from openpali.eval.metrics.shared.image_order import picture_order
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+_RECALLS = np.linspace(0, 1, 101)
+_MOST = 100  # boxes of a picture and label
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The boxes of one label, the surest first.
+
+    Attributes:
+        pictures: int[D], the picture of each.
+        right: bool[T, D], whether it matches a true box at each IoU threshold.
+        wanted: float[N], true boxes of each picture.
+    """
+
+    pictures: np.ndarray
+    right: np.ndarray
+    wanted: np.ndarray
+
+    def precision(self, weights: np.ndarray) -> np.ndarray:
+        """Average precision float[R] of weights float[R, N]; nan where no true box was drawn."""
+        wanted = weights @ self.wanted
+        drawn = weights[:, self.pictures]
+        found = np.maximum(np.cumsum(drawn, axis=1), 1e-12)
+        total = np.zeros(len(weights))
+        for right in self.right:
+            hits = np.cumsum(drawn * right, axis=1)
+            best = np.maximum.accumulate((hits / found)[:, ::-1], axis=1)[:, ::-1]
+            recall = hits / np.maximum(wanted, 1e-12)[:, None]
+            # how many of the 101 levels of recall are reached by each box and not before
+            levels = np.searchsorted(_RECALLS, recall.ravel(), side="right").reshape(recall.shape)
+            total += (np.diff(levels, axis=1, prepend=0) * best).sum(axis=1) / len(_RECALLS)
+        return np.where(wanted > 0, total / len(self.right), np.nan)
+
+
+@dataclass(frozen=True)
+class MeanAveragePrecision:
+    """The mean over the labels of which a true box was drawn; 0 where none was."""
+
+    labels: tuple[Ranked, ...]
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        """float[R] of weights float[R, N]."""
+        values = np.array([one.precision(weights) for one in self.labels]).reshape(len(self.labels), len(weights))
+        there = ~np.isnan(values)
+        return np.nansum(values, axis=0) / np.maximum(there.sum(axis=0), 1)
+
+
+def map_statistics(found: Sequence[list[dict[str, Any]]], true: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
+    """mAP, and at IoU 0.5, of the boxes of each picture, with labels folded and scores filled in."""
+    names = sorted({box["label"] for boxes in true for box in boxes})
+    order = picture_order(found, true)
+    ranked = [rank(found, true, name, order) for name in names]
+    half = tuple(Ranked(one.pictures, one.right[:1], one.wanted) for one in ranked)
+    return {"map": MeanAveragePrecision(tuple(ranked)), "map50": MeanAveragePrecision(half)}
+
+
+def rank(
+    found: Sequence[list[dict[str, Any]]], true: Sequence[list[dict[str, Any]]], label: str, order: Sequence[int]
+) -> Ranked:
+    """Boxes of a label over all pictures, by score; of equal ones those of the picture that is earlier in `order`."""
+    pictures, scores, right, wanted = [], [], [], [0] * len(true)
+    for index in order:
+        boxes, others = found[index], true[index]
+        mine = sorted((box for box in boxes if box["label"] == label), key=lambda box: -box["score"])[:_MOST]
+        truth = [box["box"] for box in others if box["label"] == label]
+        wanted[index] = len(truth)
+        pictures += [index] * len(mine)
+        scores += [box["score"] for box in mine]
+        right.append(matches(np.array([box["box"] for box in mine]).reshape(-1, 4), np.array(truth).reshape(-1, 4)))
+    ranks = np.argsort(-np.array(scores), kind="stable")
+    return Ranked(np.array(pictures, int)[ranks], np.concatenate(right, axis=1)[:, ranks], np.array(wanted, float))
+
+
+def matches(found: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """bool[T, D]: whether each of D boxes, the surest first, takes one of G true boxes at each threshold of IoU.
+
+    A box takes the true one with the highest IoU that is still free, of equal ones the last, as COCO's code does.
+    """
+    right = np.zeros((len(THRESHOLDS), len(found)), bool)
+    overlaps = ious(found, true)
+    for level, threshold in enumerate(THRESHOLDS):
+        free = np.ones(len(true), bool)
+        for index, row in enumerate(overlaps):
+            usable = free & (row >= min(threshold, 1 - 1e-10))
+            if usable.any():
+                values = np.where(usable, row, -1.0)
+                free[len(values) - 1 - np.argmax(values[::-1])] = False
+                right[level, index] = True
+    return right
+
+
+def ious(found: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """float[D, G] of boxes x0, y0, x1, y1; 0 where both are empty."""
+    low, high = np.maximum(found[:, None, :2], true[None, :, :2]), np.minimum(found[:, None, 2:], true[None, :, 2:])
+    shared = np.maximum(high - low, 0).prod(axis=-1)
+    areas = [np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=-1) for boxes in (found, true)]
+    union = areas[0][:, None] + areas[1][None] - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)

@@ -1,0 +1,57 @@
+"""Metrics of boxes and masks as weighted sums over pictures, for the bootstrap."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from openpali.eval.intervals.average_precision import map_statistics
+from openpali.eval.intervals.bootstrap import Defined, Statistic, ratio
+from openpali.eval.metrics.box_f1 import box_f1
+from openpali.eval.metrics.segmentation import segmentation
+
+
+def box_statistics(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Statistic]:
+    """F1, precision, recall and mAP of the metric box_f1."""
+    found = [[box_f1.clean(box, row["id"]) for box in row["prediction"]] for row in rows]
+    true = [[box_f1.clean(box, row["id"]) for box in row["reference"]] for row in rows]
+    hits = [box_f1.count_matches(*pair, 0.5) for pair in zip(found, true, strict=True)]
+    written, wanted = [len(boxes) for boxes in found], [len(boxes) for boxes in true]
+    both = [a + b for a, b in zip(written, wanted, strict=True)]
+    made: dict[str, Statistic] = {
+        "f1": ratio([2 * hit for hit in hits], both),
+        "precision": ratio(hits, written, 0.0),
+        "recall": ratio(hits, wanted),
+    }
+    return defined(made | map_statistics(found, true), wanted)
+
+
+def defined(made: Mapping[str, Statistic], wanted: Sequence[int]) -> dict[str, Statistic]:
+    """The statistics where at least one of the pictures that were drawn has something to find."""
+    return {key: Defined(one, np.array(wanted, np.float64)) for key, one in made.items()}
+
+
+def mask_statistics(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Statistic]:
+    """IoU, box accuracy and share of invalid answers of the metric segmentation."""
+    read = [read_picture(row) for row in rows]
+    pictures = [pairs for pairs, _ in read]
+    asked = [bool(row["reference"]) for row in rows]
+    missing = [there and not found for there, (_, found) in zip(asked, read, strict=True)]
+    count = [len(pairs) for pairs in pictures]
+    made: dict[str, Statistic] = {"mean_iou": ratio([sum(pair.iou for pair in pairs) for pairs in pictures], count)}
+    shared = [sum(pair.intersection for pair in pairs) for pairs in pictures]
+    made["cumulative_iou"] = ratio(shared, [sum(pair.union for pair in pairs) for pairs in pictures], 0.0)
+    for percent in (50, 75):
+        hits = [sum(pair.box_iou >= percent / 100 for pair in pairs) for pairs in pictures]
+        made[f"box_accuracy_{percent}"] = ratio(hits, count)
+    return defined(made, asked) | {"invalid": ratio(missing, asked, 0.0)}
+
+
+def read_picture(row: Mapping[str, Any]) -> tuple[list[segmentation.Pair], int]:
+    """Pairs of masks of a picture, and how many predictions have a mask; as the metric reads them by default."""
+    found = [segmentation.clean(one, "prediction") for one in row["prediction"]]
+    true = [segmentation.clean(one, "reference") for one in row["reference"]]
+    if len(true) == 1 and not true[0]["label"]:
+        found, true = ([one | {"label": ""} for one in masks[:1]] for masks in (found, true))
+    found = [one for one in found if segmentation.has_mask(one)]
+    return list(segmentation.pairs(found, true)), len(found)

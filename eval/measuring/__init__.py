@@ -1,0 +1,1 @@
+"""One evaluation: what is measured, and the folder that comes out."""

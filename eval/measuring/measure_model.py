@@ -1,0 +1,183 @@
+"""One model measured: predictions.jsonl, metrics.json and its report in a folder."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openpali.data.mixture import TaskDataset
+from openpali.data.sources import credits_of
+from openpali.eval.answering.evaluate_task import TaskResult, scored
+from openpali.eval.answering.load_model import load_model
+from openpali.eval.answering.prediction_file import PredictionFile, fingerprint
+from openpali.eval.answering.predictions import answer_examples
+from openpali.eval.answering.processes import Processes
+from openpali.eval.intervals.bootstrap import LEVEL, RESAMPLES, SEED
+from openpali.eval.intervals.by_metric import add_intervals
+from openpali.eval.measuring.measurement import Measurement, describe
+from openpali.eval.prompts.other_models import BARE, prompt_kind
+from openpali.eval.report.json_numbers import json_numbers
+from openpali.eval.report.page import pictures, write_report
+from openpali.modeling.auto import checkpoint_config
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure, beside what a `Measurement` says.
+
+    Attributes:
+        limit: number of examples; all when None.
+        blank_images: measure with blank images as well.
+        box_scores: rank boxes by the probability of their tokens.
+        device: of the model; the first accelerator, else the CPU, when None.
+        dtype: of the model's weights; auto is the checkpoint's own.
+        overwrite: forget predictions of an earlier run.
+        incomplete: take a checkpoint that lacks weights as it is.
+        title: heading of the report; model and task when None.
+        logs: lines of a training run's logs.jsonl, for the loss curve.
+        arguments: of the command line, for metrics.json.
+    """
+
+    limit: int | None = None
+    blank_images: bool = False
+    box_scores: bool = False
+    device: str | None = None
+    dtype: str = "auto"
+    overwrite: bool = False
+    incomplete: bool = False
+    title: str | None = None
+    logs: Sequence[Mapping[str, Any]] = ()
+    arguments: Mapping[str, Any] | None = None
+
+
+def measure_model(
+    model: str, measurement: Measurement, options: Options, dataset: TaskDataset, folder: Path, processes: Processes
+) -> TaskResult | None:
+    """Answer, score and write; an earlier run's predictions of the same settings are used.
+
+    Args:
+        model: folder or Hub name of a checkpoint.
+        measurement: what is measured; `dataset` is made of it.
+        options: how.
+        dataset: the examples.
+        folder: for the files.
+        processes: that share the work; each must come here.
+
+    Returns:
+        The result in the first process, None in the others.
+
+    Raises:
+        ValueError: predictions of other settings are in the folder, or it is not known how to ask the model.
+        OSError: there is no such checkpoint.
+    """
+    settings = settings_of(model, measurement, options)
+    kinds = (False, True) if options.blank_images else (False,)
+    # before the model is loaded, which takes long and may be for nothing
+    stores = {
+        blank: PredictionFile(folder / f"{name}.jsonl", settings, options.overwrite, processes)
+        for blank, name in ((False, "predictions"), (True, "predictions_blank"))
+        if blank in kinds
+    }
+    loaded = load_model(model, processes.device(options.device), options.dtype, options.incomplete)
+    results = [
+        answer_and_score(*loaded, measurement, options, dataset, stores[blank], blank, processes) for blank in kinds
+    ]
+    result = results[0]
+    if result is None:
+        return None
+    add_intervals(result, dataset.task.metric)
+    if options.blank_images and results[1]:
+        result.blank_metrics = results[1].metrics
+    save(folder / "metrics.json", result, settings, dataset.task.metric, options)
+    write_report(
+        folder / "report.html",
+        options.title or f"{Path(model).name} on {dataset.task.name}",
+        [result],
+        pictures(result, dataset),
+        options.logs,
+        credits_of(dataset.source),
+        settings={"checkpoint": model, **shown_settings(measurement, options, len(dataset.skip_log.read()))},
+    )
+    return result
+
+
+def answer_and_score(
+    model: Any,
+    processor: Any,
+    measurement: Measurement,
+    options: Options,
+    dataset: TaskDataset,
+    store: PredictionFile,
+    blank: bool,
+    processes: Processes,
+) -> TaskResult | None:
+    """Rows of every process; scored and written by the first one, which has the result."""
+    rows = answer_examples(
+        model,
+        processor,
+        dataset,
+        dataset.task,
+        batch_size=measurement.batch_size,
+        limit=options.limit,
+        num_beams=measurement.num_beams,
+        blank_images=blank,
+        box_scores=options.box_scores,
+        store=store,
+        max_length=measurement.max_length,
+        progress=processes.main,
+        processes=processes,
+    )
+    if not processes.main:
+        return None
+    result = scored(dataset.task, rows)
+    store.replace(result.predictions)
+    return result
+
+
+def settings_of(model: str, measurement: Measurement, options: Options) -> dict[str, Any]:
+    """Whatever changes a prediction; what is off is not named, as in the files of earlier runs."""
+    settings: dict[str, Any] = {
+        "model": model,
+        "model_files": fingerprint(model),
+        "task": measurement.task,
+        "source": measurement.source,
+        "source_files": fingerprint(str(measurement.source.get("path", ""))),
+        "num_beams": measurement.num_beams,
+        "seed": measurement.seed,
+    }
+    if options.box_scores:
+        settings["box_scores"] = True
+    if options.dtype != "auto":
+        settings["dtype"] = options.dtype
+    if measurement.max_length is not None:
+        settings["max_length"] = measurement.max_length
+    prompts = prompt_kind(checkpoint_config(model).model_type)
+    return settings if prompts == BARE.name else settings | {"prompts": prompts}
+
+
+def save(path: Path, result: TaskResult, settings: dict[str, Any], metric: str, options: Options) -> None:
+    """Write metrics.json."""
+    content = {
+        "task": result.name,
+        "metric": metric,
+        "metric_key": result.metric_key,
+        "metrics": json_numbers(result.metrics),
+        "intervals": result.intervals,
+        "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
+        "blank_metrics": result.blank_metrics and json_numbers(result.blank_metrics),
+        "notes": result.notes,
+        "settings": settings | {"limit": options.limit, "arguments": dict(options.arguments or {})},
+    }
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def shown_settings(measurement: Measurement, options: Options, skipped: int) -> dict[str, str | int]:
+    """What the head of a report says of source, task and decoding."""
+    shown: dict[str, str | int] = {"source": describe(measurement.source), "task": describe(measurement.task)}
+    shown["decoding"] = "greedy" if measurement.num_beams == 1 else f"{measurement.num_beams} beams"
+    if options.box_scores:
+        shown["box scores"] = "probability of their tokens"
+    if options.dtype != "auto":
+        shown["weights"] = options.dtype
+    return shown | ({"skipped records": skipped} if skipped else {})

@@ -1,0 +1,167 @@
+"""What an evaluation measures: a source, a task and its decoding, from the command line or from a transfer's YAML."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from openpali.data.files.config import as_dict, find_config, number
+from openpali.modeling.auto import checkpoint_config
+
+# letters of what was given, in messages
+SHOWN = 200
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured.
+
+    Attributes:
+        source: name and options of the records' source.
+        task: name and options of the task.
+        num_beams: 1 is greedy.
+        max_length: tokens of a prompt, for models of ours; all when None.
+        batch_size: examples a batch; changes no score.
+        seed: of the choices that the task draws.
+    """
+
+    source: dict[str, Any]
+    task: dict[str, Any]
+    num_beams: int = 1
+    max_length: int | None = None
+    batch_size: int = 32
+    seed: int = 0
+
+
+def read_measurement(
+    models: Sequence[str],
+    config: str | None = None,
+    task: str | None = None,
+    task_options: str = "{}",
+    source: str | None = None,
+    split: str | None = None,
+    num_beams: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+) -> Measurement:
+    """Put together what is measured; what is given here counts more than what the configuration says.
+
+    Args:
+        models: that are measured; if all are of one resolution, the configuration's block of that one counts.
+        config: a transfer's YAML, or the name of a shipped one.
+        task: name of a task.
+        task_options: as JSON or YAML; with a configuration's own task they are merged into its options.
+        source: see `read_source`.
+        split: part of the source; of a configuration's own source the test part when left out.
+        num_beams: the configuration's, else greedy, when left out.
+        batch_size: likewise, else 32.
+        seed: likewise, else 0.
+
+    Raises:
+        ValueError: something is missing or no mapping; ConfigError among them.
+        OSError: there is no such file.
+    """
+    given = read_config(config, models) if config else {}
+    if not (task or given.get("task")) or not (source or given):
+        raise ValueError(
+            "it is not said what to measure: give --config with a transfer's YAML, or --task and --source"
+        )
+    options = read_mapping(task_options)
+    task_spec = {"name": task, **options} if task else as_dict(given["task"], "task") | options
+    source_spec = read_source(source) if source else config_source(given, str(config), split or "test")
+    if source and split:
+        source_spec["split"] = split
+    # a training configuration's; scores are of the pictures as they are
+    source_spec.pop("augment", None)
+    return Measurement(
+        source=source_spec,
+        task=task_spec,
+        num_beams=num_beams or given.get("num_beams") or 1,
+        max_length=given.get("max_length"),
+        batch_size=batch_size or given.get("per_device_eval_batch_size") or 32,
+        seed=given.get("seed") or 0 if seed is None else seed,
+    )
+
+
+def read_config(name: str, models: Sequence[str]) -> dict[str, Any]:
+    """The keys of a transfer's YAML, those of its block for the models' resolution in place of them."""
+    path = find_config(name)
+    try:
+        content = number(read_mapping(path.read_text(encoding="utf-8-sig")))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    sizes = {image_size(model) for model in models} if content.get("resolutions") else set()
+    block = (content.get("resolutions") or {}).get(sizes.pop() if len(sizes) == 1 else None) or {}
+    merged = {key: content.get(key, {}) | value if isinstance(value, dict) else value for key, value in block.items()}
+    return content | merged
+
+
+def image_size(model: str) -> int | None:
+    """Side of a checkpoint's pictures in pixels; None where its configuration cannot be read or does not say it so."""
+    try:
+        return checkpoint_config(model).vision_config.image_size
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def config_source(given: dict[str, Any], config: str, split: str) -> dict[str, Any]:
+    """A part of a configuration's source.
+
+    Raises:
+        ValueError: it has no parts: what its training run sets aside is known only there.
+    """
+    spec = as_dict(given.get("source"), "source")
+    if "split" not in spec:
+        raise ValueError(f"the source of {config} has no split, so its test records are not known: give --source")
+    return spec | {"split": split}
+
+
+def read_source(text: str) -> dict[str, Any]:
+    """The spec of a source from a .jsonl file, from a .yaml or .json file that holds it, or from its own text."""
+    if text.endswith(".jsonl"):
+        return {"name": "jsonl", "path": text}
+    if text.endswith((".yaml", ".yml", ".json")):
+        return described(text)
+    return {"name": text} if text.isidentifier() else read_mapping(text)
+
+
+def described(path: str) -> dict[str, Any]:
+    """The spec of a source that a file holds. Raises ValueError where it holds something else, such as the data."""
+    try:
+        value = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is neither JSON nor YAML in UTF-8 ({' '.join(str(error).split())})") from error
+    if not isinstance(value, dict) or "name" not in value:
+        kind = "coco" if isinstance(value, dict) and "annotations" in value else "own"
+        rest = "" if kind == "coco" else ", kind: detect"
+        raise ValueError(
+            f"{path} does not describe a source, for it has no name at its top. If it holds the data themselves, say"
+            f" what they are: --source '{{name: {kind}, path: {path}{rest}}}'"
+        )
+    return value
+
+
+def read_mapping(text: str) -> dict[str, Any]:
+    """A mapping in JSON or YAML.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"neither JSON nor YAML: {shown!r} ({' '.join(str(error).split())})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f'expected options such as {{"name": "emoji", "split": "test"}}, not {shown!r}')
+    return value
+
+
+def describe(spec: dict[str, Any]) -> str:
+    """Name and options on one line."""
+    options = ", ".join(f"{key} {value}" for key, value in spec.items() if key != "name")
+    return f"{spec['name']} ({options})" if options else spec["name"]

@@ -1,0 +1,1 @@
+"""Prompts in the words of other models."""

@@ -1,0 +1,165 @@
+"""Boxes and masks drawn on pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw
+
+from openpali.data.masks.rle import decode_rle
+from openpali.eval.report.box_labels import Edges, Labels, ink_on
+
+# blue and orange differ to every kind of colour blindness, and in grey
+TRUE_COLOUR = "#1565d8"
+PREDICTED_COLOUR = "#ff8f1f"
+# as far from each other as six can be with any one kind of cone missing, by search
+OBJECT_COLOURS = ("#ff8f1f", "#73ffff", "#a173ff", "#bfff40", "#ff0d5e", "#62d99d")
+TINT, HALO = 0.3, 0.6
+WIDTH = 448  # pixels; smaller pictures are enlarged
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one object is drawn: its colour, its frame, and where its label goes if there is room."""
+
+    colour: str
+    dashed: bool = False
+    above: bool = False
+
+
+TRUE_STYLE = Style(TRUE_COLOUR, dashed=True, above=True)
+PREDICTED_STYLE = Style(PREDICTED_COLOUR)
+
+
+def draw_comparison(
+    image: Image.Image,
+    true: Sequence[dict[str, Any]],
+    predicted: Sequence[dict[str, Any]],
+    width: int = WIDTH,
+    longest: int | None = None,
+) -> Image.Image:
+    """The picture with true boxes and masks in blue, dashed, and with predicted ones in orange; see `draw_objects`."""
+    styled = [(one, TRUE_STYLE) for one in true] + [(one, PREDICTED_STYLE) for one in predicted]
+    return draw_objects(image, styled, width, longest)
+
+
+def draw_found(image: Image.Image, found: Sequence[dict[str, Any]], width: int = WIDTH) -> Image.Image:
+    """The picture with boxes and masks, each in a colour of its own; see `draw_objects`."""
+    return draw_objects(image, [(one, Style(colour)) for one, colour in zip(found, cycle(OBJECT_COLOURS))], width)
+
+
+def draw_objects(
+    image: Image.Image, styled: Sequence[tuple[dict[str, Any], Style]], width: int, longest: int | None = None
+) -> Image.Image:
+    """The picture with labelled boxes, and masks where objects have them, translucent and with a contour.
+
+    Args:
+        image: is not changed.
+        styled: `{"box": [x0, y0, x1, y1] in [0, 1], "label": str, "mask": run lengths or None, optional}`.
+        width: smaller pictures are enlarged to at least this many pixels, so that labels can be read.
+        longest: pictures with a longer side are reduced to it.
+
+    Returns:
+        A new picture.
+    """
+    picture = resized(image, width, longest)
+    line = max(2, round((picture.width * picture.height) ** 0.5 / 160))
+    # a copy, since Pillow's own memory is read-only
+    pixels = np.array(picture, np.float32)
+    masks = [read_mask(one.get("mask"), picture.size) for one, _ in styled]
+    for mask, (_, style) in zip(masks, styled):
+        if mask is not None:
+            tint(pixels, mask, style.colour, TINT)
+    for mask, (one, style) in zip(masks, styled):
+        thick = line if mask is None else max(line // 2, 1)
+        inside, lines = frame(pixel_edges(one["box"], picture.size), picture.size, thick, style.dashed and 4 * line)
+        draw_lines(pixels, lines, inside, style.colour, max(line // 2, 1))
+        if mask is not None:
+            draw_lines(pixels, contour(mask, line), mask, style.colour, max(line // 2, 1))
+    picture = Image.fromarray(pixels.round().astype(np.uint8))
+    draw, labels = ImageDraw.Draw(picture), Labels(picture.size, font_size=6 * line)
+    for one, style in styled:
+        labels.draw(draw, one["label"], pixel_edges(one["box"], picture.size), style.colour, style.above)
+    return picture
+
+
+def resized(image: Image.Image, width: int, longest: int | None) -> Image.Image:
+    """An RGB copy, enlarged or reduced; see `draw_objects`."""
+    scale = max(1.0, width / image.width)
+    if longest is not None:
+        scale = min(scale, longest / max(image.size))
+    # the model's own pixels, not a smoothed version that shows more than it saw
+    filtering = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC
+    size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
+    return image.convert("RGB").resize(size, filtering)
+
+
+def read_mask(rle: dict[str, Any] | None, size: tuple[int, int]) -> np.ndarray | None:
+    """bool[H, W] of run lengths at the size (width, height) of the drawing; None without them."""
+    if rle is None:
+        return None
+    layer = Image.fromarray(decode_rle(rle).astype(np.uint8))
+    return np.asarray(layer.resize(size, Image.Resampling.NEAREST)) > 0
+
+
+def tint(pixels: np.ndarray, mask: np.ndarray, colour: str, share: float) -> None:
+    """Lay the colour over a mask, bool[H, W], of float[H, W, 3]."""
+    pixels[mask] = (1 - share) * pixels[mask] + share * np.array(ImageColor.getrgb(colour), np.float32)
+
+
+def draw_lines(pixels: np.ndarray, lines: np.ndarray, inside: np.ndarray, colour: str, halo: int) -> None:
+    """The border `lines` of a region, both bool[H, W], set off from what is outside, whatever colour that has."""
+    where = window(inside, halo)
+    pixels, lines, inside = pixels[where], lines[where], inside[where]
+    wide = lines
+    for _ in range(halo):
+        wide = around(wide, np.logical_or)
+    tint(pixels, wide & ~inside, ink_on(colour), HALO)
+    tint(pixels, lines, colour, 1.0)
+
+
+def contour(mask: np.ndarray, line: int) -> np.ndarray:
+    """The outermost `line` pixels of bool[H, W]; the picture's edge is outside."""
+    where, edge = window(mask), mask.copy()
+    inner = mask[where]
+    for _ in range(line):
+        inner = around(inner, np.logical_and)
+    edge[where] &= ~inner
+    return edge
+
+
+def around(mask: np.ndarray, combine: np.ufunc) -> np.ndarray:
+    """Each pixel of bool[H, W] and its four neighbours; beyond the picture there is nothing."""
+    padded = np.pad(mask, 1)
+    across = combine(padded[1:-1, :-2], padded[1:-1, 2:])
+    return combine(combine(combine(padded[:-2, 1:-1], padded[2:, 1:-1]), across), mask)
+
+
+def window(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice]:
+    """Rows and columns of bool[H, W] where something is, and a margin: most objects are small, pictures may not be."""
+    rows, columns = (
+        slice(max(some[0] - margin, 0), some[-1] + margin + 1) if len(some) else slice(0)
+        for some in (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    )
+    return rows, columns
+
+
+def pixel_edges(box: Sequence[float], size: tuple[int, int]) -> Edges:
+    """First and last column and row of a box as x0, y0, x1, y1, within the picture."""
+    x0, y0, x1, y1 = (round(min(max(x, 0.0), 1.0) * side) for x, side in zip(box, (*size, *size)))
+    x0, y0 = min(x0, size[0] - 1), min(y0, size[1] - 1)
+    return x0, y0, max(x1 - 1, x0), max(y1 - 1, y0)
+
+
+def frame(edges: Edges, size: tuple[int, int], line: int, dash: int) -> tuple[np.ndarray, np.ndarray]:
+    """bool[H, W] of a rectangle, and of its border of `line` pixels, dashed unless `dash` is 0."""
+    (x0, y0, x1, y1), (width, height) = edges, size
+    columns, rows = np.arange(width) - x0, np.arange(height)[:, None] - y0
+    inside = (columns >= 0) & (columns <= x1 - x0) & (rows >= 0) & (rows <= y1 - y0)
+    sides = (columns < line) | (columns > x1 - x0 - line)
+    ends = (rows < line) | (rows > y1 - y0 - line)
+    if dash:
+        sides, ends = sides & (rows // dash % 2 == 0), ends & (columns // dash % 2 == 0)
+    return inside, inside & (sides | ends)

@@ -1,0 +1,106 @@
+"""Ten examples as the model will see them, in one picture, before any time is spent on training."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from openpali.data.example import Example
+from openpali.data.masks.objects import box_dict
+from openpali.eval.report.drawing import TRUE_STYLE, draw_objects
+
+EXAMPLES_FILE = "examples.png"
+EXAMPLES, COLUMNS, FRAMES = 10, 5, 4
+_LETTERS, _LINES, _WIDTH = 38, 6, 448
+
+
+def draw_examples(
+    path: Path,
+    examples: Sequence[Example],
+    processor: Any,
+    size: int,
+    max_length: int | None = None,
+    suffix_max_length: int | None = None,
+) -> Path:
+    """Write the pictures with their prompts and targets.
+
+    Args:
+        path: of the PNG file.
+        examples: of training.
+        processor: of the model: its resizing and its tokens.
+        size: side of the model's pictures in pixels.
+        max_length: tokens of a prompt.
+        suffix_max_length: tokens of a target.
+
+    Returns:
+        The path.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = -(-len(examples) // COLUMNS)
+    figure = Figure(figsize=(3.2 * COLUMNS, 4.5 * rows + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"Training examples as the model sees them: {size} x {size} pixels", fontsize=13)
+    axes: Any = figure.subplots(rows, COLUMNS, squeeze=False)
+    for place, axis in enumerate(axes.flat):
+        axis.set_axis_off()
+        if place < len(examples):
+            axis.imshow(np.asarray(seen(examples[place], processor, size)))
+            text = caption(examples[place], processor.tokenizer, max_length, suffix_max_length)
+            # dollar signs would begin a formula
+            axis.set_title(text, fontsize=8, loc="left", family="monospace", y=0, va="top", parse_math=False, pad=-6)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=90)
+    return path
+
+
+def seen(example: Example, processor: Any, size: int) -> Image.Image:
+    """The first pictures of an example after resizing, enlarged, side by side; boxes and masks on the first one."""
+    shown = [model_picture(image, processor, size) for image in example.images[:FRAMES]]
+    masks = list(example.masks) or [None] * len(example.boxes)
+    objects = [box_dict(box) | {"mask": mask} for box, mask in zip(example.boxes, masks, strict=True)]
+    first = draw_objects(shown[0], [(one, TRUE_STYLE) for one in objects], _WIDTH)
+    strip = [first, *(image.resize(first.size, Image.Resampling.NEAREST) for image in shown[1:])]
+    whole = Image.new("RGB", (sum(image.width for image in strip), first.height))
+    for place, image in enumerate(strip):
+        whole.paste(image, (place * first.width, 0))
+    return whole
+
+
+def model_picture(image: Image.Image, processor: Any, size: int) -> Image.Image:
+    """The pixels that the model gets, as a picture."""
+    to_pixels = processor.image_processor
+    options = {"size": {"height": size, "width": size}, "return_tensors": "np"}
+    values = np.asarray(to_pixels(images=[image], **options)["pixel_values"][0], np.float32)
+    mean, std = (np.array(x, np.float32)[:, None, None] for x in (to_pixels.image_mean, to_pixels.image_std))
+    pixels = np.clip((values * std + mean) * 255, 0, 255).round().astype(np.uint8)
+    return Image.fromarray(pixels.transpose(1, 2, 0))
+
+
+def caption(example: Example, tokenizer: Any, max_length: int | None, suffix_max_length: int | None) -> str:
+    """Prompt and target in some lines, with their numbers of tokens and whether they are cut."""
+    more = f" ({len(example.images)} pictures)" if len(example.images) > 1 else ""
+    parts = []
+    for word, text, limit in (("prompt", example.prefix, max_length), ("target", example.suffix, suffix_max_length)):
+        # the end token, or the line break of a prompt, is one more
+        tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
+        cut = f", cut to {limit}" if limit is not None and tokens > limit else ""
+        found = textwrap.wrap(text, _LETTERS) or ["(empty)"]
+        found = found if len(found) <= _LINES else [*found[: _LINES - 1], "..."]
+        parts.append("\n".join([f"{word}{more}, {tokens} tokens{cut}:", *(f"  {line}" for line in found)]))
+        more = ""
+    return "\n".join(parts)
+
+
+def some_examples(datasets: Sequence[Any], count: int = EXAMPLES) -> list[Example]:
+    """Examples from all over the datasets, as many of each; of streams there are none."""
+    found: list[Example] = []
+    known = [data for data in datasets if hasattr(type(data), "__getitem__")]
+    for place, data in enumerate(known):
+        each = min(len(data), count // len(known) + (place < count % len(known)))
+        found.extend(data[index * len(data) // each] for index in range(each))
+    return found

@@ -1,0 +1,1 @@
+"""Features of a frozen image encoder, computed once and kept on disk."""

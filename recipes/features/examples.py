@@ -1,0 +1,157 @@
+"""Examples whose pictures are features on disk: what is read of them once, and how they become batches."""
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+from transformers import BatchFeature
+
+from openpali.data.collator import Collator
+from openpali.data.example import Example
+from openpali.data.images.lazy_image import PictureFiles, picture_key
+from openpali.data.images.open_image import remembered
+from openpali.recipes.features.store import FeatureStore, Place
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.training.bad_losses import Careful, CarefulCollator, raised
+from openpali.recipes.training.sampling import quiet_worker
+
+# where a stand-in for a picture keeps the place of its features
+PLACE = "features"
+
+
+@dataclass
+class Reading:
+    """What one pass over the data found.
+
+    Attributes:
+        lines: of each example, its texts as JSON.
+        keys: of each example, `picture_key` of its pictures.
+    """
+
+    lines: list[bytes]
+    keys: list[list[bytes]]
+
+
+class Readings(Dataset):
+    """Reads examples for their texts and the keys of their pictures, which need no decoding where files are known."""
+
+    def __init__(self, examples: Dataset[Example], indices: Sequence[int], files: PictureFiles):
+        self.examples, self.indices, self.files = examples, indices, files
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> tuple[bytes, list[bytes]]:
+        with remembered(self.files):
+            example = self.examples[self.indices[position]]
+        texts = {"id": example.id, "task": example.task, "prefix": example.prefix, "suffix": example.suffix}
+        texts["controls"] = example.controls
+        line = json.dumps(texts | {"meta": example.meta}, ensure_ascii=False)
+        return line.encode(), [picture_key(picture) for picture in example.images]
+
+
+def loader_of(data: Dataset, run: RunArguments, batch_size: int | None, collate: Any = None) -> DataLoader:
+    """Items in order, by the run's workers, without touching the run's random numbers; to be read by `raised`."""
+    return DataLoader(
+        Careful(data),
+        batch_size=batch_size,
+        collate_fn=CarefulCollator(collate or unchanged),
+        num_workers=run.dataloader_num_workers,
+        worker_init_fn=quiet_worker,
+        generator=torch.Generator(),
+    )
+
+
+def unchanged(item: Any) -> Any:
+    """An item as it is, where torch would make tensors of it."""
+    return item
+
+
+def read_once(examples: Any, files: PictureFiles, run: RunArguments) -> Reading:
+    """Every example of map-style data, in order; each process reads its share, and all get the whole."""
+    share = range(run.process_index, len(examples), run.world_size)
+    loader = loader_of(Readings(examples, share, files), run, None)
+    found = list(raised(tqdm(loader, "Reading examples", disable=run.process_index > 0, leave=False)))
+    shares: list[Any] = [found]
+    if run.world_size > 1:
+        shares = [None] * run.world_size
+        torch.distributed.all_gather_object(shares, found)
+    items = [shares[index % len(shares)][index // len(shares)] for index in range(len(examples))]
+    return Reading([line for line, _ in items], [keys for _, keys in items])
+
+
+class CachedExamples(Dataset[Example]):
+    """The examples of a reading, with stand-ins for pictures that know where the features are.
+
+    All of them lie in three arrays, which loader workers share with the training process.
+    """
+
+    def __init__(self, reading: Reading, places: dict[bytes, Place]):
+        """Find the features of every picture, which must all be among `places`."""
+        self.text = b"".join(reading.lines)
+        self.text_ends = np.cumsum([0, *map(len, reading.lines)])
+        self.picture_ends = np.cumsum([0, *map(len, reading.keys)])
+        found = [places[key] for keys in reading.keys for key in keys]
+        self.places = np.array(found, dtype=np.int64).reshape(-1, 2)
+
+    def __len__(self) -> int:
+        return len(self.text_ends) - 1
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        texts = json.loads(self.text[self.text_ends[index] : self.text_ends[index + 1]])
+        places = self.places[self.picture_ends[index] : self.picture_ends[index + 1]].tolist()
+        return Example(images=tuple(stand_in((part, record)) for part, record in places), **texts)
+
+
+def stand_in(place: Place) -> Image.Image:
+    """A picture of one pixel for those who count pictures; [`StoredFeatures`] reads its place."""
+    picture = Image.new("RGB", (1, 1))
+    picture.info[PLACE] = place
+    return picture
+
+
+class StoredFeatures:
+    """In the place of an image processor: gives the features that stand-ins stand for."""
+
+    def __init__(self, image_processor: Any, store: FeatureStore):
+        """Stand in for the image processor of a processor whose pictures are stand-ins."""
+        self.valid_kwargs, self.store = image_processor.valid_kwargs, store
+
+    def fetch_images(self, images: Any) -> Any:
+        """Nothing has to be fetched."""
+        return images
+
+    def __call__(self, images: Sequence[Image.Image], **options: Any) -> BatchFeature:
+        """`pixel_values`: float[n, tokens, width], which are features under the name that a processor knows."""
+        return BatchFeature({"pixel_values": self.store.read([picture.info[PLACE] for picture in images])})
+
+
+class CachedCollator:
+    """The batches of a collator with `image_features` in place of `pixel_values`.
+
+    Args:
+        collator: for the same examples with their pictures.
+        store: opened, where the examples' places lead to.
+    """
+
+    def __init__(self, collator: Collator, store: FeatureStore):
+        processor = copy.copy(collator.processor)
+        processor.image_processor = StoredFeatures(processor.image_processor, store)
+        self.collator = copy.copy(collator)
+        self.collator.processor = processor
+
+    def __call__(self, examples: Sequence[Example]) -> Any:
+        """`image_features: float[images, tokens, D_vision]`, `input_ids: int[B, L]` and so on."""
+        batch = self.collator(examples)
+        if "pixel_values" in batch:
+            batch["image_features"] = batch.pop("pixel_values")
+        return batch

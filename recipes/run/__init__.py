@@ -1,0 +1,1 @@
+"""A run: its arguments, its data, its folder, and where it resumes."""

@@ -1,0 +1,55 @@
+"""Numbers with which a run could only fail, or train nothing, told before anything is read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from openpali.data.files.config import ConfigError
+
+# keys of all recipes by what their numbers may be
+AT_LEAST_ONE = ("eval_limit", "test_limit", "num_beams", "resolution", "image_size", "pack_length", "examples")
+AT_LEAST_ONE += ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+AT_LEAST_ONE += ("save_total_limit", "rsqrt_timescale", "texts_per_picture", "vocab_size", "text_length", "lora_rank")
+AT_LEAST_ONE += (
+    "max_length",
+    "suffix_max_length",
+    "loss_chunk_size",
+    "sentinels",
+    "tokenizer_texts",
+    "tokenizer_records",
+)
+AT_LEAST_ONE += ("classes_records", "most_classes", "names_records", "most_names")
+ABOVE_ZERO = ("lora_alpha", "temperature", "sweep_learning_rates", "sweep_epochs")
+NOT_NEGATIVE = ("learning_rate", "weight_decay", "seed", "dataloader_num_workers", "eval_steps", "save_steps")
+NOT_NEGATIVE += ("logging_steps", "bad_loss_limit", "cooldown_steps", "num_train_epochs")
+BELOW_ONE = ("adam_beta1", "adam_beta2", "label_smoothing")
+SHARES = ("max_bad_share", "lora_dropout")
+
+
+def check_numbers(values: dict[str, Any]) -> None:
+    """Raise ConfigError for a number with which a run could only fail, or train nothing, later."""
+    for key in sorted(set(values) & {*AT_LEAST_ONE, *ABOVE_ZERO, *NOT_NEGATIVE, *BELOW_ONE, *SHARES}):
+        given = values[key]
+        for value in given if isinstance(given, list) else [given]:
+            if isinstance(value, int | float):
+                check_number(key, value)
+
+
+def check_number(key: str, value: float) -> None:
+    """The same of one key."""
+    if key in AT_LEAST_ONE:
+        at_least_one({key: value})
+    if key in ABOVE_ZERO and not value > 0:
+        raise ConfigError(f"{key}={value}: it is above 0")
+    if key in NOT_NEGATIVE and value < 0:
+        raise ConfigError(f"{key}={value}: it is not negative")
+    if key in BELOW_ONE and not 0 <= value < 1:
+        raise ConfigError(f"{key}={value}: it is from 0 to below 1")
+    if key in SHARES and not 0 <= value <= 1:
+        raise ConfigError(f"{key}={value}: it is a share, from 0 to 1")
+
+
+def at_least_one(values: Mapping[str, float | None]) -> None:
+    """Raise ConfigError for a number below 1; None is no number, and stands for no limit. Nested keys are told too."""
+    for key, value in values.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{key}={value}: it is at least 1; leave it out for the default")

@@ -1,0 +1,1 @@
+"""What one stage alone needs."""

@@ -1,0 +1,151 @@
+"""What each patch of a picture shows, for dense training: examples, batches and scores."""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import adaptive_avg_pool2d
+from transformers import ProcessorMixin
+
+from openpali.data.example import Box, Example
+from openpali.data.files.config import ConfigError
+from openpali.data.masks.objects import labelled
+from openpali.data.masks.rle import decode_rle, encode_rle, mask_array
+from openpali.data.sources import Source
+from openpali.recipes.run.datasets import first_records
+
+BACKGROUND, OTHER = 0, 1
+INSIDE, EMPTY = 0.7, 0.95
+
+
+@dataclass(frozen=True)
+class Patches:
+    """A picture with the boxes, and perhaps the masks, of its objects.
+
+    Attributes:
+        language: of the names.
+        use_masks: whether the masks of objects that have them go along; otherwise their boxes alone count.
+        name: of the task.
+    """
+
+    language: str = "en"
+    use_masks: bool = True
+    name: str = "patches"
+    metric: str = ""
+    metric_key: str = ""
+    max_new_tokens: int = 0
+
+    def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
+        """Boxes with names; `masks` is as long as `boxes`, with an empty dict for an object that has no mask."""
+        named = [item for item in record["objects"] if self.language in item["names"]]
+        masks = [item.get("mask") if self.use_masks else None for item in named]
+        return Example(
+            id=record["id"],
+            task=self.name,
+            images=(record["image"],),
+            prefix="",
+            boxes=tuple(labelled(item["box"], item["names"][self.language]) for item in named),
+            masks=tuple({} if mask is None else encode_rle(mask_array(mask)) for mask in masks),
+        )
+
+    def prediction(self, text: str, example: Example) -> str:
+        """Nothing is generated."""
+        return text
+
+    def reference(self, example: Example) -> str:
+        """Nothing is generated."""
+        return example.suffix
+
+
+def names_in(source: Source, language: str, records: int, most: int) -> list[str]:
+    """The commonest names of the objects in the first records, in alphabetical order.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    counts: Counter[str] = Counter()
+    for record in first_records(source, records):
+        items = record.get("objects", ())
+        counts.update(item["names"][language] for item in items if language in item["names"])
+    if not counts:
+        raise ConfigError(f"source: the first {records} records hold no objects with names in {language!r}")
+    return sorted(name for name, _ in counts.most_common(most))
+
+
+class PatchCollator:
+    """Examples of `Patches` to pixels and the shares of each patch.
+
+    Pictures are squashed to a square, so that normalised boxes stay true.
+    """
+
+    def __init__(self, processor: ProcessorMixin, names: Sequence[str], cells: int):
+        """Say what to learn.
+
+        Args:
+            processor: of the SigLIP model.
+            names: of which each has a label of its own, behind background and other things.
+            cells: patches along one side.
+        """
+        self.processor, self.cells = processor, cells
+        self.label = {name: number for number, name in enumerate(names, OTHER + 1)}
+        self.labels = OTHER + 1 + len(names)
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """`pixel_values`: float[n, 3, H, W]; `shares`: float[n, cells * cells, labels], which sum to 1."""
+        image_processor: Any = self.processor.image_processor
+        pixels = image_processor([example.images[0] for example in examples], return_tensors="pt")["pixel_values"]
+        return {"pixel_values": pixels, "shares": torch.stack([self.shares(example) for example in examples])}
+
+    def shares(self, example: Example) -> torch.Tensor:
+        """float[cells * cells, labels]: how much of each patch every thing covers, the rest being background."""
+        found = torch.zeros(self.cells, self.cells, self.labels)
+        for box, mask in zip(example.boxes, example.masks, strict=True):
+            label = self.label.get(box.label, OTHER)
+            covered = mask_coverage(mask, self.cells) if mask else box_coverage(box, self.cells)
+            found[..., label] = torch.maximum(found[..., label], covered)
+        total = found.sum(-1, keepdim=True)
+        # boxes overlap: together they are all of the patch and no more
+        found /= total.clamp(min=1)
+        found[..., BACKGROUND] = (1 - total[..., 0]).clamp(min=0)
+        return found.flatten(0, 1)
+
+
+def box_coverage(box: Box, cells: int) -> torch.Tensor:
+    """float[cells, cells]: the share of each patch that lies in the box."""
+    edges = torch.arange(cells)
+    down, across = (
+        (torch.clamp(edges + 1, max=end * cells) - torch.clamp(edges, min=start * cells)).clamp(min=0)
+        for start, end in ((box.y0, box.y1), (box.x0, box.x1))
+    )
+    return torch.outer(down, across)
+
+
+def mask_coverage(mask: dict[str, Any], cells: int) -> torch.Tensor:
+    """float[cells, cells]: the share of each patch that a mask (run lengths) covers."""
+    pixels = torch.from_numpy(decode_rle(mask)).float()
+    return adaptive_avg_pool2d(pixels.unsqueeze(0), cells)[0]
+
+
+def patch_scores(logits: torch.Tensor, shares: torch.Tensor) -> dict[str, float]:
+    """How often a patch is called what it shows.
+
+    Args:
+        logits: float[n, patches, labels].
+        shares: float[n, patches, labels].
+
+    Returns:
+        `patch_accuracy` of patches of which one object covers at least 70 %, `background_accuracy` of those that are
+        background for 95 %, both 0 where there are none, and their mean as `accuracy`.
+    """
+    guess, (most, true) = logits.argmax(-1), shares.max(-1)
+    inside = (true != BACKGROUND) & (most >= INSIDE)
+    empty = shares[..., BACKGROUND] >= EMPTY
+    right = guess == true
+    scores = {
+        f"{name}_accuracy": right[where].float().mean().item() if where.any() else 0.0
+        for name, where in (("patch", inside), ("background", empty))
+    }
+    return scores | {"accuracy": sum(scores.values()) / 2}

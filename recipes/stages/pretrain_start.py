@@ -1,0 +1,175 @@
+"""What a stage of pretraining starts from: new parts in front of and behind each other, or an earlier stage."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel, SiglipVisionModel
+
+from openpali import Pali3Config, Pali3ForConditionalGeneration, Pali3Processor
+from openpali.data.files.config import ConfigError, as_dict
+from openpali.modeling.auto import check_tokens, load_answering, load_processor, set_resolution
+from openpali.modeling.checkpoints import load_tower
+from openpali.modeling.configuration_pali3 import vision_config_of
+from openpali.modeling.configuration_paligemma import paligemma_preset
+from openpali.modeling.location_tokens import LOCATION_BINS, location_token
+from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
+from openpali.modeling.processing_paligemma import PaliGemmaProcessor
+from openpali.recipes.run.datasets import check_folder
+
+VOCABULARY_MULTIPLE = 64
+
+
+@dataclass
+class StartArguments:
+    """What a stage starts from."""
+
+    family: Literal["pali3", "paligemma"] = field(
+        default="pali3", metadata={"help": "an encoder-decoder or a decoder behind the image encoder; not with model"}
+    )
+    vision_checkpoint: str | None = field(default=None, metadata={"help": "SigLIP model of stage 0"})
+    text_checkpoint: str | None = field(
+        default=None,
+        metadata={"help": "T5, UMT5 or T5Gemma for pali3, Gemma or Gemma 2 for paligemma; new when left out"},
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={"help": "of a new model; text_checkpoint's or vision_checkpoint's when left out, if that has one"},
+    )
+    model: str | None = field(default=None, metadata={"help": "checkpoint of an earlier stage to go on from instead"})
+    preset: str = field(default="nano", metadata={"help": "size of a new text model"})
+    model_config: dict | str | None = field(default=None, metadata={"help": "changes to the preset's"})
+    image_size: int | None = field(default=None, metadata={"help": "another one than the checkpoint's, in pixels"})
+    attention: Literal["eager", "sdpa", "flex_attention"] | None = field(
+        default=None,
+        metadata={"help": "how the text model attends; PaliGemma 2 with flex_attention keeps no scores, on GPUs"},
+    )
+    ordered_locations: bool = field(
+        default=False,
+        metadata={"help": "pali3: start location tokens as sines of their coordinates, not at random"},
+    )
+
+    def __post_init__(self):
+        self.model_config = as_dict(self.model_config, "model_config")
+        if self.model and (self.vision_checkpoint or self.text_checkpoint or self.tokenizer):
+            raise ConfigError(
+                "model is a whole checkpoint: vision_checkpoint, text_checkpoint and tokenizer are for a new one"
+            )
+        if self.ordered_locations and self.family != "pali3":
+            raise ConfigError("ordered_locations is for family pali3")
+
+
+def load_start(args: StartArguments, incomplete: bool = False) -> tuple[PreTrainedModel, Any]:
+    """The model to train and its processor, at the resolution of this stage, in float32.
+
+    Args:
+        args: what to start from.
+        incomplete: take a checkpoint that lacks weights as it is.
+
+    Raises:
+        ConfigError: if something is missing or does not fit together.
+    """
+    if args.model:
+        folder = check_folder(args.model, "model")
+        model: Any = load_answering(folder, incomplete=incomplete, dtype=torch.float32)
+        processor = load_processor(folder)
+        check_tokens(folder, model, processor)
+    else:
+        vision = check_folder(args.vision_checkpoint, "vision_checkpoint")
+        if Path(vision).is_dir() and not (args.tokenizer or args.text_checkpoint or has_tokenizer(vision)):
+            raise ConfigError(f"tokenizer is missing: {vision} is an image encoder without one, as of classification")
+        if args.text_checkpoint:
+            check_folder(args.text_checkpoint, "text_checkpoint")
+        try:
+            model, processor = {"pali3": new_pali3, "paligemma": new_paligemma}[args.family](args)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    if args.image_size is not None and args.image_size != model.config.vision_config.image_size:
+        try:
+            set_resolution(model, processor, args.image_size)
+        except ValueError as error:
+            raise ConfigError(f"image_size: {error}") from error
+    if args.attention:
+        try:
+            model.set_attn_implementation({"text_config": args.attention})
+        except ValueError as error:
+            raise ConfigError(f"attention: {str(error).split('. ')[0]}") from error
+    return model, processor
+
+
+def new_pali3(args: StartArguments) -> tuple[Pali3ForConditionalGeneration, Pali3Processor]:
+    """PaLI-3 around the image encoder of `vision_checkpoint`; its text model is trained or of the preset."""
+    vision, changes = str(args.vision_checkpoint), as_dict(args.model_config, "model_config")
+    processor = Pali3Processor.from_backbones(vision, args.tokenizer or args.text_checkpoint or vision)
+    read_masks(processor.tokenizer)
+    if args.text_checkpoint:
+        model = Pali3ForConditionalGeneration.from_backbones(vision, args.text_checkpoint, processor, **changes)
+    else:
+        rows = table_rows(processor)
+        text_config = Pali3Config.from_preset(args.preset, vocab_size=rows).text_config
+        changes["text_config"] = text_config.to_dict() | changes.get("text_config", {})
+        vision_config = vision_config_of(vision).to_dict()
+        config = Pali3Config.from_preset(
+            args.preset, image_token_id=processor.image_token_id, vision_config=vision_config, **changes
+        )
+        model = Pali3ForConditionalGeneration(config)
+        model.model.encoder.vision_tower.load_state_dict(tower_weights(vision))
+    if args.ordered_locations:
+        order_locations(model, processor.tokenizer)
+    return model, processor
+
+
+def new_paligemma(args: StartArguments) -> tuple[PreTrainedModel, PaliGemmaProcessor]:
+    """PaliGemma around the image encoder of `vision_checkpoint`; its text model is trained or of the preset."""
+    vision, changes = str(args.vision_checkpoint), as_dict(args.model_config, "model_config")
+    processor = PaliGemmaProcessor.from_backbones(vision, args.tokenizer or args.text_checkpoint or vision)
+    read_masks(processor.tokenizer)
+    if args.text_checkpoint:
+        model = PaliGemmaForConditionalGeneration.from_backbones(vision, args.text_checkpoint, processor, **changes)
+        return model, processor
+    tokenizer: Any = processor.tokenizer
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    ids["bos_token_id"] = tokenizer.bos_token_id
+    changes["text_config"] = changes.get("text_config", {}) | ids | {"vocab_size": table_rows(processor)}
+    changes["vision_config"] = vision_config_of(vision).to_dict()
+    config = paligemma_preset(args.preset, image_token_id=processor.image_token_id, **changes)
+    model: Any = PaliGemmaForConditionalGeneration(config)
+    if changes.get("image_encoder", "siglip") == "siglip":
+        model.model.vision_tower.load_state_dict(tower_weights(vision))
+    return model, processor
+
+
+def has_tokenizer(folder: str) -> bool:
+    """Whether a checkpoint folder holds one."""
+    return any((Path(folder) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "spiece.model"))
+
+
+def read_masks(tokenizer: Any) -> None:
+    """Stage 0's tokenizer says that its model takes no attention mask; these models do."""
+    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = ["input_ids", "attention_mask"]
+
+
+def table_rows(processor: Any) -> int:
+    """Rows of an embedding table for every token."""
+    return -(-len(processor.tokenizer) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
+
+def tower_weights(vision: str) -> dict[str, torch.Tensor]:
+    """The image tower's weights, without its pooling head."""
+    tower = load_tower(vision, SiglipVisionModel, vision_config_of(vision), dtype=torch.float32)
+    return {name: weight for name, weight in tower.state_dict().items() if not name.startswith("head.")}
+
+
+@torch.no_grad()
+def order_locations(model: Pali3ForConditionalGeneration, tokenizer: Any) -> None:
+    """Start location tokens so that near coordinates are alike; a step for one of them then moves its neighbours."""
+    ids = tokenizer.convert_tokens_to_ids([location_token(i / (LOCATION_BINS - 1)) for i in range(LOCATION_BINS)])
+    table: Any = model.get_input_embeddings()
+    rates = math.pi * 2.0 ** torch.linspace(-1, 4, table.weight.shape[1] // 2)
+    angles = torch.linspace(0, 1, LOCATION_BINS).unsqueeze(1) * rates
+    sines = math.sqrt(2) * torch.cat([angles.sin(), angles.cos()], dim=1)
+    table.weight[ids] = sines
+    if not model.config.tie_word_embeddings:
+        model.lm_head.weight[ids] = sines * sines.shape[1] ** -0.5

@@ -1,0 +1,1 @@
+"""What a fine-tuning starts from: a checkpoint at another resolution, with adapters or without."""

@@ -1,0 +1,94 @@
+"""Transfers at another resolution: the keys that differ there, and the model resized for it."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from openpali.data.files.config import ConfigError, as_dict, typed
+from openpali.modeling.auto import check_tokens, checkpoint_config, load_answering, load_processor, set_resolution
+from openpali.recipes.run.arguments import RunArguments, known_keys, read_values
+from openpali.recipes.start.adapters import TRAINED, AdapterArguments, load_for_training
+
+RESIZED_FOLDER = "resized"
+
+
+def resolution_keys(classes: list[type], argv: list[str] | None) -> dict[str, Any]:
+    """What `resolutions` of a configuration says of the resolution that is asked for.
+
+    The block of `--resolution`, or of the checkpoint's own image size without it; nothing for a size that has no
+    block. Of mappings such as `task` a block holds only the entries that differ. The blocks are left out of the
+    result, so that a configuration that was resolved with one of them is not changed by it again.
+
+    Raises:
+        ConfigError: a block of any resolution has an unknown key or a value of the wrong type.
+    """
+    given = read_values(classes, argv).values
+    blocks, known, found = as_dict(given["resolutions"], "resolutions"), known_keys(classes), {}
+    for size, block in blocks.items():
+        if not size.isdigit() or not isinstance(block, dict | None):
+            raise ConfigError(f"resolutions: {size} must be a size in pixels and its keys, as in 448: {{seed: 1}}")
+        found[int(size)] = typed(block or {}, known, f"resolutions: {size}")
+    if not blocks:
+        return {}
+    chosen = found.get(given["resolution"] or own_size(given["model"]) or 0, {})
+    merged = {
+        key: as_dict(given[key], key) | value if isinstance(value, dict) else value for key, value in chosen.items()
+    }
+    return merged | {"resolutions": None}
+
+
+def own_size(model: str | None) -> int | None:
+    """Side of a checkpoint's pictures in pixels; None when it cannot be read, which is told where it is loaded."""
+    try:
+        return checkpoint_config(model or "").vision_config.image_size
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def load_resized(
+    folder: str, size: int | None, adapters: AdapterArguments, dtype: Any, run: RunArguments
+) -> tuple[Any, PreTrainedModel]:
+    """Processor and model to train, for pictures of `size` pixels.
+
+    Adapters are saved without what they were trained on. Where that has to be resized, it is saved as a whole in the
+    run's folder first, so that they find it again.
+
+    Raises:
+        ConfigError: the model cannot have that size.
+    """
+    config, processor = checkpoint_config(folder), load_processor(folder)
+    if size in (None, config.vision_config.image_size):
+        return processor, fitting(folder, load_for_training(folder, adapters, dtype, run), processor)
+    assert size is not None
+    run.say(
+        f"Pictures of {size} pixels in place of {config.vision_config.image_size}: position embeddings are resized"
+    )
+    try:
+        if adapters.peft == "none":
+            model = fitting(folder, load_for_training(folder, adapters, dtype, run), processor)
+            set_resolution(model, processor, size)
+            return processor, model
+        resized = run.folder / RESIZED_FOLDER
+        with run.main_process_first(local=False):
+            if run.process_index == 0 and not (resized / "config.json").exists():
+                save_resized(folder, size, resized, run.incomplete_checkpoint)
+    except ValueError as error:
+        raise ConfigError(f"resolution: {error}") from error
+    return load_processor(resized), load_for_training(str(resized.resolve()), adapters, dtype, run)
+
+
+def fitting(folder: str, model: PreTrainedModel, processor: Any) -> PreTrainedModel:
+    """The model, if it has all tokens of its processor."""
+    check_tokens(folder, model, processor)
+    return model
+
+
+def save_resized(folder: str, size: int, target: Path, incomplete: bool = False) -> None:
+    """Save a checkpoint for pictures of another size."""
+    config, processor = checkpoint_config(folder), load_processor(folder)
+    dtype = config.dtype if config.dtype in TRAINED.values() else TRAINED["float32"]
+    model = load_answering(folder, incomplete=incomplete, dtype=dtype)
+    set_resolution(model, processor, size)
+    processor.save_pretrained(target)
+    model.save_pretrained(target)

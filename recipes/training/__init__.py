@@ -1,0 +1,1 @@
+"""Training, for every stage: trainer, optimizer, engines, validation, progress, and what a run survives."""

@@ -1,0 +1,67 @@
+"""Which weights of a run are kept: those of the best validation score, and what decides where scores are equal."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from openpali.recipes.run.run_folder import BEST_FILE, BEST_FOLDER, LOG_FILE
+from openpali.recipes.training.progress import read_log
+
+
+def read_best(folder: Path) -> dict[str, Any] | None:
+    """Step, value and validation loss of the best weights kept so far."""
+    path = folder / BEST_FOLDER / BEST_FILE
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def best_row(step: int, metric: str, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """What `best.json` says of weights; null is undefined, or not known.
+
+    Args:
+        step: of the weights.
+        metric: that decides.
+        metrics: of the evaluation, as `eval_accuracy`.
+
+    Raises:
+        KeyError: if the evaluation does not give the metric of the run.
+    """
+    if f"eval_{metric}" not in metrics:
+        raise KeyError(f"evaluation gives {', '.join(metrics)}, and not the metric {metric}")
+    value, loss = (known(metrics.get(f"eval_{key}")) for key in (metric, "loss"))
+    return {"step": step, "metric": metric, "value": value, "loss": loss}
+
+
+def known(value: float | None) -> float | None:
+    """A number, or None for nan."""
+    return None if value is None or math.isnan(value) else value
+
+
+def rank(row: Mapping[str, Any]) -> tuple[float, float]:
+    """The score, then the validation loss; an undefined score is below every other one."""
+    value, loss = row["value"], row.get("loss")
+    return -math.inf if value is None else value, -math.inf if loss is None else -loss
+
+
+def beats(row: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
+    """Whether weights replace the best ones: a higher score; of equal ones the lower loss; of equal ones the later."""
+    return best is None or rank(row) >= rank(best)
+
+
+def describe_best(folder: Path) -> str:
+    """What is said of the weights that are kept, with a warning where the score never moved."""
+    best = read_best(folder)
+    assert best is not None
+    key = f"eval_{best['metric']}"
+    values = [row[key] for row in read_log(folder / LOG_FILE) if key in row]
+    shown = "undefined" if best["value"] is None else f"{best['value']:.4g}"
+    if len(values) < 2 or any(value != values[0] for value in values):
+        return f"Best {best['metric']} {shown}, at step {best['step']}: these weights are kept."
+    kept = f"those of step {best['step']} are kept"
+    if best.get("loss") is not None:
+        kept += f", whose validation loss of {best['loss']:.4g} is the lowest"
+    return (
+        f"Warning: {best['metric']} was {shown} at all {len(values)} evaluations and cannot tell weights apart:"
+        f" {kept}. Look at the answers, and give more validation records, or another metric."
+    )

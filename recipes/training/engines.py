@@ -1,0 +1,210 @@
+"""What distributes a run over processes (DDP, FSDP2, DeepSpeed), and a model whose weights lie there in pieces."""
+
+import argparse
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.commands.config.config_args import default_config_file
+from accelerate.utils import DistributedType
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.fsdp import FSDPModule
+from transformers import PreTrainedModel
+
+from openpali.modeling.mistakes import CheckpointError
+from openpali.recipes.run.run_folder import load_weights
+
+NAMES = {
+    DistributedType.NO: "no engine",
+    DistributedType.MULTI_GPU: "DDP",
+    DistributedType.MULTI_CPU: "DDP",
+    DistributedType.FSDP: "FSDP",
+}
+# what launchers say of the number of processes
+ASKED = ("WORLD_SIZE", "OPENPALI_PROCESSES", "SLURM_NTASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+# a launcher of accelerate by any of its names, in a command line whose words are parted by zero bytes
+LAUNCHER = re.compile(
+    r"(^|[\0/.])(accelerate\0launch|accelerate_cli(\.py)?\0launch|accelerate-launch|commands[./]launch(\.py)?)\0"
+)
+MODULE = ("-m", "--module")
+
+
+def describe_engine(accelerator: Accelerator) -> str:
+    """One line: engine, processes, device and precision."""
+    count = accelerator.num_processes
+    processes = "1 process" if count == 1 else f"{count} processes"
+    precision = "no mixed precision" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+    return f"Engine: {engine_name(accelerator)}, {processes}, {accelerator.device.type}, {precision}"
+
+
+def engine_name(accelerator: Accelerator) -> str:
+    """As in a configuration of accelerate."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return f"DeepSpeed ZeRO-{plugin_of(accelerator).zero_stage}"
+    name = NAMES.get(accelerator.distributed_type, str(accelerator.distributed_type))
+    return name + str(plugin_of(accelerator).fsdp_version) if name == "FSDP" else name
+
+
+def plugin_of(accelerator: Accelerator) -> Any:
+    """The settings of FSDP or DeepSpeed."""
+    state = accelerator.state
+    return state.fsdp_plugin if accelerator.distributed_type == DistributedType.FSDP else state.deepspeed_plugin
+
+
+def complaints(accelerator: Accelerator) -> list[str]:
+    """What the environment asked for and this run does not do, in sentences."""
+    found, count = [], accelerator.num_processes
+    asked = asked_processes()
+    for source, number in asked.items():
+        if number > count:
+            found.append(f"{source} asks for {number} processes, and this run has {count}")
+    if asked and found:
+        found[-1] += ": with --cpu accelerate starts one; see recipes/configs/accelerate/cpu.yaml"
+    wanted = {"ACCELERATE_USE_FSDP": DistributedType.FSDP, "ACCELERATE_USE_DEEPSPEED": DistributedType.DEEPSPEED}
+    for name, kind in wanted.items():
+        if os.environ.get(name, "").lower() == "true" and accelerator.distributed_type != kind:
+            found.append(f"{name} is set, and this run has {engine_name(accelerator)}")
+    return found
+
+
+def asked_processes() -> dict[str, int]:
+    """Who asked for how many processes: the environment, and an `accelerate launch` above."""
+    given = {name: os.environ.get(name, "") for name in ASKED}
+    found = {name: int(value) for name, value in given.items() if re.fullmatch(r"\d{1,9}", value)}
+    # a launcher that starts one process does not say in its environment that it was asked for more
+    with contextlib.suppress(OSError):
+        found |= asked_of_accelerate(Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace"))
+    return found
+
+
+def asked_of_accelerate(command: str) -> dict[str, int]:
+    """The number of processes in a command line of `accelerate launch`, or in the configuration that it reads.
+
+    Args:
+        command: words that are parted by zero bytes, of any program. What cannot be understood asks for nothing,
+            since it is read for the sake of a warning.
+    """
+    begin = LAUNCHER.search(command)
+    if begin is None:
+        return {}
+    # what stands behind the script is the script's
+    words = takewhile(lambda word: word not in MODULE and not word.endswith(".py"), command[begin.end() :].split("\0"))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--num_processes", "--num-processes", type=int)
+    parser.add_argument("--config_file", "--config-file")
+    parser.add_argument("--cpu", action="store_true")
+    # of all that a person may write, nothing is worth ending the run here
+    with contextlib.suppress(Exception):
+        args, _ = parser.parse_known_args(list(words))
+        if args.num_processes is not None:
+            return {"accelerate launch --num_processes": args.num_processes}
+        path = args.config_file or (None if args.cpu else default_config_file)
+        if path and Path(path).is_file():
+            return {f"num_processes in {path}": int(yaml.safe_load(Path(path).read_text("utf-8"))["num_processes"])}
+    return {}
+
+
+def name_layers(model: PreTrainedModel, accelerator: Accelerator) -> None:
+    """Tell FSDP what to cut into units of their own: the layers of all towers.
+
+    Transformers' list for our models also names classes that only other models of the same backbones have, which
+    accelerate refuses.
+    """
+    if accelerator.distributed_type == DistributedType.FSDP:
+        kinds = {type(module).__name__ for module in model.modules()}
+        layers = sorted(kind for kind in kinds if kind.endswith(("Layer", "Block")))
+        plugin = plugin_of(accelerator)
+        plugin.transformer_cls_names_to_wrap = plugin.transformer_cls_names_to_wrap or layers
+
+
+@contextlib.contextmanager
+def tables_in_root(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, FSDP leaves the tables of embeddings to the unit of the whole model.
+
+    accelerate would make units of their modules. But encoder and decoder share a table, which must not lie in two
+    units, and our loss reads the vocabulary projection's weight without calling its module, which gathers nothing.
+    """
+    hidden: Any = model
+    hidden.get_input_embeddings = hidden.get_output_embeddings = lambda: None
+    try:
+        yield
+    finally:
+        del hidden.get_input_embeddings, hidden.get_output_embeddings
+
+
+@contextlib.contextmanager
+def gathered(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+    """Inside, any part of a model can be called, as generation calls the encoder alone.
+
+    FSDP2 gathers what a part itself holds only when the whole model is called. DeepSpeed gathers each layer's weights.
+    """
+    units = unshard(model)
+    try:
+        yield
+    finally:
+        for unit in units:
+            again = unit is not model and bool(plugin_of(accelerator).reshard_after_forward)
+            unit.set_reshard_after_forward(again, recurse=False)
+            unit.reshard()
+
+
+def unshard(model: nn.Module) -> list[Any]:
+    """Gather all weights of FSDP2 for good, after the last step; gives the units, none of a model without it."""
+    units: list[Any] = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for unit in units:
+        unit.set_reshard_after_forward(False, recurse=False)
+        unit.unshard()
+    return units
+
+
+def load_into(model: PreTrainedModel, folder: Path | str, accelerator: Accelerator) -> None:
+    """Put a whole checkpoint's weights into a model, also into one whose weights are in shards; for all processes.
+
+    Raises:
+        RuntimeError: naming parameters that the checkpoint lacks.
+    """
+    if isinstance(model, FSDPModule):
+        # fully_shard has put a class of its own before the model's
+        kind = next(kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
+        whole = complete(kind, model, folder).state_dict() if accelerator.is_main_process else {}
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=True)
+        set_model_state_dict(model, whole, options=options)
+        return
+    if accelerator.distributed_type == DistributedType.DEEPSPEED and plugin_of(accelerator).zero_stage == 3:
+        load_into_zero3(model, folder, accelerator)
+    else:
+        load_weights(model, folder)
+
+
+def load_into_zero3(model: PreTrainedModel, folder: Path | str, accelerator: Accelerator) -> None:
+    """The same where parameters are whole only inside a context of DeepSpeed's, which sends them from one process."""
+    from deepspeed.runtime.zero import GatheredParameters  # pyright: ignore[reportMissingImports]
+    from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+
+    # from_pretrained would give a model in shards as well, and initialise their flat weights as if they were whole
+    unset_hf_deepspeed_config()
+    try:
+        whole = dict(complete(type(model), model, folder).named_parameters()) if accelerator.is_main_process else {}
+    finally:
+        set_hf_deepspeed_config(plugin_of(accelerator).hf_ds_config)
+    for name, parameter in model.named_parameters():
+        with torch.no_grad(), GatheredParameters([parameter], modifier_rank=0):
+            if whole:
+                parameter.copy_(whole[name])
+
+
+def complete(kind: Any, model: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
+    """A model of the same kind from a checkpoint that has all of its parameters."""
+    loaded, info = kind.from_pretrained(folder, config=model.config, dtype=model.dtype, output_loading_info=True)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise CheckpointError(f"{folder} lacks {len(missing)} parameters, among them {', '.join(missing[:3])}")
+    return loaded

@@ -1,0 +1,184 @@
+"""Learning-rate schedules, and the table of what trains, how fast, and what decays."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from openpali.data.files.config import ConfigError, nearest
+from openpali.eval.answering.load_model import adapter_parameters
+from openpali.modeling.four_bit import scalars
+from openpali.recipes.run.arguments import RunArguments
+
+# the boxes of the papers' figures by the names that Transformers' modules have
+COMPONENTS = (
+    "vision_tower",
+    "vision_model",
+    "projector",
+    "multi_modal_projector",
+    "text_encoder",
+    "text_model",
+    "language_model",
+    "decoder",
+    "lm_head",
+)
+
+
+def schedule(kind: str, warmup: int, total: int, cooldown: int = 0, timescale: int = 10_000) -> Callable[[int], float]:
+    """Multiplier of the learning rate as a function of the optimizer step.
+
+    Args:
+        kind: "cosine" falls to 0 at `total`; "rsqrt" is 1 / sqrt(1 + steps since warm-up / timescale) and can go
+            on for ever, with a linear fall to 0 over the last `cooldown` steps; "constant" stays at 1.
+        warmup: steps of a linear rise from 0; the multiplier of the first step is then 0. Negative where it ended so
+            many steps before this run, which goes on with the curve of rsqrt.
+        total: steps of the run.
+        cooldown: steps of the fall at the end of rsqrt.
+        timescale: steps after which rsqrt is 1 / sqrt(2).
+    """
+
+    def multiplier(step: int) -> float:
+        rise = min(1.0, step / warmup) if warmup > 0 else 1.0
+        since = max(0, step - warmup)
+        if kind == "cosine":
+            return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, since / max(1, total - warmup))))
+        if kind == "rsqrt":
+            fall = min(1.0, max(0, total - step) / cooldown) if cooldown else 1.0
+            return rise * fall / math.sqrt(1 + since / timescale)
+        return rise
+
+    return multiplier
+
+
+def component_of(name: str) -> str:
+    """The component that a parameter belongs to, by the first part of its dotted name that is one."""
+    parts = name.split(".")
+    # T5Gemma's encoder has no name of a figure and lies one level down
+    first = parts[1] if parts[0] == "model" and len(parts) > 2 else parts[0]
+    return next((part for part in parts if part in COMPONENTS), first)
+
+
+def matrix_names(model: nn.Module) -> set[str]:
+    """Parameters that may decay: weights of linear and convolutional layers, no embeddings, biases or norms."""
+    names = set()
+    for prefix, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            names.add(f"{prefix}.weight")
+        elif isinstance(module, nn.MultiheadAttention):
+            names.add(f"{prefix}.in_proj_weight")
+    return names
+
+
+@dataclass
+class Component:
+    """One row of the table: parameters of one component and how they train.
+
+    Attributes:
+        name: of the component.
+        lr_multiplier: factor on the learning rate.
+        weight_decay: of the matrices.
+        frozen: whether `freeze` lists it.
+        matrices: weights of linear and convolutional layers; in a model with adapters only those of adapters.
+        others: the rest, likewise.
+        base: what adapters stand beside; it never trains.
+    """
+
+    name: str
+    lr_multiplier: float
+    weight_decay: float
+    frozen: bool
+    matrices: list[nn.Parameter] = field(default_factory=list)
+    others: list[nn.Parameter] = field(default_factory=list)
+    base: list[nn.Parameter] = field(default_factory=list)
+
+    def trainable(self) -> int:
+        """Number of parameters that train."""
+        return 0 if self.frozen else count(self.matrices + self.others)
+
+
+def count(parameters: Iterable[nn.Parameter]) -> int:
+    """Number of scalars that parameters stand for, 4-bit ones too."""
+    return sum(map(scalars, parameters))
+
+
+def components(model: nn.Module, args: RunArguments) -> list[Component]:
+    """Sort a model's parameters into components, in the model's order; freezes nothing yet.
+
+    In a model with adapters nothing but adapters can train.
+
+    Raises:
+        ConfigError: if `freeze` or `lr_multipliers` names a component that the model lacks.
+    """
+    multipliers = args.lr_multipliers if isinstance(args.lr_multipliers, dict) else {}
+    matrices, table = matrix_names(model), {}
+    adapters = adapter_parameters(model)
+    for name, parameter in model.named_parameters():
+        key = component_of(name)
+        if key not in table:
+            decays = args.weight_decay if key in args.decay else 0.0
+            table[key] = Component(key, float(multipliers.get(key, 1.0)), decays, key in args.freeze)
+        row = table[key]
+        trains = row.matrices if name in matrices else row.others
+        (row.base if adapters and name not in adapters else trains).append(parameter)
+    for option, names in (("freeze", args.freeze), ("lr_multipliers", multipliers)):
+        for name in names:
+            if name not in table:
+                raise ConfigError(f"{option}: this model has no component {name!r}{nearest(name, table)}")
+    if any(row.lr_multiplier <= 0 for row in table.values()):
+        raise ConfigError("lr_multipliers must be positive; list a component in freeze to stop it from training")
+    return list(table.values())
+
+
+def freeze(table: list[Component]) -> None:
+    """Switch gradients on in what can train of components that are not frozen, and off everywhere else.
+
+    Raises:
+        ConfigError: if nothing is left to train.
+    """
+    for row in table:
+        for parameter in row.base:
+            parameter.requires_grad_(False)
+        for parameter in row.matrices + row.others:
+            parameter.requires_grad_(not row.frozen)
+    if not any(row.trainable() for row in table):
+        raise ConfigError("freeze lists every component of the model: nothing would train")
+
+
+def parameter_groups(table: list[Component], learning_rate: float) -> list[dict[str, Any]]:
+    """Groups for a torch optimizer.
+
+    The decay of a group is divided by its multiplier, since AdamW multiplies it by the group's learning rate
+    while in the reference implementation decay follows the schedule alone.
+    """
+    groups = []
+    for row in table:
+        if row.frozen:
+            continue
+        lr, decay = learning_rate * row.lr_multiplier, row.weight_decay
+        for parameters, wd in ((row.matrices, decay / row.lr_multiplier), (row.others, 0.0)):
+            if parameters:
+                groups.append({"params": parameters, "lr": lr, "weight_decay": wd, "component": row.name})
+    return groups
+
+
+def describe(table: list[Component], learning_rate: float) -> str:
+    """The table as text, with parameter counts; those of adapters stand apart from those of what they stand beside."""
+    adapted = any(row.base for row in table)
+    titles = ["parameters", "adapters", "trainable"] if adapted else ["parameters", "trainable"]
+    lines, numbers = [line("component", titles, "peak lr", "weight decay")], []
+    for row in table:
+        own, trained = count(row.matrices + row.others), row.trainable()
+        numbers.append([count(row.base), own, trained] if adapted else [own, trained])
+        decay = f"{row.weight_decay:g} on {count(row.matrices):,}" if row.weight_decay else "none"
+        rate = (f"{learning_rate * row.lr_multiplier:.3g}", decay) if trained else ("frozen", "")
+        lines.append(line(row.name, numbers[-1], *rate))
+    lines.append(line("total", [sum(column) for column in zip(*numbers)]))
+    return "\n".join(lines)
+
+
+def line(name: str, numbers: Sequence[int | str], rate: str = "", decay: str = "") -> str:
+    """One line of the table."""
+    cells = "".join(f"{cell if isinstance(cell, str) else f'{cell:,}':>15}" for cell in numbers)
+    return f"{name:<22}{cells}{rate:>11}  {decay}".rstrip()

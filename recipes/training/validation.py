@@ -1,0 +1,143 @@
+"""Scores while a model trains, and the report when it has."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from openpali.data.collator import Collator
+from openpali.data.mixture import TaskDataset
+from openpali.data.sources import credits_of
+from openpali.eval.answering.evaluate_task import TaskResult, evaluate_task
+from openpali.eval.report.json_numbers import json_numbers
+from openpali.eval.report.page import pictures, write_report
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.run.run_folder import LOG_FILE
+from openpali.recipes.training.progress import read_log
+from openpali.recipes.training.target_lengths import TargetCounter
+from openpali.recipes.training.validation_loss import held_out_loss
+
+
+@dataclass
+class Validation:
+    """Datasets to score a model on; called with a model it is what `run_training` wants as `evaluate`.
+
+    Attributes:
+        datasets: by name; with a single one its metrics are not prefixed by the name.
+        processor: of the model.
+        batch_size: examples a batch.
+        limit: examples of each dataset.
+        num_beams: 1 is greedy.
+        mean: also give `mean`, that of the datasets' chief metrics, by which checkpoints are compared.
+        collators: of each dataset, for its loss; one that has none gets no loss.
+        say: takes what a person should know.
+        counted: datasets whose targets were held against the tokens that answers may have.
+    """
+
+    datasets: dict[str, TaskDataset]
+    processor: Any
+    batch_size: int
+    limit: int
+    num_beams: int = 1
+    mean: bool = False
+    collators: Mapping[str, Collator] = field(default_factory=dict)
+    say: Callable[[str], None] = print
+    counted: set[str] = field(default_factory=set)
+
+    def results(self, model: PreTrainedModel, blank_images: bool = False) -> dict[str, TaskResult]:
+        """Answers and scores of every dataset."""
+        options: dict[str, Any] = {"batch_size": self.batch_size, "limit": self.limit, "progress": False}
+        options["num_beams"] = self.num_beams
+        return {
+            name: evaluate_task(model, self.processor, data, data.task, blank_images=blank_images, **options)
+            for name, data in self.datasets.items()
+        }
+
+    def __call__(self, model: PreTrainedModel) -> dict[str, float]:
+        """Metrics by name, with the `loss` of each dataset and the mean of these."""
+        losses = self.losses(model)
+        scores, chief = {}, []
+        for name, result in self.results(model).items():
+            prefix = f"{name}_" if len(self.datasets) > 1 else ""
+            numbers = {key: value for key, value in result.metrics.items() if key != "examples"}
+            numbers |= {"loss": losses[name]} if name in losses else {}
+            scores |= {f"{prefix}{key}": value for key, value in numbers.items()}
+            chief.append(result.score)
+        if losses:
+            scores["loss"] = mean_of(list(losses.values()))
+        return scores | ({"mean": mean_of(chief)} if self.mean else {})
+
+    def losses(self, model: PreTrainedModel) -> dict[str, float]:
+        """The loss of the right answers of every dataset that has a collator."""
+        counts = Counter(self.processor.truncation_counts)
+        found = {}
+        for name, collator in self.collators.items():
+            data, counter = self.datasets[name], TargetCounter(collator, self.datasets[name].task.max_new_tokens)
+            examples = (data[index] for index in range(min(self.limit, len(data))))
+            found[name] = held_out_loss(model, examples, counter, self.batch_size)
+            if name not in self.counted and (complaint := counter.complaint(name)):
+                self.say(complaint)
+            self.counted.add(name)
+        # what is cut in training is counted by itself
+        self.processor.truncation_counts.clear()
+        self.processor.truncation_counts.update(counts)
+        return found
+
+    def chief_metric(self, name: str | None = None) -> str:
+        """Key of the metric that decides, of the dataset of that name or of the first one."""
+        if self.mean and name is None:
+            return "mean"
+        name = name or next(iter(self.datasets))
+        key = self.datasets[name].task.metric_key
+        return f"{name}_{key}" if len(self.datasets) > 1 else key
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """The mean of those that are defined; nan without any."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def shown(value: float) -> str:
+    """A number as it is printed."""
+    return "undefined" if math.isnan(value) else f"{value:.3f}"
+
+
+def final_report(
+    model: PreTrainedModel, test: Validation, run: RunArguments, title: str, settings: dict[str, Any]
+) -> list[TaskResult]:
+    """Score the finished model, also on blank images, print it, and write `metrics.json` and `report.html`.
+
+    Args:
+        model: with its best weights.
+        test: held-out datasets.
+        run: whose folder takes the files.
+        title: heading of the report.
+        settings: what a reader of the report needs to know.
+    """
+    results, images = [], {}
+    blanks = test.results(model, blank_images=True)
+    for name, result in test.results(model).items():
+        result.name, result.blank_metrics = name, blanks[name].metrics
+        images |= pictures(result, test.datasets[name])
+        results.append(result)
+        numbers = ", ".join(
+            f"{key} {shown(value)} ({shown(blanks[name].metrics[key])} on blank images)"
+            for key, value in result.metrics.items()
+            if key != "examples"
+        )
+        run.say(f"{name}, {result.metrics['examples']:.0f} test examples: {numbers}")
+    if run.process_index == 0:
+        content = {r.name: {"metrics": json_numbers(r.metrics)} for r in results}
+        for result in results:
+            content[result.name]["blank_images"] = json_numbers(result.blank_metrics or {})
+        (run.folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n")
+        logs = read_log(run.folder / LOG_FILE)
+        credits = " ".join(dict.fromkeys(filter(None, (credits_of(data.source) for data in test.datasets.values()))))
+        path = write_report(run.folder / "report.html", title, results, images, logs, credits, settings=settings)
+        run.say(f"Report: {path}")
+    return results

@@ -1,0 +1,1 @@
+"""Checkpoints of big_vision: arrays, names, configurations and processors in Transformers."""

@@ -1,0 +1,1 @@
+"""What the small chains of stages share."""

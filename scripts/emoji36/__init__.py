@@ -1,0 +1,1 @@
+"""The 36-language images: packages, names, drawings, licences."""

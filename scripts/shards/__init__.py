@@ -1,0 +1,1 @@
+"""What scripts over tar shards share."""
