@@ -138,14 +138,14 @@ class Pali3Processor(PrefixSuffixProcessor):
         nested, texts, suffixes = self.pictures_and_texts(images if videos is None else videos, text, suffix)
 
         data: dict[str, Any] = {}
-        flat = [picture for pictures in nested for picture in pictures]
+        flat = [image for row in nested for image in row]
         if flat:
             data["pixel_values"] = self.image_processor(flat, **options["images_kwargs"])["pixel_values"]
-        counts = [len(pictures) for pictures in nested]
+        counts = [len(row) for row in nested]
         prefixes, spans, marked = self._encode_prefixes(texts, counts, text_options)
-        pictures = max((row.count(self.image_token_id) for row in prefixes), default=0)
+        placeholders = max((row.count(self.image_token_id) for row in prefixes), default=0)
         limit = longest_limit(text_options.get("max_length"))
-        full = None if limit is None else limit + pictures
+        full = None if limit is None else limit + placeholders
         padded = self.pad_rows(prefixes, self.tokenizer.pad_token_id, text_options, full)
         data["input_ids"] = padded
         lengths = [len(ids) for ids in prefixes]

@@ -160,7 +160,7 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         nested, texts, suffixes = self.pictures_and_texts(images if videos is None else videos, text, suffix)
 
         data: dict[str, Any] = {}
-        flat = [picture for pictures in nested for picture in pictures]
+        flat = [image for row in nested for image in row]
         if flat:
             data["pixel_values"] = self.image_processor(flat, **options["images_kwargs"])["pixel_values"]
         limits = text_options.get("max_length"), text_options.get("suffix_max_length")
@@ -169,8 +169,8 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         prefixes = self.encode_prefixes(marked, controls, limits[0])
         targets = [[] for _ in texts] if suffixes is None else self.encode_suffixes(suffixes, limits[1], controls)
         rows = [prefix + target for prefix, target in zip(prefixes, targets)]
-        pictures = max((row.count(self.image_token_id) for row in rows), default=0)
-        full = pictures + sum(longest_limit(limit) or 0 for limit in limits)
+        placeholders = max((row.count(self.image_token_id) for row in rows), default=0)
+        full = placeholders + sum(longest_limit(limit) or 0 for limit in limits)
         data["input_ids"] = self.pad_rows(rows, self.tokenizer.pad_token_id, text_options, full)
         data["attention_mask"] = self.pad_rows([[1] * len(row) for row in rows], 0, text_options, full)
         asked = bool(text_options.get("return_offsets_mapping"))

@@ -124,8 +124,8 @@ class PrefixSuffixProcessor(ProcessorMixin):
         fetched: Any = self.image_processor.fetch_images(without_path_objects(images))
         if is_valid_image(fetched):
             fetched = [fetched]
-        if all(isinstance(pictures, (list, tuple)) for pictures in fetched):
-            nested = [list(pictures) for pictures in fetched]
+        if all(isinstance(row, (list, tuple)) for row in fetched):
+            nested = [list(row) for row in fetched]
         elif isinstance(text, str):
             nested = [list(fetched)]
         elif text is not None and (counts := self._placeholder_counts(text, len(fetched))):

@@ -50,9 +50,9 @@ class FastImageProcessor:
 
     def __call__(self, images: Any, **options: Any) -> BatchFeature:
         """`pixel_values`: float[n, 3, H, W], a tensor unless the stock call had to make another form."""
-        pictures = [images] if isinstance(images, Image.Image) else images
-        if self._knows(options) and pictures and all(_is_rgb(picture) for picture in pictures):
-            return BatchFeature({"pixel_values": self.pixel_values(pictures)})
+        listed = [images] if isinstance(images, Image.Image) else images
+        if self._knows(options) and listed and all(_is_rgb(image) for image in listed):
+            return BatchFeature({"pixel_values": self.pixel_values(listed)})
         return self.stock(images, **options)
 
     def pixel_values(self, pictures: Sequence[Image.Image]) -> torch.Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 from openpali.data.example import Example
 from openpali.data.sources import several
-from openpali.data.tasks.parts.captions import caption_languages, captions_in, pictures
+from openpali.data.tasks.parts.captions import caption_languages, captions_in, record_images
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Caption:
             id=record["id"],
             task=self.name,
             controls="none",
-            images=pictures(record),
+            images=record_images(record),
             prefix=f"caption {language}",
             suffix=rng.choice(captions),
             references=captions,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Example
-from openpali.data.tasks.parts.captions import pictures
+from openpali.data.tasks.parts.captions import record_images
 
 PROMPTS = {
     "caption": "caption {language}",
@@ -57,7 +57,7 @@ class OwnAnswers:
             id=record["id"],
             task=self.name,
             controls="none",
-            images=pictures(record),
+            images=record_images(record),
             prefix=prefix,
             suffix=rng.choice(list(found)),
             references=tuple(found),

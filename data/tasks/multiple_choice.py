@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Example
-from openpali.data.tasks.parts.captions import pictures
+from openpali.data.tasks.parts.captions import record_images
 from openpali.data.tasks.vqa import check_prompt, kind_of, typed
 
 
@@ -38,7 +38,7 @@ class MultipleChoice:
         return Example(
             id=record["id"],
             task=self.name,
-            images=pictures(record),
+            images=record_images(record),
             prefix=before + record["question"] + after,
             suffix=right.strip(),
             references=(right,),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Box, Example
-from openpali.data.tasks.parts.captions import pictures
+from openpali.data.tasks.parts.captions import record_images
 
 ORDERS = ("record", "raster")
 
@@ -53,7 +53,7 @@ class Ocr:
             id=record["id"],
             task=self.name,
             controls="none",
-            images=pictures(record),
+            images=record_images(record),
             prefix="ocr",
             suffix=text,
             references=(text,),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Example
-from openpali.data.tasks.parts.captions import pictures
+from openpali.data.tasks.parts.captions import record_images
 from openpali.data.tasks.vqa import kind_of, typed
 
 NO_HINT = "N/A"
@@ -50,7 +50,7 @@ class ScienceQa:
         return Example(
             id=record["id"],
             task=self.name,
-            images=pictures(record),
+            images=record_images(record),
             prefix="\n".join([*lines, "Answer:"]),
             suffix=answer,
             references=(answer,),

@@ -6,7 +6,7 @@ from typing import Any
 
 from openpali.data.example import Example
 from openpali.data.sources import several
-from openpali.data.tasks.parts.captions import caption_languages, captions_in, cuts, pictures
+from openpali.data.tasks.parts.captions import caption_languages, captions_in, cuts, record_images
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class SplitCap:
         return Example(
             id=record["id"],
             task=self.name,
-            images=pictures(record),
+            images=record_images(record),
             prefix=f"caption {language} {beginning}".rstrip(),
             suffix=rest,
             references=(rest,),

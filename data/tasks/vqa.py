@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from openpali.data.example import Example
-from openpali.data.tasks.parts.captions import pictures
+from openpali.data.tasks.parts.captions import record_images
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Vqa:
             id=record["id"],
             task=self.name,
             controls="none",
-            images=pictures(record),
+            images=record_images(record),
             prefix=self.prompt.replace("{question}", record["question"]),
             suffix=rng.choice(given) if self.target == "random" else given[0],
             references=answers,

@@ -202,16 +202,16 @@ def model_inputs(
         options["max_length"] = max_length
     if adapter is CHAT and starts_itself(processor, texts):
         options["add_special_tokens"] = False
-    pictures: Any = [list(some) for some in images]
+    nested: Any = [list(some) for some in images]
     if adapter.one_picture:
         for example in examples:
             if len(example.images) != 1:
                 raise ValueError(
                     f"{adapter.name} takes one picture, and example {example.id} has {len(example.images)}"
                 )
-        pictures = [some[0] for some in images]
+        nested = [some[0] for some in images]
     with padding_on(processor.tokenizer, side):
-        inputs = processor(images=pictures, text=texts, return_tensors="pt", padding=True, **options)
+        inputs = processor(images=nested, text=texts, return_tensors="pt", padding=True, **options)
     return adapter.arrange(inputs)
 
 

@@ -62,27 +62,27 @@ def draw_objects(
         longest: pictures with a longer side are reduced to it.
 
     Returns:
-        A new picture.
+        A new canvas.
     """
-    picture = resized(image, width, longest)
-    line = max(2, round((picture.width * picture.height) ** 0.5 / 160))
+    canvas = resized(image, width, longest)
+    line = max(2, round((canvas.width * canvas.height) ** 0.5 / 160))
     # a copy, since Pillow's own memory is read-only
-    pixels = np.array(picture, np.float32)
-    masks = [read_mask(one.get("mask"), picture.size) for one, _ in styled]
+    pixels = np.array(canvas, np.float32)
+    masks = [read_mask(one.get("mask"), canvas.size) for one, _ in styled]
     for mask, (_, style) in zip(masks, styled):
         if mask is not None:
             tint(pixels, mask, style.colour, TINT)
     for mask, (one, style) in zip(masks, styled):
         thick = line if mask is None else max(line // 2, 1)
-        inside, lines = frame(pixel_edges(one["box"], picture.size), picture.size, thick, style.dashed and 4 * line)
+        inside, lines = frame(pixel_edges(one["box"], canvas.size), canvas.size, thick, style.dashed and 4 * line)
         draw_lines(pixels, lines, inside, style.colour, max(line // 2, 1))
         if mask is not None:
             draw_lines(pixels, contour(mask, line), mask, style.colour, max(line // 2, 1))
-    picture = Image.fromarray(pixels.round().astype(np.uint8))
-    draw, labels = ImageDraw.Draw(picture), Labels(picture.size, font_size=6 * line)
+    canvas = Image.fromarray(pixels.round().astype(np.uint8))
+    draw, labels = ImageDraw.Draw(canvas), Labels(canvas.size, font_size=6 * line)
     for one, style in styled:
-        labels.draw(draw, one["label"], pixel_edges(one["box"], picture.size), style.colour, style.above)
-    return picture
+        labels.draw(draw, one["label"], pixel_edges(one["box"], canvas.size), style.colour, style.above)
+    return canvas
 
 
 def resized(image: Image.Image, width: int, longest: int | None) -> Image.Image:

@@ -80,7 +80,7 @@ def gallery_rows(
     return rows[:worst], rows[worst:][::-1][:best]
 
 
-def pictures(
+def report_images(
     result: TaskResult, dataset: Examples | Sequence[Any], worst: int = 12, best: int = 6
 ) -> dict[str, Image.Image]:
     """The first picture of each example that the gallery will show, by id."""

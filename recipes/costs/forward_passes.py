@@ -26,7 +26,7 @@ class Lengths:
     texts: int = 1
 
 
-def pictures(vision: Any, examples: int) -> torch.Tensor:
+def random_images(vision: Any, examples: int) -> torch.Tensor:
     """float[examples, 3, H, W]."""
     return torch.empty(examples, 3, vision.image_size, vision.image_size)
 
@@ -39,7 +39,7 @@ def words(examples: int, length: int) -> torch.Tensor:
 def paligemma_step(model: Any, examples: int, lengths: Lengths) -> torch.Tensor:
     """PaliGemma's hidden states of the target."""
     parts, text = model.model, model.config.text_config
-    features = parts.vision_tower(pictures(model.config.vision_config, examples)).last_hidden_state
+    features = parts.vision_tower(random_images(model.config.vision_config, examples)).last_hidden_state
     tokens = parts.multi_modal_projector(features)
     embedded = parts.language_model.embed_tokens(words(examples, lengths.prompt + lengths.target))
     sequence = torch.cat([tokens.to(embedded), embedded], dim=1)
@@ -54,7 +54,7 @@ def paligemma_step(model: Any, examples: int, lengths: Lengths) -> torch.Tensor:
 def pali3_step(model: Any, examples: int, lengths: Lengths) -> torch.Tensor:
     """PaLI-3's hidden states of the target."""
     encoder, vision = model.model.encoder, model.config.vision_config
-    features = encoder.vision_tower(pictures(vision, examples)).last_hidden_state
+    features = encoder.vision_tower(random_images(vision, examples)).last_hidden_state
     side = vision.image_size // vision.patch_size
     tokens = encoder.project(features, side, side)
     embedded = encoder.get_input_embeddings()(words(examples, lengths.prompt))
@@ -91,14 +91,14 @@ def both_ways(encoder: Any, examples: int, size: int) -> Any:
 
 def contrastive_step(model: Any, examples: int, lengths: Lengths) -> list[torch.Tensor]:
     """What the two towers of a SigLIP pool."""
-    images = model.vision_model(pixel_values=pictures(model.config.vision_config, examples))
+    images = model.vision_model(pixel_values=random_images(model.config.vision_config, examples))
     texts = model.text_model(input_ids=words(examples * lengths.texts, lengths.prompt))
     return [images.pooler_output, texts.pooler_output]
 
 
 def image_step(model: Any, examples: int, lengths: Lengths) -> Any:
     """A classifier of pictures or of patches."""
-    return model(pixel_values=pictures(model.config.vision_config, examples))
+    return model(pixel_values=random_images(model.config.vision_config, examples))
 
 
 STEPS: dict[str, Callable[[Any, int, Lengths], Any]] = {

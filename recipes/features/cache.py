@@ -173,10 +173,10 @@ class Missing(Dataset):
     def __getitem__(self, number: int) -> tuple[list[bytes], torch.Tensor]:
         index = self.indices[number]
         images = self.examples[index].images
-        pictures = [images[position] for position in self.positions[index]]
+        missing = [images[position] for position in self.positions[index]]
         processor = with_fast_images(self.collator.processor, self.collator.exact_pictures)
-        pixels = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
-        return [picture_key(picture) for picture in pictures], pixels
+        pixels = processor.image_processor(missing, return_tensors="pt")["pixel_values"]
+        return [picture_key(picture) for picture in missing], pixels
 
 
 def joined(items: Sequence[tuple[list[bytes], torch.Tensor]]) -> tuple[list[bytes], torch.Tensor]:

@@ -180,8 +180,8 @@ def retrieval_scores(
     tokenizer = collator.processor.tokenizer
     texts = [example.suffix for example in examples]
     true = [{example.suffix, *example.meta["true"]} for example in examples]
-    pictures = (example.images[0] for example in examples)
-    images = embed_images(model, collator.processor.image_processor, pictures, batch_size)
+    first = (example.images[0] for example in examples)
+    images = embed_images(model, collator.processor.image_processor, first, batch_size)
     similarity = images @ embed_texts(model, tokenizer, texts, collator.text_length, batch_size).T
     to_text = [texts[j] in own for j, own in zip(similarity.argmax(1).tolist(), true)]
     to_image = [text in true[i] for i, text in zip(similarity.argmax(0).tolist(), texts)]

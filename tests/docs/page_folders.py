@@ -100,7 +100,7 @@ def released_paligemma(path: str, gemma: str) -> None:
     save_tokenizer(Path(gemma), 512)
 
 
-def pictures(*paths: str) -> None:
+def save_images(*paths: str) -> None:
     """Each of its own colour."""
     for number, path in enumerate(paths):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def pictures(*paths: str) -> None:
 def jsonl(path: str, count: int = 20) -> None:
     """A person's own records, or pairs of pictures and texts."""
     rows = [{"image": f"pictures/{i}.png", "prefix": "what is this?", "suffix": f"number {i}"} for i in range(count)]
-    pictures(*(row["image"] for row in rows))
+    save_images(*(row["image"] for row in rows))
     Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -30,7 +30,7 @@ PROMPTS = ["what is this", "detect dog and two green cats", "caption en"]
 TOKENS = 8
 
 
-def picture(seed: int) -> Image.Image:
+def random_image(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 20, 3), dtype=np.uint8))
 
 
@@ -128,11 +128,11 @@ def ask(client: OpenAI, folder: Path, messages: Any, stream: bool) -> str:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_answers_are_those_of_generate(served, family):
     folder, client = served[family]
-    expected = [generated(folder, prompt, picture(i)) for i, prompt in enumerate(PROMPTS)]
+    expected = [generated(folder, prompt, random_image(i)) for i, prompt in enumerate(PROMPTS)]
     assert len(set(expected)) > 1
     assert all(answer.startswith("<loc") for answer in expected)
     for i, prompt in enumerate(PROMPTS):
-        messages = [{"role": "user", "content": [as_data(picture(i)), {"type": "text", "text": prompt}]}]
+        messages = [{"role": "user", "content": [as_data(random_image(i)), {"type": "text", "text": prompt}]}]
         assert [ask(client, folder, messages, stream) for stream in (False, True)] == [expected[i]] * 2
 
 
@@ -141,11 +141,11 @@ def test_a_conversation_is_asked_for_its_last_question(served, family):
     folder, client = served[family]
     messages = [
         {"role": "system", "content": "detect"},
-        {"role": "user", "content": [as_data(picture(5)), {"type": "text", "text": "what is this"}]},
+        {"role": "user", "content": [as_data(random_image(5)), {"type": "text", "text": "what is this"}]},
         {"role": "assistant", "content": "a dog"},
         {"role": "user", "content": "two green cats"},
     ]
-    assert ask(client, folder, messages, False) == generated(folder, "detect two green cats", picture(5))
+    assert ask(client, folder, messages, False) == generated(folder, "detect two green cats", random_image(5))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -153,9 +153,9 @@ def test_the_guides_client_is_answered(served, family, tmp_path, monkeypatch, ca
     folder, client = served[family]
     (block,) = [block for block in blocks(PAGE) if "OpenAI(" in block.text]
     (tmp_path / "shapes" / "images").mkdir(parents=True)
-    picture(7).save(tmp_path / "shapes" / "images" / "0.png")
+    random_image(7).save(tmp_path / "shapes" / "images" / "0.png")
     monkeypatch.chdir(tmp_path)
     address = str(client.base_url).removesuffix("/")
     code = block.text.replace("http://localhost:8000/v1", address).replace("my-pali", str(folder))
     exec(compile(code, "docs/guide/serve.md", "exec"), {})
-    assert capsys.readouterr().out.strip() == generated(folder, "detect circle ; square", picture(7), limit=64)
+    assert capsys.readouterr().out.strip() == generated(folder, "detect circle ; square", random_image(7), limit=64)

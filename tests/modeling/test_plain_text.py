@@ -62,13 +62,13 @@ def test_other_texts_are_tokenised_as_ever(processor):
     assert all((usual[key] == plain[key]).all() for key in usual)
 
 
-@pytest.mark.parametrize("pictures", [1, 2])
-def test_marks_of_all_pictures_in_front_are_where_they_belong(processor, pictures):
+@pytest.mark.parametrize("count", [1, 2])
+def test_marks_of_all_pictures_in_front_are_where_they_belong(processor, count):
     """As people write prompts for PaliGemma; one more than that is letters."""
-    images, options = [[PICTURE] * pictures], {"return_tensors": "pt", "controls": "places"}
+    images, options = [[PICTURE] * count], {"return_tensors": "pt", "controls": "places"}
     bare, marked, more = (
         tokens_of(processor, processor(images=images, text=[f"{marks}what is this"], **options), "input_ids")
-        for marks in ("", "<image>" * pictures, "<image>" * (pictures + 1))
+        for marks in ("", "<image>" * count, "<image>" * (count + 1))
     )
     assert marked == bare
     assert more.count(processor.image_token_id) == bare.count(processor.image_token_id)

@@ -16,7 +16,7 @@ from openpali.modeling.processing_texts import without_limits
 IMAGE_TOKENS, SIDE = 4, 16
 
 
-def picture(shade: int) -> Image.Image:
+def shaded(shade: int) -> Image.Image:
     return Image.new("RGB", (30, 20), (shade, shade, shade))
 
 
@@ -34,7 +34,7 @@ def process(tiny_processor):
 
 
 def test_one_picture_and_one_text(process, tiny_processor):
-    batch = process(picture(50), "a red dog", suffix="two cats")
+    batch = process(shaded(50), "a red dog", suffix="two cats")
     words = tiny_processor.tokenizer("a red dog")["input_ids"]
     assert words[-1] == tiny_processor.tokenizer.eos_token_id
     assert batch["input_ids"].tolist() == [[tiny_processor.image_token_id] * IMAGE_TOKENS + words]
@@ -66,7 +66,7 @@ def test_every_form_of_picture_gives_the_same_pixels(process, tmp_path):
 
 
 def test_pictures_are_fetched_by_url(process, tmp_path):
-    picture(70).save(tmp_path / "picture.png")
+    shaded(70).save(tmp_path / "picture.png")
     handler = partial(QuietHandler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -81,26 +81,26 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 
 def test_every_mode_of_picture_is_read_as_colours(process):
-    images = [picture(80).convert(mode) for mode in ("L", "RGBA", "P", "LA", "1")]
+    images = [shaded(80).convert(mode) for mode in ("L", "RGBA", "P", "LA", "1")]
     assert process(images, ["a"] * 5)["pixel_values"].shape == (5, 3, SIDE, SIDE)
 
 
 def test_lists_of_pictures_belong_to_their_texts(process, tiny_processor):
     image = tiny_processor.image_token_id
-    flat = process([picture(10), picture(20)], ["a", "a red dog"])
+    flat = process([shaded(10), shaded(20)], ["a", "a red dog"])
     assert (flat["input_ids"] == image).sum(1).tolist() == [IMAGE_TOKENS, IMAGE_TOKENS]
     assert shades(flat) == [10, 20]
 
-    nested = process([[picture(10), picture(20)], [], [picture(30)]], ["a", "b", "c"])
+    nested = process([[shaded(10), shaded(20)], [], [shaded(30)]], ["a", "b", "c"])
     assert (nested["input_ids"] == image).sum(1).tolist() == [2 * IMAGE_TOKENS, 0, IMAGE_TOKENS]
     assert shades(nested) == [10, 20, 30]
 
-    single = process([picture(10), picture(20), picture(30)], "a")
+    single = process([shaded(10), shaded(20), shaded(30)], "a")
     assert (single["input_ids"] == image).sum(1).tolist() == [3 * IMAGE_TOKENS]
 
 
 def test_a_video_is_its_frames_in_order(process, tiny_processor):
-    frames = [[picture(10), picture(20), picture(30)], [picture(40)]]
+    frames = [[shaded(10), shaded(20), shaded(30)], [shaded(40)]]
     batch = process(videos=frames, text=["a", "b"])
     assert shades(batch) == [10, 20, 30, 40]
     assert (batch["input_ids"] == tiny_processor.image_token_id).sum(1).tolist() == [3 * IMAGE_TOKENS, IMAGE_TOKENS]
@@ -110,35 +110,35 @@ def test_a_video_is_its_frames_in_order(process, tiny_processor):
 
 
 def test_placeholders_in_the_text_mark_the_places(process, tiny_processor):
-    ids = process([picture(1), picture(2)], "a <image>dog<image>")["input_ids"][0].tolist()
+    ids = process([shaded(1), shaded(2)], "a <image>dog<image>")["input_ids"][0].tolist()
     image = tiny_processor.image_token_id
     a, dog = (tiny_processor.tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a ", "dog"))
     assert ids == [*a, *[image] * IMAGE_TOKENS, *dog, *[image] * IMAGE_TOKENS, tiny_processor.tokenizer.eos_token_id]
-    flat = process([picture(1), picture(2), picture(3)], ["<image>a", "<image><image>b"])
+    flat = process([shaded(1), shaded(2), shaded(3)], ["<image>a", "<image><image>b"])
     assert (flat["input_ids"] == image).sum(1).tolist() == [IMAGE_TOKENS, 2 * IMAGE_TOKENS]
 
 
 def test_labels_come_only_with_a_suffix_and_are_padded(process, tiny_processor):
-    assert "labels" not in process(picture(1), "a")
-    batch = process([picture(1)] * 2, ["a", "a"], suffix=["dog", "two green cats and a dog"])
+    assert "labels" not in process(shaded(1), "a")
+    batch = process([shaded(1)] * 2, ["a", "a"], suffix=["dog", "two green cats and a dog"])
     labels = batch["labels"]
     length = (labels[0] != -100).sum()
     assert labels[0, :length].tolist() == tiny_processor.tokenizer("dog")["input_ids"]
     assert set(labels[0, length:].tolist()) == {-100}
     assert (labels[1] != -100).all()
     # the suffix is no part of the encoder's input
-    assert torch.equal(batch["input_ids"], process([picture(1)] * 2, ["a", "a"])["input_ids"])
+    assert torch.equal(batch["input_ids"], process([shaded(1)] * 2, ["a", "a"])["input_ids"])
 
 
 def test_an_empty_suffix_is_only_the_end(process, tiny_processor):
-    assert process(picture(1), "a", suffix="")["labels"].tolist() == [[tiny_processor.tokenizer.eos_token_id]]
+    assert process(shaded(1), "a", suffix="")["labels"].tolist() == [[tiny_processor.tokenizer.eos_token_id]]
 
 
 def test_text_alone_and_pictures_alone(process, tiny_processor):
     batch = process(text=["a", "b"])
     assert "pixel_values" not in batch
     assert tiny_processor.image_token_id not in batch["input_ids"]
-    alone = process(images=[picture(1), picture(2)])
+    alone = process(images=[shaded(1), shaded(2)])
     end = tiny_processor.tokenizer.eos_token_id
     assert alone["input_ids"].tolist() == [[tiny_processor.image_token_id] * IMAGE_TOKENS + [end]] * 2
 
@@ -146,12 +146,12 @@ def test_text_alone_and_pictures_alone(process, tiny_processor):
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_goes_to_the_side_asked_for(process, tiny_processor, side):
     texts = ["a", "two green cats"]
-    batch = process([picture(1)] * 2, texts, padding_side=side, suffix=["a", "two green cats"])
+    batch = process([shaded(1)] * 2, texts, padding_side=side, suffix=["a", "two green cats"])
     ids, mask = batch["input_ids"][0], batch["attention_mask"][0]
     width, length = len(ids), int(mask.sum())
     assert length < width
     inside = slice(width - length, None) if side == "left" else slice(0, length)
-    assert ids[inside].tolist() == process(picture(1), "a")["input_ids"][0].tolist()
+    assert ids[inside].tolist() == process(shaded(1), "a")["input_ids"][0].tolist()
     assert mask[inside].all()
     assert set(ids[mask == 0].tolist()) == {tiny_processor.tokenizer.pad_token_id}
     # the decoder's target always starts at the beginning
@@ -161,20 +161,20 @@ def test_padding_goes_to_the_side_asked_for(process, tiny_processor, side):
 def test_the_tokenizers_own_padding_side_is_the_default(process, tiny_processor):
     tiny_processor.tokenizer.padding_side = "left"
     try:
-        assert process([picture(1)] * 2, ["a", "two green cats"])["attention_mask"][0, 0] == 0
+        assert process([shaded(1)] * 2, ["a", "two green cats"])["attention_mask"][0, 0] == 0
     finally:
         tiny_processor.tokenizer.padding_side = "right"
 
 
 def test_padding_to_limits_and_multiples(process):
-    batch = process(picture(1), "a", suffix="b", padding="max_length", max_length=10, suffix_max_length=6)
+    batch = process(shaded(1), "a", suffix="b", padding="max_length", max_length=10, suffix_max_length=6)
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (1, IMAGE_TOKENS + 10)
     assert batch["labels"].shape == (1, 6)
-    assert process(picture(1), "a", pad_to_multiple_of=8)["input_ids"].shape[1] == 8
+    assert process(shaded(1), "a", pad_to_multiple_of=8)["input_ids"].shape[1] == 8
 
 
 def test_without_padding_rows_keep_their_lengths(tiny_processor):
-    batch = tiny_processor([picture(1)] * 2, ["a", "two green cats"], suffix=["a", "two green cats"], padding=False)
+    batch = tiny_processor([shaded(1)] * 2, ["a", "two green cats"], suffix=["a", "two green cats"], padding=False)
     assert len(batch["input_ids"][0]) < len(batch["input_ids"][1])
     assert len(batch["labels"][0]) < len(batch["labels"][1])
     assert [len(row) for row in batch["attention_mask"]] == [len(row) for row in batch["input_ids"]]
@@ -185,7 +185,7 @@ def test_truncation_keeps_pictures_and_end_warns_once_and_counts(process, tiny_p
     end = tiny_processor.tokenizer.eos_token_id
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            batch = process([picture(1)] * 2, [long, "a"], suffix=[long, long], max_length=5, suffix_max_length=4)
+            batch = process([shaded(1)] * 2, [long, "a"], suffix=[long, long], max_length=5, suffix_max_length=4)
     ids = batch["input_ids"][0]
     words = tiny_processor.tokenizer(long)["input_ids"]
     assert ids.tolist() == [tiny_processor.image_token_id] * IMAGE_TOKENS + words[:4] + [end]
@@ -199,11 +199,11 @@ def test_truncation_keeps_pictures_and_end_warns_once_and_counts(process, tiny_p
 
 def test_what_does_not_fit_together_is_refused(process):
     with pytest.raises(ValueError, match="2 texts but pictures for 3"):
-        process([picture(1)] * 3, ["a", "b"])
+        process([shaded(1)] * 3, ["a", "b"])
     with pytest.raises(ValueError, match="2 <image> placeholders but 1 pictures in '<image>a<image>'"):
-        process(picture(1), "<image>a<image>")
+        process(shaded(1), "<image>a<image>")
     with pytest.raises(ValueError, match="1 texts but 2 suffixes"):
-        process(picture(1), "a", suffix=["b", "c"])
+        process(shaded(1), "a", suffix=["b", "c"])
     with pytest.raises(ValueError, match="neither text nor images"):
         process()
 
@@ -224,7 +224,7 @@ def test_saved_and_loaded_is_the_same(tiny_processor, tiny_model, tmp_path):
     assert type(loaded) is type(tiny_processor)
     assert loaded.image_seq_length == IMAGE_TOKENS
     assert loaded.chat_template == tiny_processor.chat_template
-    one, other = (p([picture(9)], ["a"], suffix=["b"], return_tensors="pt") for p in (tiny_processor, loaded))
+    one, other = (p([shaded(9)], ["a"], suffix=["b"], return_tensors="pt") for p in (tiny_processor, loaded))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
 

@@ -93,10 +93,10 @@ def write_all(
     words = []
     for text in rng.sample(WORDS, rng.randint(1, 3)):
         for _ in range(_TRIES):
-            ink, picture = draw_word(text, image.width, rng)
+            ink, letters = draw_word(text, image.width, rng)
             left = _hide(placed, ink)
             if left is not None and not (_filled(ink) & taken).any():
-                image.paste(picture, (0, 0), picture)
+                image.paste(letters, (0, 0), letters)
                 placed = left
                 taken |= _filled(ink)
                 words.append({"text": text, "box": mask_box(ink, text)})

@@ -18,7 +18,7 @@ _PUNCTUATION = "、。，；：！？"
 _LEADING, _FOLLOWING = "เแโใไເແໂໃໄ", "ะาำๅະາຳ"
 
 
-def pictures(record: dict[str, Any]) -> tuple[Image.Image, ...]:
+def record_images(record: dict[str, Any]) -> tuple[Image.Image, ...]:
     """The record's pictures: `images` where it has several, else `image`."""
     return tuple(record["images"]) if "images" in record else (record["image"],)
 

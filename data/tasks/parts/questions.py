@@ -9,7 +9,7 @@ import yaml
 
 from openpali.data.example import Box, Example
 from openpali.data.sources.builtin.phrases import LANGUAGES, question
-from openpali.data.tasks.parts.captions import pictures
+from openpali.data.tasks.parts.captions import record_images
 
 OBJECT_KINDS = ("list", "presence", "which", "count")
 
@@ -49,7 +49,7 @@ class Asked:
         return Example(
             id=record["id"],
             task=task,
-            images=pictures(record),
+            images=record_images(record),
             prefix=prefix,
             suffix=suffix,
             references=(suffix,),

@@ -24,7 +24,7 @@ from openpali.data.tasks import load_task
 from openpali.scripts.shards.parallel import write_shard
 
 
-def picture(number: int, kind: str = "PNG") -> bytes:
+def image_bytes(number: int, kind: str = "PNG") -> bytes:
     """A flat picture whose colour tells its number."""
     file = io.BytesIO()
     Image.new("RGB", (8, 6), (number % 256, number // 256, 50)).save(file, kind)
@@ -32,7 +32,7 @@ def picture(number: int, kind: str = "PNG") -> bytes:
 
 
 def sample(number: int, **others: bytes) -> tuple[str, dict[str, bytes]]:
-    members = {"png": picture(number), "txt": f"picture {number}".encode()}
+    members = {"png": image_bytes(number), "txt": f"picture {number}".encode()}
     return f"{number:06}", members | others
 
 
@@ -69,7 +69,8 @@ def test_json_gives_captions_by_language_and_other_keys(tmp_path):
     path = tmp_path / "a.tar"
     contents = [full, listed, other]
     write_shard(
-        path, [(str(n), {"jpg": picture(n, "JPEG"), "json": json.dumps(c).encode()}) for n, c in enumerate(contents)]
+        path,
+        [(str(n), {"jpg": image_bytes(n, "JPEG"), "json": json.dumps(c).encode()}) for n, c in enumerate(contents)],
     )
     first, second, third = good_and_bad(path)[0]
     assert first["captions"] == full["captions"]
@@ -90,8 +91,8 @@ def test_boxes_serve_detection(tmp_path):
 
 
 def test_several_pictures_and_folders_in_names(tmp_path):
-    members = {"1.png": picture(1), "0.webp": picture(0, "WEBP"), "txt": b"two"}
-    write_shard(tmp_path / "a.tar", [("deep/one", members), ("deep/two", {"png": picture(2), "txt": b"t"})])
+    members = {"1.png": image_bytes(1), "0.webp": image_bytes(0, "WEBP"), "txt": b"two"}
+    write_shard(tmp_path / "a.tar", [("deep/one", members), ("deep/two", {"png": image_bytes(2), "txt": b"t"})])
     first, second = good_and_bad(tmp_path / "a.tar")[0]
     assert [image.size for image in first["images"]] == [(8, 6), (8, 6)]
     assert first["images"][1].getpixel((0, 0)) == (1, 0, 50)
@@ -101,20 +102,23 @@ def test_several_pictures_and_folders_in_names(tmp_path):
 MALFORMED = {
     "no picture": ({"txt": b"text"}, "it has no picture, but txt"),
     "not a picture": ({"png": b"nothing", "txt": b"text"}, "not a picture that can be read"),
-    "cut picture": ({"png": picture(1)[:45], "txt": b"text"}, "truncated|cannot be decoded"),
-    "no text": ({"png": picture(1)}, "it has no text"),
-    "blank text": ({"png": picture(1), "txt": b" \n"}, "it has no text"),
-    "not UTF-8": ({"png": picture(1), "txt": b"\xff\xfe\xfa"}, "its txt is not UTF-8"),
-    "bad JSON": ({"png": picture(1), "json": b'{"captions": '}, "its json is not JSON"),
-    "deep JSON": ({"png": picture(1), "json": b"[" * 200_000}, "its json is not JSON"),
-    "JSON list": ({"png": picture(1), "json": b"[1]"}, "its json is not an object"),
-    "captions of numbers": ({"png": picture(1), "json": b'{"captions": {"en": 3}}'}, 'its "captions" are not texts'),
-    "suffix of numbers": ({"png": picture(1), "json": b'{"suffix": 3}'}, 'its "suffix" is not text'),
+    "cut picture": ({"png": image_bytes(1)[:45], "txt": b"text"}, "truncated|cannot be decoded"),
+    "no text": ({"png": image_bytes(1)}, "it has no text"),
+    "blank text": ({"png": image_bytes(1), "txt": b" \n"}, "it has no text"),
+    "not UTF-8": ({"png": image_bytes(1), "txt": b"\xff\xfe\xfa"}, "its txt is not UTF-8"),
+    "bad JSON": ({"png": image_bytes(1), "json": b'{"captions": '}, "its json is not JSON"),
+    "deep JSON": ({"png": image_bytes(1), "json": b"[" * 200_000}, "its json is not JSON"),
+    "JSON list": ({"png": image_bytes(1), "json": b"[1]"}, "its json is not an object"),
+    "captions of numbers": (
+        {"png": image_bytes(1), "json": b'{"captions": {"en": 3}}'},
+        'its "captions" are not texts',
+    ),
+    "suffix of numbers": ({"png": image_bytes(1), "json": b'{"suffix": 3}'}, 'its "suffix" is not text'),
     "box in pixels": (
-        {"png": picture(1), "json": b'{"objects": [{"names": {"en": "cup"}, "box": [2, 3, 8, 6]}]}'},
+        {"png": image_bytes(1), "json": b'{"objects": [{"names": {"en": "cup"}, "box": [2, 3, 8, 6]}]}'},
         "the box .* is not",
     ),
-    "objects of words": ({"png": picture(1), "json": b'{"objects": ["cup"]}'}, 'its "objects" are not a list'),
+    "objects of words": ({"png": image_bytes(1), "json": b'{"objects": ["cup"]}'}, 'its "objects" are not a list'),
 }
 
 
@@ -147,15 +151,15 @@ def add(archive: tarfile.TarFile, name: str, content: bytes = b"x", **attributes
 
 def test_names_that_lead_out_and_links_are_refused(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
-        add(archive, "../out.png", picture(1))
-        add(archive, "/etc/passwd.png", picture(1))
+        add(archive, "../out.png", image_bytes(1))
+        add(archive, "/etc/passwd.png", image_bytes(1))
         add(archive, "link.png", b"", type=tarfile.SYMTYPE, linkname="/etc/passwd")
         add(archive, "hard.png", b"", type=tarfile.LNKTYPE, linkname="../out.png")
         add(archive, "fifo.png", b"", type=tarfile.FIFOTYPE)
         add(archive, "folder", b"", type=tarfile.DIRTYPE)
         add(archive, "._hidden.png", b"resource fork")
         for name in ("same.png", "same.png", "good.png"):
-            add(archive, name, picture(7))
+            add(archive, name, image_bytes(7))
         add(archive, "good.txt", b"text")
     good, bad = good_and_bad(tmp_path / "a.tar")
     assert [record["id"] for record in good] == ["a:good"]

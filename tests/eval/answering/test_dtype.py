@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_adapters import FAMILIES, adapted_model, save_adapters, save_checkpoint
 from tiny_mask_vqvae import tiny
-from tiny_siglip import pictures, tiny_siglip
+from tiny_siglip import random_images, tiny_siglip
 
 import openpali_cli  # pyright: ignore[reportMissingImports]
 from openpali.eval.answering.load_model import adapter_parameters, load_model
@@ -200,7 +200,7 @@ def test_encoders_embed_in_it(tmp_path, asked):
     assert types(found.model) == {torch.bfloat16 if asked == "auto" else DTYPES[asked]}
     limit = 2 * TOLERANCES["bfloat16" if asked == "auto" else asked]
     for embed in (
-        lambda one: embed_images(one.model, one.image_processor, pictures()),
+        lambda one: embed_images(one.model, one.image_processor, random_images()),
         lambda one: embed_texts(one.model, one.tokenizer, ["red", "blau"]),
     ):
         assert embed(found).dtype == torch.float32

@@ -2,7 +2,7 @@ import logging
 
 import pytest
 import torch
-from tiny_siglip import TEXT_LENGTH, VISION, pictures, tiny_siglip
+from tiny_siglip import TEXT_LENGTH, VISION, random_images, tiny_siglip
 from tolerances import assert_same_but_rounding
 from torch.nn.functional import normalize
 from transformers import Siglip2Config, Siglip2Model, SiglipForImageClassification, SiglipVisionModel
@@ -20,11 +20,11 @@ def siglip():
 
 def test_embeddings_are_those_of_the_model(siglip):
     model, processor = siglip
-    inputs = processor(images=pictures(5), text=TEXTS, padding="max_length", max_length=TEXT_LENGTH)
+    inputs = processor(images=random_images(5), text=TEXTS, padding="max_length", max_length=TEXT_LENGTH)
     inputs = {key: torch.as_tensor(value) for key, value in inputs.convert_to_tensors("pt").items()}
     with torch.no_grad():
         expected = model(pixel_values=inputs["pixel_values"], input_ids=inputs["input_ids"])
-    images = embed_images(model, processor.image_processor, iter(pictures(5)), batch_size=2)
+    images = embed_images(model, processor.image_processor, iter(random_images(5)), batch_size=2)
     texts = embed_texts(model, processor.tokenizer, TEXTS, batch_size=2)
     torch.testing.assert_close(images, expected.image_embeds, atol=1e-6, rtol=0)
     torch.testing.assert_close(texts, expected.text_embeds, atol=1e-6, rtol=0)
@@ -75,7 +75,7 @@ def test_every_part_is_in_its_mode_afterwards_even_after_an_error(siglip):
         fail()
     assert seen
     assert not any(seen)
-    embed_images(model, processor.image_processor, pictures(1))
+    embed_images(model, processor.image_processor, random_images(1))
     assert model.text_model.encoder.training
     assert not model.vision_model.encoder.training
     assert torch.is_grad_enabled()
@@ -88,26 +88,26 @@ def test_features_of_a_classifier_and_of_an_encoder_alone(siglip):
     classifier.vision_model.load_state_dict(model.vision_model.state_dict())
     encoder = SiglipVisionModel(model.config.vision_config).eval()
     encoder.load_state_dict(model.vision_model.state_dict())
-    pixels = processor.image_processor(pictures(3), return_tensors="pt")["pixel_values"]
+    pixels = processor.image_processor(random_images(3), return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         outputs = model.vision_model(pixels)
         logits = classifier(pixels).logits
     expected = {"mean": outputs.last_hidden_state.mean(1), "head": outputs.pooler_output}
     for kind in (model, classifier, encoder):
         for pooling, features in expected.items():
-            found = image_features(kind, processor.image_processor, pictures(3), pooling)
+            found = image_features(kind, processor.image_processor, random_images(3), pooling)
             assert_same_but_rounding(found, features)
-    mean = image_features(classifier, processor.image_processor, pictures(3), "mean")
+    mean = image_features(classifier, processor.image_processor, random_images(3), "mean")
     torch.testing.assert_close(classifier.classifier(mean), logits, atol=1e-5, rtol=1e-4)
 
 
 def test_an_encoder_without_a_head_says_so():
     model, processor = tiny_siglip(vision_use_head=False)
-    assert image_features(model, processor.image_processor, pictures(1), "mean").shape == (1, 16)
+    assert image_features(model, processor.image_processor, random_images(1), "mean").shape == (1, 16)
     with pytest.raises(ValueError, match="this SiglipModel has no pooling head: use pooling 'mean'"):
-        embed_images(model, processor.image_processor, pictures(1))
+        embed_images(model, processor.image_processor, random_images(1))
     with pytest.raises(ValueError, match="pooling is one of head, mean, not 'max'"):
-        image_features(model, processor.image_processor, pictures(1), "max")
+        image_features(model, processor.image_processor, random_images(1), "max")
 
 
 def test_nothing_to_embed_is_said(siglip):
@@ -117,7 +117,7 @@ def test_nothing_to_embed_is_said(siglip):
     with pytest.raises(ValueError, match="no texts"):
         embed_texts(model, processor.tokenizer, [])
     with pytest.raises(ValueError, match="batch_size=0"):
-        embed_images(model, processor.image_processor, pictures(1), 0)
+        embed_images(model, processor.image_processor, random_images(1), 0)
 
 
 def test_siglip2_with_pictures_of_several_shapes():
@@ -127,7 +127,7 @@ def test_siglip2_with_pictures_of_several_shapes():
     torch.manual_seed(0)
     model = Siglip2Model(Siglip2Config(vision_config=vision, text_config=sizes | {"vocab_size": 99})).eval()
     processor = Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16)
-    shapes = [image.resize(size) for image, size in zip(pictures(2), [(50, 30), (20, 20)])]
+    shapes = [image.resize(size) for image, size in zip(random_images(2), [(50, 30), (20, 20)])]
     inputs = dict(processor(shapes, return_tensors="pt").items())
     with torch.no_grad():
         outputs = model.get_image_features(**inputs)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from PIL import Image
-from tiny_siglip import pictures, tiny_siglip
+from tiny_siglip import random_images, tiny_siglip
 from transformers import SiglipForImageClassification, SiglipVisionModel
 
 from openpali.data.records import BadRecord, SkipLog
@@ -16,7 +16,7 @@ class Numbered:
     name = "numbered"
 
     def __init__(self):
-        self.images, self.read = pictures(5), []
+        self.images, self.read = random_images(5), []
 
     def __len__(self):
         return 5

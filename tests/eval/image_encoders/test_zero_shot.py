@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tiny_siglip import COLOURS, pictures, tiny_siglip
+from tiny_siglip import COLOURS, random_images, tiny_siglip
 from torch.nn.functional import normalize
 
 from openpali.eval.image_encoders.embedding import embed_images, embed_texts
@@ -73,7 +73,7 @@ def test_languages_apart(siglip):
     """A class without a name in a language is no choice there, and its pictures do not count."""
     model, processor = siglip
     names = list(COLOURS)
-    images = embed_images(model, processor.image_processor, pictures(5))
+    images = embed_images(model, processor.image_processor, random_images(5))
     labels = torch.arange(5)
     german = [COLOURS[name] for name in names]
     classes = {"en": names, "xx": [german[0], None, german[2], None, None], "yy": [None] * 5}

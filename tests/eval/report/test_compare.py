@@ -115,9 +115,9 @@ def test_a_picture_of_each_model_where_it_found_boxes():
     images = {"id-0": Image.new("RGB", (32, 32))}
     with_boxes = card({"a": result([1.0], boxes=[box]), "b": result([0.0])}, 0, images)
     assert with_boxes["picture"] is None
-    pictures = [answer["picture"] for answer in with_boxes["answers"]]
-    assert all(picture.startswith("data:image/jpeg") for picture in pictures)
-    assert pictures[0] != pictures[1]
+    drawn = [answer["picture"] for answer in with_boxes["answers"]]
+    assert all(picture.startswith("data:image/jpeg") for picture in drawn)
+    assert drawn[0] != drawn[1]
     without = card({"a": result([1.0]), "b": result([0.0])}, 0, images)
     assert without["picture"]
     assert [answer["picture"] for answer in without["answers"]] == [None, None]

@@ -28,9 +28,9 @@ def colour_of(name):
     return np.array(ImageColor.getrgb(name))
 
 
-def painted(picture, colour):
+def painted(canvas, colour):
     """Rows and columns of the pixels of exactly that colour."""
-    return np.nonzero((np.asarray(picture) == colour_of(colour)).all(-1))
+    return np.nonzero((np.asarray(canvas) == colour_of(colour)).all(-1))
 
 
 def thing(mask, label=""):
@@ -50,10 +50,10 @@ def disc(side=64, radius=20, x=32, y=32):
 def test_boxes_are_drawn_where_they_are(true, colour):
     image = Image.new("RGB", (100, 50), "black")
     boxes = [{"box": [0.25, 0.2, 0.75, 0.8], "label": ""}]
-    picture = draw_comparison(image, boxes if true else [], [] if true else boxes, width=100)
-    rows, columns = painted(picture, colour)
+    canvas = draw_comparison(image, boxes if true else [], [] if true else boxes, width=100)
+    rows, columns = painted(canvas, colour)
     assert (columns.min(), columns.max(), rows.min(), rows.max()) == (25, 74, 10, 39)
-    drawn = np.asarray(picture)
+    drawn = np.asarray(canvas)
     assert not drawn[12:38, 27:73].any()
     assert not drawn[:8].any()
     assert not np.asarray(image).any()

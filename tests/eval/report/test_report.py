@@ -12,7 +12,7 @@ from tiny_models import examples
 from openpali.data.sources.builtin.drawings import CREDITS
 from openpali.eval.answering.evaluate_task import TaskResult
 from openpali.eval.report.drawing import PREDICTED_COLOUR, TRUE_COLOUR
-from openpali.eval.report.page import gallery_rows, pictures, show_value, write_report
+from openpali.eval.report.page import gallery_rows, report_images, show_value, write_report
 
 EVIL = "<script>alert('x')</script> & \"quotes\""
 
@@ -142,7 +142,7 @@ def test_without_losses_there_are_no_curves(tmp_path, logs):
 
 def test_pictures_are_those_of_the_gallery():
     data = examples(6)
-    found = pictures(result([1.0, 0.0, 1.0, 1.0, 1.0, 0.0]), data, worst=2, best=1)
+    found = report_images(result([1.0, 0.0, 1.0, 1.0, 1.0, 0.0]), data, worst=2, best=1)
     assert list(found) == ["id-1", "id-5", "id-4"]
     assert found["id-5"] is data[5].images[0]
 

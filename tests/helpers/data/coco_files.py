@@ -53,9 +53,9 @@ class CocoFiles:
         (self.root / "deep").mkdir(parents=True)
         self.content = copy.deepcopy(CONTENT)
         for number, image in enumerate(CONTENT["images"]):
-            picture = np.full((HEIGHT, WIDTH, 3), 40 * number, np.uint8)
-            picture[:, :, 0] = np.arange(WIDTH) * 4
-            Image.fromarray(picture).save(self.root / image["file_name"])
+            pixels = np.full((HEIGHT, WIDTH, 3), 40 * number, np.uint8)
+            pixels[:, :, 0] = np.arange(WIDTH) * 4
+            Image.fromarray(pixels).save(self.root / image["file_name"])
 
     def write(self) -> Path:
         """The file, after changes to `content`."""

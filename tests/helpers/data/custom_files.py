@@ -13,7 +13,7 @@ COLOURS = {"red": (220, 30, 30), "lime": (30, 220, 30), "blue": (30, 30, 220)}
 NAMES = list(COLOURS)
 
 
-def picture(path: Path, number: int, name: str = "red", box: tuple[int, int, int, int] = (4, 6, 12, 10)) -> Path:
+def save_image(path: Path, number: int, name: str = "red", box: tuple[int, int, int, int] = (4, 6, 12, 10)) -> Path:
     """A square of a colour on a ground that no other number has; the box is left, top, width, height."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", (SIDE, SIDE), (number % 256, 100 + number // 256, 140))
@@ -35,7 +35,7 @@ def coco(folder: Path, count: int = 20, file: str = "annotations.json", first: i
     for number in range(first, first + count):
         x, y, wide, high = some_box(number)
         name = f"{number}.png"
-        picture(folder / (pictures or "images") / name, number, NAMES[number % 3], (x, y, wide, high))
+        save_image(folder / (pictures or "images") / name, number, NAMES[number % 3], (x, y, wide, high))
         content["images"].append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
         outline = [[x, y, x + wide, y, x + wide, y + high, x, y + high]]
         one = {"id": 100 + number, "image_id": number, "category_id": number % 3, "bbox": [x, y, wide, high]}
@@ -59,7 +59,7 @@ def table(folder: Path, rows: list[dict[str, Any]], file: str = "metadata.jsonl"
     rows = [{"file_name": f"{number}.png"} | row for number, row in enumerate(rows, first)]
     for number, row in enumerate(rows, first):
         if not (folder / row["file_name"]).exists():
-            picture(folder / row["file_name"], number, NAMES[number % 3])
+            save_image(folder / row["file_name"], number, NAMES[number % 3])
     path = folder / file
     if path.suffix == ".csv":
         with path.open("w", newline="") as stream:
@@ -75,7 +75,7 @@ def class_folders(folder: Path, each: int = 5, names: list[str] = NAMES, first: 
     """A folder of pictures for each class."""
     for place, name in enumerate(names):
         for number in range(each):
-            picture(folder / name / f"{number}.png", first + 100 * place + number, name)
+            save_image(folder / name / f"{number}.png", first + 100 * place + number, name)
     return folder
 
 

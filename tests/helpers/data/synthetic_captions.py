@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from synthetic_media import HEIGHT, WIDTH, picture, write_json, write_lines, write_text
+from synthetic_media import HEIGHT, WIDTH, save_image, write_json, write_lines, write_text
 
 from openpali.data.sources.public.base import held_out
 
@@ -27,7 +27,7 @@ def karpathy(folder: Path) -> None:
     for number, part in enumerate(PARTS):
         path = "train2014" if part == "train" else "val2014"
         name = f"COCO_{path}_{number + 1:012d}.jpg"
-        picture(folder / path / name, number)
+        save_image(folder / path / name, number)
         sentences = [{"raw": text, "tokens": text.split(), "sentid": number * 10 + i} for i, text in enumerate(TEXTS)]
         image = {"filepath": path, "filename": name, "split": part, "cocoid": number + 1, "imgid": number}
         images.append(image | {"sentences": sentences, "sentids": [number * 10]})
@@ -43,7 +43,7 @@ def nocaps(folder: Path) -> dict[str, Any]:
     images = [{"id": n, "file_name": f"{n:016x}.jpg", "coco_url": "", "open_images_id": f"{n:016x}"} for n in range(3)]
     captions = [{"id": n, "image_id": n % 3, "caption": f"{TEXTS[n % 3]} {n}"} for n in range(6)]
     for number, image in enumerate(images):
-        picture(folder / "validation" / image["file_name"], number)
+        save_image(folder / "validation" / image["file_name"], number)
     write_json(folder / "nocaps_val_4500_captions.json", {"images": images, "annotations": captions, "info": {}})
     return overrides(folder)
 
@@ -60,7 +60,7 @@ def textcaps(folder: Path) -> dict[str, Any]:
 
     names, val = apart(4), ["f" * 16, "e" * 16]
     for number, name in enumerate([*names, *val]):
-        picture(folder / "train_images" / f"{name}.jpg", number)
+        save_image(folder / "train_images" / f"{name}.jpg", number)
     train = [entry(name, text) for name in names for text in TEXTS]
     write_json(folder / "TextCaps_0.1_train.json", {"dataset_name": "textcaps", "data": train})
     write_json(folder / "TextCaps_0.1_val.json", {"data": [entry(name, TEXTS[0]) for name in val]})
@@ -75,7 +75,7 @@ def coco35l(folder: Path) -> dict[str, Any]:
     images = []
     for number in [*numbers, *dev]:
         name = f"COCO_val2014_{number:012d}.jpg"
-        picture(folder / "val2014" / name, number)
+        save_image(folder / "val2014" / name, number)
         images.append({"filepath": "val2014", "filename": name, "cocoid": number, "split": "val", "sentences": []})
     write_json(folder / "dataset_coco.json", {"images": images})
     for part, own in (("train", numbers), ("dev", dev)):
@@ -95,7 +95,7 @@ def xm3600(folder: Path) -> dict[str, Any]:
     lines = []
     for number in range(3):
         key = f"{number:016x}"
-        picture(folder / "images" / f"{key}.jpg", number)
+        save_image(folder / "images" / f"{key}.jpg", number)
         texts = {lang: {"caption": [f"{text} {lang}" for text in TEXTS]} for lang in ["en", "quz", "sw"]}
         lines.append({"image/key": key, "image/locale": "en"} | texts)
     write_lines(folder / "captions.jsonl", lines)
@@ -106,7 +106,7 @@ def scicap(folder: Path) -> dict[str, Any]:
     for part, count in (("train", 4), ("val", 2), ("test", 2)):
         names = [f"1001.{part}v{n}-Figure{n}-1.png" for n in range(count)]
         for number, name in enumerate(names):
-            picture(folder / "SciCap-No-Subfig-Img" / part / name, number)
+            save_image(folder / "SciCap-No-Subfig-Img" / part / name, number)
             lower = {"caption": f"{TEXTS[number % 3].lower()} of figure", "sentence": [], "token": []}
             content = {"figure-ID": name, "0-originally-extracted": "Figure 2: A Red dog."}
             content |= {"1-lowercase-and-token-and-remove-figure-index": lower, "2-normalized": {}}
@@ -120,7 +120,7 @@ def screen2words(folder: Path) -> dict[str, Any]:
     parts = {"train": [10, 11, 12, 13], "dev": [20, 21], "test": [30, 31]}
     screens = [screen for part in parts.values() for screen in part]
     for screen in screens:
-        picture(folder / "combined" / f"{screen}.jpg", screen, (20, 36))
+        save_image(folder / "combined" / f"{screen}.jpg", screen, (20, 36))
     rows = [f'{screen},"{text}, and more"' for screen in screens for text in TEXTS]
     write_text(folder / "screen_summaries.csv", "screenId,summary", *rows)
     for part, own in parts.items():
@@ -132,7 +132,7 @@ def widgetcap(folder: Path) -> dict[str, Any]:
     parts = {"train": [10, 11, 12], "dev": [20], "test": [30]}
     rows = []
     for screen in [screen for part in parts.values() for screen in part]:
-        picture(folder / "combined" / f"{screen}.jpg", screen, (90, 160))
+        save_image(folder / "combined" / f"{screen}.jpg", screen, (90, 160))
         # nodes 0.0 and 0.1.0 in RICO's canvas of 1440 x 2560
         nested = {"bounds": [0, 1280, 1440, 2560], "children": [{"bounds": [144, 1280, 720, 1536]}]}
         root = {"bounds": [0, 0, 1440, 2560], "children": [{"bounds": [0, 0, 720, 256]}, nested]}
@@ -150,7 +150,7 @@ def refcoco_seg(folder: Path) -> dict[str, Any]:
         {"id": n, "file_name": f"COCO_train2014_{n:012d}.jpg", "width": WIDTH, "height": HEIGHT} for n in range(1, 7)
     ]
     for image in images:
-        picture(folder / "train2014" / image["file_name"], image["id"])
+        save_image(folder / "train2014" / image["file_name"], image["id"])
     annotations = []
     for image in images:
         for turn, left in enumerate((4, 22)):

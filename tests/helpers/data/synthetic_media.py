@@ -12,7 +12,7 @@ COLOURS = ["red", "lime", "blue", "white", "yellow", "purple", "gray", "orange"]
 WIDTH, HEIGHT = 40, 30
 
 
-def picture(path: Path, number: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
+def save_image(path: Path, number: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
     """A picture of two colours, whose halves say which one it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", size, COLOURS[number % len(COLOURS)])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from synthetic_media import picture, write_json, write_lines, write_text
+from synthetic_media import save_image, write_json, write_lines, write_text
 
 from openpali.data.sources.public.base import held_out
 
@@ -32,7 +32,7 @@ def coco_questions(folder: Path, questions: str, annotations: str) -> dict[str, 
     for start, part in ((0, "train2014"), (40, "val2014")):
         asked, answered = [], []
         for number in range(start, start + COUNT):
-            picture(folder / part / f"COCO_{part}_{number:012d}.jpg", number)
+            save_image(folder / part / f"COCO_{part}_{number:012d}.jpg", number)
             asked.append({"image_id": number, "question": "What colour is this?", "question_id": 10 * number})
             kind = {"answer_type": "other", "question_type": "one", "multiple_choice_answer": "red"}
             answered.append({"question_id": 10 * number, "image_id": number, "answers": ten("red")} | kind)
@@ -57,7 +57,7 @@ def aokvqa(folder: Path) -> dict[str, Any]:
     for start, part in ((0, "train"), (40, "val")):
         rows = []
         for number in range(start, start + COUNT + 1):
-            picture(folder / f"{part}2017" / f"{number:012d}.jpg", number)
+            save_image(folder / f"{part}2017" / f"{number:012d}.jpg", number)
             row = {"split": part, "image_id": number, "question_id": f"q{number}", "question": "What is it for?"}
             row |= {"choices": ["to eat", "to sit", "to see", "to ride"], "correct_choice_idx": number % 4}
             row |= {"direct_answers": ["sitting"] * 6 + ["rest"] * 4, "rationales": ["One sits on it."]}
@@ -71,7 +71,7 @@ def gqa(folder: Path) -> dict[str, Any]:
     for start, part in ((0, "train_balanced"), (40, "val_balanced"), (80, "testdev_balanced")):
         content = {}
         for number in range(start, start + COUNT):
-            picture(folder / "images" / f"n{number}.jpg", number)
+            save_image(folder / "images" / f"n{number}.jpg", number)
             row = {"imageId": f"n{number}", "question": "Is it red?", "answer": "yes", "fullAnswer": "Yes, it is."}
             content[f"{number:07d}"] = row | {"isBalanced": True, "types": {"structural": "verify"}}
         write_json(folder / f"{part}_questions.json", content)
@@ -87,13 +87,13 @@ def nlvr2(folder: Path) -> dict[str, Any]:
         rows = []
         for number in range(start, start + COUNT):
             for side in (0, 1):
-                picture(folder / where / f"{part}-{number}-1-img{side}.png", number + side)
+                save_image(folder / where / f"{part}-{number}-1-img{side}.png", number + side)
             row = {"sentence": "Both are red.", "identifier": f"{part}-{number}-1-0", "synset": "chair"}
             rows.append(row | {"label": "True" if number % 2 else "False"} | ({"directory": 7} if start == 0 else {}))
         write_lines(folder / f"{part}.json", rows)
     for language in MARVL_LANGUAGES:
         for side in (1, 2):
-            picture(folder / "marvl" / language / "images" / "1-Ayam" / f"1-{side}.jpg", side)
+            save_image(folder / "marvl" / language / "images" / "1-Ayam" / f"1-{side}.jpg", side)
         row = {"concept": "1-Ayam", "language": language, "caption": "两张图都有鸡。", "left_img": "1-1.jpg"}
         row |= {"right_img": "1-2.jpg", "id": f"{language}-0", "label": True}
         write_lines(folder / "marvl" / language / "annotations" / f"marvl-{language}.jsonl", [row])
@@ -105,7 +105,7 @@ def ai2d(folder: Path) -> dict[str, Any]:
     trains, kept = keys("ai2d", False, "{}"), keys("ai2d", True, "{}")
     numbers = [next(trains) for _ in range(2 * COUNT)] + [next(kept) for _ in range(COUNT)]
     for number in numbers:
-        picture(folder / "images" / f"{number}.png", int(number))
+        save_image(folder / "images" / f"{number}.png", int(number))
         plain = {"abcLabel": False, "answerTexts": ["sun", "moon", "leaf", "root"], "correctAnswer": int(number) % 4}
         lettered = {"abcLabel": True, "answerTexts": ["A", "B", "C", "D"], "correctAnswer": 1}
         questions = {"What is on the left?": plain, "Which letter is the moon?": lettered}
@@ -123,7 +123,7 @@ def science_qa(folder: Path) -> dict[str, Any]:
         for number in range(start, start + COUNT + 1):
             image = "image.png" if number < start + COUNT else None
             if image:
-                picture(folder / part / str(number) / image, number)
+                save_image(folder / part / str(number) / image, number)
             row = {"question": "Which one is a solid?", "choices": ["milk", "stone", "air"], "answer": number % 3}
             row |= {"hint": "Look at it." if number % 2 else "", "image": image, "subject": "natural science"}
             problems[str(number)] = row | {"split": part, "grade": "grade2", "task": "closed choice"}
@@ -137,7 +137,7 @@ def rsvqa(folder: Path, files: str, images: str, unit: str) -> dict[str, Any]:
         questions, answers = [{"id": 999, "active": False}], [{"id": 999, "active": False}]
         kinds = [("presence", "yes"), ("comp", "no"), ("presence", "no"), ("area" if unit else "count", f"12{unit}")]
         for number, (kind, answer) in enumerate(kinds, start):
-            picture(folder / images / f"{number}.tif", number)
+            save_image(folder / images / f"{number}.tif", number)
             row = {"id": number, "img_id": number, "type": kind, "question": "Is there a road?"}
             questions.append(row | {"answers_ids": [number + 500], "active": True})
             answers.append({"id": number + 500, "question_id": number, "answer": answer, "active": True})
@@ -162,7 +162,7 @@ def chartqa(folder: Path) -> dict[str, Any]:
         for kind, query, label in (("human", "What is the sum?", "12.5"), ("augmented", "Which bar is it?", "Peru")):
             rows = []
             for number in range(start, start + 2):
-                picture(folder / part / "png" / f"{kind}{number}.png", number)
+                save_image(folder / part / "png" / f"{kind}{number}.png", number)
                 rows.append({"imgname": f"{kind}{number}.png", "query": query, "label": label})
             write_json(folder / part / f"{part}_{kind}.json", rows)
     return {"path": str(folder)}
@@ -174,7 +174,7 @@ def vizwizvqa(folder: Path) -> dict[str, Any]:
         rows = []
         for number in range(start, start + COUNT):
             image = f"VizWiz_{part}_{number:08d}.jpg"
-            picture(folder / part / image, number)
+            save_image(folder / part / image, number)
             answers = [*ten("unanswerable", "a can")[:9], {"answer": "", "answer_confidence": "no"}]
             row = {"image": image, "question": "What is this? Thank you.", "answers": answers}
             rows.append(row | {"answer_type": "unanswerable", "answerable": 0})
@@ -188,7 +188,7 @@ def tallyqa(folder: Path) -> dict[str, Any]:
     shown = [next(trains) for _ in range(COUNT)] + [next(kept) for _ in range(COUNT)]
     rows = {"train": [], "test": []}
     for number, image in enumerate([*shown, *(f"VG_100K_2/{i}.jpg" for i in range(COUNT))]):
-        picture(folder / image, number)
+        save_image(folder / image, number)
         row = {"image": image, "answer": number % 4, "question": "How many dogs are there?", "question_id": 5}
         part = "train" if image in shown else "test"
         rows[part].append(row | ({"issimple": number % 2 == 0} if part == "test" else {}))
@@ -201,7 +201,7 @@ def countbenchqa(folder: Path) -> dict[str, Any]:
     """CountBenchQA: pictures in a parquet file, of which one is missing, and questions in a file beside it."""
     import datasets
 
-    shown = [{"bytes": picture(folder / f"{i}.png", i).read_bytes(), "path": None} for i in range(COUNT)]
+    shown = [{"bytes": save_image(folder / f"{i}.png", i).read_bytes(), "path": None} for i in range(COUNT)]
     columns = {"image": [*shown, None], "text": ["three cups"] * 4, "number": [2, 3, 4, 5]}
     features = datasets.Features(
         {"image": datasets.Image(), "text": datasets.Value("string"), "number": datasets.Value("int64")}
@@ -218,7 +218,7 @@ def ocrvqa(folder: Path) -> dict[str, Any]:
     """OCR-VQA: two questions about each cover."""
     covers = {}
     for number in range(9):
-        picture(folder / "images" / f"{number:010d}.jpg", number)
+        save_image(folder / "images" / f"{number:010d}.jpg", number)
         row = {"imageURL": f"http://ecx.images-amazon.com/images/I/{number}.jpg", "split": number // 3 + 1}
         row |= {"questions": ["Who wrote this book?", "Is this a sci-fi book?"], "answers": ["Lem, Stanislaw", "Yes"]}
         covers[f"{number:010d}"] = row | {"title": "Solaris", "authorName": "Lem, Stanislaw", "genre": "Fiction"}
@@ -231,7 +231,7 @@ def textvqa(folder: Path) -> dict[str, Any]:
     for start, part in ((0, "train"), (40, "val")):
         rows = []
         for number in range(start, start + COUNT):
-            picture(folder / "train_images" / f"{number:016x}.jpg", number)
+            save_image(folder / "train_images" / f"{number:016x}.jpg", number)
             row = {"question": "what brand is it?", "image_id": f"{number:016x}", "question_id": number}
             rows.append(row | {"answers": ["nokia"] * 8 + ["Nokia", "phone"], "set_name": part})
         write_json(folder / f"TextVQA_0.5.1_{part}.json", {"dataset_type": part, "data": rows})
@@ -243,7 +243,7 @@ def docvqa(folder: Path) -> dict[str, Any]:
     for start, part in ((0, "train"), (40, "val")):
         rows = []
         for number in range(start, start + COUNT):
-            picture(folder / "spdocvqa_images" / f"doc{number}_1.png", number)
+            save_image(folder / "spdocvqa_images" / f"doc{number}_1.png", number)
             row = {"questionId": number, "question": "What is the date?", "image": f"documents/doc{number}_1.png"}
             rows.append(row | {"answers": ["May 1, 1998", "May 1"], "data_split": part, "question_types": ["form"]})
         write_json(folder / "spdocvqa_qas" / f"{part}_v1.0_withQT.json", {"dataset_split": part, "data": rows})
@@ -255,7 +255,7 @@ def infovqa(folder: Path) -> dict[str, Any]:
     for start, part, ending in ((0, "train", ""), (40, "val", "_withQT")):
         rows = []
         for number in range(start, start + COUNT):
-            picture(folder / "infographicsvqa_images" / f"{number}.jpeg", number)
+            save_image(folder / "infographicsvqa_images" / f"{number}.jpeg", number)
             row = {"questionId": number, "question": "Which cities?", "image_local_name": f"{number}.jpeg"}
             rows.append(row | {"answers": ["Rome, Oslo"], "data_split": part})
         write_json(folder / "infographicsvqa_qas" / f"infographicsVQA_{part}_v1.0{ending}.json", {"data": rows})
@@ -268,7 +268,7 @@ def stvqa(folder: Path) -> dict[str, Any]:
     kept = keys("stvqa", True, "coco-text/COCO_train2014_{:012d}.jpg")
     rows = []
     for number, path in enumerate(next(names) for names in (trains, trains, trains, kept, kept)):
-        picture(folder / "train_images" / path, number)
+        save_image(folder / "train_images" / path, number)
         row = {"file_path": path, "file_name": path.split("/")[1], "question": "What does the sign say?"}
         rows.append(row | {"answers": ["STOP", "stop sign"], "question_id": number, "dataset": "coco-text"})
     write_json(folder / "train_task_3.json", {"task_name": "task3", "data": rows})
@@ -281,7 +281,7 @@ def pope(folder: Path) -> dict[str, Any]:
         rows = []
         for number in range(2):
             image = f"COCO_val2014_{number:012d}.jpg"
-            picture(folder / "val2014" / image, number)
+            save_image(folder / "val2014" / image, number)
             row = {"question_id": number + 1, "image": image, "text": "Is there a dog in the image?"}
             rows.append(row | {"label": ("yes", "no")[number]})
         write_lines(folder / "output" / "coco" / f"coco_pope_{kind}.json", rows)

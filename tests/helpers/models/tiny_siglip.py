@@ -27,6 +27,6 @@ def tiny_siglip(seed=0, **vision):
     return model, SiglipProcessor(image_processor, tokenizer)
 
 
-def pictures(count=5, side=20):
+def random_images(count=5, side=20):
     """Plain ones, each of its own colour."""
     return [Image.new("RGB", (side, side), (37 * i % 256, 91 * i % 256, 53 * i % 256)) for i in range(1, count + 1)]

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from custom_files import NAMES, SIDE, class_folders, coco, edit, found, picture, table
+from custom_files import NAMES, SIDE, class_folders, coco, edit, found, save_image, table
 from PIL import Image
 from tiny_adapters import save_checkpoint
 
@@ -276,7 +276,7 @@ def test_boxes_too_small_for_the_resolution_are_told(check, tmp_path):
 
 
 def test_paths_that_leave_the_folder_are_refused(check, tmp_path):
-    outside = picture(tmp_path / "secret.png", 1)
+    outside = save_image(tmp_path / "secret.png", 1)
     table(tmp_path / "data", [{"text": "a dog"}] * 5)
     with (tmp_path / "data" / "metadata.jsonl").open("a") as file:
         file.write(json.dumps({"file_name": "../secret.png", "text": "x"}) + "\n")

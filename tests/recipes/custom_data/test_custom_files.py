@@ -9,7 +9,7 @@ import unicodedata
 import datasets
 import numpy as np
 import pytest
-from custom_files import NAMES, SIDE, class_folders, coco, edit, found, picture, some_box, table
+from custom_files import NAMES, SIDE, class_folders, coco, edit, found, save_image, some_box, table
 from PIL import Image
 from tiny_adapters import save_checkpoint
 
@@ -351,7 +351,7 @@ def test_what_a_run_wrote_among_the_classes_is_no_data(check, checkpoint, tmp_pa
     for place in ("run", "outputs/first", "red/run"):
         transfer.main([*line, "--output_dir", str(data / place), "--check_only", "true"])
         shutil.copytree(checkpoint, data / place / "checkpoint-3")
-        picture(data / place / "examples.png", 9)
+        save_image(data / place / "examples.png", 9)
     error, shown, report = check(data, "classify")
     assert not error
     assert {name for part in report["parts"].values() for name in part["classes"]} == set(NAMES)
@@ -380,7 +380,7 @@ def test_folders_beside_parts_are_unclear(check, tmp_path):
         class_folders(tmp_path / "data" / part, 4, first=100 * len(part))
     (tmp_path / "data" / ".ipynb_checkpoints").mkdir()
     assert not check(tmp_path / "data", "classify")[0]
-    picture(tmp_path / "data" / "extra" / "1.png", 77)
+    save_image(tmp_path / "data" / "extra" / "1.png", 77)
     error, *_ = check(tmp_path / "data", "classify")
     assert "it is not clear what extra is beside train, val" in error
     # a vehicle
@@ -390,9 +390,9 @@ def test_folders_beside_parts_are_unclear(check, tmp_path):
 
 def test_hidden_files_are_no_pictures(tmp_path):
     data = class_folders(tmp_path, 6)
-    picture(data / "red" / ".ipynb_checkpoints" / "0-checkpoint.png", 8)
+    save_image(data / "red" / ".ipynb_checkpoints" / "0-checkpoint.png", 8)
     (data / "red" / "._0.png").write_bytes(b"\0\5\x16\7")
-    picture(data / "__MACOSX" / "red" / "0.png", 9)
+    save_image(data / "__MACOSX" / "red" / "0.png", 9)
     assert len(every(data, "classify")) == 18
 
 
@@ -423,7 +423,7 @@ def test_whole_paths_and_links_within_the_image_root_are_allowed(check, tmp_path
 
 def test_whole_paths_elsewhere_are_refused(check, tmp_path):
     path = table(tmp_path / "data", rows(text=str))
-    other = picture(tmp_path / "secret.png", 1)
+    other = save_image(tmp_path / "secret.png", 1)
     with path.open("a") as file:
         file.write(json.dumps({"file_name": str(other), "text": "x"}) + "\n")
     assert f"{other} is outside {tmp_path / 'data'}" in check(path, "caption")[1]
@@ -519,7 +519,7 @@ def test_what_other_tools_export_is_read_or_told(check, tmp_path):
     assert "a polygon that is a list of points; write x1, y1" in told(
         "points", lambda one: one.update(segmentation=[[[1, 2], [3, 4], [5, 6]]])
     )
-    picture(tmp_path / "yolo" / "images" / "1.png", 1)
+    save_image(tmp_path / "yolo" / "images" / "1.png", 1)
     (tmp_path / "yolo" / "labels").mkdir()
     (tmp_path / "yolo" / "labels" / "1.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     assert (

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from custom_files import NAMES, coco, edit, found, picture, table
+from custom_files import NAMES, coco, edit, found, save_image, table
 from tiny_adapters import save_checkpoint
 
 from openpali.data.custom.dataset import own_spec, read_own, share_positives
@@ -100,7 +100,7 @@ def crowded(folder, boxes, count=20):
         "categories": [{"id": n, "name": name} for n, name in enumerate(NAMES)],
     }
     for number in range(count):
-        picture(folder / "images" / f"{number}.png", number)
+        save_image(folder / "images" / f"{number}.png", number)
         content["images"].append({"id": number, "file_name": f"{number}.png", "width": 40, "height": 40})
         for box in range(boxes):
             one = {"id": 1000 * number + box, "image_id": number, "category_id": box % 3}

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from custom_files import class_folders, coco, edit, picture, table
+from custom_files import class_folders, coco, edit, save_image, table
 from tiny_adapters import save_checkpoint
 
 from openpali.data.custom.dataset import read_own
@@ -45,7 +45,7 @@ def one_class_name(data):
 
 
 def one_picture(data):
-    picture(data / "images" / "3.png", 200)
+    save_image(data / "images" / "3.png", 200)
 
 
 def one_line(data):

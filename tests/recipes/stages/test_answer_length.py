@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from custom_files import coco, edit, picture
+from custom_files import coco, edit, save_image
 from tiny_adapters import save_checkpoint
 
 from openpali.data.mixture import TaskDataset
@@ -101,7 +101,7 @@ def test_a_run_tells_that_answers_are_cut(checkpoint, tmp_path, capsys):
 def test_suffixes_longer_than_answers_may_be_are_told(tiny_tokenizer, tmp_path, capsys):
     rows = [{"image": f"{n}.png", "prefix": "what?", "suffix": "a dog " * (1 + 20 * (n == 2))} for n in range(4)]
     for n in range(4):
-        picture(tmp_path / f"{n}.png", n, "red")
+        save_image(tmp_path / f"{n}.png", n, "red")
     path = tmp_path / "my.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = RunArguments(output_dir=str(tmp_path / "run"), use_cpu=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import synthetic_captions
 import synthetic_clips
-from synthetic_media import picture, shown_steps, write_json, write_lines
+from synthetic_media import save_image, shown_steps, write_json, write_lines
 
 from openpali.data.files.large_tables import MissingData
 from openpali.data.images.video import BadVideo, frame_rate
@@ -244,7 +244,7 @@ def test_pictures_of_a_folder_are_frames(tmp_path):
     clip = next((tmp_path / "videos").glob("publ*.mp4"))
     clip.unlink()
     for number in range(6):
-        picture(clip.with_suffix("") / f"{number}.png", number, (8, 8))
+        save_image(clip.with_suffix("") / f"{number}.png", number, (8, 8))
     source = load_source({"name": "vatex_cap", "path": str(tmp_path), "split": "test", "num_frames": 3, "stride": 2})
     frames = next(record["images"] for record in (source[0], source[1]) if record["images"][0].size == (8, 8))
     assert [frame.getpixel((7, 0)) for frame in frames] == [(255, 0, 0), (0, 0, 255), (255, 255, 0)]
@@ -321,7 +321,7 @@ def test_lines_that_are_no_json_are_named(tmp_path):
 def test_a_copy_on_the_hub(tmp_path):
     import datasets
 
-    paths = [str(picture(tmp_path / f"{number}.png", number)) for number in range(2)]
+    paths = [str(save_image(tmp_path / f"{number}.png", number)) for number in range(2)]
     columns: dict[str, Any] = {"image": paths, "answer": [["a dog", "dogs"], ["a cat"]], "bbox": [[0, 0, 0.5, 1]] * 2}
     features = datasets.Features(
         {

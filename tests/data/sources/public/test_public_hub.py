@@ -5,7 +5,7 @@ from typing import Any
 
 import datasets
 import pytest
-from synthetic_media import picture
+from synthetic_media import save_image
 
 from openpali.data.files.large_tables import MissingData
 from openpali.data.records import BadRecord
@@ -21,7 +21,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def shown(tmp_path: Path, number: int) -> dict[str, Any]:
-    return {"bytes": picture(tmp_path / "pictures" / f"{number}.png", number).read_bytes(), "path": f"{number}.png"}
+    return {"bytes": save_image(tmp_path / "pictures" / f"{number}.png", number).read_bytes(), "path": f"{number}.png"}
 
 
 def copy(folder: Path, pictures: tuple[str, ...] = ("image",), split: str = "validation", **columns: Any) -> str:
