@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help setup links test test-latest test-oldest test-cpus lint demo nano data36 encoders test-engines ten-kills mask-vqvae located bench bench-gpu clean
 
 help:
-	@echo "make demo   train a small PaLI-3 on the built-in pictures and open its report"
+	@echo "make demo   train a small PaLI-3 on the built-in images and open its report"
 	@echo "make mask-vqvae   train masks as tokens on them, in about ten minutes"
 	@echo "make located   boxes and masks from a small PaLI-3, in about an hour"
 	@echo "make nano   a PaLI-3 and a PaliGemma through every stage, in under an hour"
@@ -98,7 +98,7 @@ demo: .venv/ready
 nano: .venv/ready
 	$(BIN)/python -m openpali.scripts.nano
 
-# pictures for contrastive training, into the user's cache folder
+# images for contrastive training, into the user's cache folder
 data36: .venv/ready
 	$(BIN)/python -m openpali.scripts.build_emoji36
 

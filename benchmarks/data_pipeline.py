@@ -58,16 +58,16 @@ def ways(side: int, tokenizer: Any) -> dict[str, Run]:
 
     def stock_run(files: list[Path]) -> Iterator[Any]:
         for path in files:
-            picture = Image.open(path).convert("RGB")
-            yield stock(images=picture, text="<image>" + PREFIX, suffix=SUFFIX, return_tensors="pt")
+            image = Image.open(path).convert("RGB")
+            yield stock(images=image, text="<image>" + PREFIX, suffix=SUFFIX, return_tensors="pt")
 
     def our_run(exact: bool, decode_size: int | None) -> Run:
-        collator = Collator(ours, exact_pictures=exact)
+        collator = Collator(ours, exact_images=exact)
 
         def run(files: list[Path]) -> Iterator[Any]:
             for start in range(0, len(files), BATCH):
-                pictures = [load_image(path, decode_size) for path in files[start : start + BATCH]]
-                yield collator([Example("", "caption", (picture,), PREFIX, SUFFIX) for picture in pictures])
+                images = [load_image(path, decode_size) for path in files[start : start + BATCH]]
+                yield collator([Example("", "caption", (image,), PREFIX, SUFFIX) for image in images])
 
         return run
 
@@ -80,7 +80,7 @@ def ways(side: int, tokenizer: Any) -> dict[str, Run]:
 
 
 def images_per_second(run: Run, files: list[Path], repeats: int) -> tuple[float, torch.Tensor]:
-    """Images per CPU second, the best of a few runs, and the first picture's values."""
+    """Images per CPU second, the best of a few runs, and the first image's values."""
     best, first = 0.0, torch.empty(0)
     for _ in range(repeats + 1):
         begin = time.process_time()
@@ -112,7 +112,7 @@ def with_bos(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
 def main() -> None:
     """Run all cases and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--sides", type=int, nargs="+", default=[224, 896], help="of the model's pictures, in pixels")
+    parser.add_argument("--sides", type=int, nargs="+", default=[224, 896], help="of the model's images, in pixels")
     parser.add_argument("--files", nargs="+", default=["640x480", "1600x1200"], help="sizes of the JPEG files")
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)

@@ -1,7 +1,7 @@
-"""Training with a frozen image encoder: its features read from disk, against pictures in every epoch.
+"""Training with a frozen image encoder: its features read from disk, against images in every epoch.
 
     python benchmarks/feature_cache.py
-    python benchmarks/feature_cache.py --cases base-lora --pictures 64
+    python benchmarks/feature_cache.py --cases base-lora --images 64
 
 `nano` and `base` are presets of PaLI-3; `small` has base's encoder, SigLIP B/16, before a text model of the shape of
 T5 small; with `-lora` the text model has adapters. Both ways train the same model on the same batches of JPEG files, a
@@ -51,10 +51,10 @@ CASES: dict[str, tuple[str, dict[str, int], bool]] = {
 }
 
 
-def write_data(folder: Path, pictures: int, width: int, height: int) -> Path:
+def write_data(folder: Path, images: int, width: int, height: int) -> Path:
     """JPEG files and a JSONL file that names them."""
     lines = []
-    for number in range(pictures):
+    for number in range(images):
         photograph(folder / f"{number}.jpg", width, height, number)
         lines.append(json.dumps({"image": f"{number}.jpg", "prefix": PREFIX, "suffix": SUFFIX}))
     path = folder / "records.jsonl"
@@ -72,14 +72,14 @@ def make_model(case: str, tokenizer: Any, run: RunArguments) -> tuple[Any, Any]:
     vision = shape.vision_config
     config = Pali3Config(vision_config=vision.to_dict(), text_config=text_config, image_token_id=image_token)
     model: Any = Pali3ForConditionalGeneration(config)
-    # a new projector starts at zero, and pictures would not matter
+    # a new projector starts at zero, and images would not matter
     torch.nn.init.normal_(model.model.encoder.projector.output.weight, std=vision.hidden_size**-0.5)
     if lora:
         add_adapters(model, AdapterArguments(peft="lora"), run.freeze)
     freeze(components(model, run))
     size = {"height": vision.image_size, "width": vision.image_size}
-    pictures = SiglipImageProcessorPil(size=size)
-    return model.train(), Pali3Processor(pictures, tokenizer, image_seq_length=config.image_seq_length)
+    images = SiglipImageProcessorPil(size=size)
+    return model.train(), Pali3Processor(images, tokenizer, image_seq_length=config.image_seq_length)
 
 
 def batches(data: Any, collator: Callable, size: int, epochs: int) -> Iterator[Any]:
@@ -120,7 +120,7 @@ def compare(case: str, data: Path, options: argparse.Namespace, tokenizer: Any) 
     (run,) = parse([RunArguments], [*argv, "--per_device_train_batch_size", str(options.batch)])
     model, processor = make_model(case, tokenizer, run)
     examples = TaskDataset(JsonlSource(data, check_decode=0), load_task({"name": "plain"}))
-    collator = Collator(processor, exact_pictures=False)
+    collator = Collator(processor, exact_images=False)
     begin, used = time.perf_counter(), cpu_seconds()
     with redirect_stdout(sys.stderr):
         kept = cached_features("on", model, examples, collator, run)
@@ -129,7 +129,7 @@ def compare(case: str, data: Path, options: argparse.Namespace, tokenizer: Any) 
         Trainee(copy.deepcopy(model), batches(*pair, options.batch, options.epochs))
         for pair in ((examples, collator), kept)
     ]
-    steps = options.pictures // options.batch * options.epochs
+    steps = options.images // options.batch * options.epochs
     for number in range(steps):
         # who comes first alternates, since a processor's caches favour the second
         order = ways if number % 2 else ways[::-1]
@@ -153,7 +153,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="*", default=["nano", "small", "small-lora"], choices=list(CASES))
-    parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--size", default="640x480", help="of the files")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=3)
@@ -161,13 +161,13 @@ def main() -> None:
     tokenizer = train_tokenizer([PREFIX, SUFFIX] * 4, vocab_size=300)
     width, height = map(int, options.size.split("x"))
     with tempfile.TemporaryDirectory() as folder:
-        data = write_data(Path(folder), options.pictures, width, height)
-        print(f"{options.pictures} JPEG files of {options.size}, batches of {options.batch}; seconds an epoch")
+        data = write_data(Path(folder), options.images, width, height)
+        print(f"{options.images} JPEG files of {options.size}, batches of {options.batch}; seconds an epoch")
         titles = "".join(f"{word:>9}" for word in ("pictures", "features")) + f"{'ratio':>8}{'once':>8}"
         print(f"{'':<12} {'wall clock':^34} {'processor':^34}\n{'':<12} {titles} {titles}", flush=True)
         for case in options.cases:
             compare(case, data, options, tokenizer)
-    print("once: reading the data and filling the cache, in epochs with pictures")
+    print("once: reading the data and filling the cache, in epochs with images")
 
 
 if __name__ == "__main__":

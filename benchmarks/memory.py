@@ -24,8 +24,8 @@ import torch
 
 from openpali.modeling.configuration_paligemma import paligemma_config
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
-from openpali.recipes.costs.command import GB, RESERVED_ALONE, stage_costs
 from openpali.recipes.costs.plan import plan
+from openpali.recipes.costs.stage_costs import GB, RESERVED_ALONE, stage_costs
 from openpali.recipes.start.adapters import AdapterArguments, load_for_training
 from openpali.recipes.training.optimizer import components, freeze
 
@@ -71,7 +71,7 @@ def arguments(options: argparse.Namespace) -> list[str]:
 
 
 def make_batch(examples: int) -> dict[str, torch.Tensor]:
-    """Random pictures and texts, of the greatest length."""
+    """Random images and texts, of the greatest length."""
     ids = torch.randint(3, IMAGE, (examples, 256 + PROMPT + SUFFIX))
     ids[:, :256] = IMAGE
     types = torch.zeros_like(ids)

@@ -27,9 +27,9 @@ def photographs() -> list[Image.Image]:
     return [Image.fromarray(read()) for read in (data.astronaut, data.coffee, data.chelsea, data.rocket)]
 
 
-def values(image_processor: Any, pictures: Sequence[Image.Image]) -> torch.Tensor:
+def values(image_processor: Any, images: Sequence[Image.Image]) -> torch.Tensor:
     """float[n, 3, H, W] in levels of 255."""
-    return (image_processor(list(pictures), return_tensors="pt")["pixel_values"] + 1) * 127.5
+    return (image_processor(list(images), return_tensors="pt")["pixel_values"] + 1) * 127.5
 
 
 def main() -> None:
@@ -42,8 +42,8 @@ def main() -> None:
         for kind, resample in FILTERS.items():
             pillow: Any = SiglipImageProcessorPil(size={"height": side, "width": side}, resample=resample)
             for way in ("shrunk", "enlarged"):
-                pictures = [p if way == "shrunk" else p.resize((96, 80)) for p in photographs()]
-                off = (values(pillow, pictures) - values(FastImageProcessor(pillow, exact=False), pictures)).abs()
+                images = [p if way == "shrunk" else p.resize((96, 80)) for p in photographs()]
+                off = (values(pillow, images) - values(FastImageProcessor(pillow, exact=False), images)).abs()
                 share = float((off > 0.5).float().mean())
                 print(
                     f"{side:>5}  {kind:<9} {way:<9} {float(off.max()):>8.2f} {float(off.mean()):>8.4f} {share:>20.2%}"

@@ -1,4 +1,4 @@
-"""Scenes per second of the built-in pictures with drawings already cached.
+"""Scenes per second of the built-in images with drawings already cached.
 
 python benchmarks/scenes.py --processes 2
 """

@@ -66,12 +66,12 @@ def example(suffix: int, generator: torch.Generator) -> dict[str, list[int]]:
     }
 
 
-def padded(examples: list[dict[str, list[int]]], pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+def padded(examples: list[dict[str, list[int]]], images: torch.Tensor) -> dict[str, torch.Tensor]:
     """The batch as the Trainer's collator makes it, padded on the right."""
     width = max(len(row["input_ids"]) for row in examples)
     fill = {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0, "labels": -100}
     rows = {k: [row[k] + [value] * (width - len(row[k])) for row in examples] for k, value in fill.items()}
-    return {k: torch.tensor(v) for k, v in rows.items()} | {"pixel_values": pictures}
+    return {k: torch.tensor(v) for k, v in rows.items()} | {"pixel_values": images}
 
 
 def mixed_suffixes(examples: int) -> list[int]:
@@ -87,12 +87,12 @@ def make_batch(options: argparse.Namespace) -> dict[str, Any]:
     mixed = options.case in ("padded", "packed")
     suffixes = mixed_suffixes(options.batch) if mixed else [options.suffix] * options.batch
     examples = [example(suffix, generator) for suffix in suffixes]
-    pictures = torch.rand(len(examples), 3, 224, 224, generator=generator) * 2 - 1
+    images = torch.rand(len(examples), 3, 224, 224, generator=generator) * 2 - 1
     if options.case != "packed":
-        return padded(examples, pictures)
+        return padded(examples, images)
     lengths = [len(row["input_ids"]) for row in examples]
     rows = list(pack(lengths, options.pack_length))
-    features = {key: [row[key] for row in examples] for key in examples[0]} | {"pixel_values": list(pictures)}
+    features = {key: [row[key] for row in examples] for key in examples[0]} | {"pixel_values": list(images)}
     return dict(packed_batch(rows, features, [1] * len(examples), 0))
 
 

@@ -69,17 +69,17 @@ def make_model(kind: str, config: PaliGemmaConfig, device: torch.device) -> Any:
 
 
 def make_batch(config: PaliGemmaConfig, examples: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """Random pictures, prefixes of 96 tokens and suffixes of 32."""
+    """Random images, prefixes of 96 tokens and suffixes of 32."""
     vision: Any = config.vision_config
     image = (vision.image_size // vision.patch_size) ** 2
     ids = torch.randint(3, config.image_token_id, (examples, image + TEXT_TOKENS), device=device)
     ids[:, :image] = config.image_token_id
     types = torch.zeros_like(ids)
     types[:, -SUFFIX_TOKENS:] = 1
-    pictures = torch.rand(examples, 3, vision.image_size, vision.image_size, device=device, dtype=torch.bfloat16)
+    images = torch.rand(examples, 3, vision.image_size, vision.image_size, device=device, dtype=torch.bfloat16)
     labels = ids.masked_fill(types == 0, -100)
     return {
-        "pixel_values": pictures * 2 - 1,
+        "pixel_values": images * 2 - 1,
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "token_type_ids": types,

@@ -23,7 +23,7 @@ class Collator:
         padding_side: str | None = None,
         loss_on_prefix: bool = False,
         pack_length: int | None = None,
-        exact_pictures: bool = True,
+        exact_images: bool = True,
     ) -> None:
         """Remember the processor and how to call it.
 
@@ -36,7 +36,7 @@ class Collator:
             padding_side: `left` or `right`; by default the processor's own choice.
             loss_on_prefix: supervise the prefix as well, an ablation of PaliGemma.
             pack_length: tokens of a row in which several examples are packed; None to give each its own.
-            exact_pictures: False to resize with torch, for training: faster, and off by one of 255 levels here and
+            exact_images: False to resize with torch, for training: faster, and off by one of 255 levels here and
                 there (`openpali.data.images.preprocess`).
 
         Raises:
@@ -53,7 +53,7 @@ class Collator:
             self.options["loss_on_prefix"] = True
         if pack_length is not None and (generation or "token_type_ids" not in processor.model_input_names):
             raise ValueError("only training sequences of PaliGemma can be packed: leave pack_length out")
-        self.pack_length, self.exact_pictures = pack_length, exact_pictures
+        self.pack_length, self.exact_images = pack_length, exact_images
 
     def __call__(self, examples: Sequence[Example]) -> Any:
         """The processor's batch: `pixel_values: float[images, 3, H, W]`, `input_ids: int[B, L]` and so on."""
@@ -63,7 +63,7 @@ class Collator:
         ours = isinstance(self.processor, PrefixSuffixProcessor)
         controls = {"controls": [example.controls for example in examples]} if ours else {}
         # made anew each time: the processor's size and limits may change between batches
-        processor = with_fast_images(self.processor, self.exact_pictures)
+        processor = with_fast_images(self.processor, self.exact_images)
         batch = processor(
             images=[list(example.images) for example in examples],
             text=[example.prefix for example in examples],
@@ -86,5 +86,5 @@ class Collator:
         """The examples in as few rows as they fit in; all of them are in the batch, whatever its number of rows."""
         lengths = [len(ids) for ids in batch["input_ids"]]
         rows = list(pack(lengths, pack_length, look_ahead=len(lengths)))
-        pictures = [len(example.images) for example in examples]
-        return packed_batch(rows, batch, pictures, self.processor.tokenizer.pad_token_id)
+        images = [len(example.images) for example in examples]
+        return packed_batch(rows, batch, images, self.processor.tokenizer.pad_token_id)

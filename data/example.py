@@ -1,4 +1,4 @@
-"""One training or evaluation example, and the boxes on its picture."""
+"""One training or evaluation example, and the boxes on its image."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,12 +21,12 @@ class Box:
 
 @dataclass(frozen=True)
 class Example:
-    """What every source and task ends in: pictures and a prompt, the target, and what the metric needs.
+    """What every source and task ends in: images and a prompt, the target, and what the metric needs.
 
     Attributes:
         id: unique within the source; names the record in predictions and error messages.
         task: name of the task that made it.
-        images: RGB pictures in the order in which the model reads them (video frames are pictures).
+        images: RGB images in the order in which the model reads them (video frames are images).
         prefix: the prompt.
         suffix: the target text; empty when unknown.
         references: every answer that counts as right, `(suffix,)` for most tasks.
@@ -34,7 +34,7 @@ class Example:
         masks: COCO run lengths (`openpali.data.masks.rle`) of each box's mask, in the order of `boxes`; empty when the
             task is not about masks.
         controls: which control tokens prefix and suffix may hold: `places` (locations and segments), `none` where the
-            texts are people's own words, or `all` where `<image>` in the prefix says where each picture is. What else
+            texts are people's own words, or `all` where `<image>` in the prefix says where each image is. What else
             looks like a control token is letters.
         meta: anything else that the task's metric or the report wants (JSON values only).
     """

@@ -33,7 +33,7 @@ class TaskDataset(Dataset[Example]):
         seed: int = 0,
         skip_log: SkipLog | None = None,
         max_bad_share: float = 0.1,
-        part: str = "data",
+        split: str = "data",
     ) -> None:
         """Put a task on a source.
 
@@ -44,7 +44,7 @@ class TaskDataset(Dataset[Example]):
             skip_log: where bad records are listed.
             max_bad_share: with more bad records than this share of the source (of at least 10), reading ends; those
                 that other loader workers and processes have found count as well, if they share the skip log.
-            part: of the data, such as train, for messages.
+            split: of the data, such as train, for messages.
         """
         if len(source) == 0:
             raise ValueError(f"the source {source.name!r} is empty")
@@ -53,7 +53,7 @@ class TaskDataset(Dataset[Example]):
         self.source = source = self.augmented.source if self.augmented else source
         self.task, self.seed = task, seed
         self.skip_log = skip_log if skip_log is not None else SkipLog()
-        self.max_bad_share, self.part = max_bad_share, part
+        self.max_bad_share, self.split = max_bad_share, split
         for bad in source.bad if isinstance(source, CheckedSource) else ():
             self.skip_log.add(bad)
         self._bad: set[int] = set()
@@ -99,11 +99,11 @@ class TaskDataset(Dataset[Example]):
 
     def _note(self, position: int, bad: BadRecord) -> None:
         self._bad.add(position)
-        total, data = len(self.source), f"{self.part} {self.task.name} {self.source.name} {len(self.source)}"
+        total, data = len(self.source), f"{self.split} {self.task.name} {self.source.name} {len(self.source)}"
         self.skip_log.add(bad, data)
         count = max(len(self._bad), self.skip_log.count(data))
         if total >= _MIN_RECORDS and count > self.max_bad_share * total:
-            raise too_many(bad, f"{count} of {total} records of the {self.part} part", self.max_bad_share)
+            raise too_many(bad, f"{count} of {total} records of the {self.split} split", self.max_bad_share)
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Mixture(Dataset[Example]):
 
 
 def show(task: dict[str, Any], source: dict[str, Any] | None = None, count: int = 10) -> None:
-    """Print the prefix and suffix of some examples of a task, on the built-in pictures by default."""
+    """Print the prefix and suffix of some examples of a task, on the built-in images by default."""
     records = load_source(source or {"name": "emoji", "objects": [1, 4]})
     dataset = TaskDataset(records, load_task(task))
     for index in range(min(count, len(dataset))):

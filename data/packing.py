@@ -63,14 +63,14 @@ def real_tokens(batch: Any) -> torch.Tensor:
     return batch["sequence_ids"] >= 0 if "sequence_ids" in batch else batch["attention_mask"] > 0
 
 
-def packed_batch(rows: Sequence[Sequence[int]], features: Any, pictures: Sequence[int], pad_token_id: int) -> Any:
+def packed_batch(rows: Sequence[Sequence[int]], features: Any, images: Sequence[int], pad_token_id: int) -> Any:
     """Lay examples out in rows.
 
     Args:
         rows: of `pack`.
         features: the processor's unpadded lists `input_ids`, `token_type_ids`, `labels`, one an example, and
             `pixel_values`: total_images of float[3, H, W], example by example.
-        pictures: images of each example.
+        images: images of each example.
         pad_token_id: for the end of rows.
 
     Returns:
@@ -93,8 +93,8 @@ def packed_batch(rows: Sequence[Sequence[int]], features: Any, pictures: Sequenc
         for name, (values, pad) in columns.items()
     }
     if "pixel_values" in features:
-        ends = list(accumulate(pictures))
-        of_example = [features["pixel_values"][end - n : end] for n, end in zip(pictures, ends)]
+        ends = list(accumulate(images))
+        of_example = [features["pixel_values"][end - n : end] for n, end in zip(images, ends)]
         data["pixel_values"] = torch.stack([torch.as_tensor(image) for i in order for image in of_example[i]])
     return BatchFeature(data)
 

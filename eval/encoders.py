@@ -58,7 +58,7 @@ class EncoderArguments:
     seeds: int = field(default=3, metadata={"help": "draws of the shots"})
     shots_source: str | None = field(default=None, metadata={"help": "source of the shots; --source when left out"})
     pooling: str = field(default="auto", metadata={"help": "features of the probe: head, mean or the model's own"})
-    batch_size: int = field(default=64, metadata={"help": "pictures or texts a batch"})
+    batch_size: int = field(default=64, metadata={"help": "images or texts a batch"})
     device: str | None = field(default=None, metadata={"help": "the first accelerator, else the CPU, when left out"})
     dtype: DtypeName = field(default="auto", metadata={"help": "of the weights; auto: each checkpoint's own"})
     title: str | None = field(default=None, metadata={"help": "heading of the report"})
@@ -95,7 +95,7 @@ def run(args: EncoderArguments) -> Measured:
     """
     output = Path(args.output)
     spec = read_source(args.source)
-    # a training configuration's; scores are of the pictures as they are
+    # a training configuration's; scores are of the images as they are
     spec.pop("augment", None)
     source = load_source(spec)
     output.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def run(args: EncoderArguments) -> Measured:
     skipped = SkipLog(output / "skipped_records.jsonl")
     found = collect(source, encoders, skipped, args.limit, args.languages, args.batch_size, progress=True)
     check_languages(args.languages, found)
-    settings = shown_settings(args, describe(spec), found, len(skipped.read()))
+    settings = report_settings(args, describe(spec), found, len(skipped.read()))
     measured = Measured(args.title or f"{encoders[0].name} on {source.name}", settings)
     measure(args, encoders, found, measured)
     rows = language_rows(measured.retrieval, measured.zero_shot)
@@ -216,12 +216,12 @@ def with_texts(encoder: Encoder) -> Encoder:
 
 
 def labelled(found: Collected) -> tuple[list[int], list[str]]:
-    """Numbers of the pictures that have a class, and all classes in alphabetical order."""
+    """Numbers of the images that have a class, and all classes in alphabetical order."""
     rows = [row for row, concept in enumerate(found.concepts) if concept is not None]
     return rows, sorted({concept for concept in found.concepts if concept is not None})
 
 
-def shown_settings(args: EncoderArguments, source: str, found: Collected, skipped: int) -> dict[str, str | int]:
+def report_settings(args: EncoderArguments, source: str, found: Collected, skipped: int) -> dict[str, str | int]:
     """What the head of the report says."""
     shown: dict[str, str | int] = {"checkpoint": args.model, "source": source, "pictures": f"{len(found.places):,}"}
     if found.texts:

@@ -1,4 +1,4 @@
-"""Answer a prompt about one picture, and draw the boxes and masks of the answer.
+"""Answer a prompt about one image, and draw the boxes and masks of the answer.
 
 openpali predict outputs/demo/transfer photo.jpg "answer en what is this?"
 openpali predict outputs/demo/transfer photo.jpg "detect dog" --save boxes.png
@@ -34,7 +34,7 @@ from openpali.modeling.segmentation_tokens import parse_segmentations
 def main(argv: list[str] | None = None) -> None:
     """Run it: print the answer, then a line for each box and mask in it, in pixels, and draw them."""
     args = parse_arguments(argv)
-    # the picture and the codec first: they fail sooner than a checkpoint loads
+    # the image and the codec first: they fail sooner than a checkpoint loads
     image = load_image(args.image)
     codec = load_codec(args.codec or DEFAULT_CODEC) if args.codec or args.masks else None
     model, processor = load_model(args.model, args.device, args.dtype, args.incomplete_checkpoint)
@@ -54,14 +54,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="openpali predict", description="Answer a prompt about one picture.")
+    parser = argparse.ArgumentParser(prog="openpali predict", description="Answer a prompt about one image.")
     parser.add_argument("model", help="folder or Hub name of any image-text-to-text checkpoint")
-    parser.add_argument("image", help="picture file")
+    parser.add_argument("image", help="image file")
     parser.add_argument(
         "text", nargs="?", default="", help='prompt, such as "caption en", "detect dog" or "segment dog"'
     )
     parser.add_argument(
-        "--save", type=Path, help="drawing of the answer's boxes and masks (default: PICTURE_answer.png if it has any)"
+        "--save", type=Path, help="drawing of the answer's boxes and masks (default: IMAGE_answer.png if it has any)"
     )
     parser.add_argument(
         "--codec", help=f"folder or Hub name of the mask VQ-VAE (default: {DEFAULT_CODEC} where there is one)"
@@ -117,24 +117,24 @@ def located(box: LocatedBox, mask: np.ndarray | None = None) -> dict[str, Any]:
 
 
 def describe(one: dict[str, Any], image: Image.Image) -> str:
-    """A line in pixels of the picture."""
+    """A line in pixels of the image."""
     x0, y0, x1, y1 = (round(x * side) for x, side in zip(one["box"], (*image.size, *image.size)))
     line = f"{one['label'] or 'no label'}: x {x0} to {x1}, y {y0} to {y1}"
     return line if one["mask"] is None else f"{line}, mask of {decode_rle(one['mask']).sum()} pixels"
 
 
 def save_drawing(path: Path, image: Image.Image, found: Sequence[dict[str, Any]]) -> None:
-    """Write the picture with boxes and masks."""
+    """Write the image with boxes and masks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_found(image, found).save(path)
     masks = sum(one["mask"] is not None for one in found)
     counts = [f"{len(found)} {'box' if len(found) == 1 else 'boxes'}"]
     counts += [f"{masks} {'mask' if masks == 1 else 'masks'}"] if masks else []
-    print(f"Picture with {' and '.join(counts)}: {path}")
+    print(f"ImageLike with {' and '.join(counts)}: {path}")
 
 
 def save_masks(folder: Path, found: Sequence[dict[str, Any]]) -> None:
-    """Write each mask at the size of the picture: 255 inside, 0 outside."""
+    """Write each mask at the size of the image: 255 inside, 0 outside."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, one in enumerate(found, 1):
         if one["mask"] is not None:

@@ -24,10 +24,10 @@ from openpali.data.sources import credits_of, load_source
 from openpali.data.tasks import load_task
 from openpali.eval.answering.evaluate_task import TaskResult
 from openpali.eval.answering.processes import Processes, joined
-from openpali.eval.measuring.measure_model import Options, measure_model, shown_settings
+from openpali.eval.measuring.measure_model import Options, measure_model, report_settings
 from openpali.eval.measuring.measurement import read_measurement
-from openpali.eval.report.compare import compare_models, comparison_pictures, save_comparison, write_comparison
-from openpali.eval.report.page import show_interval, show_value
+from openpali.eval.report.compare import compare_models, comparison_images, save_comparison, write_comparison
+from openpali.eval.report.page import format_interval, format_value
 from openpali.modeling.checkpoints import INCOMPLETE_HELP
 from openpali.modeling.dtypes import DtypeName
 from openpali.modeling.mistakes import command
@@ -126,13 +126,13 @@ def measure(args: EvalArguments, processes: Processes) -> dict[str, TaskResult]:
     if len(results) > 1:
         differences = compare_models(results, task.metric)
         save_comparison(output / "comparison.json", results, differences, task.metric, dict(zip(names, args.model)))
-        shown = dict(zip(names, args.model)) | shown_settings(measurement, Options(**same), len(skipped.read()))
+        shown = dict(zip(names, args.model)) | report_settings(measurement, Options(**same), len(skipped.read()))
         write_comparison(
             output / "report.html",
             args.title or f"{len(names)} models on {task.name}",
             results,
             differences,
-            comparison_pictures(results, dataset),
+            comparison_images(results, dataset),
             credits_of(source),
             settings=shown,
         )
@@ -163,12 +163,12 @@ def output_folder(args: EvalArguments) -> Path:
 
 def summary(result: TaskResult) -> str:
     """The metrics on one line."""
-    values = [f"{key} {show_value(value, key)}" for key, value in result.metrics.items()]
+    values = [f"{key} {format_value(value, key)}" for key, value in result.metrics.items()]
     if ends := result.intervals.get(result.metric_key):
-        values.append(f"95 % interval of {result.metric_key} {show_interval(ends, result.metric_key)}")
+        values.append(f"95 % interval of {result.metric_key} {format_interval(ends, result.metric_key)}")
     if result.blank_metrics:
         key = result.metric_key
-        values.append(f"with blank images {key} {show_value(result.blank_metrics[key], key)}")
+        values.append(f"with blank images {key} {format_value(result.blank_metrics[key], key)}")
     return f"{result.name}: " + ", ".join([*values, *(f"{key} {note}" for key, note in result.notes.items())])
 
 

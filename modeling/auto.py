@@ -37,12 +37,12 @@ def checkpoint_config(name: str | Path) -> PreTrainedConfig:
 
 
 def model_class(config: PreTrainedConfig) -> Any:
-    """The class with which to load a checkpoint. Raises CheckpointError for models that take no pictures."""
+    """The class with which to load a checkpoint. Raises CheckpointError for models that take no images."""
     kind = MODELS.get(config.model_type, AutoModelForImageTextToText)
     if kind is AutoModelForImageTextToText and type(config) not in kind._model_mapping:
         raise CheckpointError(
             f"{config.name_or_path or 'this'} is a model of the type {config.model_type}, which answers no prompts"
-            " about pictures: give one that does, such as a PaLI-3 or a PaliGemma"
+            " about images: give one that does, such as a PaLI-3 or a PaliGemma"
         )
     return kind
 
@@ -89,7 +89,7 @@ def check_tokens(name: str | Path, model: PreTrainedModel, processor: Any) -> No
 
 
 def set_resolution(model: PreTrainedModel, processor: Any, image_size: int) -> None:
-    """Another size of pictures for a model of either family and its processor, in everything that depends on it.
+    """Another size of images for a model of either family and its processor, in everything that depends on it.
 
     Position embeddings are resized, as between the stages of both papers; the number of image tokens follows in the
     configurations and in the processor.
@@ -97,10 +97,10 @@ def set_resolution(model: PreTrainedModel, processor: Any, image_size: int) -> N
     Args:
         model: PaLI-3 or PaliGemma.
         processor: of the model.
-        image_size: side of the pictures in pixels; what does not fill a patch is cut off.
+        image_size: side of the images in pixels; what does not fill a patch is cut off.
 
     Raises:
-        ValueError: if the model has no SigLIP encoder, or a picture is smaller than a patch.
+        ValueError: if the model has no SigLIP encoder, or an image is smaller than a patch.
     """
     set_image_size(model, image_size)
     config: Any = model.config

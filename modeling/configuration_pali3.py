@@ -61,7 +61,7 @@ class Pali3Config(PreTrainedConfig):
             `"linear"`, or `"mlp"` for one hidden GELU layer.
         projector_init (`str`, *optional*, defaults to `"zeros"`):
             Where the projector's last layer starts: at `"zeros"`, as in the paper, or `"normal"`, with outputs of the
-            size of its inputs, so that pictures count from the first step of a short training.
+            size of its inputs, so that images count from the first step of a short training.
         image_positions (`str`, *optional*, defaults to `"none"`):
             `"sine"` adds fixed two-dimensional sines, as large as the text model's embeddings (unit root mean square),
             to the projected image tokens. T5 has no absolute positions, so a decoder learns where a token lies only

@@ -7,7 +7,7 @@ What departs from the usual implementations:
   there; the softmax loss, which must know all of a row first, computes the block again in backward. Autograd would
   keep every block until then, which is the full matrix after all.
 - A block is cut into rows, so that memory is `chunk_size` times the texts of one process.
-- A picture may have several true texts in the batch, and a text several pictures, told by keys.
+- An image may have several true texts in the batch, and a text several images, told by keys.
 """
 
 import math
@@ -54,9 +54,9 @@ def sigmoid_loss(
         text_embeds: float[m, D], L2-normalised; m = n unless keys say which belong together.
         logit_scale: float[1], t'.
         logit_bias: float[1], b.
-        image_keys: int[n, k], keys of the texts that are true of each picture, padded with -1.
-        text_keys: int[m], the key of each text, not negative. Image and text belong together where the picture has
-            the text's key; without keys, where they stand in the same place. Two pictures with the same caption would
+        image_keys: int[n, k], keys of the texts that are true of each image, padded with -1.
+        text_keys: int[m], the key of each text, not negative. Image and text belong together where the image has
+            the text's key; without keys, where they stand in the same place. Two images with the same caption would
             otherwise be taught to be told apart by it.
         chunk_size: images whose logits are computed at a time; so many that a block has 2^22 logits when left out.
         group: of the processes whose batches are one; all of them by default. Their batches may differ in size.
@@ -80,10 +80,10 @@ def softmax_loss(
     chunk_size: int | None = None,
     group: ProcessGroup | None = None,
 ) -> torch.Tensor:
-    """The loss of CLIP (arXiv 2103.00020): which text of the global batch is the picture's, and the other way round.
+    """The loss of CLIP (arXiv 2103.00020): which text of the global batch is the image's, and the other way round.
 
     Half the cross-entropy over texts, a mean over images, and half that over images, a mean over texts. Where several
-    texts are true of a picture they share its probability evenly; likewise the pictures of a text. A text or picture
+    texts are true of an image they share its probability evenly; likewise the images of a text. A text or image
     without any counts with its normaliser alone.
 
     Arguments, processes and errors are those of [`sigmoid_loss`]; a bias would cancel out.
@@ -134,7 +134,7 @@ def _keys(
 
 
 def _together(image_keys: torch.Tensor, text_keys: torch.Tensor) -> torch.Tensor:
-    """bool[n, m]: which texts have one of a picture's keys; by bisection, since a picture may have hundreds."""
+    """bool[n, m]: which texts have one of an image's keys; by bisection, since an image may have hundreds."""
     ordered = text_keys.sort().values
     # where in order a key stands; equal texts share the place of the first of them
     place = torch.searchsorted(ordered, image_keys).clamp_(max=len(ordered) - 1)

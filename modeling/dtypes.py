@@ -9,7 +9,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 CHOICES = ("auto", *DTYPES)
 
 
-def asked_dtype(name: str) -> torch.dtype | str:
+def requested_dtype(name: str) -> torch.dtype | str:
     """What `from_pretrained` takes as its dtype: "auto", which is the checkpoint's own, or the type of that name.
 
     Raises:

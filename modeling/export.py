@@ -14,7 +14,7 @@ from .auto import load_answering, load_processor
 from .checkpoints import add_incomplete, load_checkpoint, reading
 from .configuration_mask_vqvae import MaskVQVAEConfig
 from .configuration_pali3 import Pali3Config
-from .dtypes import CHOICES, asked_dtype
+from .dtypes import CHOICES, requested_dtype
 from .mistakes import CheckpointError, command
 from .modeling_mask_vqvae import MaskVQVAE
 from .modeling_pali3 import Pali3ForConditionalGeneration, Pali3Model
@@ -98,7 +98,7 @@ def load_whole(name: str, dtype: str, incomplete: bool = False) -> tuple[PreTrai
         ValueError: there is no such type.
         OSError: there is no such checkpoint, it is not whole, or adapters are given.
     """
-    options: dict[str, Any] = {"dtype": asked_dtype(dtype), "incomplete": incomplete}
+    options: dict[str, Any] = {"dtype": requested_dtype(dtype), "incomplete": incomplete}
     with reading(name):
         if find_adapter_config_file(name):
             raise CheckpointError(f"{name} holds adapters; merge them first: openpali merge {name} NEW_FOLDER")

@@ -10,7 +10,7 @@ size. Three things depart from a plain `BitsAndBytesConfig`:
   outputs are no multiple of 32, and cannot be trained through afterwards.
 
 The vocabulary projection, embeddings and norms stay as they are, and so does the projector: all that is known of the
-picture passes through it, and it holds less than a thousandth of the weights.
+image passes through it, and it holds less than a thousandth of the weights.
 """
 
 import contextlib

@@ -41,7 +41,7 @@ class LocatedBox(NamedTuple):
 
     @classmethod
     def from_pixel_xyxy(cls, box: Sequence[float], width: int, height: int, label: str = "") -> "LocatedBox":
-        """From left, top, right and bottom edges in pixels of a picture of that size; see `from_normalised_xyxy`."""
+        """From left, top, right and bottom edges in pixels of an image of that size; see `from_normalised_xyxy`."""
         x1, y1, x2, y2 = _four_numbers(box)
         return cls(y1 / height, x1 / width, y2 / height, x2 / width, label)
 
@@ -58,11 +58,11 @@ class LocatedBox(NamedTuple):
         return self.x1, self.y1, self.x2, self.y2
 
     def pixel_xyxy(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom edges in pixels of a picture of that size, not rounded."""
+        """Left, top, right and bottom edges in pixels of an image of that size, not rounded."""
         return self.x1 * width, self.y1 * height, self.x2 * width, self.y2 * height
 
     def coco_xywh(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """COCO's left, top, width and height in pixels of a picture of that size, not rounded."""
+        """COCO's left, top, width and height in pixels of an image of that size, not rounded."""
         x1, y1, x2, y2 = self.pixel_xyxy(width, height)
         return x1, y1, x2 - x1, y2 - y1
 

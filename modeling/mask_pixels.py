@@ -1,4 +1,4 @@
-"""Masks of whole pictures and the small squares that the mask VQ-VAE reads and writes.
+"""Masks of whole images and the small squares that the mask VQ-VAE reads and writes.
 
 Cropping rounds the edges of the box to pixels and pasting truncates them, and the reader of the tokens has their
 coordinates rather than the writer's: so does the code that made PaliGemma's training data and its scores.
@@ -51,12 +51,12 @@ def crop_mask(mask: torch.Tensor, box: LocatedBox, side: int = 64) -> torch.Tens
 def paste_mask(
     values: torch.Tensor, box: LocatedBox, height: int, width: int, round_edges: bool = False
 ) -> torch.Tensor | None:
-    """The mask of a whole picture from a decoded square.
+    """The mask of a whole image from a decoded square.
 
     Args:
         values: float[side, side] of `MaskVQVAE.decode`, positive inside.
         box: its edges are truncated to pixels.
-        height: of the picture in pixels.
+        height: of the image in pixels.
         width: likewise.
         round_edges: round them instead, which is nearer to the truth and not what the authors score.
 

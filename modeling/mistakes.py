@@ -100,7 +100,7 @@ def at_least(least: int) -> Callable[[str], int]:
 def explain(error: BaseException) -> str:
     """What went wrong and what to do, on one line."""
     if isinstance(error, torch.OutOfMemoryError):
-        return f"{one_line(error)} Take smaller batches, pictures or weights, or another --device."
+        return f"{one_line(error)} Take smaller batches, images or weights, or another --device."
     if isinstance(error, ModuleNotFoundError):
         return f"{one_line(error)}: {installation(error)}"
     if isinstance(error, FileExistsError | NotADirectoryError) and error.filename:

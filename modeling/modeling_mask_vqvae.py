@@ -38,12 +38,12 @@ class MaskVQVAEOutput(ModelOutput):
 
 
 class ReadMasks(NamedTuple):
-    """Masks of one picture that `MaskVQVAE.read` found.
+    """Masks of one image that `MaskVQVAE.read` found.
 
     Attributes:
         masks: bool[n, H, W].
         boxes: of each mask, with its label.
-        rejected: parts of the text that are no mask of this picture, and why.
+        rejected: parts of the text that are no mask of this image, and why.
     """
 
     masks: torch.Tensor
@@ -187,7 +187,7 @@ class MaskVQVAE(PreTrainedModel):
         return self._decoded(vectors.view(len(codes), side, side, -1))
 
     def write(self, masks: torch.Tensor, labels: Sequence[str] = (), boxes: Sequence[LocatedBox] | None = None) -> str:
-        """The text of masks of one picture, as PaliGemma and PaLI-3 write it.
+        """The text of masks of one image, as PaliGemma and PaLI-3 write it.
 
         Args:
             masks: bool[n, H, W].
@@ -206,9 +206,9 @@ class MaskVQVAE(PreTrainedModel):
         return format_segmentations(LocatedMask(box, tuple(row)) for box, row in zip(named, codes))
 
     def read(self, text: str, height: int, width: int, round_edges: bool = False) -> ReadMasks:
-        """The masks that a model wrote for a picture of that size in pixels. No text makes it raise.
+        """The masks that a model wrote for an image of that size in pixels. No text makes it raise.
 
-        Parts that are no mask, or whose box covers no pixel of the picture, are in `rejected` with the reason.
+        Parts that are no mask, or whose box covers no pixel of the image, are in `rejected` with the reason.
         `round_edges` is that of `paste_mask`: nearer to the truth, and not what the authors score.
         """
         found, rejected = parse_segmentations(text)
@@ -218,7 +218,7 @@ class MaskVQVAE(PreTrainedModel):
             mask = paste_mask(values, box, height, width, round_edges)
             if mask is None:
                 part = format_segmentations([LocatedMask(box, codes)])
-                rejected.append(Rejected(part, f"the box covers no pixel of a picture of {height} x {width}"))
+                rejected.append(Rejected(part, f"the box covers no pixel of an image of {height} x {width}"))
             else:
                 masks.append(mask)
                 boxes.append(box)

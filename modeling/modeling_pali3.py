@@ -105,7 +105,7 @@ class Pali3Model(Pali3PreTrainedModel):
             inputs_embeds: float[B, L, D] in place of `input_ids`.
             decoder_inputs_embeds: float[B, T, D] in place of `decoder_input_ids`.
             use_cache: whether to return the cache.
-            image_features: float[total_images, tokens, D_vision], the image encoder's output in place of pictures.
+            image_features: float[total_images, tokens, D_vision], the image encoder's output in place of images.
             past_key_values: see `cache`.
             **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`.
         """
@@ -150,7 +150,7 @@ class Pali3Model(Pali3PreTrainedModel):
 
 
 class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
-    """PaLI-3: pictures and a prefix in, text out."""
+    """PaLI-3: images and a prefix in, text out."""
 
     # the loss is a mean over examples already: the Trainer divides by its accumulation steps
     accepts_loss_kwargs = False

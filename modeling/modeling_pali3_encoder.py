@@ -197,12 +197,12 @@ class Pali3Encoder(Pali3PreTrainedModel):
             attention_mask: int[B, L], 0 on padding.
             pixel_values: float[total_images, 3, H, W] or float[B, N, 3, H, W], in [-1, 1].
             inputs_embeds: float[B, L, D] in place of `input_ids`.
-            image_features: float[total_images, tokens, D_vision], the image encoder's output for square pictures, in
+            image_features: float[total_images, tokens, D_vision], the image encoder's output for square images, in
                 place of `pixel_values`: with a frozen encoder it need not be computed anew in every epoch.
             **kwargs: passed to the text encoder.
 
         Raises:
-            ValueError: if both or neither of `input_ids` and `inputs_embeds` are given, or pictures twice.
+            ValueError: if both or neither of `input_ids` and `inputs_embeds` are given, or images twice.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")

@@ -174,7 +174,7 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
                 on padding. No token sees another example.
             output_logits: whether to compute logits; by default without labels, and in evaluation mode, for
                 `compute_metrics`. With labels they are the loss's own, without the final soft-cap.
-            image_features: float[total_images, tokens, D_vision], the image encoder's output in place of pictures.
+            image_features: float[total_images, tokens, D_vision], the image encoder's output in place of images.
             **kwargs: `label_smoothing`, ε of the loss (the configuration's, else 0, when left out; not an argument of
                 its own, since the Trainer takes every argument with "label" in its name for a label);
                 `shift_labels`: int[B, L], in place of `labels`, position i is predicted from i;
@@ -186,7 +186,7 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
 
         Raises:
             ValueError: labels without `token_type_ids`, or with a cache, or with an attention back-end that cannot
-                do prefix-LM; pictures twice.
+                do prefix-LM; images twice.
         """
         if pixel_values is not None and image_features is not None:
             raise ValueError("give pixel_values or image_features, not both")

@@ -1,4 +1,4 @@
-"""What stands between pictures and PaliGemma's text model in the papers' comparisons, in place of the usual parts."""
+"""What stands between images and PaliGemma's text model in the papers' comparisons, in place of the usual parts."""
 
 from typing import Any
 

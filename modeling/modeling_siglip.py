@@ -3,7 +3,7 @@
 What departs from `SiglipModel`:
 
 - The loss is `contrastive_loss.py`'s: over the batches of all processes, and without a matrix of all logits.
-- Texts and pictures may belong together several times over, told by keys.
+- Texts and images may belong together several times over, told by keys.
 - `token_bottleneck` gives a large vocabulary narrow embeddings, N x 96 and 96 x 768 in place of N x 768 (SigLIP
   section 4.4). `stock()` multiplies them, so that what is saved at the end is an ordinary `SiglipModel`.
 """
@@ -83,7 +83,7 @@ class SiglipForContrastiveLearning(SiglipModel):
         config: a `SiglipConfig`, which may have
 
             - `contrastive_loss`: `"sigmoid"` (the default), or `"softmax"` for CLIP's;
-            - `loss_chunk_size`: pictures whose logits are computed at a time;
+            - `loss_chunk_size`: images whose logits are computed at a time;
             - `token_bottleneck`: width of narrow token embeddings, none by default.
     """
 

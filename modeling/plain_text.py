@@ -1,6 +1,6 @@
 """People's texts hold no control tokens: what looks like one is letters like any other.
 
-A caption that says `<image>` or `<eos>` would otherwise put a picture, or an end, into the middle of a sequence. Such
+A caption that says `<image>` or `<eos>` would otherwise put an image, or an end, into the middle of a sequence. Such
 a text is cut behind the first letter of each token, and the pieces are tokenised apart: no tokenizer then finds one.
 """
 

@@ -35,10 +35,10 @@ def set_image_size(model: PreTrainedModel, image_size: int) -> None:
 
     Args:
         model: holds one SigLIP image encoder at any depth.
-        image_size: side of the pictures to come, in pixels; what does not fill a patch is cut off.
+        image_size: side of the images to come, in pixels; what does not fill a patch is cut off.
 
     Raises:
-        ValueError: if there is no such encoder, or the picture is smaller than a patch.
+        ValueError: if there is no such encoder, or the image is smaller than a patch.
     """
     found: list[Any] = [module for module in model.modules() if isinstance(module, SiglipVisionEmbeddings)]
     if not found:

@@ -1,8 +1,8 @@
 """How a chat becomes one prompt: the template that is saved with the checkpoints of both families.
 
-The models answer one prompt about pictures; none was trained on conversations. So all pictures come first, then what
+The models answer one prompt about images; none was trained on conversations. So all images come first, then what
 the system and the user have said since the last answer, joined by spaces, with no roles, as in training. `<image>` in
-a text is left out, since the picture beside it has its placeholder already. An answer at the end stands on a line of
+a text is left out, since the image beside it has its placeholder already. An answer at the end stands on a line of
 its own behind the prompt, and is what `return_assistant_tokens_mask` marks.
 """
 
@@ -43,13 +43,13 @@ CHAT_TEMPLATE = (
 def take_chat_template(tokenizer: Any) -> str | None:
     """The chat template that a language model's tokenizer brings along, taken off it; None for ours.
 
-    One that places no pictures was made for another model; it is left out, with a warning.
+    One that places no images was made for another model; it is left out, with a warning.
     """
     found, tokenizer.chat_template = tokenizer.chat_template, None
     if found is None or (isinstance(found, str) and IMAGE_TOKEN in found):
         return found
     logger.warning(
-        "the chat template of the tokenizer %s has no %s: it is replaced by one that puts pictures first",
+        "the chat template of the tokenizer %s has no %s: it is replaced by one that puts images first",
         tokenizer.name_or_path,
         IMAGE_TOKEN,
     )

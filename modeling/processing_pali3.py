@@ -1,4 +1,4 @@
-"""Processor of PaLI-3: pictures, prefixes and suffixes in, model inputs and labels out.
+"""Processor of PaLI-3: images, prefixes and suffixes in, model inputs and labels out.
 
 It has the signature of Transformers' `PaliGemmaProcessor`, so that one collator serves both families. Prefix and
 suffix are tokenised apart: the prefix, behind the image placeholders, is the encoder's input; the suffix with
@@ -48,7 +48,7 @@ class Pali3ProcessorKwargs(ProcessingKwargs, total=False):
 
 
 class Pali3Processor(PrefixSuffixProcessor):
-    """One call from pictures and texts to a batch.
+    """One call from images and texts to a batch.
 
     Args:
         image_processor: of SigLIP; its size is the model's.
@@ -114,14 +114,14 @@ class Pali3Processor(PrefixSuffixProcessor):
         """Make model inputs, and labels when a suffix is given.
 
         Args:
-            images: one picture, a list with one picture per text, or a list of lists with the pictures of each
-                text; a picture is a PIL image, an array, a path or a URL. With a single text every picture is
+            images: one image, a list with one image per text, or a list of lists with the images of each
+                text; an image is a PIL image, an array, a path or a URL. With a single text every image is
                 that text's.
-            text: the prefix or prefixes. `<image>` may mark the pictures' places; otherwise they come first.
+            text: the prefix or prefixes. `<image>` may mark the images' places; otherwise they come first.
             suffix: the target or targets.
-            videos: as `images`, with a list of frames for each text; frames are read as pictures, in order.
+            videos: as `images`, with a list of frames for each text; frames are read as images, in order.
             **kwargs: `return_tensors`, `padding` (default: to the longest; `"max_length"`: to the limits below),
-                `padding_side` (of the prefix), `max_length` (of the prefix, pictures not counted),
+                `padding_side` (of the prefix), `max_length` (of the prefix, images not counted),
                 `suffix_max_length`, `return_offsets_mapping`, `return_mm_token_type_ids`, and the image processor's
                 options. Both limits are a number, or one for each text.
 
@@ -131,11 +131,11 @@ class Pali3Processor(PrefixSuffixProcessor):
             with -100.
 
         Raises:
-            ValueError: if the numbers of texts, pictures, placeholders or suffixes do not fit together.
+            ValueError: if the numbers of texts, images, placeholders or suffixes do not fit together.
         """
         options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         text_options = options["text_kwargs"]
-        nested, texts, suffixes = self.pictures_and_texts(images if videos is None else videos, text, suffix)
+        nested, texts, suffixes = self.images_and_texts(images if videos is None else videos, text, suffix)
 
         data: dict[str, Any] = {}
         flat = [image for row in nested for image in row]
@@ -165,7 +165,7 @@ class Pali3Processor(PrefixSuffixProcessor):
         return BatchFeature(data, tensor_type=tensors, skip_tensor_conversion=self.skip_tensor_conversion)
 
     def _encode_prefixes(
-        self, texts: list[str], picture_counts: list[int], options: dict[str, Any]
+        self, texts: list[str], image_counts: list[int], options: dict[str, Any]
     ) -> tuple[list[list[int]], list[list[Span]], list[str]]:
         """Token ids of each prefix, every placeholder repeated for each of its image tokens; their spans, where
         `return_offsets_mapping` is asked for; and the prefixes with their placeholders, up to where they are cut.
@@ -175,11 +175,11 @@ class Pali3Processor(PrefixSuffixProcessor):
         self.check_offsets(asked, controls)
         own = [
             text if which == "all" else self.unmarked(text, count)
-            for text, count, which in zip(texts, picture_counts, controls)
+            for text, count, which in zip(texts, image_counts, controls)
         ]
         cut = self.cut(own, controls)
         # only a text that is in one piece may hold placeholders
-        firsts = [self.marked(parts[0], count) for parts, count in zip(cut, picture_counts)]
+        firsts = [self.marked(parts[0], count) for parts, count in zip(cut, image_counts)]
         special = options.get("add_special_tokens", True)
         begun = self.tokenizer(firsts, add_special_tokens=special, return_offsets_mapping=asked)
         rests = self.encode_pieces([parts[1:] for parts in cut])
@@ -205,7 +205,7 @@ class Pali3Processor(PrefixSuffixProcessor):
         return first[:end] + rest + first[end:]
 
     def _within(self, ids: list[int], limit: int | None) -> list[int]:
-        """Which tokens stay: text is cut from the end, pictures and the end token are kept."""
+        """Which tokens stay: text is cut from the end, images and the end token are kept."""
         words = [i for i, token in enumerate(ids) if token != self.image_token_id]
         if limit is None or len(words) <= limit:
             return list(range(len(ids)))

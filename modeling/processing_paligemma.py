@@ -1,9 +1,9 @@
-"""Processor of PaliGemma: pictures, prefixes and suffixes in, sequences for training or prompts for generation out.
+"""Processor of PaliGemma: images, prefixes and suffixes in, sequences for training or prompts for generation out.
 
 It reads and writes the files of Transformers' `PaliGemmaProcessor`. What departs from it: prefix, separator and suffix
 are tokenised apart, as in the reference code (a prefix that ends in a newline would otherwise join the separator);
 too long texts are cut, warned of and counted, and never lose their separator; limits do not count images;
-a text without pictures is a prompt like any other; labels come only with a suffix; several images a text need no
+a text without images is a prompt like any other; labels come only with a suffix; several images a text need no
 special form; the papers' ablations of attention and loss are options.
 """
 
@@ -58,7 +58,7 @@ class PaliGemmaProcessorKwargs(ProcessingKwargs, total=False):
 
 
 class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
-    """One call from pictures and texts to a batch.
+    """One call from images and texts to a batch.
 
     Args:
         image_processor: of SigLIP, with `image_seq_length`.
@@ -132,15 +132,15 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         """Make model inputs, and labels when a suffix is given.
 
         Args:
-            images: one picture, a list with one picture per text, or a list of lists with the pictures of each
-                text; a picture is a PIL image, an array, a path or a URL. With a single text every picture is
+            images: one image, a list with one image per text, or a list of lists with the images of each
+                text; an image is a PIL image, an array, a path or a URL. With a single text every image is
                 that text's.
-            text: the prefix or prefixes. `<image>` may mark the pictures' places; otherwise they come first.
+            text: the prefix or prefixes. `<image>` may mark the images' places; otherwise they come first.
             suffix: the target or targets; without it the result is a prompt to generate from.
-            videos: as `images`, with a list of frames for each text; frames are read as pictures, in order.
+            videos: as `images`, with a list of frames for each text; frames are read as images, in order.
             **kwargs: `return_tensors`, `padding` (default: to the longest; `"max_length"`: to the limits below),
                 `padding_side` (right with a suffix, left without), `max_length` (of BOS, prefix and separator,
-                pictures not counted), `suffix_max_length`, `loss_on_prefix`, `return_offsets_mapping`,
+                images not counted), `suffix_max_length`, `loss_on_prefix`, `return_offsets_mapping`,
                 `return_mm_token_type_ids`, and the image processor's options. Both limits are a number, or one for
                 each text.
 
@@ -150,14 +150,14 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
             -100 where there is nothing to predict.
 
         Raises:
-            ValueError: if the numbers of texts, pictures, placeholders or suffixes do not fit together.
+            ValueError: if the numbers of texts, images, placeholders or suffixes do not fit together.
         """
         options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         text_options = options["text_kwargs"]
         # padding to the right of a prompt would stand before its answer; training goes the other way
         side: Any = kwargs.get("padding_side") or kwargs.get("text_kwargs", {}).get("padding_side")
         text_options["padding_side"] = side or ("left" if suffix is None else "right")
-        nested, texts, suffixes = self.pictures_and_texts(images if videos is None else videos, text, suffix)
+        nested, texts, suffixes = self.images_and_texts(images if videos is None else videos, text, suffix)
 
         data: dict[str, Any] = {}
         flat = [image for row in nested for image in row]
@@ -186,11 +186,11 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         tensors = text_options.get("return_tensors")
         return BatchFeature(data, tensor_type=tensors, skip_tensor_conversion=self.skip_tensor_conversion)
 
-    def head_and_words(self, text: str, pictures: int, controls: Controls) -> tuple[str, str]:
-        """A prefix up to its last placeholder, and what is behind; where it may hold none, these are the pictures'."""
+    def head_and_words(self, text: str, images: int, controls: Controls) -> tuple[str, str]:
+        """A prefix up to its last placeholder, and what is behind; where it may hold none, these are the images'."""
         if controls != "all":
-            return self.image_token * pictures, self.unmarked(text, pictures)
-        text = self.marked(text, pictures)
+            return self.image_token * images, self.unmarked(text, images)
+        text = self.marked(text, images)
         cut = self.end_of_images(text)
         return text[:cut], text[cut:]
 

@@ -1,4 +1,4 @@
-"""What the processors of both families do alike: pictures of each text, limits that warn and count, padding.
+"""What the processors of both families do alike: images of each text, limits that warn and count, padding.
 
 Prefix and suffix are tokenised apart, as in the reference code, so that no token spans their border.
 """
@@ -62,11 +62,11 @@ class PrefixSuffixProcessor(ProcessorMixin):
         return self.image_token * self.image_seq_length
 
     def _get_num_multimodal_tokens(self, image_sizes: Sequence[Any] | None = None, **kwargs) -> MultiModalData:
-        """Tokens of pictures of these sizes, for programs that plan their memory; here every picture has as many."""
+        """Tokens of images of these sizes, for programs that plan their memory; here every image has as many."""
         if image_sizes is None:
             return MultiModalData()
-        pictures = len(image_sizes)
-        return MultiModalData(num_image_tokens=[self.image_seq_length] * pictures, num_image_patches=[1] * pictures)
+        images = len(image_sizes)
+        return MultiModalData(num_image_tokens=[self.image_seq_length] * images, num_image_patches=[1] * images)
 
     def token_facts(
         self,
@@ -101,22 +101,22 @@ class PrefixSuffixProcessor(ProcessorMixin):
             ]
         return facts
 
-    def pictures_and_texts(
+    def images_and_texts(
         self, images: Any, text: str | Sequence[str] | None, suffix: str | Sequence[str] | None
     ) -> tuple[list[list[Any]], list[str], list[str] | None]:
-        """Pictures of each text, texts and suffixes as lists of one length, whatever form they came in.
+        """ImageFolder of each text, texts and suffixes as lists of one length, whatever form they came in.
 
         Raises:
             ValueError: if their numbers do not fit together.
         """
-        nested = self._pictures_per_text(images, text)
+        nested = self._images_per_text(images, text)
         texts = [""] * len(nested) if text is None else [text] if isinstance(text, str) else list(text)
         suffixes = [suffix] if isinstance(suffix, str) else suffix
         if suffixes is not None and len(suffixes) != len(texts):
             raise ValueError(f"{len(texts)} texts but {len(suffixes)} suffixes")
         return nested, texts, None if suffixes is None else list(suffixes)
 
-    def _pictures_per_text(self, images: Any, text: str | Sequence[str] | None) -> list[list[Any]]:
+    def _images_per_text(self, images: Any, text: str | Sequence[str] | None) -> list[list[Any]]:
         if images is None:
             if text is None:
                 raise ValueError("neither text nor images were given")
@@ -132,31 +132,31 @@ class PrefixSuffixProcessor(ProcessorMixin):
             rest = iter(fetched)
             nested = [[next(rest) for _ in range(count)] for count in counts]
         else:
-            nested = [[picture] for picture in fetched]
+            nested = [[image] for image in fetched]
         number_of_texts = len(nested) if text is None else 1 if isinstance(text, str) else len(text)
         if len(nested) != number_of_texts:
             raise ValueError(
-                f"{number_of_texts} texts but pictures for {len(nested)}: give one picture or one list of"
-                " pictures for each text"
+                f"{number_of_texts} texts but images for {len(nested)}: give one image or one list of"
+                " images for each text"
             )
         return nested
 
-    def _placeholder_counts(self, texts: Sequence[str], pictures: int) -> list[int] | None:
-        """Pictures of each text by its placeholders, where they account for every picture."""
+    def _placeholder_counts(self, texts: Sequence[str], images: int) -> list[int] | None:
+        """ImageFolder of each text by its placeholders, where they account for every image."""
         counts = [text.count(self.image_token) for text in texts]
-        return counts if sum(counts) == pictures else None
+        return counts if sum(counts) == images else None
 
-    def marked(self, text: str, pictures: int) -> str:
-        """The text with one placeholder for each of its pictures, in front where it has none.
+    def marked(self, text: str, images: int) -> str:
+        """The text with one placeholder for each of its images, in front where it has none.
 
         Raises:
             ValueError: if it has another number of placeholders.
         """
         placeholders = text.count(self.image_token)
         if placeholders == 0:
-            return self.image_token * pictures + text
-        if placeholders != pictures:
-            raise ValueError(f"{placeholders} {self.image_token} placeholders but {pictures} pictures in {text!r}")
+            return self.image_token * images + text
+        if placeholders != images:
+            raise ValueError(f"{placeholders} {self.image_token} placeholders but {images} images in {text!r}")
         return text
 
     def check_offsets(self, asked: bool, controls: Sequence[Controls]) -> None:
@@ -164,9 +164,9 @@ class PrefixSuffixProcessor(ProcessorMixin):
         if asked and set(controls) - {"all"}:
             raise ValueError("return_offsets_mapping needs controls='all': other texts are tokenised in pieces")
 
-    def unmarked(self, text: str, pictures: int) -> str:
-        """A text without the placeholders of its pictures in front, where they would be put anyhow."""
-        return text.removeprefix(self.image_token * pictures)
+    def unmarked(self, text: str, images: int) -> str:
+        """A text without the placeholders of its images in front, where they would be put anyhow."""
+        return text.removeprefix(self.image_token * images)
 
     def expand_placeholders(self, ids: list[int]) -> list[int]:
         """Every placeholder repeated for each of its image tokens."""

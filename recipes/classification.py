@@ -1,4 +1,4 @@
-"""The rival of stage 0: the same image encoder, trained to name what is on its pictures.
+"""The baseline of stage 0: the same image encoder, trained to name what is on its images.
 
     python -m openpali.recipes.classification --config recipes/configs/siglip/nano-36-classification.yaml
 
@@ -34,7 +34,7 @@ from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
 from openpali.modeling.modeling_siglip import siglip_preset
 from openpali.recipes.run.arguments import RunArguments, command, parse
-from openpali.recipes.run.datasets import skip_log, splits, task_data, tell_skipped
+from openpali.recipes.run.datasets import report_skipped, skip_log, splits, task_data
 from openpali.recipes.run.run_folder import open_run
 from openpali.recipes.stages.dense_patches import names_in
 from openpali.recipes.stages.image_text_pairs import mean
@@ -46,7 +46,7 @@ from openpali.recipes.training.validation_loss import held_out_loss
 class ClassificationArguments:
     """What is particular to this stage."""
 
-    source: dict | str | None = field(default=None, metadata={"help": "pictures with objects: name and options"})
+    source: dict | str | None = field(default=None, metadata={"help": "images with objects: name and options"})
     language: str = field(default="en", metadata={"help": "of the objects' names, which are the classes"})
     classes: list[str] = field(default_factory=list, metadata={"help": "to learn; those of the records when empty"})
     classes_records: int = field(default=20_000, metadata={"help": "records whose names are looked at"})
@@ -58,7 +58,7 @@ class ClassificationArguments:
     loss: Literal["sigmoid", "softmax"] = field(
         default="sigmoid", metadata={"help": "a question for every class, or one distribution over all of them"}
     )
-    best_metric: str = field(default="accuracy", metadata={"help": "share of pictures whose first class is right"})
+    best_metric: str = field(default="accuracy", metadata={"help": "share of images whose first class is right"})
 
     def __post_init__(self):
         self.source = as_dict(self.source, "source") or {"name": "emoji", "split": "train"}
@@ -77,7 +77,7 @@ class ClassificationRun(RunArguments):
 
 @dataclass(frozen=True)
 class Naming:
-    """A picture and the names of the objects on it, in `meta["names"]`."""
+    """An image and the names of the objects on it, in `meta["names"]`."""
 
     language: str = "en"
     name: str = "naming"
@@ -110,26 +110,26 @@ class NamingCollator:
     """
 
     def __init__(self, image_processor: Any, classes: Sequence[str]):
-        self.pictures = FastImageProcessor(image_processor, exact=False)
+        self.images = FastImageProcessor(image_processor, exact=False)
         self.number = {name: i for i, name in enumerate(classes)}
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """`pixel_values`: float[n, 3, H, W] in [-1, 1], `classes`: float[n, C], 1 for those of the picture."""
+        """`pixel_values`: float[n, 3, H, W] in [-1, 1], `classes`: float[n, C], 1 for those of the image."""
         images = [example.images[0] for example in examples]
         classes = torch.zeros(len(examples), len(self.number))
         for row, example in zip(classes, examples):
             row[[self.number[name] for name in example.meta["names"] if name in self.number]] = 1
-        return {"pixel_values": self.pictures(images, return_tensors="pt")["pixel_values"], "classes": classes}
+        return {"pixel_values": self.images(images, return_tensors="pt")["pixel_values"], "classes": classes}
 
 
 def sigmoid_naming_loss(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Binary cross-entropies, summed over classes and averaged over pictures."""
+    """Binary cross-entropies, summed over classes and averaged over images."""
     logits = model(pixel_values=inputs["pixel_values"]).logits
     return binary_cross_entropy_with_logits(logits, inputs["classes"], reduction="sum") / len(logits)
 
 
 def softmax_naming_loss(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Cross-entropy to a target that the picture's classes share evenly; pictures without any do not count."""
+    """Cross-entropy to a target that the image's classes share evenly; images without any do not count."""
     logits, classes = model(pixel_values=inputs["pixel_values"]).logits, inputs["classes"]
     shares = classes / classes.sum(1, keepdim=True).clamp(min=1)
     return -(shares * logits.log_softmax(-1)).sum() / len(logits)
@@ -142,7 +142,7 @@ LOSSES: dict[str, Loss] = {"sigmoid": sigmoid_naming_loss, "softmax": softmax_na
 def naming_scores(
     model: nn.Module, collator: NamingCollator, examples: Sequence[Example], batch_size: int
 ) -> dict[str, float]:
-    """`accuracy`: how often the most probable class is one of the picture's; `top_5`: one of five is."""
+    """`accuracy`: how often the most probable class is one of the image's; `top_5`: one of five is."""
     first, fifth = [], []
     device = next(model.parameters()).device
     for start in range(0, len(examples), batch_size):
@@ -187,7 +187,7 @@ def main(argv: list[str] | None = None) -> None:
 
     parts = splits(as_dict(args.source, "source"), run)
     train = task_data(parts["train"], Naming(args.language), run)
-    validation = TaskDataset(parts["validation"], Naming(args.language), run.seed, skip_log(run), part="validation")
+    validation = TaskDataset(parts["validation"], Naming(args.language), run.seed, skip_log(run), split="validation")
     classes = make_classes(args, parts["train"])
 
     set_seed(run.seed)
@@ -204,7 +204,7 @@ def main(argv: list[str] | None = None) -> None:
         return naming_scores(model, collator, held_out, batch) | {"loss": loss}
 
     run_training(model, processor, run, train, collator, evaluate, args.best_metric, LOSSES[args.loss], checkpoint)
-    tell_skipped(run)
+    report_skipped(run)
     run.say(f"Next, stage 1: openpali.recipes.pretrain with --vision_checkpoint {run.folder}")
 
 

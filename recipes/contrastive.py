@@ -1,4 +1,4 @@
-"""Stage 0: an image encoder from pictures and texts, by SigLIP's sigmoid loss (PaLI-3 section 3.1).
+"""Stage 0: an image encoder from images and texts, by SigLIP's sigmoid loss (PaLI-3 section 3.1).
 
     python -m openpali.recipes.contrastive --config recipes/configs/pali3/nano-contrastive.yaml
 
@@ -38,10 +38,10 @@ from openpali.recipes.run.datasets import (
     check_folder,
     first_records,
     make_task,
+    report_skipped,
     skip_log,
     splits,
     task_data,
-    tell_skipped,
 )
 from openpali.recipes.run.run_folder import open_run
 from openpali.recipes.stages.image_text_pairs import PairCollator, Pairs, retrieval_scores
@@ -55,7 +55,7 @@ TOWERS = ["vision_model", "text_model"]
 class ContrastiveArguments:
     """What is particular to stage 0."""
 
-    source: dict | str | None = field(default=None, metadata={"help": "pictures: name and options"})
+    source: dict | str | None = field(default=None, metadata={"help": "images: name and options"})
     languages: list[str] = field(default_factory=lambda: ["en"], metadata={"help": "of the texts"})
     language_weights: dict | str | None = field(
         default=None, metadata={"help": "how often a language is drawn, 1 where nothing is said, as in {en: 10}"}
@@ -64,9 +64,9 @@ class ContrastiveArguments:
         default_factory=lambda: ["captions", "names"],
         metadata={"help": "captions of scenes, names of objects, keywords"},
     )
-    texts_per_picture: int = field(default=1, metadata={"help": "texts drawn for each picture of a batch"})
+    texts_per_image: int = field(default=1, metadata={"help": "texts drawn for each image of a batch"})
     shared_texts: bool = field(
-        default=True, metadata={"help": "a text is a positive of every picture of the batch that it is true of"}
+        default=True, metadata={"help": "a text is a positive of every image of the batch that it is true of"}
     )
     model: str | None = field(default=None, metadata={"help": "SigLIP checkpoint to start from, not from nothing"})
     vision_checkpoint: str | None = field(
@@ -83,7 +83,7 @@ class ContrastiveArguments:
     image_size: int | None = field(default=None, metadata={"help": "another one than the checkpoint's, in pixels"})
     loss: Literal["sigmoid", "softmax"] = field(default="sigmoid", metadata={"help": "SigLIP's, or CLIP's"})
     loss_chunk_size: int | None = field(
-        default=None, metadata={"help": "pictures whose logits are computed at a time; what 16 MB hold when left out"}
+        default=None, metadata={"help": "images whose logits are computed at a time; what 16 MB hold when left out"}
     )
     tokenizer: str | None = field(default=None, metadata={"help": "tokenizer to load instead of training one"})
     vocab_size: int = field(default=1024, metadata={"help": "tokens to learn; 1153 special ones come on top"})
@@ -110,7 +110,7 @@ class ContrastiveArguments:
     def task(self) -> Pairs:
         """How texts are drawn."""
         weights = as_dict(self.language_weights, "language_weights")
-        return Pairs(tuple(self.languages), tuple(self.texts), weights, self.texts_per_picture)
+        return Pairs(tuple(self.languages), tuple(self.texts), weights, self.texts_per_image)
 
 
 @dataclass
@@ -187,7 +187,7 @@ def make_model(args: ContrastiveArguments, tokenizer: Any, incomplete: bool = Fa
 
 
 def make_processor(args: ContrastiveArguments, model: SiglipModel, tokenizer: Any) -> SiglipProcessor:
-    """Pictures of the model's size, squashed to a square, and the tokenizer."""
+    """ImageFolder of the model's size, squashed to a square, and the tokenizer."""
     side, length = (
         int(cast(int, value))
         for value in (model.vision_model.config.image_size, model.text_model.config.max_position_embeddings)
@@ -218,7 +218,7 @@ def main(argv: list[str] | None = None) -> None:
 
     parts = splits(as_dict(args.source, "source"), run)
     train = task_data(parts["train"], args.task, run)
-    validation = TaskDataset(parts["validation"], args.task, run.seed, skip_log(run), part="validation")
+    validation = TaskDataset(parts["validation"], args.task, run.seed, skip_log(run), split="validation")
 
     set_seed(run.seed)
     given = load_processor(check_folder(args.model, "model")) if args.model else None
@@ -237,7 +237,7 @@ def main(argv: list[str] | None = None) -> None:
     run_training(model, processor, run, train, collator, evaluate, args.best_metric, resume_from=checkpoint)
     if run.process_index == 0:
         model.stock().save_pretrained(run.folder)
-    tell_skipped(run)
+    report_skipped(run)
     run.say(f"Next, stage 1: openpali.recipes.pretrain with --vision_checkpoint {run.folder}")
 
 

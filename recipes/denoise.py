@@ -19,14 +19,14 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTr
 
 from openpali.data.files.config import ConfigError, as_dict
 from openpali.data.sources import Source
-from openpali.data.text.denoising_dataset import Denoised, pad_collate
+from openpali.data.text.denoising_dataset import SpanCorruptionDataset, pad_collate
 from openpali.data.text.sources import load_texts
 from openpali.data.text.span_corruption import PREFIXES, SENTINEL, UL2, SpecialTokens, special_tokens
 from openpali.data.tokenizer import train_tokenizer
 from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.configuration_pali3 import Pali3Config
 from openpali.recipes.run.arguments import RunArguments, command, parse
-from openpali.recipes.run.datasets import check_folder, held_out_parts, skip_log, tell_bad_records, tell_skipped
+from openpali.recipes.run.datasets import check_folder, held_out_splits, report_bad_records, report_skipped, skip_log
 from openpali.recipes.run.run_folder import open_run
 from openpali.recipes.stages.denoise_loss import T5_LIKE, Mean, by_kind, denoising_scores, give_loss
 from openpali.recipes.training.trainer import run_training
@@ -86,10 +86,10 @@ def make_texts(spec: dict[str, Any], run: RunArguments) -> dict[str, Source]:
             raise ConfigError(f"texts: {error}") from error
 
     if "split" not in spec:
-        return held_out_parts(load({}), run)
+        return held_out_splits(load({}), run)
     parts = {name: load({"split": name}) for name in (spec["split"], "validation")}
     for part in parts.values():
-        tell_bad_records(part, run)
+        report_bad_records(part, run)
     return {"train": parts[spec["split"]], "validation": parts["validation"]}
 
 
@@ -182,7 +182,7 @@ def held_out(
     # texts far apart, for neighbours of a sorted file are alike
     starts = random.Random(0).sample(range(len(texts)), min(count, len(texts)))
     for name in names:
-        data = Denoised(
+        data = SpanCorruptionDataset(
             texts, tokenizer, special, args.max_length, len(texts), {name: 1.0}, packed=args.packed, seed=run.seed
         )
         found[name] = [data[i] for i in starts]
@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> None:
     examples = run.max_steps * run.examples_per_step
     try:
         special = special_tokens(tokenizer, as_dict(args.prefixes, "prefixes"), args.sentinel)
-        train = Denoised(
+        train = SpanCorruptionDataset(
             parts["train"],
             tokenizer,
             special,
@@ -236,7 +236,7 @@ def main(argv: list[str] | None = None) -> None:
     give_loss(model, args.loss_mean)
     run_training(model, tokenizer, run, train, collate, evaluate, args.best_metric, resume_from=checkpoint)
     report(model.eval(), scored, collate, run)
-    tell_skipped(run)
+    report_skipped(run)
     run.say(f"Next, stage 1: Pali3ForConditionalGeneration.from_backbones(vision, text={str(run.folder)!r})")
 
 

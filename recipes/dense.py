@@ -6,10 +6,10 @@ Every patch is told what it shows: cross-entropy over names and background, wher
 that each object covers, through one linear layer that is thrown away. It goes on from the `SiglipModel` of stage 0 and
 leaves another one, with the same text tower and processor, whose image encoder stage 1 takes.
 
-It departs from PaLI-3, whose image encoder sees whole pictures and texts only (and 10B of them). Contrastive training
+It departs from PaLI-3, whose image encoder sees whole images and texts only (and 10B of them). Contrastive training
 alone leaves tokens neither local nor apart from the background; SigLIP 2 (arXiv 2502.14786) adds dense losses to
 SigLIP's for the same reason, there by captions of regions, self-distillation and masked prediction. Boxes with names
-are what a small source has. The text tower does not follow: similarities between pictures and texts are lost.
+are what a small source has. The text tower does not follow: similarities between images and texts are lost.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from openpali.data.files.config import as_dict
 from openpali.data.mixture import TaskDataset
 from openpali.modeling.checkpoints import load_checkpoint, reading
 from openpali.recipes.run.arguments import RunArguments, command, parse
-from openpali.recipes.run.datasets import check_folder, skip_log, splits, task_data, tell_skipped
+from openpali.recipes.run.datasets import check_folder, report_skipped, skip_log, splits, task_data
 from openpali.recipes.run.run_folder import open_run
 from openpali.recipes.stages.dense_patches import PatchCollator, Patches, names_in, patch_scores
 from openpali.recipes.training.trainer import run_training
@@ -37,7 +37,7 @@ class DenseArguments:
     """What is particular to this stage."""
 
     model: str | None = field(default=None, metadata={"help": "SigLIP model of stage 0"})
-    source: dict | str | None = field(default=None, metadata={"help": "pictures with objects: name and options"})
+    source: dict | str | None = field(default=None, metadata={"help": "images with objects: name and options"})
     language: str = field(default="en", metadata={"help": "of the objects' names"})
     use_masks: bool = field(default=True, metadata={"help": "cover patches by masks where there are some, not boxes"})
     names: list[str] = field(default_factory=list, metadata={"help": "to learn; those of the records when empty"})
@@ -97,7 +97,7 @@ def without_head(dense: DenseSiglip) -> SiglipModel:
 
 
 def dense_loss(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Cross-entropy between a patch's labels and what covers it, a mean over patches and pictures."""
+    """Cross-entropy between a patch's labels and what covers it, a mean over patches and images."""
     logits = model(inputs["pixel_values"])
     return -(inputs["shares"] * logits.log_softmax(-1)).sum(-1).mean()
 
@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
     parts = splits(as_dict(args.source, "source"), run)
     task = Patches(args.language, args.use_masks)
     train = task_data(parts["train"], task, run)
-    validation = TaskDataset(parts["validation"], task, run.seed, skip_log(run), part="validation")
+    validation = TaskDataset(parts["validation"], task, run.seed, skip_log(run), split="validation")
     names = args.names or names_in(parts["train"], args.language, args.names_records, args.most_names)
 
     set_seed(run.seed)
@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
     run_training(model, processor, run, train, collator, evaluate, args.best_metric, dense_loss, checkpoint)
     if run.process_index == 0:
         without_head(model).save_pretrained(run.folder)
-    tell_skipped(run)
+    report_skipped(run)
     run.say(f"Next, stage 1: openpali.recipes.pretrain with --vision_checkpoint {run.folder}")
 
 

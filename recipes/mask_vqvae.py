@@ -16,7 +16,7 @@ from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
 from openpali.recipes.run.arguments import RunArguments, command, parse
-from openpali.recipes.run.datasets import check_folder, make_source, splits, tell_skipped
+from openpali.recipes.run.datasets import check_folder, make_source, report_skipped, splits
 from openpali.recipes.run.run_folder import open_run
 from openpali.recipes.stages.instance_masks import Masks, collate, masks_of
 from openpali.recipes.stages.mask_scores import mask_report, pairs, square_scores
@@ -29,7 +29,7 @@ BUILT_IN = {"name": "emoji", "split": "train", "size": 256, "concepts": 204, "ob
 class MaskVQVAEArguments:
     """What is particular to this recipe."""
 
-    source: dict | str | None = field(default=None, metadata={"help": "pictures with masks: name and options"})
+    source: dict | str | None = field(default=None, metadata={"help": "images with masks: name and options"})
     unseen: dict | str | None = field(
         default=None, metadata={"help": "another source to report on, such as of things that training never shows"}
     )
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     if unseen:
         tested["masks of unseen things"] = (unseen, make_source(unseen))
     report(model.eval(), args, run, tested)
-    tell_skipped(run)
+    report_skipped(run)
 
 
 def report(model: MaskVQVAE, args: MaskVQVAEArguments, run: RunArguments, tested: dict[str, Any]) -> None:

@@ -20,7 +20,15 @@ from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
 from openpali.data.streaming.stream import TaskStream
 from openpali.recipes.run.arguments import RunArguments, command, parse
-from openpali.recipes.run.datasets import check_codec, make_task, mixed_data, skip_log, splits, task_data, tell_skipped
+from openpali.recipes.run.datasets import (
+    check_codec,
+    make_task,
+    mixed_data,
+    report_skipped,
+    skip_log,
+    splits,
+    task_data,
+)
 from openpali.recipes.run.number_checks import at_least_one
 from openpali.recipes.run.run_folder import open_run
 from openpali.recipes.stages.learning_rate_across_stages import (
@@ -29,7 +37,7 @@ from openpali.recipes.stages.learning_rate_across_stages import (
     continue_curve,
     save_stage,
 )
-from openpali.recipes.stages.mixture_log import MixtureLog, NumberedCollator, NumberedTask, tell_mixture
+from openpali.recipes.stages.mixture_log import MixtureLog, NumberedCollator, NumberedTask, log_mixture
 from openpali.recipes.stages.pretrain_start import StartArguments, load_start
 from openpali.recipes.training.trainer import run_training
 from openpali.recipes.training.validation import Validation, final_report
@@ -39,7 +47,7 @@ from openpali.recipes.training.validation import Validation, final_report
 class PretrainArguments:
     """What is trained on in stages 1 and 2."""
 
-    source: dict | str | None = field(default=None, metadata={"help": "pictures of tasks without their own"})
+    source: dict | str | None = field(default=None, metadata={"help": "images of tasks without their own"})
     mixture: dict | str | None = field(
         default=None,
         metadata={"help": "name: {task: {...}, weight: 1.0 or size, source: {...}, suffix_max_length: ...}"},
@@ -53,7 +61,7 @@ class PretrainArguments:
     best_on: str | None = field(default=None, metadata={"help": "the line whose metric picks the best weights"})
     max_length: int | None = field(default=None, metadata={"help": "tokens of a prompt"})
     suffix_max_length: int | None = field(default=None, metadata={"help": "tokens of a target"})
-    exact_pictures: bool = field(
+    exact_images: bool = field(
         default=False, metadata={"help": "resize as Pillow does: slower, other by one of 255 levels here and there"}
     )
     test_limit: int = field(default=256, metadata={"help": "test examples of each line at the end"})
@@ -91,7 +99,7 @@ def make_datasets(
         limits = {option: line[option] for option in LIMITS if option in line}
         train[name] = task_data(own["train"], NumberedTask(task, number, limits), run)
         for part, datasets in held_out.items():
-            datasets[name] = TaskDataset(own[part], task, run.seed, skip_log(run), part=part)
+            datasets[name] = TaskDataset(own[part], task, run.seed, skip_log(run), split=part)
     return train, held_out
 
 
@@ -106,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     if run.max_steps <= 0:
         raise ConfigError("max_steps is missing: a mixture has no epochs")
     mixture = mixed_data(train, weights, run, args.temperature)
-    tell_mixture(mixture.table(), run)
+    log_mixture(mixture.table(), run)
 
     set_seed(run.seed)
     if start.attention == "flex_attention" and run.device.type == "cpu":
@@ -115,13 +123,13 @@ def main(argv: list[str] | None = None) -> None:
     continue_curve(run, start.model)
     save_stage(run)
     collator = NumberedCollator(
-        Collator(processor, args.max_length, args.suffix_max_length, exact_pictures=args.exact_pictures)
+        Collator(processor, args.max_length, args.suffix_max_length, exact_images=args.exact_images)
     )
 
     scored = args.evaluate or list(weights)
     batch = run.per_device_eval_batch_size
     lines = as_dict(args.mixture, "mixture")
-    plain: dict[str, Any] = {"processor": processor, "exact_pictures": args.exact_pictures}
+    plain: dict[str, Any] = {"processor": processor, "exact_images": args.exact_images}
     limits = {n: {key: lines[n].get(key, getattr(args, key)) for key in LIMITS} for n in scored}
     validation = Validation(
         {n: held_out["validation"][n] for n in scored},
@@ -152,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
     size = model.config.vision_config.image_size
     settings = {"checkpoint": run.folder, "started from": start.model or start.vision_checkpoint, "pixels": size}
     final_report(model, test, run, f"Stage {2 if start.model else 1}", settings)
-    tell_skipped(run)
+    report_skipped(run)
 
 
 if __name__ == "__main__":

@@ -17,19 +17,19 @@ from typing import Any, Literal, cast
 from transformers import PreTrainedModel, set_seed
 
 from openpali.data.collator import Collator
-from openpali.data.custom.dataset import read_own
+from openpali.data.custom.dataset import read_custom
 from openpali.data.files.config import ConfigError, as_dict
 from openpali.data.mixture import TaskDataset
 from openpali.modeling.auto import load_processor
 from openpali.modeling.dropout import set_text_dropout
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
 from openpali.recipes.custom_data.data_check import check_data
-from openpali.recipes.custom_data.defaults import OwnDataArguments, member_values, own_keys
+from openpali.recipes.custom_data.defaults import CustomDataArguments, custom_keys, member_values
 from openpali.recipes.custom_data.example_images import EXAMPLES_FILE, draw_examples, some_examples
 from openpali.recipes.custom_data.text_lengths import TextLimits
 from openpali.recipes.features.cache import Mode, cached_features
 from openpali.recipes.run.arguments import RunArguments, command, parse, spread
-from openpali.recipes.run.datasets import tell_long_texts, tell_skipped
+from openpali.recipes.run.datasets import report_long_texts, report_skipped
 from openpali.recipes.run.fingerprint import SETTINGS, fingerprints
 from openpali.recipes.run.run_folder import open_run, refuse_foreign
 from openpali.recipes.run.sweep import SweepArguments, sweep
@@ -51,18 +51,18 @@ class TransferArguments:
         default=None, metadata={"help": "your data: a folder or file of the kind; without one a JSONL file"}
     )
     image_root: str | None = field(
-        default=None, metadata={"help": "folder of the pictures; looked for beside the data if unset"}
+        default=None, metadata={"help": "folder of the images; looked for beside the data if unset"}
     )
     task: dict | str | None = field(default=None, metadata={"help": "name and options; plain for a JSONL file"})
     max_length: int | None = field(default=None, metadata={"help": "tokens of a prompt; longer ones are cut"})
     suffix_max_length: int | None = field(default=None, metadata={"help": "tokens of a target, likewise"})
     resolution: int | None = field(
-        default=None, metadata={"help": "side of the pictures in pixels; the model's if unset"}
+        default=None, metadata={"help": "side of the images in pixels; the model's if unset"}
     )
     resolutions: dict | str | None = field(
         default=None, metadata={"help": "size in pixels: the keys that differ there, as in 448: {learning_rate: 3e-6}"}
     )
-    exact_pictures: bool = field(
+    exact_images: bool = field(
         default=False, metadata={"help": "resize as for evaluation, slower and equal to the last of 255 levels"}
     )
     num_beams: int = field(default=1, metadata={"help": "of the answers that are scored; 1 is greedy"})
@@ -93,7 +93,7 @@ class TransferArguments:
     def __post_init__(self):
         self.source, self.task = as_dict(self.source, "source"), as_dict(self.task, "task")
         # a kind has made a source of the data already
-        if self.data and self.source.get("name") != "own":
+        if self.data and self.source.get("name") != "custom":
             self.source = {"name": "jsonl", "path": self.data, "image_root": self.image_root}
         if self.source.get("name") == "jsonl" and self.task.get("name") != "plain":
             self.task = {"name": "plain"}
@@ -101,7 +101,7 @@ class TransferArguments:
             raise ConfigError("there is no model: give --model with the folder or Hub name of a checkpoint")
 
 
-CLASSES: list[type] = [TransferArguments, OwnDataArguments, MixArguments, SweepArguments]
+CLASSES: list[type] = [TransferArguments, CustomDataArguments, MixArguments, SweepArguments]
 CLASSES += [AdapterArguments, RunArguments]
 
 
@@ -109,7 +109,7 @@ CLASSES += [AdapterArguments, RunArguments]
 def main(argv: list[str] | None = None) -> None:
     """Fine-tune once, or with each point of a grid."""
     line = with_config(sys.argv[1:] if argv is None else argv)
-    read_own.cache_clear()
+    read_custom.cache_clear()
     args, own, mix, grid, adapters, run = configure(line)
     if grid.sweep:
         sweep(grid, run, line, lambda point: fine_tune(*configure(point)), refuse_point)
@@ -124,21 +124,21 @@ def refuse_point(line: list[str]) -> None:
 
 
 def with_config(line: list[str]) -> list[str]:
-    """A command line with the shipped configuration for people's own data, where it names none."""
+    """A command line with the shipped configuration for custom data, where it names none."""
     options = {part.partition("=")[0] for part in line}
     if "--config" in options or not options & {"--kind", "--mix", "--data"}:
         return line
-    return ["--config", "transfers/own" if options & {"--kind", "--mix"} else "transfers/jsonl", *line]
+    return ["--config", "transfers/custom" if options & {"--kind", "--mix"} else "transfers/jsonl", *line]
 
 
 def configure(line: list[str]) -> tuple[Any, ...]:
-    """The arguments, those that follow from the resolution and from people's own data included.
+    """The arguments, those that follow from the resolution and from custom data included.
 
     Raises:
         ConfigError: there is no data, no task, or whatever else is missing or wrong.
     """
     line = spread(line, ("source", "task"))
-    built = parse(CLASSES, line, *own_keys(CLASSES, line, resolution_keys(CLASSES, line)))
+    built = parse(CLASSES, line, *custom_keys(CLASSES, line, resolution_keys(CLASSES, line)))
     args, mix = built[0], built[2]
     if not args.source and not mix.mix:
         raise ConfigError("there is no data: give --data and --kind, or source in the configuration")
@@ -149,7 +149,7 @@ def configure(line: list[str]) -> tuple[Any, ...]:
 
 def fine_tune(
     args: TransferArguments,
-    own: OwnDataArguments,
+    own: CustomDataArguments,
     mix: MixArguments,
     grid: SweepArguments,
     adapters: AdapterArguments,
@@ -159,13 +159,13 @@ def fine_tune(
     if own.kind:
         source = as_dict(args.source, "source")
         task, strict = as_dict(args.task, "task"), not own.train_despite_errors
-        check_data(source, task, picture_size(args), run, strict, limits=text_limits(args))
+        check_data(source, task, image_size(args), run, strict, limits=text_limits(args))
     specs = member_specs(args, mix)
     checkpoint = None if own.check_only else open_run(run, inputs_of(args, specs))
     members = load_members(args, mix, own, run, specs)
     train = training_data(members, mix, run)
     folder = check_start(str(args.model))
-    show_examples(members, folder, args, run)
+    save_examples(members, folder, args, run)
     if own.check_only:
         return
 
@@ -179,15 +179,15 @@ def fine_tune(
         if member.source["name"] in ("jsonl", "video"):
             # these sources are never streams
             parts = {"train": member.train, "validation": member.validation, "test": member.test}
-            tell_long_texts(cast(dict[str, TaskDataset], parts), processor.tokenizer, **limits, run=run)
+            report_long_texts(cast(dict[str, TaskDataset], parts), processor.tokenizer, **limits, run=run)
     options: dict[str, Any] = {"pack_length": args.pack_length, "loss_on_prefix": args.loss_on_prefix}
-    collator = Collator(processor, **limits, **options, exact_pictures=args.exact_pictures)
+    collator = Collator(processor, **limits, **options, exact_images=args.exact_images)
     fit_batch(run, run_length(train))
     train, collator = cached_features(args.feature_cache, model, train, collator, run)
 
     scoring = {"processor": processor, "batch_size": run.per_device_eval_batch_size, "num_beams": args.num_beams}
     held_out = {name: member.validation for name, member in members.items()}
-    plain = Collator(processor, args.max_length, args.suffix_max_length, exact_pictures=args.exact_pictures)
+    plain = Collator(processor, args.max_length, args.suffix_max_length, exact_images=args.exact_images)
     losses: dict[str, Any] = {"collators": dict.fromkeys(held_out, plain), "say": run.say}
     validation = Validation(held_out, limit=run.eval_limit, mean=len(members) > 1, **scoring, **losses)
     run_training(model, processor, run, train, collator, validation, validation.chief_metric(), resume_from=checkpoint)
@@ -196,7 +196,7 @@ def fine_tune(
     settings = {"checkpoint": run.folder, "started from": args.model, "task": args.task, "source": args.source}
     settings |= {"mixture of": ", ".join(mix.mix)} if mix.mix else {}
     final_report(model, test, run, f"Transfer to {', '.join(members)}", settings)
-    tell_skipped(run)
+    report_skipped(run)
     for which, count in processor.truncation_counts.items() if run.dataloader_num_workers == 0 else ():
         run.say(f"{count} times a {which} was cut to its limit while training")
 
@@ -224,7 +224,7 @@ def refuse_changes(args: TransferArguments, mix: MixArguments, run: RunArguments
 def load_members(
     args: TransferArguments,
     mix: MixArguments,
-    own: OwnDataArguments,
+    own: CustomDataArguments,
     run: RunArguments,
     specs: dict[str, dict[str, Any]],
 ) -> dict[str, Member]:
@@ -237,7 +237,7 @@ def load_members(
         if found["kind"]:
             strict = not (own.train_despite_errors or found["train_despite_errors"])
             options: dict[str, Any] = {"name": Path(path).stem, "limits": text_limits(args)}
-            check_data(found["source"], found["task"], picture_size(args), run, strict, **options)
+            check_data(found["source"], found["task"], image_size(args), run, strict, **options)
     return mixed_members(mix, run, args.max_bad_share, specs.__getitem__)
 
 
@@ -246,14 +246,14 @@ def text_limits(args: TransferArguments) -> TextLimits:
     return TextLimits(load_processor(check_start(str(args.model))).tokenizer, args.max_length, args.suffix_max_length)
 
 
-def picture_size(args: TransferArguments) -> int | None:
-    """Side of the model's pictures in pixels."""
+def image_size(args: TransferArguments) -> int | None:
+    """Side of the model's images in pixels."""
     return args.resolution or own_size(args.model)
 
 
-def show_examples(members: dict[str, Member], folder: str, args: TransferArguments, run: RunArguments) -> None:
-    """Write a picture of some examples as the model will see them."""
-    examples, size = some_examples([member.train for member in members.values()]), picture_size(args)
+def save_examples(members: dict[str, Member], folder: str, args: TransferArguments, run: RunArguments) -> None:
+    """Write an image of some examples as the model will see them."""
+    examples, size = some_examples([member.train for member in members.values()]), image_size(args)
     if run.process_index > 0 or not examples or size is None:
         return
     limits = {"max_length": args.max_length, "suffix_max_length": args.suffix_max_length}

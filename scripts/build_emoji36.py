@@ -1,4 +1,4 @@
-"""`make data36`: pictures of over a thousand things with names in 36 languages, in four drawing styles.
+"""`make data36`: images of over a thousand things with names in 36 languages, in four drawing styles.
 
     python -m openpali.scripts.build_emoji36
 

@@ -1,10 +1,10 @@
-"""Remove from tar shards the pictures of evaluation sets, and their near-duplicates, so that scores mean something.
+"""Remove from tar shards the images of evaluation sets, and their near-duplicates, so that scores mean something.
 
     python -m openpali.scripts.deduplicate --shards 'web/{0000..0999}.tar' --output web-clean \\
         --against coco/val2017 '{"name": "jsonl", "path": "test.jsonl"}' --within
 
 Equal pixels are found by a digest; resized, compressed and slightly changed copies by perceptual hashes that differ in
-at most `--distance` of 64 bits. `removed.jsonl` names each sample that is left out and the picture that it repeats.
+at most `--distance` of 64 bits. `removed.jsonl` names each sample that is left out and the image that it repeats.
 Started again after a stop, the script goes on with the shards that are not finished.
 """
 
@@ -20,8 +20,8 @@ import numpy as np
 from openpali.data.files.shard_files import find_shards
 from openpali.data.records import SkipLog
 from openpali.modeling.mistakes import at_least, command
-from openpali.scripts.shards.image_duplicates import FindCopies, copies_within, describe
-from openpali.scripts.shards.image_hashes import HashPictures, read_hashes, rows_of, shard_row
+from openpali.scripts.shards.image_duplicates import FindDuplicates, describe, duplicates_within
+from openpali.scripts.shards.image_hashes import HashImages, read_hashes, rows_of, shard_row
 from openpali.scripts.shards.parallel import Rewrite, claim, in_parallel, write_json, written_aside
 
 
@@ -34,10 +34,10 @@ def deduplicate(args: argparse.Namespace) -> dict[str, Any]:
     own = [args.output / "hashes" / "train" / f"{name}.parquet" for name in names]
     rows = [shard_row(url, name, path) for url, name, path in zip(urls, names, own)]
     against = [row for given in args.against for row in rows_of(given, args.output / "hashes" / "against")]
-    for what, some in (("evaluation pictures", against), ("shards", rows)):
+    for what, some in (("evaluation images", against), ("shards", rows)):
         missing = [row for row in some if not Path(row["path"]).exists()]
-        in_parallel(HashPictures(str(skipped)), missing, args.processes, f"hashing {what}")
-    removed = found_copies(args, own, [row["path"] for row in against])
+        in_parallel(HashImages(str(skipped)), missing, args.processes, f"hashing {what}")
+    removed = found_duplicates(args, own, [row["path"] for row in against])
     kept, total = [], 0
     for row, path, lines in zip(rows, own, removed):
         numbers, out = set(read_hashes([path]).numbers.tolist()), {line["number"] for line in lines}
@@ -53,16 +53,16 @@ def deduplicate(args: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-def found_copies(args: argparse.Namespace, own: list[Path], against: list[str]) -> list[list[dict[str, Any]]]:
+def found_duplicates(args: argparse.Namespace, own: list[Path], against: list[str]) -> list[list[dict[str, Any]]]:
     """Of each shard, what its samples repeat."""
-    find = FindCopies(tuple(against), args.distance)
+    find = FindDuplicates(tuple(against), args.distance)
     done = in_parallel(find, [{"path": str(path)} for path in own], args.processes, "comparing") if against else []
     removed = [json.loads(row["removed"]) for row in done] or [[] for _ in own]
     if not args.within:
         return removed
     everything = read_hashes(own)
     ends = np.cumsum([len(read_hashes([path])) for path in own])
-    for copy in copies_within(everything, args.distance):
+    for copy in duplicates_within(everything, args.distance):
         line = describe(copy, everything, everything)
         removed[int(np.searchsorted(ends, copy.index, "right"))].append(line | {"kind": f"{copy.kind}, within"})
     return removed
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="deduplicate", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--shards", nargs="+", required=True, help="folder, pattern or addresses of tar shards")
     parser.add_argument("--output", type=Path, required=True, help="folder for hashes, shards and report")
-    parser.add_argument("--against", nargs="*", default=[], help="folders of pictures, tar shards, sources as JSON")
+    parser.add_argument("--against", nargs="*", default=[], help="folders of images, tar shards, sources as JSON")
     parser.add_argument("--within", action="store_true", help="also what repeats an earlier sample of the shards")
     parser.add_argument("--distance", type=int, default=6, help="bits of 64 in which hashes of copies may differ")
     parser.add_argument("--processes", type=at_least(1), default=os.cpu_count() or 1, help="at work at once")

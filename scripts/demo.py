@@ -1,9 +1,9 @@
-"""`make demo`: a small PaLI-3 from nothing to a report, on the built-in pictures and two CPU cores.
+"""`make demo`: a small PaLI-3 from nothing to a report, on the built-in images and two CPU cores.
 
     python -m openpali.scripts.demo
 
 It runs the three training stages with their shipped configurations, measures the results on scenes that no stage
-has seen, with and without their pictures, writes one report, and asks the finished checkpoints about three pictures
+has seen, with and without their images, writes one report, and asks the finished checkpoints about three images
 through Transformers' pipeline. Started again after a stop, it goes on where it was.
 """
 
@@ -33,8 +33,8 @@ TEST_SCENES = 400
 SHOWN = 3
 
 
-def answer_pictures(folder: Path) -> None:
-    """Ask both checkpoints what three pictures show, as a user would: through the pipeline."""
+def answer_images(folder: Path) -> None:
+    """Ask both checkpoints what three images show, as a user would: through the pipeline."""
     scenes = load_source(SCENES | {"split": "test", "length": 10_000, "objects": [1, 1]})
     (folder / "pictures").mkdir(exist_ok=True)
     askers = {
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path("outputs/demo"), help="where everything is written")
     folder: Path = parser.parse_args(argv).folder
     folder.mkdir(parents=True, exist_ok=True)
-    print(f"openpali {openpali.__version__}: a PaLI-3 from nothing on the built-in pictures, into {folder}")
+    print(f"openpali {openpali.__version__}: a PaLI-3 from nothing on the built-in images, into {folder}")
     stage0, stage1, stage3 = (str(folder / name) for name in ("contrastive", "pretrain", "transfer"))
     clock = Clock({"pictures": 3, "stage 0": 200, "stage 1": 240, "transfer": 80, "measuring": 15, "pipeline": 5})
     clock.run("pictures", draw_scenes)
@@ -82,10 +82,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     settings: dict[str, str | int] = {"scenes": f"{TEST_SCENES} held out for each task, 32 concepts, 64 px"}
     settings["made by"] = "make demo"
-    title = "A PaLI-3 trained on the built-in pictures"
+    title = "A PaLI-3 trained on the built-in images"
     clock.run("measuring", lambda: measure(folder, MEASURED, STAGES, TEST_SCENES, title, settings))
-    clock.run("pipeline", lambda: answer_pictures(folder))
-    print(f"\nOpen {folder / 'report.html'} in a browser, or ask about a picture of your own:")
+    clock.run("pipeline", lambda: answer_images(folder))
+    print(f"\nOpen {folder / 'report.html'} in a browser, or ask about an image of your own:")
     print(f"  openpali predict {stage1} {folder / 'pictures' / '1.png'} 'answer en what is this?'")
 
 

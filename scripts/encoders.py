@@ -1,11 +1,11 @@
-"""`make encoders`: a multilingual SigLIP and its classification rival, from nothing, on two CPU cores.
+"""`make encoders`: a multilingual SigLIP and its classification baseline, from nothing, on two CPU cores.
 
     python -m openpali.scripts.encoders
 
-Both see the same pictures for as many steps: drawings with names in 36 languages. SigLIP is measured by retrieval on a
-drawing style that it has never seen, one picture for each thing, in every language, and by zero-shot classification of
+Both see the same images for as many steps: drawings with names in 36 languages. SigLIP is measured by retrieval on a
+drawing style that it has never seen, one image for each thing, in every language, and by zero-shot classification of
 things that it has never seen; both are measured by a linear probe on those. Started again after a stop, it goes on
-where it was. Without npm, which `make data36` needs, the built-in pictures with names in 14 languages serve; they have
+where it was. Without npm, which `make data36` needs, the built-in images with names in 14 languages serve; they have
 one drawing style, so that retrieval is on new scenes of it.
 """
 
@@ -25,14 +25,14 @@ from openpali.scripts import build_emoji36
 from openpali.scripts.chains.chain import Clock
 
 TARGET = 20.0  # recall@1 from image to text, in multiples of chance
-PICTURES_OF_CLASSES = 2000
+IMAGES_OF_CLASSES = 2000
 
 EMOJI36: dict[str, dict[str, Any]] = {
     "retrieval": {"name": "emoji36", "split": "test", "style_split": "held_out", "gallery": True},
-    "classes": {"name": "emoji36", "split": "test", "concept_split": "held_out", "length": PICTURES_OF_CLASSES},
-    "shots": {"name": "emoji36", "split": "validation", "concept_split": "held_out", "length": PICTURES_OF_CLASSES},
+    "classes": {"name": "emoji36", "split": "test", "concept_split": "held_out", "length": IMAGES_OF_CLASSES},
+    "shots": {"name": "emoji36", "split": "validation", "concept_split": "held_out", "length": IMAGES_OF_CLASSES},
 }
-_SCENES: dict[str, Any] = {"name": "emoji", "objects": [1, 1], "length": PICTURES_OF_CLASSES}
+_SCENES: dict[str, Any] = {"name": "emoji", "objects": [1, 1], "length": IMAGES_OF_CLASSES}
 BUILT_IN: dict[str, dict[str, Any]] = {
     "train": {"name": "emoji", "split": "train", "objects": [1, 1], "concepts": 204, "length": 400_000},
     "retrieval": _SCENES | {"split": "test", "concepts": 204, "length": 500},
@@ -41,11 +41,11 @@ BUILT_IN: dict[str, dict[str, Any]] = {
 }
 
 
-def choose_pictures() -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The sources, and what to change in the configurations: nothing where the 36-language pictures can be built."""
+def choose_images() -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The sources, and what to change in the configurations: nothing where the 36-language images can be built."""
     if not (default_folder() / "build.json").is_file():
         if shutil.which("npm") is None:
-            print("npm is missing: the built-in pictures with names in 14 languages serve instead")
+            print("npm is missing: the built-in images with names in 14 languages serve instead")
             return BUILT_IN, ["--source", json.dumps(BUILT_IN["train"])]
         build_emoji36.main([])
     return EMOJI36, []
@@ -53,11 +53,11 @@ def choose_pictures() -> tuple[dict[str, dict[str, Any]], list[str]]:
 
 def measure(folder: Path, sources: dict[str, dict[str, Any]]) -> None:
     """Both reports, and how far the target is."""
-    siglip, rival = str(folder / "contrastive"), str(folder / "classification")
+    siglip, baseline = str(folder / "contrastive"), str(folder / "classification")
     retrieval, classes = folder / "retrieval", folder / "classes"
     argv = ["--model", siglip, "--source", json.dumps(sources["retrieval"]), "--output", str(retrieval)]
     encoders.main([*argv, "--tasks", "retrieval", "--title", "Retrieval on a drawing style never seen"])
-    argv = ["--model", siglip, "--compare", rival, "--source", json.dumps(sources["classes"])]
+    argv = ["--model", siglip, "--compare", baseline, "--source", json.dumps(sources["classes"])]
     argv += ["--shots_source", json.dumps(sources["shots"]), "--output", str(classes)]
     encoders.main(
         [*argv, "--tasks", "zero_shot", "probe", "--title", "SigLIP and classification on things never seen"]
@@ -76,14 +76,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path("outputs/encoders"), help="where everything is written")
     folder: Path = parser.parse_args(argv).folder
     folder.mkdir(parents=True, exist_ok=True)
-    print(f"openpali {openpali.__version__}: SigLIP and its classification rival on two CPU cores, into {folder}")
+    print(f"openpali {openpali.__version__}: SigLIP and its classification baseline on two CPU cores, into {folder}")
     clock = Clock({"SigLIP": 1100, "classification": 600, "measuring": 240})
-    sources, changes = choose_pictures()
+    sources, changes = choose_images()
     languages = ["--languages", *LANGUAGES] if changes else []
     siglip = ["--config", "siglip/nano-36", "--output_dir", str(folder / "contrastive"), *changes, *languages]
-    rival = ["--config", "siglip/nano-36-classification", "--output_dir", str(folder / "classification"), *changes]
+    baseline = ["--config", "siglip/nano-36-classification", "--output_dir", str(folder / "classification"), *changes]
     clock.run("SigLIP", lambda: contrastive.main(siglip))
-    clock.run("classification", lambda: classification.main(rival))
+    clock.run("classification", lambda: classification.main(baseline))
     clock.run("measuring", lambda: measure(folder, sources))
     print(f"Open {folder / 'retrieval' / 'report.html'} and {folder / 'classes' / 'report.html'} in a browser.")
 

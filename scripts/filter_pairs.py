@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--share", type=float, default=0.4, help="of the pairs to keep")
     parser.add_argument("--languages", nargs="*", default=[], help="of the captions that count; all by default")
     parser.add_argument("--reduce", choices=list(REDUCE), default="best", help="which of several captions count")
-    parser.add_argument("--batch-size", type=at_least(1), default=64, help="pictures at a time")
+    parser.add_argument("--batch-size", type=at_least(1), default=64, help="images at a time")
     parser.add_argument("--dtype", choices=CHOICES, default="auto", help="of the weights; auto: the checkpoint's own")
     parser.add_argument(
         "--processes", type=at_least(1), default=os.cpu_count() or 1, help="each has a model of its own"

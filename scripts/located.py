@@ -1,4 +1,4 @@
-"""`make located`: boxes and masks from a small PaLI-3, from nothing, on the built-in pictures and two CPU cores.
+"""`make located`: boxes and masks from a small PaLI-3, from nothing, on the built-in images and two CPU cores.
 
     python -m openpali.scripts.located
 
@@ -21,7 +21,7 @@ from openpali.scripts.chains.chain import Clock, Row, draw_scenes, measure
 
 SETS: dict[str, list[int]] = {"one object": [1, 1], "two objects": [2, 2], "one or two": [1, 2]}
 STAGES = ("contrastive", "dense", "located", "detect", "refer")
-# held-out scenes of one or two objects, with their pictures
+# held-out scenes of one or two objects, with their images
 TARGETS = {"detect": ("f1", 0.6), "refer": ("mean_iou", 0.5)}
 
 
@@ -56,7 +56,7 @@ def judge(folder: Path, codec: str, scenes: int) -> None:
     ]
     settings: dict[str, str | int] = {"scenes": f"{scenes} held out for each row, 32 concepts, 64 px"}
     settings["made by"] = "make located"
-    title = "Boxes and masks from a PaLI-3 trained on the built-in pictures"
+    title = "Boxes and masks from a PaLI-3 trained on the built-in images"
     summary = measure(folder, rows, STAGES, scenes, title, settings)
     for stage, (key, target) in TARGETS.items():
         print(against_target(f"{stage}, one or two", key, target, summary))
@@ -99,9 +99,9 @@ def main(argv: list[str] | None = None) -> None:
     clock.run("pictures", draw_scenes)
     train(args.folder, args.codec, clock)
     clock.run("measuring", lambda: judge(args.folder, args.codec, args.scenes))
-    print(f"\nOpen {args.folder / 'report.html'} in a browser, or ask about a picture of your own:")
-    print(f"  openpali predict {args.folder / 'detect'} picture.png 'detect dog'")
-    print(f"  openpali predict {args.folder / 'refer'} picture.png 'the dog on the left' --codec {args.codec}")
+    print(f"\nOpen {args.folder / 'report.html'} in a browser, or ask about an image of your own:")
+    print(f"  openpali predict {args.folder / 'detect'} image.png 'detect dog'")
+    print(f"  openpali predict {args.folder / 'refer'} image.png 'the dog on the left' --codec {args.codec}")
 
 
 if __name__ == "__main__":

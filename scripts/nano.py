@@ -4,7 +4,7 @@
 
 Stage 0 trains one image encoder by SigLIP's loss. In front of either text model it goes through stage 1 (64 px, a
 mixture of tasks), stage 2 (128 px, more reading and detection) and a transfer to German, all with their shipped
-configurations. The report has the metrics of every stage on scenes that none has seen, beside blank pictures. Started
+configurations. The report has the metrics of every stage on scenes that none has seen, beside blank images. Started
 again after a stop, it goes on where it was.
 """
 

@@ -69,14 +69,14 @@ def tiny_tokenizer():
 
 @pytest.fixture
 def tiny_processor(tiny_tokenizer):
-    """Pictures of 16 px, four tokens each."""
+    """ImageFolder of 16 px, four tokens each."""
     image_processor = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
     return Pali3Processor(image_processor, tiny_tokenizer, image_seq_length=(SIDE // PATCH) ** 2)
 
 
 @pytest.fixture
 def tiny_model(tiny_processor):
-    """A random PaLI-3 that fits `tiny_processor` and whose answer depends on the picture."""
+    """A random PaLI-3 that fits `tiny_processor` and whose answer depends on the image."""
     vision = {"model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 32}
     vision |= {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": SIDE, "patch_size": PATCH}
     text = {"model_type": "t5", "vocab_size": len(tiny_processor.tokenizer), "d_model": 16, "d_kv": 8, "d_ff": 32}
@@ -90,6 +90,6 @@ def tiny_model(tiny_processor):
 
 @pytest.fixture
 def tiny_paligemma(tiny_tokenizer):
-    """A random PaliGemma whose answer depends on the picture, and its processor."""
+    """A random PaliGemma whose answer depends on the image, and its processor."""
     processor = tiny_paligemma_processor(tiny_tokenizer)
     return random_paligemma("gemma", processor), processor

@@ -1,4 +1,4 @@
-"""Classes of people's own data, given by name or by number."""
+"""Classes of custom data, given by name or by number."""
 
 import re
 import unicodedata

@@ -31,7 +31,7 @@ def read_coco(path: Path, image_root: Path | None, kind: str) -> Read:
     twice = repeated(image.get("id") for image in images)
     read = Read([], coco_classes(content.get("categories"), path))
     for image in images:
-        row = Row(str(path), f"image {image.get('id')}", folder.picture(image.get("file_name")))
+        row = Row(str(path), f"image {image.get('id')}", folder.image(image.get("file_name")))
         row.declared = declared_size(image)
         read.rows.append(row)
         key = id_key(image.get("id"))
@@ -43,7 +43,7 @@ def read_coco(path: Path, image_root: Path | None, kind: str) -> Read:
             rows[key] = row
     lost = _add_annotations(annotations, rows, twice, kind)
     if lost:
-        _tell_lost(read, lost, len(annotations), path)
+        _report_lost(read, lost, len(annotations), path)
     return read
 
 
@@ -65,7 +65,7 @@ def _add_annotations(annotations: list[Any], rows: dict[str, Row], twice: set[st
     return lost
 
 
-def _tell_lost(read: Read, lost: Sequence[str], total: int, path: Path) -> None:
+def _report_lost(read: Read, lost: Sequence[str], total: int, path: Path) -> None:
     """An error, and a reason to leave out the images on which nothing is known to be."""
     text = f"{path}: {len(lost)} of {total} annotations are of no image of the file, the first is {lost[0]}"
     read.mistakes.append(f"{text}. Mend their image_id, or remove them.")

@@ -1,4 +1,4 @@
-"""People's own data, read once: rows of each part, what is wrong with some, and a split that is always the same."""
+"""Custom data, read once: rows of each part, what is wrong with some, and a split that is always the same."""
 
 import json
 from collections.abc import Iterable
@@ -32,27 +32,27 @@ from openpali.data.masks.polygon_units import Edges, outline_edges
 from openpali.data.records import BadRecord
 
 SHARE, MOST, FEWEST = 0.1, 512, 3
-# pictures that are decoded at once: the first ones, and as many from all over the others
+# images that are decoded at once: the first ones, and as many from all over the others
 _DECODED, _MANY = 100, 2000
 
 
 @dataclass(frozen=True)
-class OwnSpec:
-    """Where people's own data are, and how to read them.
+class CustomSpec:
+    """Where custom data are, and how to read them.
 
     Attributes:
         path: a file, a folder, or `hf:NAME` (`hf:NAME:CONFIGURATION`).
         kind: one of `KINDS`.
-        image_root: folder of the pictures; looked for beside the file when None.
+        image_root: folder of the images; looked for beside the file when None.
         columns: our names (`image`, `question`, `answers`, `objects`, `box`, `label`, `outline`) to those of the data.
         box_format: `xywh` (left, top, width, height), `xyxy`, `cxcywh` or `yxyx`, in pixels; with `_relative` behind
-            it in shares of the picture's sides.
+            it in shares of the image's sides.
         label_offset: added to numbers of classes.
         classes: their names in order, where the data have numbers and no names.
         validation_path, test_path: data of these parts, where they are files of their own.
         resplit: put all parts together, and split anew.
-        orientation: of the pictures that were annotated: `upright`, or as `stored`, before EXIF turns them.
-        clip_boxes: to their pictures, however far they reach outside.
+        orientation: of the images that were annotated: `upright`, or as `stored`, before EXIF turns them.
+        clip_boxes: to their images, however far they reach outside.
     """
 
     path: str
@@ -77,8 +77,8 @@ class OwnSpec:
 
 
 @dataclass
-class OwnSet:
-    """What `read_own` found.
+class CustomDataset:
+    """What `read_custom` found.
 
     Attributes:
         spec: of the data.
@@ -88,7 +88,7 @@ class OwnSet:
         mistakes: of the readers, that make records of little use.
     """
 
-    spec: OwnSpec
+    spec: CustomSpec
     rows: dict[str, list[Row]]
     class_names: dict[int, str]
     notes: list[str]
@@ -128,16 +128,16 @@ class OwnSet:
             return []
         return [numbering.label(item.label) for item in row.objects]
 
-    def parts(self) -> dict[str, list[Row]]:
+    def splits(self) -> dict[str, list[Row]]:
         """Good rows for training, validation and test.
 
-        Parts that were given stay. Of data without them a tenth of the pictures each is set aside for validation and
+        Parts that were given stay. Of data without them a tenth of the images each is set aside for validation and
         test (at least one and at most 512, each part with objects where there are enough), of data without validation
         as much of the training part; without a test part the one for validation serves for both. It goes by the
-        content of pictures: all records of one, and of its copies, are in one part, in whatever order files list them.
+        content of images: all records of one, and of its copies, are in one part, in whatever order files list them.
 
         Raises:
-            BadRecord: there are too few pictures to split.
+            BadRecord: there are too few images to split.
         """
         good = self.good
         if "" in good or self.spec.resplit:
@@ -154,11 +154,11 @@ class OwnSet:
 
 
 def set_aside(rows: list[Row], count: int, name: str) -> tuple[list[Row], list[list[Row]]]:
-    """Rows to train on, and `count` parts of other pictures, always the same ones. Raises BadRecord when too few."""
+    """Rows to train on, and `count` parts of other images, always the same ones. Raises BadRecord when too few."""
     digests = sorted({row.digest for row in rows})
     if len(digests) < FEWEST:
-        reason = f"it has {len(digests)} different pictures that can be used, too few to set some aside for validation"
-        raise BadRecord(name, "all", reason, "Give more, or --validation_data with pictures of its own.")
+        reason = f"it has {len(digests)} different images that can be used, too few to set some aside for validation"
+        raise BadRecord(name, "all", reason, "Give more, or --validation_data with images of its own.")
     each = max(1, min(MOST, round(SHARE * len(digests))))
     # a digest is as good as a random number
     part_of = {digest: index // each for index, digest in enumerate(digests) if index < count * each}
@@ -169,11 +169,11 @@ def set_aside(rows: list[Row], count: int, name: str) -> tuple[list[Row], list[l
 
 
 def share_positives(part_of: dict[str, int], digests: list[str], positive: set[str], count: int) -> dict[str, int]:
-    """Exchange pictures so that every part has one with objects, training first, as far as there are enough.
+    """Exchange images so that every part has one with objects, training first, as far as there are enough.
 
     Args:
-        part_of: the part of each picture that is set aside.
-        digests: of all pictures, sorted.
+        part_of: the part of each image that is set aside.
+        digests: of all images, sorted.
         positive: those with objects.
         count: of parts that are set aside; its number is that of training.
     """
@@ -196,17 +196,17 @@ def share_positives(part_of: dict[str, int], digests: list[str], positive: set[s
     return {digest: part for digest, part in place.items() if part < count}
 
 
-def own_spec(path: str, kind: str, columns: Any = None, classes: Iterable[str] = (), **options: Any) -> OwnSpec:
+def custom_spec(path: str, kind: str, columns: Any = None, classes: Iterable[str] = (), **options: Any) -> CustomSpec:
     """A spec of values as a configuration has them."""
     pairs = tuple(sorted((str(key), str(value)) for key, value in (columns or {}).items()))
-    return OwnSpec(str(path), kind, columns=pairs, classes=tuple(map(str, classes)), **options)
+    return CustomSpec(str(path), kind, columns=pairs, classes=tuple(map(str, classes)), **options)
 
 
 @lru_cache(maxsize=4)
-def read_own(spec: OwnSpec) -> OwnSet:
-    """Read and check every record, and every picture's header and content.
+def read_custom(spec: CustomSpec) -> CustomDataset:
+    """Read and check every record, and every image's header and content.
 
-    Each part of a run asks for it; call `read_own.cache_clear()` where the files may have changed.
+    Each part of a run asks for it; call `read_custom.cache_clear()` where the files may have changed.
 
     Raises:
         BadRecord: a file is no such file. What is wrong with single records is in the rows' `problems`.
@@ -226,15 +226,15 @@ def read_own(spec: OwnSpec) -> OwnSet:
         check_size(row, spec.kind in REGION_KINDS)
         check_row(row, spec, names)
     notes, mistakes = (list(chain(*lists)) for lists in zip(*((one.notes, one.mistakes) for one in read.values())))
-    return OwnSet(spec, rows, names, notes, mistakes)
+    return CustomDataset(spec, rows, names, notes, mistakes)
 
 
-def classes_of(spec: OwnSpec, class_names: dict[int, str]) -> Classes:
+def classes_of(spec: CustomSpec, class_names: dict[int, str]) -> Classes:
     """How labels of the data are read."""
     return Classes(class_names, spec.label_offset, bool(spec.classes))
 
 
-def given_classes(spec: OwnSpec, named: dict[int, str]) -> dict[int, str]:
+def given_classes(spec: CustomSpec, named: dict[int, str]) -> dict[int, str]:
     """Names of the classes by number: those of the data where they name them, else the list that is given.
 
     Raises:
@@ -259,8 +259,8 @@ def agreed_classes(read: dict[str, Read], path: str) -> dict[int, str]:
     return together
 
 
-def check_row(row: Row, spec: OwnSpec, class_names: dict[int, str]) -> None:
-    """Note what is wrong with a row beyond its picture."""
+def check_row(row: Row, spec: CustomSpec, class_names: dict[int, str]) -> None:
+    """Note what is wrong with a row beyond its image."""
     if spec.kind in REGION_KINDS:
         check_objects(row, spec, class_names)
         return
@@ -277,8 +277,8 @@ def check_row(row: Row, spec: OwnSpec, class_names: dict[int, str]) -> None:
         problem(row, "empty_question", "its question is empty", "Write the question, or remove the record.")
 
 
-def check_objects(row: Row, spec: OwnSpec, class_names: dict[int, str]) -> None:
-    """Note objects that cannot be used: a picture's other objects alone would be half of the truth."""
+def check_objects(row: Row, spec: CustomSpec, class_names: dict[int, str]) -> None:
+    """Note objects that cannot be used: an image's other objects alone would be half of the truth."""
     numbering = classes_of(spec, class_names)
     for item in row.objects:
         try:
@@ -294,10 +294,10 @@ def check_objects(row: Row, spec: OwnSpec, class_names: dict[int, str]) -> None:
             continue
         if spec.kind == "segment" and not item.crowd:
             width, height = row.size
-            check_outline(row, item, (box.x0 * width, box.y0 * height, box.x1 * width, box.y1 * height))
+            check_segmentation(row, item, (box.x0 * width, box.y0 * height, box.x1 * width, box.y1 * height))
 
 
-def check_outline(row: Row, item: Any, box: Edges) -> None:
+def check_segmentation(row: Row, item: Any, box: Edges) -> None:
     """Note an outline that is none, or is elsewhere than its box. Raises nothing."""
     assert row.size is not None
     if item.outline is None:

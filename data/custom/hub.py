@@ -1,11 +1,11 @@
-"""People's own data in a data set of `datasets`: on the Hub, or in a folder that `save_to_disk` wrote."""
+"""Custom data in a dataset of `datasets`: on the Hub, or in a folder that `save_to_disk` wrote."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from openpali.data.custom.readers import Read, as_row, column_names
-from openpali.data.custom.rows import BadLine, PictureFile, Row
+from openpali.data.custom.rows import BadLine, Row, StoredImage
 from openpali.data.custom.tables import records_of
 from openpali.data.files.annotations import BadPart
 from openpali.data.files.conversations import KEYS
@@ -16,11 +16,11 @@ _SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
 
 
 @dataclass(frozen=True, slots=True)
-class PictureCell:
-    """A picture in a column of a data set, encoded.
+class ImageCell:
+    """An image in a column of a dataset, encoded.
 
     Attributes:
-        table: the data set with that column alone.
+        table: the dataset with that column alone.
         index: of the row.
         column: its name.
         name: for messages.
@@ -36,23 +36,23 @@ class PictureCell:
         cell = self.table[self.index][self.column]
         if isinstance(cell, list):
             if len(cell) > 1:
-                raise OSError(f"its column {self.column!r} has {len(cell)} pictures, and a record of a kind has one")
+                raise OSError(f"its column {self.column!r} has {len(cell)} images, and a record of a kind has one")
             cell = cell[0] if cell else None
         if isinstance(cell, dict) and cell.get("bytes"):
             return cell["bytes"]
         path = cell.get("path") if isinstance(cell, dict) else None
         if not path:
-            raise OSError("its picture is missing")
-        return PictureFile(self._inside(Path(path)), path).content()
+            raise OSError("its image is missing")
+        return StoredImage(self._inside(Path(path)), path).content()
 
     def _inside(self, path: Path) -> Path:
-        """The file, if it lies where the data set or the cache of the Hub does."""
+        """The file, if it lies where the dataset or the cache of the Hub does."""
         from datasets import config
 
         kept = [Path(file["filename"]).parent for file in self.table.cache_files]
         kept += [config.HF_CACHE_HOME, config.HF_DATASETS_CACHE]
         if not any(path.resolve().is_relative_to(Path(root).resolve()) for root in kept):
-            raise OSError(f"its picture {path} is outside the data set: save it with its pictures in it")
+            raise OSError(f"its image {path} is outside the dataset: save it with its images in it")
         return path
 
 
@@ -86,7 +86,7 @@ def read_dataset(table: Any, name: str, kind: str, columns: dict[str, str]) -> R
     """Rows of one part.
 
     Raises:
-        BadRecord: a column is missing, or that of the pictures holds none.
+        BadRecord: a column is missing, or that of the images holds none.
     """
     import datasets
 
@@ -98,28 +98,28 @@ def read_dataset(table: Any, name: str, kind: str, columns: dict[str, str]) -> R
     if getattr(table.features[column], "feature", None) == datasets.Image():
         encoded = datasets.List(encoded)
     elif not isinstance(table.features[column], datasets.Image):
-        reason = f"its column {column!r} holds {table.features[column]} and no pictures"
+        reason = f"its column {column!r} holds {table.features[column]} and no images"
         raise BadRecord(
             name, "columns", reason, "Cast it: data.cast_column(NAME, datasets.Image()), and save it again."
         )
-    pictures = table.select_columns([column]).cast_column(column, encoded)
+    images = table.select_columns([column]).cast_column(column, encoded)
     wanted = {*names.values(), "width", "height", talk}
     words = table.select_columns([one for one in table.column_names if one in wanted and one != column])
     of = names.get("objects") or names.get("answers", "")
     classes = class_names(table.features.get(of))
     if classes and "answers" in names and not isinstance(table.features[names["answers"]], datasets.ClassLabel):
-        reason = f"its column {names['answers']!r} holds several classes for a picture, and --kind {kind} takes one"
+        reason = f"its column {names['answers']!r} holds several classes for an image, and --kind {kind} takes one"
         raise BadRecord(name, "columns", reason, "Keep one, or write their names into a column of text.")
     rows = []
     for index, values in enumerate(words):
-        picture = PictureCell(pictures, index, column, f"the picture of row {index}")
+        image = ImageCell(images, index, column, f"the image of row {index}")
         if classes and "answers" in names:
             values = values | {names["answers"]: classes.get(values[names["answers"]], "")}
         for record, one in records_of(f"row {index}", values) if talk else [(f"row {index}", values)]:
             if isinstance(one, BadPart):
                 rows.append(Row(name, record, BadLine(one.reason, one.remedy)))
             else:
-                rows.append(as_row(name, record, picture, one, names, kind))
+                rows.append(as_row(name, record, image, one, names, kind))
     return Read(rows, classes if "objects" in names else {})
 
 

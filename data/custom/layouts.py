@@ -1,4 +1,4 @@
-"""Which files of a folder are people's own data, and which of them are for training, validation and test."""
+"""Which files of a folder are custom data, and which of them are for training, validation and test."""
 
 import re
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 
 from openpali.data.custom.coco import read_coco
 from openpali.data.custom.hub import HUB, is_saved, open_dataset, read_dataset
-from openpali.data.custom.readers import PICTURE_ENDS, Read, read_classes, read_lines
+from openpali.data.custom.readers import IMAGE_ENDS, Read, read_classes, read_lines
 from openpali.data.custom.tables import TABLE_ENDS
 from openpali.data.files.run_outputs import is_hidden, is_run
 from openpali.data.files.text_encoding import encoding_of
@@ -32,7 +32,7 @@ def find_parts(
     Args:
         data: a file, a folder, or `hf:NAME`.
         kind: one of `KINDS`.
-        image_root: folder of the pictures; None to look beside the files.
+        image_root: folder of the images; None to look beside the files.
         columns: our names for columns to theirs.
         others: files of `validation` and `test`, where they are given one by one.
 
@@ -82,7 +82,7 @@ def _find(data: str, kind: str, image_root: Path | None, columns: dict[str, str]
             for part, folder in _by_part(list(folders), data).items()
         }
     _refuse_unclear(folders, data)
-    if kind == "classify" and folders and (part_of(path.name) or any(map(_has_pictures, folders))):
+    if kind == "classify" and folders and (part_of(path.name) or any(map(_has_images, folders))):
         return {"": lambda: read_classes(path, image_root)}
     if any(path.rglob("labels/*.txt")) or any(path.rglob("*.xml")):
         reason = f"the folder holds nothing for {kind}, but files of YOLO (.txt) or Pascal VOC (.xml)"
@@ -92,13 +92,13 @@ def _find(data: str, kind: str, image_root: Path | None, columns: dict[str, str]
         "all",
         f"the folder holds nothing for {kind}",
         "It may hold a COCO JSON, a metadata.jsonl or metadata.csv, folders train, validation and test with one each,"
-        " what datasets saved, or for classify a folder of pictures for each class.",
+        " what datasets saved, or for classify a folder of images for each class.",
     )
 
 
 def _refuse_unclear(folders: dict[Path, str], data: str) -> None:
     """Raise BadRecord for folders that are parts beside others that are not: none of them is a class."""
-    parts = [one.name for one, part in folders.items() if part and not _has_pictures(one) and _has_folders(one)]
+    parts = [one.name for one, part in folders.items() if part and not _has_images(one) and _has_folders(one)]
     others = [one.name for one, part in folders.items() if not part]
     if parts and others:
         reason = f"it is not clear what {', '.join(others)} is beside {', '.join(parts)}"
@@ -170,5 +170,5 @@ def _has_folders(folder: Path) -> bool:
     return any(one.is_dir() and not is_hidden(one.name) for one in folder.iterdir())
 
 
-def _has_pictures(folder: Path) -> bool:
-    return any(one.suffix.lower() in PICTURE_ENDS for one in folder.iterdir())
+def _has_images(folder: Path) -> bool:
+    return any(one.suffix.lower() in IMAGE_ENDS for one in folder.iterdir())

@@ -1,4 +1,4 @@
-"""Files of people's own data, one function for each layout: rows as they stand there."""
+"""Files of custom data, one function for each layout: rows as they stand there."""
 
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openpali.data.custom.rows import BadLine, PictureFile, Row, RowObject, problem
+from openpali.data.custom.rows import BadLine, Row, RowObject, StoredImage, problem
 from openpali.data.custom.tables import decoded, read_table
 from openpali.data.files.annotations import BadPart
 from openpali.data.files.conversations import without_marks
-from openpali.data.files.image_folder import Pictures
+from openpali.data.files.image_folder import ImageFolder
 from openpali.data.files.run_outputs import is_hidden, runs_below
 from openpali.data.records import MAX_PIXELS, BadRecord
 
-PICTURE_ENDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGE_ENDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # what people call the columns, for each name of ours
 COLUMNS = {
     "image": ("image", "file_name", "img", "picture", "path", "image_path", "filename", "image_file", "images"),
@@ -51,16 +51,16 @@ class Read:
 
 
 class Folder:
-    """Pictures beside a file: in the first of some folders that has them."""
+    """ImageFolder beside a file: in the first of some folders that has them."""
 
     def __init__(self, file: Path, image_root: Path | None, names: Iterable[Any]) -> None:
         """Choose the folder to which most of the first names are relative.
 
         Args:
-            file: that names the pictures.
+            file: that names the images.
             image_root: the folder that names and links may not leave; that of the file (or the one above it, where
                 it is called annotations or labels) when None.
-            names: of pictures; a few are looked at.
+            names: of images; a few are looked at.
         """
         here, up = file.parent, file.parent.parent
         stem = file.stem.removeprefix("instances_").removeprefix("captions_")
@@ -69,31 +69,31 @@ class Folder:
         if above:
             beside += [up, up / "images", up / stem, up / "images" / stem]
         if image_root:
-            found = [Pictures(image_root, image_root, place) for place in beside]
+            found = [ImageFolder(image_root, image_root, place) for place in beside]
         else:
-            found = [Pictures(up if above else here, place) for place in beside]
+            found = [ImageFolder(up if above else here, place) for place in beside]
         some = [name for name, _ in zip(names, range(_LOOKED_AT))]
-        self.pictures = max(found, key=lambda one: sum(_has(one, name) for name in some))
+        self.images = max(found, key=lambda one: sum(_has(one, name) for name in some))
 
-    def picture(self, name: Any) -> PictureFile | BadPart:
-        """Where a picture is, or why it is nowhere."""
+    def image(self, name: Any) -> StoredImage | BadPart:
+        """Where an image is, or why it is nowhere."""
         try:
-            name = one_picture(name)
+            name = one_image(name)
         except BadPart as part:
             return part
         try:
-            found = self.pictures.check(name)
-            self.pictures.inside(found)
+            found = self.images.check(name)
+            self.images.inside(found)
         except BadPart as part:
             return part if "image_root" in part.remedy else BadPart(part.reason, f"{part.remedy} See --image_root.")
-        return PictureFile(self.pictures.root / found, name)
+        return StoredImage(self.images.root / found, name)
 
 
-def one_picture(name: Any) -> Any:
-    """The name of a picture where a list has one, or an object of `datasets`. Raises BadPart for several."""
+def one_image(name: Any) -> Any:
+    """The name of an image where a list has one, or an object of `datasets`. Raises BadPart for several."""
     if isinstance(name, list) and len(name) > 1:
         remedy = "Give one, or a JSONL file of image, prefix and suffix without --kind."
-        raise BadPart(f"it has {len(name)} pictures, and a record of a kind has one", remedy)
+        raise BadPart(f"it has {len(name)} images, and a record of a kind has one", remedy)
     name = name[0] if isinstance(name, list) and name else name
     return name["path"] if isinstance(name, dict) and "path" in name else name
 
@@ -111,7 +111,7 @@ def read_lines(path: Path, image_root: Path | None, kind: str, columns: dict[str
     rows = []
     for record, row in table:
         if isinstance(row, dict):
-            rows.append(as_row(path, record, folder.picture(row.get(names["image"])), row, names, kind))
+            rows.append(as_row(path, record, folder.image(row.get(names["image"])), row, names, kind))
         else:
             part = row if isinstance(row, BadPart) else BadPart("it is not a JSON object", "Mend the line.")
             rows.append(Row(str(path), record, BadLine(part.reason, part.remedy)))
@@ -145,9 +145,9 @@ def column_names(rows: Iterable[dict[str, Any]], kind: str, columns: dict[str, s
     return found | {key: value for key, value in columns.items() if key in ("box", "label", "outline")}
 
 
-def as_row(path: Path | str, record: str, picture: Any, row: dict[str, Any], names: dict[str, str], kind: str) -> Row:
+def as_row(path: Path | str, record: str, image: Any, row: dict[str, Any], names: dict[str, str], kind: str) -> Row:
     """A line of a table."""
-    found = Row(str(path), record, picture, declared=declared_size(row))
+    found = Row(str(path), record, image, declared=declared_size(row))
     if "question" in names:
         asked = row.get(names["question"])
         found.question = without_marks(asked) if isinstance(asked, str) else asked
@@ -180,7 +180,7 @@ def _key(item: dict[str, Any], given: str | None, name: str) -> str:
 
 
 def read_classes(path: Path, image_root: Path | None) -> Read:
-    """A folder with a folder of pictures for each class; what runs wrote into it, and hidden files, are none."""
+    """A folder with a folder of images for each class; what runs wrote into it, and hidden files, are none."""
     rows, empty, runs = [], [], runs_below(path)
     inside = path.resolve()
     if image_root and inside.is_relative_to(image_root.resolve()):
@@ -188,19 +188,19 @@ def read_classes(path: Path, image_root: Path | None) -> Read:
     for folder in sorted(one for one in path.iterdir() if one.is_dir() and not is_hidden(one.name)):
         if folder in runs:
             continue
-        files = sorted(one for one in folder.rglob("*") if one.suffix.lower() in PICTURE_ENDS)
+        files = sorted(one for one in folder.rglob("*") if one.suffix.lower() in IMAGE_ENDS)
         files = [one for one in files if not any(map(is_hidden, one.relative_to(path).parts))]
         files = [one for one in files if not runs & {*one.parents}]
         for file in files:
             name = file.relative_to(path).as_posix()
             remedy = "Copy what it points to, or give an --image_root that holds both."
             outside = BadPart(f"{name} is a link out of {inside}", remedy)
-            picture = PictureFile(file, name) if file.resolve().is_relative_to(inside) else outside
+            image = StoredImage(file, name) if file.resolve().is_relative_to(inside) else outside
             label = unicodedata.normalize("NFC", folder.name).replace("_", " ")
-            rows.append(Row(str(path), name, picture, answers=label))
+            rows.append(Row(str(path), name, image, answers=label))
         if not files:
             empty.append(folder.name)
-    notes = [f"{path}: the folders {', '.join(empty)} hold no picture"] if empty else []
+    notes = [f"{path}: the folders {', '.join(empty)} hold no image"] if empty else []
     if runs:
         left = ", ".join(sorted(one.relative_to(path).as_posix() for one in runs))
         notes.append(f"{path}: not read, since runs wrote them: {left}")
@@ -217,8 +217,8 @@ def declared_size(row: dict[str, Any]) -> tuple[int, int] | None:
     return (width, height) if 0 < width * height <= MAX_PIXELS else None
 
 
-def _has(pictures: Pictures, name: Any) -> bool:
+def _has(images: ImageFolder, name: Any) -> bool:
     try:
-        return bool(pictures.check(name))
+        return bool(images.check(name))
     except BadPart:
         return False

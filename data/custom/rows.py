@@ -1,4 +1,4 @@
-"""What records of people's own data say, and what is wrong with one: nothing is mended in silence."""
+"""What records of custom data say, and what is wrong with one: nothing is mended in silence."""
 
 import math
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ class BadLine(BadPart):
     """What is wrong with a record that could not be read at all."""
 
 
-class Picture(Protocol):
-    """Where a picture is, before it is decoded."""
+class ImageLike(Protocol):
+    """Where an image is, before it is decoded."""
 
     @property
     def name(self) -> str:
@@ -32,13 +32,13 @@ class Picture(Protocol):
         ...
 
     def content(self) -> bytes:
-        """The encoded picture. Raises OSError."""
+        """The encoded image. Raises OSError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class PictureFile:
-    """A picture in a file."""
+class StoredImage:
+    """An image in a file."""
 
     path: Path
     name: str
@@ -74,21 +74,21 @@ class Row:
     Attributes:
         file: which file.
         record: its line, key or number within the file.
-        picture: where its picture is; the reason and remedy where it is nowhere.
+        image: where its image is; the reason and remedy where it is nowhere.
         question: of `vqa`.
         answers: captions, answers, a label or a text; one or several.
         objects: of `detect` and `segment`.
         declared: width and height that the file says.
-        size: width and height of the picture as it was annotated; None until `look`.
-        turn: EXIF's orientation of the picture; 1 is upright.
-        digest: of the picture's content; empty until `look`.
+        size: width and height of the image as it was annotated; None until `look`.
+        turn: EXIF's orientation of the image; 1 is upright.
+        digest: of the image's content; empty until `look`.
         levels: darkest and brightest grey of 255; None until it is decoded.
         problems: what makes the record of no use.
     """
 
     file: str
     record: str
-    picture: Picture | BadPart
+    image: ImageLike | BadPart
     question: Any = None
     answers: Any = None
     objects: list[RowObject] = field(default_factory=list)
@@ -114,19 +114,19 @@ def problem(row: Row, check: str, reason: str, remedy: str, record: str = "") ->
 
 
 def look(row: Row, decode: bool, frame: str = "upright") -> None:
-    """Read a row's picture: its size and digest, or what is wrong with it.
+    """Read a row's image: its size and digest, or what is wrong with it.
 
     Args:
         row: takes them.
-        decode: the picture, and not its header alone.
+        decode: the image, and not its header alone.
         frame: whether it was annotated `upright`, or as it is `stored`.
     """
-    if isinstance(row.picture, BadPart):
-        check = "line" if isinstance(row.picture, BadLine) else "picture"
-        problem(row, check, row.picture.reason, row.picture.remedy)
+    if isinstance(row.image, BadPart):
+        check = "line" if isinstance(row.image, BadLine) else "picture"
+        problem(row, check, row.image.reason, row.image.remedy)
         return
     try:
-        content = row.picture.content()
+        content = row.image.content()
         row.digest = sha256(content).hexdigest()
         size, row.turn = stored_size(content)
         row.size = size if frame == "stored" else turned_size(size, row.turn)
@@ -135,26 +135,26 @@ def look(row: Row, decode: bool, frame: str = "upright") -> None:
             row.levels = int(str(dark)), int(str(bright))
     except (OSError, BadImage) as error:
         row.size = None
-        reason = str(error).replace("the image data", row.picture.name)
+        reason = str(error).replace("the image data", row.image.name)
         problem(row, "picture", reason, "" if isinstance(error, BadImage) else "Check the file.")
 
 
 def check_size(row: Row, annotated: bool) -> None:
-    """Note a size that the file says and the picture has not.
+    """Note a size that the file says and the image has not.
 
     Args:
-        row: whose picture was looked at.
-        annotated: there are boxes, for which it matters how EXIF turns the picture.
+        row: whose image was looked at.
+        annotated: there are boxes, for which it matters how EXIF turns the image.
     """
-    if isinstance(row.picture, BadPart) or not (row.size and row.declared) or row.declared == row.size:
+    if isinstance(row.image, BadPart) or not (row.size and row.declared) or row.declared == row.size:
         return
-    remedy = "Give the picture that was annotated, or mend width and height."
+    remedy = "Give the image that was annotated, or mend width and height."
     if row.turn != UPRIGHT and row.declared == turned_size(row.size, row.turn):
         if not annotated:
             return
         remedy = "EXIF turns it: see --orientation."
     told, found = ("x".join(map(str, size)) for size in (row.declared, row.size))
-    problem(row, "size", f"{row.picture.name} is {found} pixels and the file says {told}", remedy)
+    problem(row, "size", f"{row.image.name} is {found} pixels and the file says {told}", remedy)
 
 
 def read_box(box: Any, form: str, size: tuple[int, int], label: str = "", clip: bool = False) -> Box:
@@ -162,13 +162,13 @@ def read_box(box: Any, form: str, size: tuple[int, int], label: str = "", clip: 
 
     Args:
         box: four numbers.
-        form: one of `BOX_FORMATS`; with `_relative` behind it, they are shares of the picture's sides.
-        size: width and height of the picture.
+        form: one of `BOX_FORMATS`; with `_relative` behind it, they are shares of the image's sides.
+        size: width and height of the image.
         label: for the box.
-        clip: it to the picture, however far it reaches outside.
+        clip: it to the image, however far it reaches outside.
 
     Raises:
-        BadPart: it is no box of this picture.
+        BadPart: it is no box of this image.
     """
     width, height = size
     # turned around on the way: whoever gives x0 > x1 has another format

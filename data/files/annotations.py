@@ -21,7 +21,7 @@ from openpali.data.records import MAX_PIXELS, BadRecord
 
 MAX_BAD_SHARE, MANY = 0.1, 100
 
-_OUTSIDE = 2.0  # pixels by which a box may leave its picture: published files round
+_OUTSIDE = 2.0  # pixels by which a box may leave its image: published files round
 
 _UNPICKLE = (
     'If you trust its origin, turn it into JSON yourself, once: python -c "import json, pickle; json.dump(pickle.load('
@@ -60,8 +60,8 @@ def read_json(path: Path) -> Any:
         raise BadRecord(str(path), "all", f"it is not JSON ({error})", remedy) from error
 
 
-class Outlines:
-    """Outlines of many objects: polygons in one array of numbers, run lengths as COCO's strings."""
+class Segmentations:
+    """Segmentations of many objects: polygons in one array of numbers, run lengths as COCO's strings."""
 
     def __init__(self) -> None:
         """Start with none."""
@@ -86,7 +86,7 @@ class Outlines:
         self._polygons.append(self._polygons[-1] + len(polygons))
 
     def mask(self, index: int, height: int, width: int) -> LazyMask | None:
-        """The mask of an object in a picture of that size, in the order in which they were added; None without one."""
+        """The mask of an object in an image of that size, in the order in which they were added; None without one."""
         if index in self._strings:
             rle = {"size": [height, width], "counts": self._strings[index]}
             return LazyMask(partial(decode_rle, rle))
@@ -101,7 +101,7 @@ def segmentation_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     Raises:
         BadPart: it is neither, or run lengths of another size.
     """
-    outlines = Outlines()
+    outlines = Segmentations()
     outlines.add(segmentation, height, width)
     mask = outlines.mask(0, height, width)
     return mask.array if mask is not None else np.zeros((height, width), bool)
@@ -121,11 +121,11 @@ def _checked_polygons(segmentation: Any) -> list[np.ndarray]:
 
 
 def _checked_string(rle: dict[str, Any], height: int, width: int) -> str:
-    """COCO's string of run lengths that fill the picture."""
+    """COCO's string of run lengths that fill the image."""
     if list(rle.get("size", ())) != [height, width]:
         raise BadPart(
-            f"its run lengths are of size {rle.get('size')}, and the picture is {height} pixels high and {width} wide",
-            'Give "size": [height, width] of the picture.',
+            f"its run lengths are of size {rle.get('size')}, and the image is {height} pixels high and {width} wide",
+            'Give "size": [height, width] of the image.',
         )
     try:
         checked_runs(rle)
@@ -135,17 +135,17 @@ def _checked_string(rle: dict[str, Any], height: int, width: int) -> str:
 
 
 def checked_box(bbox: Any, height: int, width: int, label: str, clip: bool = False) -> Box:
-    """A Box from COCO's left, top, width and height in pixels, clipped to the picture.
+    """A Box from COCO's left, top, width and height in pixels, clipped to the image.
 
     Args:
         bbox: the four numbers.
-        height: of the picture in pixels.
+        height: of the image in pixels.
         width: likewise.
         label: for the box.
         clip: however far it reaches outside.
 
     Raises:
-        BadPart: not four numbers, empty, with no part in the picture, or (without `clip`) more than two pixels
+        BadPart: not four numbers, empty, with no part in the image, or (without `clip`) more than two pixels
             outside.
     """
     try:
@@ -160,17 +160,17 @@ def checked_box(bbox: Any, height: int, width: int, label: str, clip: bool = Fal
     right, bottom = left + wide, top + high
     if not clip and reaches_outside((left, top, wide, high), height, width):
         raise BadPart(
-            f"its bbox {_short(bbox)} reaches outside the picture of {width} x {height} pixels",
-            "Give [left, top, width, height] in pixels of this picture, or have all such boxes clipped (clip_boxes).",
+            f"its bbox {_short(bbox)} reaches outside the image of {width} x {height} pixels",
+            "Give [left, top, width, height] in pixels of this image, or have all such boxes clipped (clip_boxes).",
         )
     x0, y0, x1, y1 = max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
     if x0 >= x1 or y0 >= y1:
-        raise BadPart(f"its bbox {_short(bbox)} has no part in the picture", "Remove it.")
+        raise BadPart(f"its bbox {_short(bbox)} has no part in the image", "Remove it.")
     return Box(x0 / width, y0 / height, x1 / width, y1 / height, label)
 
 
 def reaches_outside(box: Sequence[float], height: int, width: int) -> bool:
-    """Whether left, top, width and height in pixels leave the picture by more than files round."""
+    """Whether left, top, width and height in pixels leave the image by more than files round."""
     left, top, wide, high = box
     return min(left, top) < -_OUTSIDE or left + wide > width + _OUTSIDE or top + high > height + _OUTSIDE
 
@@ -200,7 +200,7 @@ def is_whole(value: Any) -> TypeGuard[int]:
 
 
 def checked_size(width: Any, height: Any) -> tuple[int, int]:
-    """Width and height of a picture. Raises BadPart unless they are whole numbers of pixels."""
+    """Width and height of an image. Raises BadPart unless they are whole numbers of pixels."""
     if not (is_whole(width) and is_whole(height)) or min(width, height) < 1 or width * height > MAX_PIXELS:
         raise BadPart(f"its width {_short(width)} and height {_short(height)} are no size", "Give both in pixels.")
     return width, height
@@ -212,7 +212,7 @@ def judge(path: Path, good: int, bad_records: int, bad: list[BadRecord]) -> None
     first = " ".join(str(record) for record in bad[:3])
     if good == 0:
         reason = f"none of its {total} records is good. The first: {first}" if total else "it has no records"
-        raise BadRecord(str(path), "all", reason, "" if total else "Give a file with annotated pictures.")
+        raise BadRecord(str(path), "all", reason, "" if total else "Give a file with annotated images.")
     if total >= MANY and bad_records > MAX_BAD_SHARE * total:
         reason = f"{bad_records} of its {total} records are bad, more than a tenth. The first: {first}"
         raise BadRecord(str(path), "all", reason, "Mend or remove them.")

@@ -11,7 +11,7 @@ import numpy as np
 from openpali.data.files.annotations import (
     MAX_BAD_SHARE,
     BadPart,
-    Outlines,
+    Segmentations,
     checked_box,
     id_key,
     is_whole,
@@ -20,7 +20,7 @@ from openpali.data.files.annotations import (
 from openpali.data.masks.polygon_units import MOST_PAIRS, Edges, other_units, outline_edges, same_place
 from openpali.data.records import BadRecord
 
-# edges of an outline and of its box, and width and height of the picture
+# edges of an outline and of its box, and width and height of the image
 Pair = tuple[Edges, Edges, tuple[int, int]]
 
 
@@ -36,7 +36,7 @@ class CocoAnnotations:
         boxes: float64[N, 4] of left, top, width and height in pixels.
         outlines: of each.
         spoiled: rows of images with an annotation that cannot be used.
-        clipped: how many boxes reach outside their pictures.
+        clipped: how many boxes reach outside their images.
     """
 
     numbers: np.ndarray
@@ -44,7 +44,7 @@ class CocoAnnotations:
     things: np.ndarray
     crowds: np.ndarray
     boxes: np.ndarray
-    outlines: Outlines
+    outlines: Segmentations
     spoiled: set[int]
     clipped: int
 
@@ -65,7 +65,7 @@ class AnnotationReader:
         self._crowds, self._boxes = array("b"), array("d")
         self._pairs: list[Pair] = []
         self._misplaced: list[tuple[str, int, BadPart]] = []
-        self._outlines, self._spoiled, self._clipped, self._lost = Outlines(), set[int](), 0, 0
+        self._segmentations, self._spoiled, self._clipped, self._lost = Segmentations(), set[int](), 0, 0
 
     def read(
         self, annotations: Sequence[Any], things: dict[str, int], row_of: dict[str, int], path: Path
@@ -97,7 +97,9 @@ class AnnotationReader:
         self._judge(path, len(annotations))
         numbers, rows, things_ = np.array(self._numbers), np.array(self._rows, np.int64), np.array(self._things)
         crowds, boxes = np.array(self._crowds, bool), np.array(self._boxes).reshape(-1, 4)
-        return CocoAnnotations(numbers, rows, things_, crowds, boxes, self._outlines, self._spoiled, self._clipped)
+        return CocoAnnotations(
+            numbers, rows, things_, crowds, boxes, self._segmentations, self._spoiled, self._clipped
+        )
 
     def _add(self, annotation: dict[str, Any], name: str, place: int, row: int, thing: int) -> None:
         """Keep an annotation. Raises BadPart."""
@@ -108,7 +110,7 @@ class AnnotationReader:
         bbox, outline, crowd = annotation.get("bbox"), annotation.get("segmentation"), bool(annotation.get("iscrowd"))
         checked_box(bbox, height, width, "", self._clip)
         left, top, wide, high = box = [float(value) for value in bbox or ()]
-        self._outlines.add(outline, height, width)
+        self._segmentations.add(outline, height, width)
         if not crowd and outline:
             edges, corners = outline_edges(outline), (left, top, left + wide, top + high)
             if edges is not None and len(self._pairs) < MOST_PAIRS:

@@ -8,6 +8,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
+from openpali.data.files.renamed import CONFIGS as RENAMED_CONFIGS
+from openpali.data.files.renamed import current, current_keys, current_spec
 from openpali.modeling.mistakes import Mistake
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
@@ -21,7 +23,8 @@ def as_dict(value: dict | str | None, key: str) -> dict[str, Any]:
     """A nested value from YAML as it is, or one from the command line, as in `{name: emoji, size: 64}`."""
     parsed = read_value(value, key) if isinstance(value, str) else value
     if parsed is None or isinstance(parsed, dict):
-        return {str(k): number(v) for k, v in (parsed or {}).items()}
+        values = {str(k): number(v) for k, v in (parsed or {}).items()}
+        return current_spec(values) if key in ("source", "task") else values
     raise ConfigError(f"{key} must be a mapping, as in {{name: value}}, not {value!r}")
 
 
@@ -55,6 +58,8 @@ def find_config(name: str) -> Path:
         ConfigError: naming the nearest shipped configuration.
     """
     shipped_name = name.removeprefix("recipes/configs/")
+    if not Path(name).is_file():
+        shipped_name = current(shipped_name, RENAMED_CONFIGS)
     for path in (Path(name), CONFIGS / shipped_name, CONFIGS / f"{shipped_name}.yaml"):
         if path.is_file():
             return path
@@ -85,6 +90,7 @@ def typed(content: dict[Any, Any], known: dict[str, tuple[Field, Any]], where: s
     Raises:
         ConfigError: naming the place, the key, and the nearest known key or the type expected.
     """
+    content = current_keys(content)
     for key in content:
         if key not in known:
             raise ConfigError(f"{where}: unknown key {key!r}{nearest(str(key), known)}")

@@ -17,11 +17,11 @@ KEYS = ("conversations", "messages", "conversation")
 _ASK, _ANSWER = ("human", "user"), ("gpt", "assistant", "model", "chatgpt", "bot")
 _OUT = ("system", "function", "tool", "observation")
 _MARKS = re.compile(r"\A(\s*<image>\s*)+|(\s*<image>\s*)+\Z", re.IGNORECASE)
-_PICTURES = ("image", "images")
+_IMAGES = ("image", "images")
 
 
 def without_marks(text: str) -> str:
-    """A text without the marks at its ends that say where the picture goes, which is always before the text."""
+    """A text without the marks at its ends that say where the image goes, which is always before the text."""
     return _MARKS.sub("", text)
 
 
@@ -33,17 +33,17 @@ def conversation_key(row: Any) -> str | None:
 
 
 def questions(row: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """The row once for each question in its conversation, with `question`, `answer`, and its picture as `image`.
+    """The row once for each question in its conversation, with `question`, `answer`, and its image as `image`.
 
     Raises:
         BadPart: it is no such conversation, or there is no question with an answer.
     """
-    rest = {name: value for name, value in row.items() if name not in (key, *_PICTURES)}
-    pictures = next(([row[name]] if name == "image" else row[name] for name in _PICTURES if row.get(name)), [])
-    pictures = [*pictures] if isinstance(pictures, list) else [pictures]
+    rest = {name: value for name, value in row.items() if name not in (key, *_IMAGES)}
+    images = next(([row[name]] if name == "image" else row[name] for name in _IMAGES if row.get(name)), [])
+    images = [*images] if isinstance(images, list) else [images]
     asked, found = None, []
     for role, text, shown in _messages(row[key]):
-        pictures += shown
+        images += shown
         if role in _ASK:
             asked = without_marks(text)
         elif role in _ANSWER and asked is not None:
@@ -53,12 +53,12 @@ def questions(row: dict[str, Any], key: str) -> list[dict[str, Any]]:
             raise BadPart(f"its {key} have a turn of {role!r}", "Call the two human and gpt, or user and assistant.")
     if not found:
         raise BadPart(f"its {key} have no question with an answer", "Write a question and its answer, or remove it.")
-    image = {"image": pictures[0] if len(pictures) == 1 else pictures} if pictures else {}
+    image = {"image": images[0] if len(images) == 1 else images} if images else {}
     return [rest | image | pair for pair in found]
 
 
 def _messages(talk: Any) -> Iterator[tuple[str, str, list[Any]]]:
-    """Role, text and pictures of each message."""
+    """Role, text and images of each message."""
     if isinstance(talk, dict):
         # an object of lists, as `datasets` has it
         names = [name for name, values in talk.items() if isinstance(values, list)]
@@ -70,11 +70,11 @@ def _messages(talk: Any) -> Iterator[tuple[str, str, list[Any]]]:
         content = message.get("value", message.get("content"))
         parts = content if isinstance(content, list) else [content]
         texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
-        pictures = [_picture(part) for part in parts if isinstance(part, dict) and "image" in str(part.get("type"))]
-        yield role, "\n".join(text for text in texts if text and isinstance(text, str)), [p for p in pictures if p]
+        images = [_image(part) for part in parts if isinstance(part, dict) and "image" in str(part.get("type"))]
+        yield role, "\n".join(text for text in texts if text and isinstance(text, str)), [p for p in images if p]
 
 
-def _picture(part: dict[str, Any]) -> Any:
-    """The picture that a part of a message names; None where it is elsewhere in the row."""
+def _image(part: dict[str, Any]) -> Any:
+    """The image that a part of a message names; None where it is elsewhere in the row."""
     found = next((part[key] for key in ("image", "image_url", "url", "path") if part.get(key)), None)
     return found.get("url") if isinstance(found, dict) and "url" in found else found

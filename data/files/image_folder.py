@@ -1,4 +1,4 @@
-"""The pictures that a file names, which lie in one folder."""
+"""The images that a file names, which lie in one folder."""
 
 import os
 import unicodedata
@@ -11,12 +11,12 @@ from openpali.data.files.annotations import BadPart
 from openpali.data.images.open_image import BadImage, load_image
 from openpali.data.images.orientation import stored_size
 
-_LONGEST = 1000  # characters of a path; what is longer is a picture in text
+_LONGEST = 1000  # characters of a path; what is longer is an image in text
 _LINK = "Copy what it points to, or give an image_root that holds both."
 
 
-class Pictures:
-    """The pictures of a folder, which names and links may not leave."""
+class ImageFolder:
+    """The images of a folder, which names and links may not leave."""
 
     def __init__(self, root: Path, *places: Path) -> None:
         """Look at folders only when they are asked for; each is listed once.
@@ -42,26 +42,26 @@ class Pictures:
             BadPart: it is no name, leads out of the folder, or there is no such file.
         """
         if not isinstance(name, str) or not name or "\0" in name:
-            raise BadPart("its file_name is missing or no text", "Give the picture's path within image_root.")
+            raise BadPart("its file_name is missing or no text", "Give the image's path within image_root.")
         if name.startswith(("http://", "https://")):
-            raise BadPart(f"{name} is an address on the web", "Download the picture and give its path.")
+            raise BadPart(f"{name} is an address on the web", "Download the image and give its path.")
         if name.startswith("data:") or len(name) > _LONGEST:
-            raise BadPart(f"{name[:40]}... is no name of a file", "Save the picture as a file and give its path.")
+            raise BadPart(f"{name[:40]}... is no name of a file", "Save the image as a file and give its path.")
         path = PurePosixPath(name.removeprefix("file://").replace(os.sep, "/"))
         found = self._find(path) or "\\" in name and self._find(PurePosixPath(name.replace("\\", "/")))
         if found:
             return found
         if self._relative(path) is None:
-            raise BadPart(f"{name} is outside {self.root}", "Move the picture there, or give another image_root.")
-        raise BadPart(f"there is no picture {name} in {self.root}", self._remedy(path))
+            raise BadPart(f"{name} is outside {self.root}", "Move the image there, or give another image_root.")
+        raise BadPart(f"there is no image {name} in {self.root}", self._remedy(path))
 
     def load(self, name: str, size: tuple[int, int] | None = None, frame: str = "upright") -> Image.Image:
-        """The picture as RGB, upright.
+        """The image as RGB, upright.
 
         Args:
             name: that was checked.
             size: width and height that the annotations were made for.
-            frame: whether that is the picture upright or as it is stored.
+            frame: whether that is the image upright or as it is stored.
 
         Raises:
             BadPart: a link leads out of the folder, it cannot be decoded, or it has another size.
@@ -87,11 +87,11 @@ class Pictures:
         other, mine = (stored, upright) if frame == "upright" else (upright, stored)
         if size == mine:
             return
-        remedy = "Give the picture that was annotated, or mend width and height."
+        remedy = "Give the image that was annotated, or mend width and height."
         if size == other and orientation != 1:
             what = "as it is stored" if frame == "upright" else "upright"
             option = "stored" if frame == "upright" else "upright"
-            remedy = f"EXIF turns it, and they are for the picture {what}: give the option orientation: {option}."
+            remedy = f"EXIF turns it, and they are for the image {what}: give the option orientation: {option}."
         told = f"{name} is {mine[0]}x{mine[1]} pixels, and its annotations are for {size[0]}x{size[1]}"
         raise BadPart(told, remedy)
 

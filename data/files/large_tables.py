@@ -1,4 +1,4 @@
-"""Rows of a large data set in little memory, files that may not be there, and a data set's copy on the Hub."""
+"""Rows of a large dataset in little memory, files that may not be there, and a dataset's copy on the Hub."""
 
 import json
 from array import array
@@ -11,7 +11,7 @@ from openpali.data.records import BadRecord
 
 
 class MissingData(ValueError):
-    """Files of a data set that are not there. The message says what to download, and where it belongs."""
+    """Files of a dataset that are not there. The message says what to download, and where it belongs."""
 
 
 class PackedRows:
@@ -58,12 +58,12 @@ def listed(content: Any, key: str | None, path: Path) -> list[Any]:
     found = content.get(key) if key is not None and isinstance(content, dict) else content
     if not isinstance(found, list):
         what = "it is not a JSON list" if key is None else f'it has no list "{key}"'
-        raise BadRecord(str(path), "all", what, "Is it the file that the data set is handed out with?")
+        raise BadRecord(str(path), "all", what, "Is it the file that the dataset is handed out with?")
     return found
 
 
 def hub_copy(name: str, config: str | None, split: str, images: list[str], files: list[str] | None = None) -> Any:
-    """A split of a data set on the Hub, or in a local folder that `datasets` reads, its pictures left encoded.
+    """A split of a dataset on the Hub, or in a local folder that `datasets` reads, its images left encoded.
 
     With `files` the name is that of their format, such as `parquet`.
 
@@ -81,7 +81,7 @@ def hub_copy(name: str, config: str | None, split: str, images: list[str], files
         ) from error
     if missing := [column for column in images if column not in data.column_names]:
         raise MissingData(
-            f"hub: {name} has no column {missing[0]!r} for pictures; there are {', '.join(data.column_names)}."
+            f"hub: {name} has no column {missing[0]!r} for images; there are {', '.join(data.column_names)}."
             " Give columns: {image: the right one}."
         )
     for column in images:
@@ -89,7 +89,7 @@ def hub_copy(name: str, config: str | None, split: str, images: list[str], files
     return data
 
 
-def with_pictures(data: Any, images: list[str]) -> list[bool]:
-    """Which rows of a `hub_copy` have all of their pictures; nothing is decoded, nor even copied."""
+def with_images(data: Any, images: list[str]) -> list[bool]:
+    """Which rows of a `hub_copy` have all of their images; nothing is decoded, nor even copied."""
     columns = [data.data.column(column).is_valid().to_pylist() for column in images]
     return [all(row) for row in zip(*columns, strict=True)]

@@ -9,7 +9,7 @@ Every step moves whole pixels, so boxes and masks stay exact. All are off unless
   inside stays, with what is visible of it; one of which at most 5 % is inside is dropped. A window that leaves another
   object in between, cuts a written word, drops every object, or drops one that `captions` may speak of, is drawn
   again; after ten of them the record stays whole.
-- `zoom_out: [1, 2]`: the picture at a random place of a grey one that many times as wide and high, which the model's
+- `zoom_out: [1, 2]`: the image at a random place of a grey one that many times as wide and high, which the model's
   image processor shrinks.
 """
 
@@ -32,7 +32,7 @@ Record = dict[str, Any]
 
 
 class Window(NamedTuple):
-    """A rectangle in pixels of a picture; it may reach beyond it."""
+    """A rectangle in pixels of an image; it may reach beyond it."""
 
     left: int
     top: int
@@ -47,7 +47,7 @@ class Augment:
     Attributes:
         flip: probability of mirroring.
         crop: least and largest share of each side to keep, in (0, 1]; None for no crop.
-        zoom_out: least and largest factor by which the picture grows, from 1; None for none.
+        zoom_out: least and largest factor by which the image grows, from 1; None for none.
     """
 
     flip: float = 0.0
@@ -60,23 +60,23 @@ class Augment:
         object.__setattr__(self, "crop", _bounds("crop", self.crop, 0.0, 1.0))
         object.__setattr__(self, "zoom_out", _bounds("zoom_out", self.zoom_out, 1.0, 8.0))
 
-    def __call__(self, record: Record, rng: random.Random, retold: bool = False) -> Record:
+    def __call__(self, record: Record, rng: random.Random, rewritten: bool = False) -> Record:
         """The record, changed.
 
         Args:
-            record: with `image`; `objects`, `words` and `captions` follow the picture.
+            record: with `image`; `objects`, `words` and `captions` follow the image.
             rng: draws.
-            retold: the source writes captions and positions anew, so that they bind nothing.
+            rewritten: the source writes captions and positions anew, so that they bind nothing.
 
         Raises:
-            ValueError: the record has several pictures, or a prompt and target of its own, which cannot be followed.
+            ValueError: the record has several images, or a prompt and target of its own, which cannot be followed.
         """
         if "image" not in record or "suffix" in record:
             raise ValueError(
-                f"augment: record {record.get('id')} has several pictures or texts of its own, which would no longer"
+                f"augment: record {record.get('id')} has several images or texts of its own, which would no longer"
                 " be true; augment a source whose records have objects or captions"
             )
-        if retold:
+        if rewritten:
             record = {key: value for key, value in record.items() if key != "captions"}
         if self.flip and rng.random() < self.flip:
             record = flipped(record)
@@ -108,7 +108,7 @@ def flipped(record: Record) -> Record:
 
 
 def _mirrored_object(item: Record) -> Record | None:
-    """An object in the mirrored picture; None when its sentences cannot be rewritten."""
+    """An object in the mirrored image; None when its sentences cannot be rewritten."""
     names = _mirrored_texts(item.get("names") or {}, strict=False)
     sentences = _mirrored_texts(item.get("sentences") or {}, strict=True)
     label = mirrored(item["box"].label, "en") if item.get("sentences") else item["box"].label
@@ -147,7 +147,7 @@ def cropped(record: Record, shares: tuple[float, float], rng: random.Random) -> 
 
 
 def seen_through(window: Window, record: Record) -> Record | None:
-    """What is seen of a record through a window within its picture; None when the window fits badly."""
+    """What is seen of a record through a window within its image; None when the window fits badly."""
     size = record["image"].size
     shares = [_share_inside(item, window, size) for item in record.get("objects", ())]
     if any(_DROPPED < share < _KEPT for share in shares):
@@ -191,7 +191,7 @@ def _box_in(box: Box, window: Window, size: tuple[int, int]) -> Box:
 
 
 def _moved(item: Record, window: Window, size: tuple[int, int]) -> Record:
-    """An object or word in a window of the picture, or in a larger picture around it."""
+    """An object or word in a window of the image, or in a larger image around it."""
     changed = _unplaced(item) | _with_mask(item, lambda mask: _view(mask, window))
     box = _box_in(item["box"], window, size)
     x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in (box.x0, box.y0, box.x1, box.y1))
@@ -227,7 +227,7 @@ def _with_mask(item: Record, change: Any) -> dict[str, MaskLike]:
 
 
 def zoomed_out(record: Record, factor: float, rng: random.Random) -> Record:
-    """The record's picture somewhere on a grey one that is `factor` times as wide and high."""
+    """The record's image somewhere on a grey one that is `factor` times as wide and high."""
     size = record["image"].size
     width, height = (round(factor * side) for side in size)
     window = Window(-rng.randint(0, width - size[0]), -rng.randint(0, height - size[1]), width, height)

@@ -1,4 +1,4 @@
-"""Pictures that were seen before: known by their file, and not decoded unless somebody looks at their pixels.
+"""ImageFolder that were seen before: known by their file, and not decoded unless somebody looks at their pixels.
 
 A file is taken for the same as long as its path, its size in bytes and the time of its last change are.
 """
@@ -18,20 +18,20 @@ KEY_BYTES = 16
 FileState = tuple[str, int, int, int | None]
 
 
-def picture_key(picture: Image.Image) -> bytes:
-    """What tells a picture from others: its mode, size and pixels. Of a picture not looked at, what is known of it."""
-    if isinstance(picture, KnownPicture) and not picture.decoded:
-        return picture.key
-    digest = blake2b(f"{picture.mode} {picture.size}".encode(), digest_size=KEY_BYTES)
-    digest.update(picture.tobytes())
+def image_key(image: Image.Image) -> bytes:
+    """What tells an image from others: its mode, size and pixels. Of an image not looked at, what is known of it."""
+    if isinstance(image, LazyImage) and not image.decoded:
+        return image.key
+    digest = blake2b(f"{image.mode} {image.size}".encode(), digest_size=KEY_BYTES)
+    digest.update(image.tobytes())
     return digest.digest()
 
 
-class KnownPicture(Image.Image):
-    """An RGB picture whose size and key are known; as with Pillow's own files, `load` reads the pixels.
+class LazyImage(Image.Image):
+    """An RGB image whose size and key are known; as with Pillow's own files, `load` reads the pixels.
 
     Attributes:
-        key: `picture_key` of the file's pixels.
+        key: `image_key` of the file's pixels.
         decoded: whether somebody looked at the pixels, and may have drawn on them.
     """
 
@@ -48,7 +48,7 @@ class KnownPicture(Image.Image):
         return super().load()
 
 
-class PictureFiles:
+class ImageFiles:
     """What was seen in which file, kept in a file of lines to which any number of processes may add.
 
     Args:
@@ -67,19 +67,19 @@ class PictureFiles:
             self.known[name, changed, length, decode_size] = (width, height), bytes.fromhex(key)
 
     def recall(self, path: Path, decode_size: int | None) -> Image.Image | None:
-        """The picture of a file that was seen as it is now."""
+        """The image of a file that was seen as it is now."""
         found = self.known.get(state_of(path, decode_size))
-        return None if found is None else KnownPicture(path, decode_size, *found)
+        return None if found is None else LazyImage(path, decode_size, *found)
 
-    def remember(self, path: Path, decode_size: int | None, picture: Image.Image) -> None:
+    def remember(self, path: Path, decode_size: int | None, image: Image.Image) -> None:
         """Note what a file holds, before anybody draws on it."""
-        state, key = state_of(path, decode_size), picture_key(picture)
-        self.known[state] = picture.size, key
+        state, key = state_of(path, decode_size), image_key(image)
+        self.known[state] = image.size, key
         self.path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             # after a line that a kill has torn there must be a new one
-            os.write(handle, ("\n" + json.dumps([*state, *picture.size, key.hex()])).encode())
+            os.write(handle, ("\n" + json.dumps([*state, *image.size, key.hex()])).encode())
         finally:
             os.close(handle)
 

@@ -1,4 +1,4 @@
-"""Left and right exchanged in a text, for a picture that has been mirrored.
+"""Left and right exchanged in a text, for an image that has been mirrored.
 
 A language has pairs of words to exchange, and expressions in whose presence a text is refused: those where the words
 mean something else ("right next to", 左右 for "about"), and what a mirror breaks for good (clock hands, digits and
@@ -52,7 +52,7 @@ _SIDES = {
 
 
 def mirrored(text: str, language: str) -> str | None:
-    """The text for the mirrored picture, or None when it cannot be told.
+    """The text for the mirrored image, or None when it cannot be told.
 
     >>> mirrored("The dog on the left, right of a cat", "en")
     'The dog on the right, left of a cat'

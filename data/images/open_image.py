@@ -1,4 +1,4 @@
-"""Open a picture from anywhere on this machine, and say plainly what is wrong with one that cannot be used."""
+"""Open an image from anywhere on this machine, and say plainly what is wrong with one that cannot be used."""
 
 import io
 import re
@@ -33,22 +33,22 @@ _DECODE_ERRORS = (OSError, SyntaxError, ValueError, IndexError, EOFError, KeyErr
 
 
 class BadImage(Mistake, ValueError):
-    """A picture that cannot be used. The message says why and what to do about it."""
+    """An image that cannot be used. The message says why and what to do about it."""
 
 
-class PictureMemory(Protocol):
-    """What knows the pictures of files that were decoded before (`openpali.data.images.lazy_image`)."""
+class ImageMemory(Protocol):
+    """What knows the images of files that were decoded before (`openpali.data.images.lazy_image`)."""
 
     def recall(self, path: Path, decode_size: int | None) -> Image.Image | None: ...  # noqa: D102
 
-    def remember(self, path: Path, decode_size: int | None, picture: Image.Image) -> None: ...  # noqa: D102
+    def remember(self, path: Path, decode_size: int | None, image: Image.Image) -> None: ...  # noqa: D102
 
 
-_memory: ContextVar[PictureMemory | None] = ContextVar("memory of pictures", default=None)
+_memory: ContextVar[ImageMemory | None] = ContextVar("memory of images", default=None)
 
 
 @contextmanager
-def remembered(memory: PictureMemory) -> Iterator[None]:
+def remembered(memory: ImageMemory) -> Iterator[None]:
     """Have [`load_image`] ask a memory first, and tell it what it decodes."""
     token = _memory.set(memory)
     try:
@@ -58,11 +58,11 @@ def remembered(memory: PictureMemory) -> Iterator[None]:
 
 
 def load_image(source: ImageSource, decode_size: int | None = None) -> Image.Image:
-    """Decode a picture to RGB, upright, after checking its size from the header.
+    """Decode an image to RGB, upright, after checking its size from the header.
 
     Args:
         source: a path, encoded bytes, a PIL image, or `uint8[H, W]`, `uint8[H, W, 3]` or `uint8[H, W, 4]`.
-        decode_size: side in pixels to which the picture will be resized. A JPEG file is then decoded at a half, a
+        decode_size: side in pixels to which the image will be resized. A JPEG file is then decoded at a half, a
             quarter or an eighth of its size where both sides stay at least twice as long, which saves most of the
             work on a photograph. After the resizing it differs by about as much as if it had been saved once more.
 
@@ -93,7 +93,7 @@ def decode_image(source: ImageSource, decode_size: int | None) -> Image.Image:
         raise BadImage(f"{name} cannot be used: {error}.") from error
     except _BOMBS + _DECODE_ERRORS as error:
         if isinstance(error, OSError) and "truncated" in str(error).lower():
-            reason = f"{name} is truncated: the file ends before the picture does. Copy it again from its origin."
+            reason = f"{name} is truncated: the file ends before the image does. Copy it again from its origin."
         else:
             reason = f"{name} cannot be decoded ({error}). Open it in an image viewer and save it again."
         raise BadImage(reason) from error
@@ -103,7 +103,7 @@ def image_size(source: ImageSource) -> tuple[int, int]:
     """Width and height in pixels from the header alone; nothing is decoded.
 
     Raises:
-        BadImage: missing, not a picture, below `MIN_SIDE` on a side or above `MAX_PIXELS`.
+        BadImage: missing, not an image, below `MIN_SIDE` on a side or above `MAX_PIXELS`.
     """
     image, name = _open(source)
     _check_size(image.size, name)
@@ -126,17 +126,17 @@ def _open(source: ImageSource) -> tuple[Image.Image, str]:
     except _DECODE_ERRORS as error:
         if isinstance(error, BadImage):
             raise
-        raise BadImage(f"{name} is not a picture that can be read: {_unreadable(source, error)}") from error
+        raise BadImage(f"{name} is not an image that can be read: {_unreadable(source, error)}") from error
 
 
 def _existing(source: str | Path) -> Path:
     if str(source).startswith(("http://", "https://")):
-        raise BadImage(f"{source} is an address on the web; download the picture and give its path.")
+        raise BadImage(f"{source} is an address on the web; download the image and give its path.")
     path = Path(source)
     if not path.exists():
         raise BadImage(f"{path} does not exist. Check the path and the folder that it is relative to.")
     if not path.is_file():
-        raise BadImage(f"{path} is not a file. Give the path of one picture.")
+        raise BadImage(f"{path} is not a file. Give the path of one image.")
     return path
 
 
@@ -154,12 +154,12 @@ def _unreadable(source: str | Path | bytes, error: Exception) -> str:
     if not head:
         return "it is empty. Copy it again from its origin."
     if head.startswith(_POINTER):
-        return "it is a pointer of Git LFS. Get the picture itself with git lfs pull."
+        return "it is a pointer of Git LFS. Get the image itself with git lfs pull."
     known = next((form for form, start in _STARTS.items() if head.startswith(start)), None)
     if known:
         return f"it begins as {known} and is damaged. Copy it again from its origin."
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<svg", b"{")):
-        return "unknown format: it is text, perhaps what a server answered. Download the picture again."
+        return "unknown format: it is text, perhaps what a server answered. Download the image again."
     return "unknown format. Convert it to PNG or JPEG."
 
 
@@ -167,7 +167,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4):
         raise BadImage(
-            f"an array of {array.dtype}{list(array.shape)} is not a picture. Give uint8[height, width, 3] in 0..255."
+            f"an array of {array.dtype}{list(array.shape)} is not an image. Give uint8[height, width, 3] in 0..255."
         )
     if 0 in array.shape:
         raise BadImage(f"an array of shape {list(array.shape)} has no pixels. Give at least {MIN_SIDE}x{MIN_SIDE}.")
@@ -178,14 +178,14 @@ def _check_size(size: tuple[int, int], name: str) -> None:
     width, height = size
     if min(size) < MIN_SIDE:
         raise BadImage(
-            f"{name} is {width}x{height} pixels, too small: each side needs at least {MIN_SIDE}. Replace the picture."
+            f"{name} is {width}x{height} pixels, too small: each side needs at least {MIN_SIDE}. Replace the image."
         )
     if width * height > MAX_PIXELS:
         raise BadImage(_too_large(name, f"{width}x{height} pixels"))
 
 
 def _too_large(name: str, size: str) -> str:
-    return f"{name} is too large ({size}; at most {MAX_PIXELS:,} pixels). Make a smaller copy of the picture."
+    return f"{name} is too large ({size}; at most {MAX_PIXELS:,} pixels). Make a smaller copy of the image."
 
 
 def _to_rgb(image: Image.Image, stored: Image.Image) -> Image.Image:

@@ -1,6 +1,6 @@
-"""Photographs that EXIF turns: annotations for the picture as it is stored become those of the picture upright.
+"""Photographs that EXIF turns: annotations for the image as it is stored become those of the image upright.
 
-Pictures are always shown to a model upright. Some annotation tools show them as they are stored, so that boxes and
+ImageFolder are always shown to a model upright. Some annotation tools show them as they are stored, so that boxes and
 masks have to be turned along. The numbers are those of EXIF's tag Orientation; 1 is upright already.
 """
 
@@ -31,10 +31,10 @@ def check_frame(frame: str) -> str:
 
 
 def stored_size(source: Path | bytes) -> tuple[Size, int]:
-    """Width and height as a picture is stored, and its orientation, from the header alone.
+    """Width and height as an image is stored, and its orientation, from the header alone.
 
     Raises:
-        BadImage: it is no picture that can be used.
+        BadImage: it is no image that can be used.
     """
     size = image_size(source)
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
@@ -49,7 +49,7 @@ def turned_size(size: Size, orientation: int) -> Size:
 
 
 def turned_box(box: Box, orientation: int) -> Box:
-    """A box of the picture as it is stored, on the picture upright."""
+    """A box of the image as it is stored, on the image upright."""
     corners = [_turned_point(*point, orientation) for point in ((box.x0, box.y0), (box.x1, box.y1))]
     (left, right), (top, bottom) = (sorted(values) for values in zip(*corners))
     return Box(left, top, right, bottom, box.label)

@@ -1,4 +1,4 @@
-"""Grey pictures of more than 8 bits: which of their values is black and which is white.
+"""Grey images of more than 8 bits: which of their values is black and which is white.
 
 A TIFF may declare both. Without that, whole numbers up to 255 are taken for 8 bits and up to 65,535 for 16, and
 fractions from 0 to 1 for shares of white. Everything else could mean anything, and is refused.
@@ -15,11 +15,11 @@ _EIGHT_BITS, _SIXTEEN_BITS = 255, 65535
 
 
 class UnknownRange(ValueError):
-    """Nothing says which value of a picture is white. The message has the remedy."""
+    """Nothing says which value of an image is white. The message has the remedy."""
 
 
 def is_wide(mode: str) -> bool:
-    """Whether the values of pictures of a mode may go beyond 8 bits."""
+    """Whether the values of images of a mode may go beyond 8 bits."""
     return mode in ("I", "F") or mode.startswith("I;16")
 
 

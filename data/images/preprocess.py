@@ -1,7 +1,7 @@
-"""Pictures to `pixel_values` with a fraction of the work of an image processor's own call.
+"""ImageFolder to `pixel_values` with a fraction of the work of an image processor's own call.
 
-The stock call turns every picture into an array, back into a picture, and through float64 on its way to float32. Here
-a picture is resized once and written once, into the batch's own tensor. `exact` keeps Pillow's resizing, and values
+The stock call turns every image into an array, back into an image, and through float64 on its way to float32. Here
+an image is resized once and written once, into the batch's own tensor. `exact` keeps Pillow's resizing, and values
 that are those of the stock call within 1e-6. Without it torch resizes, three to seven times as fast: that is what the
 stock call does where torchvision is installed, to the last bit. It differs from Pillow by one of 255 levels, at 448
 pixels and above by at most two, on about one in a hundred values of a photograph or fewer.
@@ -31,7 +31,7 @@ class FastImageProcessor:
     """In the place of SigLIP's image processor, whose settings it follows.
 
     What it does not know goes to the stock call: another class, other steps than resizing to a fixed size, rescaling
-    and normalising, options of the call, and pictures that are not RGB pictures of Pillow.
+    and normalising, options of the call, and images that are not RGB images of Pillow.
     """
 
     def __init__(self, image_processor: Any, exact: bool = True) -> None:
@@ -45,7 +45,7 @@ class FastImageProcessor:
         self.valid_kwargs = image_processor.valid_kwargs
 
     def fetch_images(self, images: Any) -> Any:
-        """Addresses and paths as pictures."""
+        """Addresses and paths as images."""
         return self.stock.fetch_images(images)
 
     def __call__(self, images: Any, **options: Any) -> BatchFeature:
@@ -55,19 +55,19 @@ class FastImageProcessor:
             return BatchFeature({"pixel_values": self.pixel_values(listed)})
         return self.stock(images, **options)
 
-    def pixel_values(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
-        """float[n, 3, H, W] of RGB pictures, resized, rescaled and normalised."""
+    def pixel_values(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """float[n, 3, H, W] of RGB images, resized, rescaled and normalised."""
         stock = self.stock
         height, width = stock.size["height"], stock.size["width"]
         mode = None if self.exact else _TORCH_MODES.get(stock.resample)
         scale, shift = _scale_and_shift(stock)
-        batch = _empty(len(pictures), 3, height, width)
-        for values, picture in zip(batch, pictures):
-            if mode is None or picture.size == (width, height):
-                resized = pixels(picture.resize((width, height), stock.resample))
+        batch = _empty(len(images), 3, height, width)
+        for values, image in zip(batch, images):
+            if mode is None or image.size == (width, height):
+                resized = pixels(image.resize((width, height), stock.resample))
             else:
-                resized = interpolate(pixels(picture)[None], (height, width), mode=mode, antialias=True)[0]
-            # one picture at a time, while it is in the processor's cache
+                resized = interpolate(pixels(image)[None], (height, width), mode=mode, antialias=True)[0]
+            # one image at a time, while it is in the processor's cache
             values.copy_(resized[:3]).mul_(scale).add_(shift)
         return batch
 
@@ -84,7 +84,7 @@ class FastImageProcessor:
 
 
 def with_fast_images(processor: Any, exact: bool = True) -> Any:
-    """A processor of PaLI-3 or PaliGemma, the same but for the speed of its pictures; others as they are."""
+    """A processor of PaLI-3 or PaliGemma, the same but for the speed of its images; others as they are."""
     if not isinstance(processor, PrefixSuffixProcessor):
         return processor
     faster = copy.copy(processor)
@@ -103,18 +103,18 @@ def _empty(*shape: int) -> torch.Tensor:
     return empty.set_(storage, 0, shape)
 
 
-def _is_rgb(picture: Any) -> bool:
-    return isinstance(picture, Image.Image) and picture.mode == "RGB"
+def _is_rgb(image: Any) -> bool:
+    return isinstance(image, Image.Image) and image.mode == "RGB"
 
 
-def pixels(picture: Image.Image) -> torch.Tensor:
-    """uint8[3 or 4, H, W] of an RGB picture: a copy, or as it lies in memory, where a fourth channel means nothing."""
+def pixels(image: Image.Image) -> torch.Tensor:
+    """uint8[3 or 4, H, W] of an RGB image: a copy, or as it lies in memory, where a fourth channel means nothing."""
     try:
-        flat = torch.from_dlpack(pyarrow.array(picture).flatten())
+        flat = torch.from_dlpack(pyarrow.array(image).flatten())
     except ValueError:
-        # above four million pixels Pillow keeps a picture in several pieces
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    return flat.reshape(picture.height, picture.width, 4).permute(2, 0, 1)
+        # above four million pixels Pillow keeps an image in several pieces
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return flat.reshape(image.height, image.width, 4).permute(2, 0, 1)
 
 
 def _scale_and_shift(stock: Any) -> tuple[torch.Tensor, torch.Tensor]:

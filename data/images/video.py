@@ -1,6 +1,6 @@
-"""Frames of a clip: a video file, or a folder of pictures in the order of their names.
+"""Frames of a clip: a video file, or a folder of images in the order of their names.
 
-To the models each frame is a picture of its own, and a clip up to 16 pictures, as PaLI-3 and PaliGemma are tuned on
+To the models each frame is an image of its own, and a clip up to 16 images, as PaLI-3 and PaliGemma are tuned on
 video. Video files need PyAV: `pip install "openpali[video]"`.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_FRAMES = 256
 
 # containers that hold their own frames: playlists would open other files and addresses
@@ -78,12 +78,12 @@ def read_clip(
     A file is not decoded as a whole: between frames far apart it is entered anew at the nearest key frame.
 
     Args:
-        path: a video file, or a folder of pictures.
+        path: a video file, or a folder of images.
         sampling: which moments.
         start: where the clip begins, in seconds of the file.
         end: where it ends; by default where the file does.
-        frame_rate: pictures a second of a folder, without which it has no times, and `start`, `end` and a stride
-            count pictures instead.
+        frame_rate: images a second of a folder, without which it has no times, and `start`, `end` and a stride
+            count images instead.
         decode_size: side in pixels to which frames will be resized; larger ones are shrunk by a whole factor, with
             margin (`openpali.data.images.open_image.load_image`). 16 frames of a 4K film take 400 MB otherwise.
 
@@ -143,7 +143,7 @@ def _read_stream(
     decode_size: int | None,
 ) -> list[Image.Image]:
     if not container.streams.video:
-        raise BadVideo(f"{path} holds no video. Give a file with pictures in it.")
+        raise BadVideo(f"{path} holds no video. Give a file with images in it.")
     stream = container.streams.video[0]
     # loader workers are as many as there are cores
     stream.thread_count = 1
@@ -265,16 +265,16 @@ def _check_size(width: int, height: int, path: Path) -> None:
 def _read_folder(
     folder: Path, sampling: FrameSampling, start: float, end: float | None, rate: float, decode_size: int | None
 ) -> list[Image.Image]:
-    names = sorted((n for n in os.listdir(folder) if n.lower().endswith(PICTURES)), key=_natural)
+    names = sorted((n for n in os.listdir(folder) if n.lower().endswith(IMAGES)), key=_natural)
     if not names:
-        raise BadVideo(f"{folder} holds no pictures. Frames are files such as 0001.jpg, in the order of their names.")
+        raise BadVideo(f"{folder} holds no images. Frames are files such as 0001.jpg, in the order of their names.")
     starts = [number / rate for number in range(len(names))]
     times = sampling.times(*_range(start, end, len(names) / rate, folder))
     chosen = [names[bisect_right(starts, time + 1e-9) - 1] for time in times]
     root, images = folder.resolve(), {}
     for name in dict.fromkeys(chosen):
         if (folder / name).resolve().parent != root:
-            raise BadVideo(f"{folder / name} is a link out of its folder. Copy the picture there.")
+            raise BadVideo(f"{folder / name} is a link out of its folder. Copy the image there.")
         try:
             images[name] = load_image(folder / name, decode_size)
         except BadImage as error:

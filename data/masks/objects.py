@@ -1,7 +1,7 @@
 """What tasks ask of the `objects` of a record, whatever its source.
 
 An object has `names` (language to name) and `box`; it may have `mask` (an array, a `LazyMask` or run lengths) and
-`sentences` (language to a list of expressions that mean this object on this picture). A record's `crowds` are names
+`sentences` (language to a list of expressions that mean this object on this image). A record's `crowds` are names
 of things of which a crowd is outlined as one: a prompt for them would have no complete answer.
 """
 
@@ -34,7 +34,7 @@ def labelled(box: Box, label: str) -> Box:
 
 
 def reading_order(item: dict[str, Any]) -> tuple[int, float]:
-    """Rows of a third of the picture from top to bottom, from left to right within a row: a key for `sorted`."""
+    """Rows of a third of the image from top to bottom, from left to right within a row: a key for `sorted`."""
     box: Box = item["box"]
     return min(int(3 * (box.y0 + box.y1) / 2), 2), box.x0
 
@@ -55,7 +55,7 @@ def choose_things(
     most_boxes: int | None = None,
     order: str = "reading",
 ) -> tuple[list[str], Objects]:
-    """Some of the things of a picture, and every object that is one of them.
+    """Some of the things of an image, and every object that is one of them.
 
     Args:
         objects: of a record.
@@ -91,7 +91,7 @@ def choose_things(
 def all_things(
     objects: Objects, left_out: Sequence[str], language: str, classes: Sequence[str]
 ) -> tuple[list[str], Objects]:
-    """Names of all classes but those that cannot be asked for on this picture, and the objects of these names."""
+    """Names of all classes but those that cannot be asked for on this image, and the objects of these names."""
     names = [name for name in classes if name not in left_out]
     return names, [item for item in sorted(objects, key=reading_order) if item["names"][language] in names]
 

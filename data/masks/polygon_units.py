@@ -1,4 +1,4 @@
-"""Outlines and the boxes of the same objects: do they speak of the same place, or of other units?"""
+"""Segmentations and the boxes of the same objects: do they speak of the same place, or of other units?"""
 
 from collections.abc import Callable, Sequence
 from statistics import fmean
@@ -59,7 +59,7 @@ def other_units(pairs: Sequence[tuple[Edges, Edges, tuple[int, int]]]) -> str:
     """In which units outlines fit their boxes, where they do not as they are; "" where they do, or never do.
 
     Args:
-        pairs: edges of an outline and of its box, and width and height of the picture.
+        pairs: edges of an outline and of its box, and width and height of the image.
     """
     some = pairs[:: max(1, len(pairs) // MOST_PAIRS)]
     if not some:
@@ -80,7 +80,7 @@ def _shares(edges: Edges, width: float, height: float) -> Edges:
 
 _UNITS: dict[str, Callable[[Edges, float, float], Edges]] = {
     "x and y exchanged": _swapped,
-    "shares of the picture's sides": _shares,
-    "shares of the picture's sides with x and y exchanged": lambda e, w, h: _shares(_swapped(e, w, h), w, h),
-    "percent of the picture's sides": lambda e, w, h: _shares(e, w / 100, h / 100),
+    "shares of the image's sides": _shares,
+    "shares of the image's sides with x and y exchanged": lambda e, w, h: _shares(_swapped(e, w, h), w, h),
+    "percent of the image's sides": lambda e, w, h: _shares(e, w / 100, h / 100),
 }

@@ -120,7 +120,7 @@ def _size(rle: dict[str, Any]) -> tuple[int, int]:
         raise ValueError("run lengths need size [height, width] and counts")
     height, width = size
     if not (isinstance(height, int) and isinstance(width, int)) or min(size) < 0 or height * width > MAX_PIXELS:
-        raise ValueError(f"size {list(size)} is no height and width of a picture")
+        raise ValueError(f"size {list(size)} is no height and width of an image")
     return height, width
 
 
@@ -161,7 +161,7 @@ def polygons_mask(polygons: Sequence[Sequence[float] | np.ndarray], height: int,
 
     Args:
         polygons: of x1, y1, x2, y2 and so on in pixels; at least three points each.
-        height: of the picture in pixels.
+        height: of the image in pixels.
         width: likewise.
 
     Returns:
@@ -186,7 +186,7 @@ def checked_polygon(polygon: Any) -> np.ndarray:
         raise ValueError("a polygon that is a list of points; write x1, y1, x2, y2 and so on without more brackets")
     if points.ndim != 1 or len(points) < 6 or len(points) % 2:
         raise ValueError(f"a polygon of {points.size} coordinates; x and y of at least three points are needed")
-    # beyond any picture, and what the finer grid can still count
+    # beyond any image, and what the finer grid can still count
     if not np.isfinite(points).all() or np.abs(points).max() > MAX_PIXELS:
         raise ValueError("a polygon has a coordinate that is no number of pixels")
     return points.reshape(-1, 2)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, Protocol, runtime_checkable
 
+from openpali.data.files.renamed import current_spec
 from openpali.data.images.augment import Augment
 from openpali.data.records import BadRecord
 
@@ -21,6 +22,7 @@ SOURCES = {
     "coco35l": "openpali.data.sources.public.multilingual:Coco35L",
     "cococap": "openpali.data.sources.public.captions:KarpathyCoco",
     "countbenchqa": "openpali.data.sources.public.counting:CountBenchQa",
+    "custom": "openpali.data.sources.custom:CustomData",
     "docvqa": "openpali.data.sources.public.documents:DocVqa",
     "emoji": "openpali.data.sources.builtin.emoji:EmojiScenes",
     "emoji36": "openpali.data.sources.builtin.emoji36:Emoji36",
@@ -36,7 +38,6 @@ SOURCES = {
     "okvqa": "openpali.data.sources.public.vqa:OkVqa",
     "pope": "openpali.data.sources.public.counting:Pope",
     "refcoco": "openpali.data.sources.public.refcoco:RefCoco",
-    "own": "openpali.data.sources.custom:OwnData",
     "refer": "openpali.data.sources.refer:ReferringExpressions",
     "rsvqa_hr": "openpali.data.sources.public.rsvqa:RsVqaHigh",
     "rsvqa_lr": "openpali.data.sources.public.rsvqa:RsVqaLow",
@@ -88,22 +89,22 @@ class CheckedSource(Source, Protocol):
 
 @runtime_checkable
 class CreditedSource(Source, Protocol):
-    """A source of which something is to be said wherever its pictures are shown."""
+    """A source of which something is to be said wherever its images are shown."""
 
     @property
     def credits(self) -> str: ...  # noqa: D102
 
 
 def credits_of(source: object) -> str:
-    """What is due wherever the pictures of a source are shown; nothing for most."""
+    """What is due wherever the images of a source are shown; nothing for most."""
     return source.credits if isinstance(source, CreditedSource) else ""
 
 
 @runtime_checkable
-class RetellingSource(Source, Protocol):
-    """A source that can write whatever it says of a picture anew, from the objects alone."""
+class RewritableSource(Source, Protocol):
+    """A source that can write whatever it says of an image anew, from the objects alone."""
 
-    def retold(self, record: dict[str, Any]) -> dict[str, Any]:
+    def rewritten(self, record: dict[str, Any]) -> dict[str, Any]:
         """The record with captions, positions and order that are true of its objects."""
         ...
 
@@ -132,8 +133,8 @@ class Augmented:
 
     def changed(self, record: dict[str, Any], rng: random.Random) -> dict[str, Any]:
         """A record of the source, changed at random."""
-        if isinstance(self.source, RetellingSource):
-            return self.source.retold(self.augment(record, rng, retold=True))
+        if isinstance(self.source, RewritableSource):
+            return self.source.rewritten(self.augment(record, rng, rewritten=True))
         return self.augment(record, rng)
 
 
@@ -167,6 +168,7 @@ def augmented(source: Source, options: dict[str, Any]) -> Augmented:
 
 def build(spec: dict[str, Any], table: dict[str, str], what: str) -> Any:
     """Import `table[spec["name"]]` and call it with the rest of the spec. Raises ValueError on unknown keys."""
+    spec = current_spec(spec)
     options = {key: value for key, value in spec.items() if key != "name"}
     if "name" not in spec:
         given = ", ".join(map(str, list(spec)[:8]))

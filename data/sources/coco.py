@@ -16,29 +16,29 @@ from openpali.data.files.annotations import (
     repeated,
 )
 from openpali.data.files.coco_annotations import AnnotationReader
-from openpali.data.files.image_folder import Pictures
+from openpali.data.files.image_folder import ImageFolder
 from openpali.data.images.open_image import BadImage
 from openpali.data.images.orientation import check_frame, stored_size, turned_box, turned_mask
 from openpali.data.records import BadRecord
 from openpali.modeling.location_tokens import clean_label
 
-_TURNED_AMONG = 200  # pictures of which EXIF's orientation is looked at
+_TURNED_AMONG = 200  # images of which EXIF's orientation is looked at
 
 
 class CocoInstances:
-    """Annotated pictures, decoded as they are asked for.
+    """Annotated images, decoded as they are asked for.
 
     A record holds `id`, `image` (PIL RGB), `objects` and `crowds` (names of things of which a crowd is outlined as
     one). An object holds `concept` (its category), `names` (`{"en": category}`), `box`, `mask` (made when it is looked
-    at; None without a segmentation) and `annotation` (its id). Pictures without an object are left out.
+    at; None without a segmentation) and `annotation` (its id). ImageFolder without an object are left out.
 
-    The file is read and checked once. A picture of which an annotation cannot be used is left out altogether, since
+    The file is read and checked once. An image of which an annotation cannot be used is left out altogether, since
     its other annotations would be half of the truth; `bad` says which one it was.
 
     Attributes:
         bad: what is wrong with each image or annotation that cannot be used.
         skipped_crowds: crowd annotations that are not among the objects.
-        without_objects: pictures without any.
+        without_objects: images without any.
     """
 
     name = "coco"
@@ -58,12 +58,12 @@ class CocoInstances:
             image_root: folder that file names are relative to and may not leave, such as `train2017`; by default
                 that of the file.
             crowd: take crowds as objects.
-            orientation: of the pictures that were annotated: `upright`, or as `stored`, before EXIF turns them.
-            clip_boxes: to their pictures, however far they reach outside.
+            orientation: of the images that were annotated: `upright`, or as `stored`, before EXIF turns them.
+            clip_boxes: to their images, however far they reach outside.
 
         Raises:
-            BadRecord: the file is missing or is no such file, no picture is good, more than a tenth of 100 or more
-                are bad, more than a tenth of the annotations are of no picture, or outlines have other units than
+            BadRecord: the file is missing or is no such file, no image is good, more than a tenth of 100 or more
+                are bad, more than a tenth of the annotations are of no image, or outlines have other units than
                 boxes.
             ValueError: there is no such orientation.
         """
@@ -72,20 +72,20 @@ class CocoInstances:
         self.crowd, self.skipped_crowds, self.without_objects = crowd, 0, 0
         self.orientation, self.clip_boxes = check_frame(orientation), clip_boxes
         self.bad: list[BadRecord] = []
-        self._pictures = Pictures(self.image_root, self.image_root, self.path.parent)
+        self._images = ImageFolder(self.image_root, self.image_root, self.path.parent)
         content = read_json(self.path)
         self._read(*(self._list(content, key) for key in ("images", "annotations", "categories")))
 
     @property
     def notes(self) -> list[str]:
-        """How many crowds and pictures are left out by design."""
+        """How many crowds and images are left out by design."""
         found = []
         if self.skipped_crowds:
             found.append(f"{self.skipped_crowds} crowd annotations are no objects (crowd: true takes them)")
         if self.without_objects:
-            found.append(f"{self.without_objects} pictures without an object are left out")
+            found.append(f"{self.without_objects} images without an object are left out")
         if self._found.clipped:
-            found.append(f"{self._found.clipped} boxes reach outside their pictures and are clipped")
+            found.append(f"{self._found.clipped} boxes reach outside their images and are clipped")
         if note := self._turned_note():
             found.append(note)
         return found
@@ -100,7 +100,7 @@ class CocoInstances:
         width, height = (int(side) for side in self._sizes[row])
         id_ = self._ids[row]
         try:
-            image = self._pictures.load(self._files[row], (width, height), self.orientation)
+            image = self._images.load(self._files[row], (width, height), self.orientation)
             turn = self._turn(row)
         except BadPart as part:
             raise BadRecord(str(self.path), f"image {id_}", part.reason, part.remedy) from part
@@ -121,11 +121,11 @@ class CocoInstances:
         return {"concept": name, "names": {"en": name}, "box": box, "mask": mask, "annotation": int(found.numbers[i])}
 
     def _turn(self, row: int) -> int:
-        """How EXIF turns the picture that was annotated; 1 where that was upright."""
-        return 1 if self.orientation == "upright" else stored_size(self._pictures.inside(self._files[row]))[1]
+        """How EXIF turns the image that was annotated; 1 where that was upright."""
+        return 1 if self.orientation == "upright" else stored_size(self._images.inside(self._files[row]))[1]
 
     def _turned_note(self) -> str:
-        """That EXIF turns some pictures, where nothing says which way they were annotated; of a few they are read."""
+        """That EXIF turns some images, where nothing says which way they were annotated; of a few they are read."""
         some = self._records[:: max(1, len(self._records) // _TURNED_AMONG)][:_TURNED_AMONG]
         turned = 0
         for row in map(int, some):
@@ -137,8 +137,8 @@ class CocoInstances:
             return ""
         way = "upright" if self.orientation == "upright" else "as it is stored"
         return (
-            f"EXIF turns {turned} of {len(some)} pictures that were looked at; their annotations are taken to be for"
-            f" the picture {way} (the option orientation says otherwise)"
+            f"EXIF turns {turned} of {len(some)} images that were looked at; their annotations are taken to be for"
+            f" the image {way} (the option orientation says otherwise)"
         )
 
     def _list(self, content: Any, key: str) -> list[Any]:
@@ -179,7 +179,7 @@ class CocoInstances:
                 if id_ in twice:
                     raise BadPart("another image has the same id", "Give each image an id of its own.")
                 size = checked_size(image.get("width"), image.get("height"))
-                name = self._pictures.check(image.get("file_name"))
+                name = self._images.check(image.get("file_name"))
             except BadPart as part:
                 self._note(f"image {id_ if id_ is not None else f'number {number}'}", part)
                 continue

@@ -1,10 +1,10 @@
-"""People's own data: COCO's JSON, lines of JSON or CSV, folders of classes, and data sets of the Hub."""
+"""Custom data: COCO's JSON, lines of JSON or CSV, folders of classes, and datasets of the Hub."""
 
 from functools import partial
 from typing import Any
 
-from openpali.data.custom.dataset import own_spec, read_own
-from openpali.data.custom.rows import REGION_KINDS, Picture, Row, read_box, texts
+from openpali.data.custom.dataset import custom_spec, read_custom
+from openpali.data.custom.rows import REGION_KINDS, ImageLike, Row, read_box, texts
 from openpali.data.files.annotations import segmentation_mask
 from openpali.data.images.open_image import BadImage, load_image
 from openpali.data.images.orientation import UPRIGHT, turned_box, turned_mask
@@ -12,11 +12,11 @@ from openpali.data.masks.rle import LazyMask
 from openpali.data.records import BadRecord
 
 
-class OwnData:
-    """Records of one part of a person's data, their pictures decoded as they are asked for.
+class CustomData:
+    """Records of one part of custom data, their images decoded as they are asked for.
 
     A record holds `id`, `image` (PIL RGB), and what its kind needs: `objects` and `crowds` as in `CocoInstances`,
-    `captions` ({language: texts}), or `answers` (texts), of `vqa` with `question`. A picture without an object stays,
+    `captions` ({language: texts}), or `answers` (texts), of `vqa` with `question`. An image without an object stays,
     as one on which there is nothing to be found.
 
     Attributes:
@@ -25,7 +25,7 @@ class OwnData:
         classes: names of all classes, of all parts.
     """
 
-    name = "own"
+    name = "custom"
 
     def __init__(
         self,
@@ -44,13 +44,13 @@ class OwnData:
         orientation: str = "upright",
         clip_boxes: bool = False,
     ) -> None:
-        """Read and check everything, and take one part; see `OwnSpec`.
+        """Read and check everything, and take one part; see `CustomSpec`.
 
         Args:
             path: a file, a folder, or `hf:NAME`.
             kind: detect, segment, caption, vqa, classify or ocr.
             split: train, validation or test.
-            image_root: folder of the pictures.
+            image_root: folder of the images.
             columns: our names to those of the data.
             box_format: of the boxes.
             label_offset: added to numbers of classes.
@@ -59,8 +59,8 @@ class OwnData:
             test_path: likewise.
             resplit: split anew whatever parts there are.
             language: of captions and names.
-            orientation: of the pictures that were annotated: `upright`, or as `stored`, before EXIF turns them.
-            clip_boxes: to their pictures, however far they reach outside.
+            orientation: of the images that were annotated: `upright`, or as `stored`, before EXIF turns them.
+            clip_boxes: to their images, however far they reach outside.
 
         Raises:
             BadRecord: a file is no such file, or no record of the part is good.
@@ -69,9 +69,9 @@ class OwnData:
         options = {"image_root": image_root, "box_format": box_format, "label_offset": label_offset}
         options |= {"validation_path": validation_path, "test_path": test_path, "resplit": resplit}
         options |= {"orientation": orientation, "clip_boxes": clip_boxes}
-        self.spec = own_spec(path, kind, columns, classes, **options)
-        found = read_own(self.spec)
-        parts = found.parts()
+        self.spec = custom_spec(path, kind, columns, classes, **options)
+        found = read_custom(self.spec)
+        parts = found.splits()
         if split not in parts:
             raise ValueError(f"split is one of {', '.join(parts)}, not {split!r}")
         self.language, self._rows = language, parts[split]
@@ -84,7 +84,7 @@ class OwnData:
             raise BadRecord(path, split, f"no record of this part can be used.{first}", "Give it some, or resplit.")
 
         if kind in REGION_KINDS and not self.classes:
-            raise BadRecord(path, split, "no picture has an object to be found", "Give it annotations.")
+            raise BadRecord(path, split, "no image has an object to be found", "Give it annotations.")
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -104,8 +104,8 @@ class OwnData:
         return record | question | {"answers": answers}
 
     def _load(self, row: Row) -> Any:
-        picture: Any = row.picture
-        return decoded(picture, row)
+        image: Any = row.image
+        return decoded(image, row)
 
     def _regions(self, row: Row) -> dict[str, Any]:
         assert row.size is not None
@@ -124,9 +124,9 @@ class OwnData:
         return {"objects": objects, "crowds": sorted(crowds)}
 
 
-def decoded(picture: Picture, row: Row) -> Any:
-    """The picture of a row. Raises BadRecord."""
+def decoded(image: ImageLike, row: Row) -> Any:
+    """The image of a row. Raises BadRecord."""
     try:
-        return load_image(picture.content())
+        return load_image(image.content())
     except (OSError, BadImage) as error:
-        raise BadRecord(row.file, row.record, f"{picture.name}: {error}", "Mend or remove it.") from error
+        raise BadRecord(row.file, row.record, f"{image.name}: {error}", "Mend or remove it.") from error

@@ -1,4 +1,4 @@
-"""A person's own data: a line `{"image": "dog.png", "prefix": "what is this?", "suffix": "a dog"}` for each record.
+"""Custom data: a line `{"image": "dog.png", "prefix": "what is this?", "suffix": "a dog"}` for each record.
 
 A line with a conversation (`openpali.data.files.conversations`) is a record for each question in it.
 """
@@ -13,7 +13,7 @@ from PIL import Image
 
 from openpali.data.files.annotations import BadPart
 from openpali.data.files.conversations import conversation_key, questions, without_marks
-from openpali.data.files.image_folder import Pictures
+from openpali.data.files.image_folder import ImageFolder
 from openpali.data.files.text_encoding import SAVE_AS_UTF8, encoding_of, not_unicode
 from openpali.data.images.open_image import BadImage, image_size, load_image
 from openpali.data.records import BadRecord
@@ -26,8 +26,8 @@ _MAX_BAD_SHARE = 0.1
 class JsonlSource:
     """Records of a JSON-lines file, read from disk as they are asked for.
 
-    The whole file is checked at the start: every line's JSON, that every picture is there and of a usable size (from
-    its header), and the first pictures by decoding them. Records that fail are left out and listed in `bad`.
+    The whole file is checked at the start: every line's JSON, that every image is there and of a usable size (from
+    its header), and the first images by decoding them. Records that fail are left out and listed in `bad`.
 
     Attributes:
         bad: what is wrong with each record that was left out.
@@ -50,8 +50,8 @@ class JsonlSource:
             path: the file. Each line has `image` (a path, or a list of paths), `prefix`, `suffix`, and `references`
                 (a list) where several answers are right.
             image_root: folder that image paths are relative to and may not leave; by default that of the file.
-            check_decode: how many records to check by decoding their pictures.
-            decode_size: side in pixels of the model's pictures, by which large JPEG files are decoded at reduced size
+            check_decode: how many records to check by decoding their images.
+            decode_size: side in pixels of the model's images, by which large JPEG files are decoded at reduced size
                 (`openpali.data.images.open_image.load_image`).
 
         Raises:
@@ -64,7 +64,7 @@ class JsonlSource:
         # where its line begins, the line's number, and which question of it
         self._starts, self._lines, self._turns = array("q"), array("q"), array("q")
         self._empty: list[int] = []
-        self._spelled = Pictures(self.image_root, self.image_root, self.path.parent)
+        self._spelled = ImageFolder(self.image_root, self.image_root, self.path.parent)
         self._controls: list[str] = []
         self._check(check_decode)
 
@@ -76,7 +76,7 @@ class JsonlSource:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)} of {self.path}")
         record, number, turn = self._record(index)
-        found = {"id": f"{self.path.name}:{number}" + (f"-{turn}" if turn else "")} | self._pictures(record, number)
+        found = {"id": f"{self.path.name}:{number}" + (f"-{turn}" if turn else "")} | self._images(record, number)
         return found | {key: record[key] for key in ("prefix", "suffix", "references") if record.get(key) is not None}
 
     def line(self, index: int) -> int:
@@ -84,7 +84,7 @@ class JsonlSource:
         return self._lines[index]
 
     def texts(self, index: int) -> dict[str, str]:
-        """`prefix` and `suffix` of a record, without its pictures."""
+        """`prefix` and `suffix` of a record, without its images."""
         record, *_ = self._record(index)
         return {key: record[key] for key in ("prefix", "suffix") if key in record}
 
@@ -111,10 +111,10 @@ class JsonlSource:
             )
         return found
 
-    def _pictures(self, record: dict[str, Any], number: int) -> dict[str, Any]:
+    def _images(self, record: dict[str, Any], number: int) -> dict[str, Any]:
         """`image`, or `images` where there are several."""
-        pictures = [self._decode(path, number) for path in self._image_paths(record, number)]
-        return {"images": pictures} if len(pictures) > 1 else {"image": pictures[0]}
+        images = [self._decode(path, number) for path in self._image_paths(record, number)]
+        return {"images": images} if len(images) > 1 else {"image": images[0]}
 
     def _check(self, check_decode: int) -> None:
         """Index the good records, list the bad ones, and stop where too many are bad."""
@@ -122,8 +122,8 @@ class JsonlSource:
         for number, start, line in self._read_lines():
             try:
                 records = [self._checked(record, number) for record in self._load(line, number)]
-                # a line has the same pictures for all of its questions
-                self._check_pictures(records[0], number, seen, decode=len(self._starts) < check_decode)
+                # a line has the same images for all of its questions
+                self._check_images(records[0], number, seen, decode=len(self._starts) < check_decode)
             except BadRecord as bad:
                 self.bad.append(bad)
                 continue
@@ -213,14 +213,14 @@ class JsonlSource:
         """Keys that hold a text in every record."""
         return ("prefix", "suffix")
 
-    def _check_pictures(
+    def _check_images(
         self, record: dict[str, Any], number: int, seen: dict[Path, BadImage | None], decode: bool
     ) -> None:
         for path in self._image_paths(record, number):
             self._check_image(path, number, seen, decode)
 
     def _image_paths(self, record: dict[str, Any], number: int) -> list[Path]:
-        """Absolute paths of a record's pictures, inside `image_root`."""
+        """Absolute paths of a record's images, inside `image_root`."""
         names = record.get("image", record.get("images"))
         paths = [names] if isinstance(names, str) else names
         if not _are_texts(paths):
@@ -249,14 +249,14 @@ class JsonlSource:
         return path
 
     def _other_place(self, name: str) -> Path | None:
-        """Where a picture is that is beside the file, or that Unicode or Windows spells otherwise; None if nowhere."""
+        """Where an image is that is beside the file, or that Unicode or Windows spells otherwise; None if nowhere."""
         try:
             return (self.image_root / self._spelled.check(name)).resolve()
         except BadPart:
             return None
 
     def _check_image(self, path: Path, number: int, seen: dict[Path, BadImage | None], decode: bool) -> None:
-        """Raise what is wrong with a picture; each is looked at once however many records share it."""
+        """Raise what is wrong with an image; each is looked at once however many records share it."""
         if path not in seen:
             try:
                 load_image(path) if decode else image_size(path)

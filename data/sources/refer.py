@@ -1,4 +1,4 @@
-"""Referring expressions: sentences, each of which means one outlined object of a picture.
+"""Referring expressions: sentences, each of which means one outlined object of an image.
 
     [{"image": "kitchen.png", "sentences": ["the left cup"], "bbox": [12, 30, 40, 44], "segmentation": [[12, ...]]}]
 
@@ -14,7 +14,7 @@ from PIL import Image
 from openpali.data.example import Box
 from openpali.data.files.annotations import (
     BadPart,
-    Outlines,
+    Segmentations,
     checked_box,
     id_key,
     judge,
@@ -24,7 +24,7 @@ from openpali.data.files.annotations import (
     segmentation_mask,
 )
 from openpali.data.files.coco_annotations import Pair, misplaced, wrong_units
-from openpali.data.files.image_folder import Pictures
+from openpali.data.files.image_folder import ImageFolder
 from openpali.data.images.open_image import BadImage
 from openpali.data.images.orientation import UPRIGHT, check_frame, stored_size, turned_box, turned_mask, turned_size
 from openpali.data.masks.polygon_units import MOST_PAIRS, other_units, outline_edges
@@ -40,10 +40,10 @@ class ReferringExpressions:
     """Objects that sentences mean, one to a record.
 
     A record holds `id`, `image` (PIL RGB), `objects` (one) and `crowds` (none). The object holds `sentences`
-    (`{"en": [...]}`), `names` (the first sentence, since the picture may show more of its kind), `concept` (its
+    (`{"en": [...]}`), `names` (the first sentence, since the image may show more of its kind), `concept` (its
     category, where the file says one), `box` and `mask` (made when it is looked at; None without a segmentation).
 
-    The whole file is checked at the start, with the size of every picture. Entries that cannot be used are left out.
+    The whole file is checked at the start, with the size of every image. Entries that cannot be used are left out.
 
     Attributes:
         bad: what is wrong with each of them.
@@ -70,11 +70,11 @@ class ReferringExpressions:
                 lengths), or both; and perhaps `id` or `ref_id`, `category` and `split`.
             image_root: folder that file names are relative to and may not leave; by default that of the file.
             split: only entries whose `split` this is; `validation` also takes `val`, and `test` testA and testB.
-            instances: COCO's instances, for entries that have `ann_id` instead of a picture and a box.
+            instances: COCO's instances, for entries that have `ann_id` instead of an image and a box.
             each_sentence: a record for each sentence, as published scores count, rather than for each entry.
             language: of the sentences.
-            orientation: of the pictures that were annotated: `upright`, or as `stored`, before EXIF turns them.
-            clip_boxes: to their pictures, however far they reach outside.
+            orientation: of the images that were annotated: `upright`, or as `stored`, before EXIF turns them.
+            clip_boxes: to their images, however far they reach outside.
 
         Raises:
             BadRecord: the file is missing, a pickle or no such list, no entry is good, more than a tenth of 100 or
@@ -86,7 +86,10 @@ class ReferringExpressions:
         self.split, self.language = split, language
         self.orientation, self.clip_boxes = check_frame(orientation), clip_boxes
         self.bad: list[BadRecord] = []
-        self._pictures, self._outlines = Pictures(self.image_root, self.image_root, self.path.parent), Outlines()
+        self._images, self._segmentations = (
+            ImageFolder(self.image_root, self.image_root, self.path.parent),
+            Segmentations(),
+        )
         # width and height as annotated, and how EXIF turns that to make it upright
         self._sizes: dict[str, tuple[int, int]] = {}
         self._turns: dict[str, int] = {}
@@ -103,15 +106,13 @@ class ReferringExpressions:
 
     @property
     def notes(self) -> list[str]:
-        """How many boxes are clipped, and that EXIF turns some pictures."""
+        """How many boxes are clipped, and that EXIF turns some images."""
         found = []
         if self._clipped:
-            found.append(f"{self._clipped} boxes reach outside their pictures and are clipped")
+            found.append(f"{self._clipped} boxes reach outside their images and are clipped")
         if self._turned:
             way = "upright" if self.orientation == "upright" else "as it is stored"
-            told = (
-                f"EXIF turns {self._turned} of the pictures; their annotations are taken to be for the picture {way}"
-            )
+            told = f"EXIF turns {self._turned} of the images; their annotations are taken to be for the image {way}"
             found.append(f"{told} (the option orientation says otherwise)")
         return found
 
@@ -126,20 +127,20 @@ class ReferringExpressions:
         return {"id": id_, "image": self._image(i), "objects": [self._object(i, turn)], "crowds": []}
 
     def _image(self, i: int) -> Image.Image:
-        """The picture of an entry, decoded. Raises BadRecord."""
-        name, picture = self._entries[i][:2]
+        """The image of an entry, decoded. Raises BadRecord."""
+        name, image = self._entries[i][:2]
         try:
-            return self._pictures.load(picture, self._sizes[picture], self.orientation)
+            return self._images.load(image, self._sizes[image], self.orientation)
         except BadPart as part:
             raise BadRecord(str(self.path), name, part.reason, part.remedy) from part
 
     def _object(self, i: int, turn: int | None = None) -> dict[str, Any]:
         """The object of an entry, with one of its sentences or with all of them."""
-        _, picture, box, category, sentences = self._entries[i]
-        width, height = self._sizes[picture]
-        told, way = sentences if turn is None else [sentences[turn]], self._turns[picture]
+        _, image, box, category, sentences = self._entries[i]
+        width, height = self._sizes[image]
+        told, way = sentences if turn is None else [sentences[turn]], self._turns[image]
         thing = {"names": {self.language: told[0]}, "sentences": {self.language: list(told)}}
-        thing |= {"box": turned_box(box, way), "mask": turned_mask(self._outlines.mask(i, height, width), way)}
+        thing |= {"box": turned_box(box, way), "mask": turned_mask(self._segmentations.mask(i, height, width), way)}
         return thing | {"concept": category or told[0]}
 
     def _list(self) -> list[Any]:
@@ -183,12 +184,12 @@ class ReferringExpressions:
         sentences = _sentences(entry)
         category = entry.get("category")
         category = category if isinstance(category, str) and _usable(category) else ""
-        picture = self._pictures.check(entry.get("image", entry.get("file_name")))
-        width, height = self._size(picture)
+        image = self._images.check(entry.get("image", entry.get("file_name")))
+        width, height = self._size(image)
         box = _box(entry, height, width, category or sentences[0], self.clip_boxes)
         self._compare(entry, box, width, height)
-        self._outlines.add(entry.get("segmentation"), height, width)
-        self._entries.append((name, picture, box, category, sentences))
+        self._segmentations.add(entry.get("segmentation"), height, width)
+        self._entries.append((name, image, box, category, sentences))
         given = entry.get("bbox")
         self._clipped += given is not None and reaches_outside([float(value) for value in given], height, width)
 
@@ -207,18 +208,18 @@ class ReferringExpressions:
         if part := misplaced(edges, own):
             raise part
 
-    def _size(self, picture: str) -> tuple[int, int]:
-        """Width and height of what was annotated from the picture's header, read once."""
-        if picture not in self._sizes:
+    def _size(self, image: str) -> tuple[int, int]:
+        """Width and height of what was annotated from the image's header, read once."""
+        if image not in self._sizes:
             try:
-                size, turn = stored_size(self.image_root / picture)
+                size, turn = stored_size(self.image_root / image)
             except BadImage as error:
                 raise BadPart(str(error)) from error
             stored = self.orientation == "stored"
-            self._sizes[picture] = size if stored else turned_size(size, turn)
-            self._turns[picture] = turn if stored else UPRIGHT
+            self._sizes[image] = size if stored else turned_size(size, turn)
+            self._turns[image] = turn if stored else UPRIGHT
             self._turned += turn != UPRIGHT
-        return self._sizes[picture]
+        return self._sizes[image]
 
 
 def _name(entry: Any, number: int) -> str:

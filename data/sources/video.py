@@ -12,7 +12,7 @@ from openpali.data.sources.jsonl import JsonlSource
 class VideoSource(JsonlSource):
     """Records of a JSON-lines file about clips, whose frames are decoded as they are asked for.
 
-    A clip is a video file or a folder of pictures (`openpali.data.images.video`). At the start every
+    A clip is a video file or a folder of images (`openpali.data.images.video`). At the start every
     line is checked, that every clip is there, and of the first ones that a frame can be decoded.
     """
 
@@ -39,9 +39,9 @@ class VideoSource(JsonlSource):
             image_root: folder that clips are in and may not leave; by default that of the file.
             num_frames: of every clip; a short clip repeats frames.
             stride: seconds between frames; by default they are spread over the whole clip.
-            frame_rate: pictures a second of clips that are folders. Without it their pictures count as seconds.
+            frame_rate: images a second of clips that are folders. Without it their images count as seconds.
             check_decode: how many clips to check by decoding a frame.
-            decode_size: side in pixels of the model's pictures, by which large frames are shrunk at once.
+            decode_size: side in pixels of the model's images, by which large frames are shrunk at once.
 
         Raises:
             BadRecord: the file is missing, no record is good, or more than a tenth of 100 or more are bad.
@@ -50,15 +50,15 @@ class VideoSource(JsonlSource):
         """
         self.sampling = FrameSampling(num_frames, stride)
         if frame_rate is not None and not (math.isfinite(frame_rate) and frame_rate > 0):
-            raise ValueError(f"frame_rate is a number of pictures a second, not {frame_rate}")
+            raise ValueError(f"frame_rate is a number of images a second, not {frame_rate}")
         self.frame_rate = frame_rate
         super().__init__(path, image_root, check_decode, decode_size)
 
-    def _pictures(self, record: dict[str, Any], number: int) -> dict[str, Any]:
+    def _images(self, record: dict[str, Any], number: int) -> dict[str, Any]:
         captions = {"captions": record["captions"]} if "captions" in record else {}
         return {"images": self._frames(record, number, self.sampling)} | captions
 
-    def _check_pictures(
+    def _check_images(
         self, record: dict[str, Any], number: int, seen: dict[Path, BadImage | None], decode: bool
     ) -> None:
         path = self._clip(record, number)

@@ -16,7 +16,7 @@ from openpali.data.files.tar_shards import START, Place, Sample, read_samples
 from openpali.data.images.open_image import BadImage, load_image
 from openpali.data.records import BadRecord
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
+IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 TEXTS = ("captions", "keywords", "objects", "prefix", "suffix", "concept")
 _OURS = ("id", "image", "images")
 
@@ -24,7 +24,7 @@ _OURS = ("id", "image", "images")
 class WebDataset:
     """Records of tar shards: `id` (shard and key), `image` or `images`, `captions`, and what else the JSON has.
 
-    A sample holds a picture (jpg, png, webp, ...; several ones as `x.0.jpg`, `x.1.jpg`), and text: `txt` is a caption
+    A sample holds an image (jpg, png, webp, ...; several ones as `x.0.jpg`, `x.1.jpg`), and text: `txt` is a caption
     in `language`; `json` is an object whose keys the record takes over: `captions` ({language: text or texts}, or
     texts in `language`; `caption` and `text` serve as well), `keywords`, `objects`, `prefix`, `suffix`, ...
 
@@ -157,7 +157,7 @@ def record_of(sample: Sample, language: str = "en") -> dict[str, Any]:
     """
     if sample.problem is not None:
         raise _bad(sample, *sample.problem)
-    return {"id": f"{sample.shard}:{sample.key}"} | _texts(sample, language) | pictures_of(sample)
+    return {"id": f"{sample.shard}:{sample.key}"} | _texts(sample, language) | images_of(sample)
 
 
 def _texts(sample: Sample, language: str) -> dict[str, Any]:
@@ -212,15 +212,15 @@ def _check(sample: Sample, record: dict[str, Any]) -> None:
         raise _bad(sample, "it has no text", f"Give a .txt, or a .json with one of {', '.join(TEXTS)}.")
 
 
-def pictures_of(sample: Sample) -> dict[str, Any]:
+def images_of(sample: Sample) -> dict[str, Any]:
     """`image`, or `images` in the order of their extensions. Raises BadRecord."""
     if sample.problem is not None:
         raise _bad(sample, *sample.problem)
-    names = [name for name in PICTURES if name in sample.members][:1]
-    names = names or sorted(name for name in sample.members if name.rpartition(".")[2] in PICTURES)
+    names = [name for name in IMAGES if name in sample.members][:1]
+    names = names or sorted(name for name in sample.members if name.rpartition(".")[2] in IMAGES)
     if not names:
         has = ", ".join(sorted(sample.members)) or "nothing"
-        raise _bad(sample, f"it has no picture, but {has}", f"A picture is one of {', '.join(PICTURES)}.")
+        raise _bad(sample, f"it has no image, but {has}", f"An image is one of {', '.join(IMAGES)}.")
     try:
         images = [load_image(sample.members[name]) for name in names]
     except BadImage as error:
@@ -236,9 +236,7 @@ def _box(sample: Sample, value: Any) -> Box:
     """`[x0, y0, x1, y1]` in [0, 1] as a box."""
     numbers = value if isinstance(value, list) and len(value) == 4 else []
     if not numbers or not all(isinstance(x, int | float) and 0 <= x <= 1 for x in numbers):
-        raise _bad(
-            sample, f"the box {value} is not [x0, y0, x1, y1] in [0, 1]", "Divide pixels by the picture's size."
-        )
+        raise _bad(sample, f"the box {value} is not [x0, y0, x1, y1] in [0, 1]", "Divide pixels by the image's size.")
     return Box(*numbers)
 
 

@@ -89,7 +89,7 @@ class ShardCursor:
                 self._begin()
                 return None
         sample = cast(Sample, self.block[self.given])
-        # a block of pictures is large: keep no more of it than is still to come
+        # a block of images is large: keep no more of it than is still to come
         self.block[self.given] = None
         self.given += 1
         return self.epoch, sample

@@ -100,7 +100,7 @@ class TaskCursor:
             self.lost.append(sample.shard)
         count, total, least = self.bad, self.read, _MIN_RECORDS
         if stream.length:
-            # all workers and processes together, of the whole data set
+            # all workers and processes together, of the whole dataset
             count, total, least = stream.skip_log.count(data), max(total, stream.length), _MIN_LENGTH
         if total >= least and count > share * total:
             raise too_many(bad, f"{count} of {total} records", share) from bad
@@ -257,7 +257,7 @@ class TaskStream(ExampleStream):
 
 
 class StreamMixture(ExampleStream):
-    """Endless examples of several streams and data sets, drawn by weight."""
+    """Endless examples of several streams and datasets, drawn by weight."""
 
     def __init__(
         self,
@@ -269,10 +269,10 @@ class StreamMixture(ExampleStream):
         world_size: int = 1,
         temperature: float = 1.0,
     ) -> None:
-        """Mix streams, and data sets that are read by number.
+        """Mix streams, and datasets that are read by number.
 
         Args:
-            members: name to stream or data set.
+            members: name to stream or dataset.
             weights: name to a number that is not negative; equal shares by default. They need not sum to one.
             num_examples: of the run, on all processes together, for the table.
             seed: another seed is another sample.

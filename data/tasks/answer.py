@@ -18,7 +18,7 @@ ABSENT = 0.2
 
 @dataclass(frozen=True)
 class Answer(CountedApart):
-    """Questions on the built-in pictures, with a word, a number or a place as the answer.
+    """Questions on the built-in images, with a word, a number or a place as the answer.
 
     Attributes:
         kinds: which of `what`, `count`, `colour`, `where` and `presence` to ask.

@@ -1,4 +1,4 @@
-"""`caption {lang}`: what is on the picture."""
+"""`caption {lang}`: what is on the image."""
 
 import random
 from dataclasses import dataclass
@@ -58,6 +58,6 @@ class Caption:
         return text.strip()
 
     def reference(self, example: Example) -> list[str] | dict[str, Any]:
-        """Every caption of the picture in the example's language, and with `by_language` which one that is."""
+        """Every caption of the image in the example's language, and with `by_language` which one that is."""
         captions = list(example.references)
         return {"answers": captions, "type": example.meta["language"]} if self.by_language else captions

@@ -17,7 +17,7 @@ METRICS = {"caption": "cider", "vqa": "exact_match", "classify": "exact_match", 
 
 
 @dataclass(frozen=True)
-class OwnAnswers:
+class CustomAnswers:
     """Records with `answers`, or with `captions` of which the language's are the answers.
 
     Attributes:
@@ -34,7 +34,7 @@ class OwnAnswers:
     metric: str = ""
     metric_key: str = ""
     max_new_tokens: int = 64
-    name: str = "own"
+    name: str = "custom"
 
     def __post_init__(self) -> None:
         if self.kind not in PROMPTS:

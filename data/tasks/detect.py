@@ -18,9 +18,9 @@ class Detect:
         most_things: how many different things one prompt may name.
         language: language of the things' names.
         things: names that may be asked for; every name when empty.
-        most_boxes: things of which a picture has more than this are not asked for on it.
+        most_boxes: things of which an image has more than this are not asked for on it.
         order: of the boxes: `reading`, or `shuffled` anew for each example.
-        classes: every prompt asks for all of these, also on pictures without any, whose answer is empty.
+        classes: every prompt asks for all of these, also on images without any, whose answer is empty.
         prompt: of every example, in place of `detect {thing} ; {thing}`; it goes with `classes`.
     """
 
@@ -44,7 +44,7 @@ class Detect:
             raise ValueError("prompt: name the classes that it asks for in classes")
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """Some of the things on the picture; None when there are none to ask for."""
+        """Some of the things on the image; None when there are none to ask for."""
         options = (self.language, self.most_things, self.things, self.most_boxes, self.order)
         if self.classes:
             names, chosen = all_things(record["objects"], record.get("crowds", ()), self.language, self.classes)

@@ -1,11 +1,11 @@
-"""Copy this file to write a task of your own. This one asks which thing on a picture is the largest.
+"""Copy this file to write a task of your own. This one asks which thing on an image is the largest.
 
 1. Copy it to data/tasks/mytask.py and rename the class.
 2. Add `"mytask": "openpali.data.tasks.mytask:MyTask"` to `TASKS` in data/tasks/__init__.py.
 3. Write what to ask (`prefix`) and what to answer (`suffix`) in `example`.
 4. Look at it: `python -c "from openpali.data.mixture import show; show({'name': 'mytask'})"`
 5. Train on it: `openpali transfer --config mytask.yaml`, a file with `task: {name: mytask}` and a `source`. That of
-   people's own data is `{name: own, path: my-data, kind: detect, split: train}`; records are described in
+   custom data is `{name: custom, path: my-data, kind: detect, split: train}`; records are described in
    data/sources/custom.py.
 """
 

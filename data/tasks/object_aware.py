@@ -31,7 +31,7 @@ class ObjectAware(CountedApart):
         kinds: which of `list`, `presence`, `which` and `count` to ask.
         languages: of the questions, one drawn for each example. The papers ask in English alone.
         answer_language: of the answers; None for that of the question.
-        things: every name that the source has an eye for, such as the categories of COCO: what is not on a picture is
+        things: every name that the source has an eye for, such as the categories of COCO: what is not on an image is
             taken to be absent. In the one language of questions and answers.
     """
 
@@ -84,7 +84,7 @@ class ObjectAware(CountedApart):
 
 @dataclass(frozen=True)
 class _Scene:
-    """What is on a picture and what is not: names as they are asked for, each with its name in answers."""
+    """What is on an image and what is not: names as they are asked for, each with its name in answers."""
 
     language: str
     reply: str

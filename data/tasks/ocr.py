@@ -1,4 +1,4 @@
-"""`ocr`: the words on the picture, in reading order."""
+"""`ocr`: the words on the image, in reading order."""
 
 import random
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ class Ocr:
         return " ".join(text.split())
 
     def reference(self, example: Example) -> list[str]:
-        """The words on the picture."""
+        """The words on the image."""
         return [" ".join(text.split()) for text in example.references]
 
 

@@ -1,4 +1,4 @@
-"""Prefix and suffix as they stand in the record: for people's own data."""
+"""Prefix and suffix as they stand in the record: for custom data."""
 
 import random
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`caption {lang}` with a red box drawn on the picture: what is in the box. So PaliGemma captions widgets."""
+"""`caption {lang}` with a red box drawn on the image: what is in the box. So PaliGemma captions widgets."""
 
 import random
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ _USUAL_SIDE = 224
 class RedBox:
     """One of the `objects` of a record: one of its sentences where it has some, else its name.
 
-    The authors draw a line of one pixel after they have resized the picture. With `size`, the side of the model's
-    pictures, that is what happens, to the pixel. Without, the line is drawn on the picture as it is, wide enough to
+    The authors draw a line of one pixel after they have resized the image. With `size`, the side of the model's
+    images, that is what happens, to the pixel. Without, the line is drawn on the image as it is, wide enough to
     be about one pixel of 224.
 
     Attributes:
-        size: side of the model's pictures in pixels; None leaves pictures at their size.
+        size: side of the model's images in pixels; None leaves images at their size.
         language: of the sentences or names.
         metric: `cider` suits sentences better.
         metric_key: of the metric, `cider` for that one.
@@ -65,7 +65,7 @@ class RedBox:
 
 
 def draw_red_box(image: Image.Image, box: Box, width: int = 1) -> Image.Image:
-    """A copy of the picture with the frame of a box, whose line grows inwards from the edges.
+    """A copy of the image with the frame of a box, whose line grows inwards from the edges.
 
     Edges are at pixel (side - 1) x coordinate, truncated, as in the authors' preprocessing.
     """

@@ -17,7 +17,7 @@ _MASK = re.compile(_BOX.pattern + r"(?:<seg[0-9]{3}>\s*){16}")
 
 @dataclass(frozen=True)
 class Refer:
-    """One object of a record, by one of its `sentences`, or by an expression that fits nothing else on the picture.
+    """One object of a record, by one of its `sentences`, or by an expression that fits nothing else on the image.
 
     As in the authors' code the prompt is the sentence alone, the target has no label, and of an answer only the first
     box and mask count.

@@ -10,14 +10,14 @@ from openpali.data.tasks.parts.captions import record_images
 from openpali.data.tasks.vqa import kind_of, typed
 
 NO_HINT = "N/A"
-"""Stands for a missing context in the data set's own prompts."""
+"""Stands for a missing context in the dataset's own prompts."""
 
 
 @dataclass(frozen=True)
 class ScienceQa:
     """A record's `question`, `hint`, `choices` and `correct`.
 
-    The prompt is that of the data set's authors without examples in it (Lu et al. 2022):
+    The prompt is that of the dataset's authors without examples in it (Lu et al. 2022):
 
         Question: {question}
         Context: {hint}

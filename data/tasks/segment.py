@@ -19,9 +19,9 @@ class Segment:
         most_things: how many different things one prompt may name.
         language: language of the things' names.
         things: names that may be asked for; every name when empty.
-        most_boxes: things of which a picture has more than this are not asked for on it.
+        most_boxes: things of which an image has more than this are not asked for on it.
         order: of the masks: `reading`, or `shuffled` anew for each example.
-        classes: every prompt asks for all of these, also on pictures without any, whose answer is empty.
+        classes: every prompt asks for all of these, also on images without any, whose answer is empty.
         prompt: of every example, in place of `segment {thing} ; {thing}`; it goes with `classes`.
     """
 
@@ -46,7 +46,7 @@ class Segment:
             raise ValueError("prompt: name the classes that it asks for in classes")
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """Some of the things on the picture; None when there are none to ask for."""
+        """Some of the things on the image; None when there are none to ask for."""
         objects = with_masks(record["objects"])
         bare = [item["names"][self.language] for item in record["objects"] if item.get("mask") is None]
         options = (self.language, self.most_things, self.things, self.most_boxes, self.order)
@@ -72,7 +72,7 @@ class Segment:
         )
 
     def prediction(self, text: str, example: Example) -> list[dict[str, Any]]:
-        """The masks that can be read from the text, at the size of the picture; the rest counts for nothing."""
+        """The masks that can be read from the text, at the size of the image; the rest counts for nothing."""
         return read_masks(self.codec, text, example)
 
     def reference(self, example: Example) -> list[dict[str, Any]]:

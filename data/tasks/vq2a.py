@@ -21,7 +21,7 @@ _Pair = tuple[str, str, str]
 class Vq2a(CountedApart):
     """Questions that a caption answers, for records that have `captions`.
 
-    The captions of the built-in pictures, and of any record that names its `objects` in the same form, are read in 14
+    The captions of the built-in images, and of any record that names its `objects` in the same form, are read in 14
     languages: the question comes from the caption in one language, the answer from that in another. Of any other
     caption only English is read, by `caption_questions`, for questions and answers in English.
 

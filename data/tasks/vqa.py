@@ -1,4 +1,4 @@
-"""`answer en {question}`: questions of public data sets, or of one's own, with one right answer or several."""
+"""`answer en {question}`: questions of public datasets, or of one's own, with one right answer or several."""
 
 import random
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class Vqa:
         return text.strip()
 
     def reference(self, example: Example) -> dict[str, Any] | list[str]:
-        """Every answer, and the kind of question where the data set tells kinds apart."""
+        """Every answer, and the kind of question where the dataset tells kinds apart."""
         return typed(example)
 
 

@@ -1,4 +1,4 @@
-"""Texts in the words of the built-in pictures: what stage 0 trains the text side on where there are no other texts."""
+"""Texts in the words of the built-in images: what stage 0 trains the text side on where there are no other texts."""
 
 import random
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from openpali.data.sources.builtin.phrases import LANGUAGES, POSITIONS, caption,
 
 
 class BuiltInTexts:
-    """What may be said of the built-in pictures, without the pictures: a caption, then questions with their answers.
+    """What may be said of the built-in images, without the images: a caption, then questions with their answers.
 
     A text is in one language and about one scene, so that each of its sentences follows from the others. Text i is a
     pure function of (seed, split, i).

@@ -13,7 +13,7 @@ from openpali.data.text.span_corruption import UL2, Denoiser, SpecialTokens, cor
 from openpali.modeling.token_loss import IGNORE_INDEX
 
 
-class Denoised(Dataset[dict[str, Any]]):
+class SpanCorruptionDataset(Dataset[dict[str, Any]]):
     """Item i is text i (counted round) corrupted by a denoiser, both its kind and its spans drawn from (seed, i).
 
     A text longer than its denoiser takes is cut to a stretch of it, drawn at random. Packed, an item starts at a
@@ -124,7 +124,7 @@ class Denoised(Dataset[dict[str, Any]]):
 
 
 def pad_collate(items: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Items of [`Denoised`] as a batch: `input_ids`, `attention_mask`, `labels`, int[B, longest]."""
+    """Items of [`SpanCorruptionDataset`] as a batch: `input_ids`, `attention_mask`, `labels`, int[B, longest]."""
 
     def padded(key: str, value: int) -> torch.Tensor:
         rows = [torch.tensor(item[key]) for item in items]

@@ -1,6 +1,6 @@
-"""Texts without pictures, for the text side of stage 0: records `{"id": ..., "text": ...}`.
+"""Texts without images, for the text side of stage 0: records `{"id": ..., "text": ...}`.
 
-They come from a person's own files, from a data set of `datasets`, or from the words of the built-in pictures.
+They come from a person's own files, from a dataset of `datasets`, or from the words of the built-in images.
 """
 
 import glob
@@ -143,16 +143,16 @@ class JsonlTexts:
 
 
 class DatasetTexts:
-    """A column of a data set of `datasets`, by a folder or a name on the Hub; read from disk as it is asked for."""
+    """A column of a dataset of `datasets`, by a folder or a name on the Hub; read from disk as it is asked for."""
 
     def __init__(self, dataset: str, column: str = "text", split: str = "train", config: str | None = None) -> None:
-        """Open the data set.
+        """Open the dataset.
 
         Args:
             dataset: folder of `save_to_disk`, folder of files that `load_dataset` knows, or a name on the Hub.
             column: where the text is.
             split: which part.
-            config: of a data set that has several.
+            config: of a dataset that has several.
 
         Raises:
             ValueError: it cannot be read, or has no such split or column.

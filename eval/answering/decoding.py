@@ -60,7 +60,7 @@ def generate(
         max_new_tokens: limit of an answer, end token included. Greedy answers are cut there; beam search gives the
             likeliest answer that ends before, which may be empty.
         num_beams: 1 is greedy.
-        blank_images: show mid-grey pictures of the same sizes instead, to see what the text alone gives away.
+        blank_images: show mid-grey images of the same sizes instead, to see what the text alone gives away.
         progress: show a progress bar.
 
     Returns:
@@ -90,7 +90,7 @@ def answers(
 
     With more than one beam the search is `beam_search`, not Transformers'. With `return_token_scores` answers have
     their tokens with log-probabilities; one number a token is kept, not the logits of the vocabulary. Prompts are cut
-    to `max_length` tokens, pictures not counted, where a configuration does so.
+    to `max_length` tokens, images not counted, where a configuration does so.
     """
     adapter = find_adapter(model, processor)
     # the longest first: if memory is short, it is short at once
@@ -150,7 +150,7 @@ def read_tokens(processor: Any, ids: torch.Tensor, log_p: torch.Tensor) -> list[
 
 
 def prompt_size(example: Example) -> tuple[int, int]:
-    """What decides how long the model's input is: pictures first, then characters."""
+    """What decides how long the model's input is: images first, then characters."""
     return len(example.images), len(example.prefix)
 
 
@@ -175,7 +175,7 @@ def encode(
     blank_images: bool,
     max_length: int | None = None,
 ) -> BatchFeature:
-    """Model inputs of prompts and pictures, on the model's device and in its precision."""
+    """Model inputs of prompts and images, on the model's device and in its precision."""
     images = [[blank(image) if blank_images else image for image in example.images] for example in examples]
     inputs = model_inputs(model, processor, examples, images, max_length)
     # PaliGemma's processor returns labels even when there is no suffix
@@ -184,5 +184,5 @@ def encode(
 
 
 def blank(image: Image.Image) -> Image.Image:
-    """A mid-grey picture of the same size."""
+    """A mid-grey image of the same size."""
     return Image.new("RGB", image.size, GREY)

@@ -23,7 +23,7 @@ class TaskResult:
         name: of the task.
         metrics: values by name, nan where one is undefined (of boxes where there is none to find); `metric_key` is the
             one to select checkpoints by, `examples` their number.
-        predictions: rows of JSON values in the order of the dataset: `id`, `index` (in the dataset), `pictures`
+        predictions: rows of JSON values in the order of the dataset: `id`, `index` (in the dataset), `images`
             (how many), `task`, `prefix`, `text` (the answer), `prediction` (parsed for the metric), `reference`
             (likewise), `references` (strings), `boxes` (true ones) and `predicted_boxes` (both lists of
             `{"box": [x0, y0, x1, y1] in [0, 1], "label"}`, predicted ones perhaps with `mask` and `score`), `masks`
@@ -89,7 +89,7 @@ def evaluate_task(
         batch_size: examples a batch.
         limit: number of examples; all when None.
         num_beams: 1 is greedy.
-        blank_images: measure with mid-grey pictures instead.
+        blank_images: measure with mid-grey images instead.
         box_scores: give predicted boxes a `score` from the probabilities of their tokens (see `score_boxes`), by
             which the metric can rank them; rows then hold the tokens as well.
         progress: show a progress bar.

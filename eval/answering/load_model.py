@@ -20,7 +20,7 @@ from openpali.modeling.auto import (
     model_class,
 )
 from openpali.modeling.checkpoints import load_checkpoint, reading, shortened
-from openpali.modeling.dtypes import asked_dtype, dtype_name
+from openpali.modeling.dtypes import dtype_name, requested_dtype
 from openpali.modeling.four_bit import load_four_bit, quiet_bitsandbytes, read_quantization, save_quantization
 from openpali.modeling.mistakes import CheckpointError
 from openpali.modeling.transformers_versions import peft_refusal
@@ -53,7 +53,7 @@ def load_model(
             it was, or a library that it needs is missing.
         ValueError: there is no such type, or 4-bit weights are asked for in another one than that of their training.
     """
-    device, asked = chosen_device(device), asked_dtype(dtype)
+    device, asked = chosen_device(device), requested_dtype(dtype)
     try:
         with reading(name):
             has_adapters = find_adapter_config_file(str(name))
@@ -65,13 +65,13 @@ def load_model(
     except ImportError as error:
         raise OSError(str(error)) from error
     if asked == "auto":
-        tell_slow(name, model, device)
+        warn_slow(name, model, device)
     processor = load_processor(name)
     check_tokens(name, model, processor)
     return model.eval(), processor
 
 
-def tell_slow(name: str, model: PreTrainedModel, device: str) -> None:
+def warn_slow(name: str, model: PreTrainedModel, device: str) -> None:
     """Say that a CPU computes in the checkpoint's own type, where most CPUs are slow in it; nothing is changed."""
     if torch.device(device).type == "cpu" and model.dtype in (torch.bfloat16, torch.float16):
         kind = dtype_name(model.dtype)

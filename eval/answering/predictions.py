@@ -12,7 +12,7 @@ from openpali.eval.answering.confidence import score_boxes
 from openpali.eval.answering.decoding import Answer, answers
 from openpali.eval.answering.processes import ALONE, Processes
 
-WINDOW = 8  # batches of which prompts are sorted by length; bounds how many pictures are held at once
+WINDOW = 8  # batches of which prompts are sorted by length; bounds how many images are held at once
 
 
 class Examples(Protocol):

@@ -1,4 +1,4 @@
-"""Embeddings of pictures and texts by any SigLIP of Transformers, and features of its image encoder for probes.
+"""Embeddings of images and texts by any SigLIP of Transformers, and features of its image encoder for probes.
 
 `SiglipModel` and `Siglip2Model` embed both; `SiglipForImageClassification` and `SiglipVisionModel` have features only.
 """
@@ -32,20 +32,20 @@ def embed_images(
     *,
     progress: bool = False,
 ) -> torch.Tensor:
-    """Embeddings of pictures, comparable with those of `embed_texts` by their inner products.
+    """Embeddings of images, comparable with those of `embed_texts` by their inner products.
 
     Args:
         model: with two towers; its training mode is as before afterwards.
         image_processor: of the model.
-        images: PIL RGB; a generator is read batch by batch, so that not all pictures are in memory at once.
-        batch_size: pictures at a time.
+        images: PIL RGB; a generator is read batch by batch, so that not all images are in memory at once.
+        batch_size: images at a time.
         progress: show a bar.
 
     Returns:
         float[n, D] of length 1, on the CPU.
 
     Raises:
-        ValueError: there are no pictures, or the model has no pooling head.
+        ValueError: there are no images, or the model has no pooling head.
     """
     return normalize(image_features(model, image_processor, images, "head", batch_size, progress=progress), dim=-1)
 
@@ -66,14 +66,14 @@ def image_features(
         image_processor: of the model.
         images: PIL RGB.
         pooling: one of `POOLINGS`.
-        batch_size: pictures at a time.
+        batch_size: images at a time.
         progress: show a bar.
 
     Returns:
         float[n, D] on the CPU.
 
     Raises:
-        ValueError: there are no pictures, the pooling is unknown, or the encoder lacks it.
+        ValueError: there are no images, the pooling is unknown, or the encoder lacks it.
     """
     return pooled_features(model, image_processor, images, [pooling], batch_size, progress=progress)[pooling]
 
@@ -96,12 +96,12 @@ def pooled_features(
             inputs = image_processor(batch, return_tensors="pt")
             rows.append(pool(tower, inputs.to(model.device, dtype=model.dtype), poolings))
     if not rows:
-        raise ValueError("there are no pictures to embed")
+        raise ValueError("there are no images to embed")
     return {pooling: torch.cat([row[pooling] for row in rows]) for pooling in poolings}
 
 
 def pool(tower: nn.Module, inputs: Mapping[str, torch.Tensor], poolings: Sequence[str]) -> dict[str, torch.Tensor]:
-    """float[n, D] of a batch by pooling; patches that only fill up a NaFlex picture have no part in the mean."""
+    """float[n, D] of a batch by pooling; patches that only fill up a NaFlex image have no part in the mean."""
     outputs = tower(**inputs)
     tokens, mask = outputs.last_hidden_state.float(), inputs.get("pixel_attention_mask")
     if mask is None:

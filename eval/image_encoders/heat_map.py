@@ -1,4 +1,4 @@
-"""A picture of recalls: languages down, recall at k in both directions across."""
+"""An image of recalls: languages down, recall at k in both directions across."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from openpali.eval.metrics.shared.recall import DIRECTIONS, RetrievalTable, recall_key
 from openpali.eval.prompts.language_names import language_name
 
-TITLES = {"image_to_text": "picture → text", "text_to_image": "text → picture"}
+TITLES = {"image_to_text": "image → text", "text_to_image": "text → image"}
 _COLOURS = "YlGnBu"
 _MISSING = 'the heat map needs matplotlib: pip install "openpali[eval]"'
 
@@ -36,7 +36,7 @@ def draw_heat_map(table: RetrievalTable, path: str | Path, title: str = "") -> P
     names, panels = heat_rows(table)
     top = max(0.1, np.ceil(10 * max(values.max() for values in panels.values())) / 10)
     wide = 2.6 + 1.5 * len(table.ks)
-    # not pyplot: a picture of its own, whatever window or backend the process has
+    # not pyplot: an image of its own, whatever window or backend the process has
     figure = Figure(figsize=(wide, 1.6 + 0.27 * len(names)), dpi=150, layout="constrained")
     axes = figure.subplots(1, len(DIRECTIONS), sharey=True)
     for axis, direction in zip(axes, DIRECTIONS):

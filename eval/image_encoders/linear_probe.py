@@ -1,4 +1,4 @@
-"""Few-shot linear probe: how well a linear classifier tells classes apart from a few pictures' frozen features.
+"""Few-shot linear probe: how well a linear classifier tells classes apart from a few images' frozen features.
 
 PaLI-3 compares its two image encoders so. The classifier is scikit-learn's logistic regression on standardised
 features; how strongly it is regularised is chosen on a fifth of the shots, at least one a class, held out for that.

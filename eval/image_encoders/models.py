@@ -14,10 +14,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from openpali.eval.answering.load_model import tell_slow
+from openpali.eval.answering.load_model import warn_slow
 from openpali.eval.image_encoders.embedding import POOLINGS, has_head
 from openpali.modeling.checkpoints import load_checkpoint, load_config, reading
-from openpali.modeling.dtypes import asked_dtype
+from openpali.modeling.dtypes import requested_dtype
 
 TWO_TOWERS = ("siglip", "siglip2")
 ENCODERS = ("siglip_vision_model", "siglip2_vision_model")
@@ -44,7 +44,7 @@ class Encoder:
 
     @property
     def poolings(self) -> list[str]:
-        """Of all features that are needed: a model with two towers embeds pictures by its head."""
+        """Of all features that are needed: a model with two towers embeds images by its head."""
         return sorted({self.pooling} | ({"head"} if self.tokenizer is not None else set()))
 
 
@@ -80,10 +80,10 @@ def load_encoder(
     # the configuration of a classifier is that of two towers, only the architecture tells
     classifier = CLASSIFIER in (config.architectures or [""])[0]
     kind = AutoModelForImageClassification if classifier else AutoModel
-    model: Any = load_checkpoint(kind, checkpoint, incomplete=incomplete, dtype=asked_dtype(dtype))
+    model: Any = load_checkpoint(kind, checkpoint, incomplete=incomplete, dtype=requested_dtype(dtype))
     model = model.to(torch.device(device)).eval()
     if dtype == "auto":
-        tell_slow(checkpoint, model, device)
+        warn_slow(checkpoint, model, device)
     texts = config.model_type in TWO_TOWERS and not classifier
     if pooling == "auto":
         pooling = "head" if has_head(model) and not classifier else "mean"

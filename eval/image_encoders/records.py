@@ -1,6 +1,6 @@
 """What an encoder is measured on: features, texts and classes of a source's records, read as a stream.
 
-Pictures are embedded batch by batch and forgotten; those that a report shows are read again.
+ImageFolder are embedded batch by batch and forgotten; those that a report shows are read again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,12 +34,12 @@ class Collected:
     """What is kept of the records that were read.
 
     Attributes:
-        places: of each picture, the number of its record in the source.
+        places: of each image, the number of its record in the source.
         features: by name of the encoder and by pooling, float[n, D], not normalised.
-        texts: all captions of all pictures.
-        text_image: the picture of each, counted from 0.
+        texts: all captions of all images.
+        text_image: the image of each, counted from 0.
         text_language: and its language.
-        concepts: the class of each picture; None where it has none, or shows things of several.
+        concepts: the class of each image; None where it has none, or shows things of several.
         names: by class and language, what it is called.
     """
 
@@ -52,7 +52,7 @@ class Collected:
     names: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     def add(self, place: int, record: dict[str, Any], languages: Sequence[str] | None) -> None:
-        """Note everything of a record but its picture."""
+        """Note everything of a record but its image."""
         number = len(self.places)
         self.places.append(place)
         for language, texts in captions_of(record, languages).items():
@@ -84,15 +84,15 @@ def collect(
     *,
     progress: bool = False,
 ) -> Collected:
-    """Read records once, and keep every encoder's features of their pictures.
+    """Read records once, and keep every encoder's features of their images.
 
     Args:
-        source: of records with pictures; those with several count by their first.
+        source: of records with images; those with several count by their first.
         encoders: whose features to keep.
         skipped: where records that cannot be used are listed.
         limit: number of records, all when None.
         languages: whose texts to keep, all when None.
-        batch_size: pictures in memory at once.
+        batch_size: images in memory at once.
         progress: show a bar.
 
     Raises:
@@ -106,7 +106,7 @@ def collect(
     total = limit if streamed else min(limit or len(source), len(source))
     with tqdm(total=total, desc="pictures", unit="image", disable=not progress) as bar:
         for batch in batches(records_of(source, skipped, limit), batch_size):
-            images = [picture_of(record) for _, record in batch]
+            images = [image_of(record) for _, record in batch]
             for encoder in encoders:
                 options = encoder.poolings, batch_size
                 features = pooled_features(encoder.model, encoder.image_processor, images, *options)
@@ -137,16 +137,16 @@ def records_of(
             skipped.add(bad)
 
 
-def pictures_at(source: Source | StreamedSource, places: Sequence[int]) -> dict[int, Image.Image]:
-    """Pictures of records that were read before, by their places; a stream is read again up to the last of them."""
+def images_at(source: Source | StreamedSource, places: Sequence[int]) -> dict[int, Image.Image]:
+    """ImageFolder of records that were read before, by their places; a stream is read again up to the last of them."""
     if not isinstance(source, StreamedSource):
-        return {place: picture_of(source[place]) for place in sorted(set(places))}
+        return {place: image_of(source[place]) for place in sorted(set(places))}
     records = islice(enumerate(source.records()), max(places, default=-1) + 1)
-    return {place: picture_of(record) for place, record in records if place in set(places)}
+    return {place: image_of(record) for place, record in records if place in set(places)}
 
 
-def picture_of(record: dict[str, Any]) -> Image.Image:
-    """The picture of a record, the first of several."""
+def image_of(record: dict[str, Any]) -> Image.Image:
+    """The image of a record, the first of several."""
     return record["images"][0] if "images" in record else record["image"]
 
 
@@ -164,7 +164,7 @@ def captions_of(record: dict[str, Any], languages: Sequence[str] | None) -> dict
 
 
 def class_of(record: dict[str, Any]) -> tuple[str | None, dict[str, list[str]]]:
-    """The class of a record's picture and its names by language.
+    """The class of a record's image and its names by language.
 
     It is the record's `concept`, or that of its objects where all are of one. Its names are those of the objects, or
     the captions where there are no objects.

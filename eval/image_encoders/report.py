@@ -11,7 +11,7 @@ from openpali.data.sources import Source, credits_of
 from openpali.eval.image_encoders.gallery import galleries
 from openpali.eval.image_encoders.records import Collected, StreamedSource
 from openpali.eval.image_encoders.scores import Measured, percent, summary_rows
-from openpali.eval.image_encoders.tables import column_title, columns_of, show_cell
+from openpali.eval.image_encoders.tables import column_title, columns_of, format_cell
 from openpali.eval.metrics.shared.recall import RetrievalTable
 
 
@@ -28,8 +28,8 @@ def write_encoder_report(
         folder: where to write.
         measured: scores and embeddings.
         rows: of `language_rows`.
-        found: texts and places of the pictures.
-        source: to read the pictures that are shown again, and their credits.
+        found: texts and places of the images.
+        source: to read the images that are shown again, and their credits.
 
     Returns:
         The path written.
@@ -45,10 +45,10 @@ def write_encoder_report(
         measured=measured,
         summary=summary_rows(measured),
         columns=columns_of(rows),
-        table=[[(key, show_cell(key, row.get(key)), row.get(key)) for key in columns_of(rows)] for row in rows],
+        table=[[(key, format_cell(key, row.get(key)), row.get(key)) for key in columns_of(rows)] for row in rows],
         shared=shared_note(measured.retrieval),
         heat_map=base64.b64encode(heat_map.read_bytes()).decode() if measured.retrieval else None,
-        picture_queries=queries,
+        image_queries=queries,
         text_queries=texts,
         credits=credits_of(source),
     )
@@ -58,10 +58,10 @@ def write_encoder_report(
 
 
 def shared_note(table: RetrievalTable | None) -> str:
-    """What to know about texts that several pictures have; nothing where there are none."""
+    """What to know about texts that several images have; nothing where there are none."""
     if table is None or min(table.ceiling.values()) == 1:
         return ""
     return (
-        "Pictures share some texts word for word, and only a text's own picture counts: that sets the limits named"
-        " above. Below, a text is right for every picture that has it."
+        "ImageFolder share some texts word for word, and only a text's own image counts: that sets the limits named"
+        " above. Below, a text is right for every image that has it."
     )

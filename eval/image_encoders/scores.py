@@ -10,7 +10,7 @@ from openpali.eval.image_encoders.linear_probe import ProbeResult
 from openpali.eval.image_encoders.zero_shot import ZeroShotTable
 from openpali.eval.metrics.shared.recall import DIRECTIONS, RetrievalTable, recall_key
 
-WORDS = {"image_to_text": "picture → text", "text_to_image": "text → picture"}
+WORDS = {"image_to_text": "image → text", "text_to_image": "text → image"}
 
 
 @dataclass(frozen=True)

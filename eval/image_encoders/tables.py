@@ -47,7 +47,7 @@ def column_title(key: str) -> str:
     return f"{SHORT[start]}{k}" if start in SHORT else key
 
 
-def show_cell(key: str, value: Any) -> str:
+def format_cell(key: str, value: Any) -> str:
     """A value as people read it: shares as per cent."""
     if value is None:
         return ""
@@ -64,6 +64,6 @@ def write_tables(rows: Sequence[dict[str, Any]], folder: str | Path) -> None:
         writer.writeheader()
         writer.writerows(rows)
     lines = [[column_title(key) for key in columns], ["---", *["---:"] * (len(columns) - 1)]]
-    lines += [[show_cell(key, row.get(key)) for key in columns] for row in rows]
+    lines += [[format_cell(key, row.get(key)) for key in columns] for row in rows]
     text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
     (folder / "per_language.md").write_text(text, encoding="utf-8")

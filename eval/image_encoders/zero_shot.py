@@ -1,4 +1,4 @@
-"""Zero-shot classification: the class whose name, put into several sentences, is nearest to the picture.
+"""Zero-shot classification: the class whose name, put into several sentences, is nearest to the image.
 
 An embedding of a class is the mean of the normalised embeddings of all its sentences, normalised again (as in CLIP,
 2103.00020 section 3.1.4, and the reference code of SigLIP).
@@ -123,12 +123,12 @@ def mean_embeddings(
 def zero_shot_accuracy(
     image_embeds: torch.Tensor, class_embeds: torch.Tensor, labels: torch.Tensor, ks: Sequence[int] = KS
 ) -> dict[str, float]:
-    """How often a picture's class is the nearest, or among the k nearest.
+    """How often an image's class is the nearest, or among the k nearest.
 
     Args:
         image_embeds: float[n, D], normalised.
         class_embeds: float[C, D], normalised.
-        labels: int[n], index of each picture's class.
+        labels: int[n], index of each image's class.
         ks: ranks that count.
 
     Returns:
@@ -137,7 +137,7 @@ def zero_shot_accuracy(
     Raises:
         ValueError: shapes or labels do not fit together, or an embedding is not finite.
     """
-    # pictures look for their class as texts look for their picture
+    # images look for their class as texts look for their image
     ranks = own_ranks(class_embeds, image_embeds, labels)[1]
     return {f"top_{k}": float((ranks < k).double().mean()) for k in ks}
 
@@ -160,23 +160,23 @@ def zero_shot_per_language(
         model: with two towers.
         tokenizer: of the model.
         image_embeds: float[n, D], normalised.
-        labels: int[n], index of each picture's class.
+        labels: int[n], index of each image's class.
         classes: by language the names of all classes; None where a class has none in that language, which then is no
-            choice, and its pictures do not count there.
+            choice, and its images do not count there.
         templates: by language; those of `templates_of` where they are left out.
         text_length: as for `embed_texts`.
         batch_size: sentences at a time.
         progress: show a bar.
 
     Raises:
-        ValueError: no language has names for the pictures' classes.
+        ValueError: no language has names for the images' classes.
     """
     known = {language: [i for i, own in enumerate(names) if own] for language, names in classes.items()}
-    # classes of pictures, not of the list: a language may have names for other classes only
+    # classes of images, not of the list: a language may have names for other classes only
     shown = set(labels.tolist())
     languages = [language for language, own in known.items() if shown & set(own)]
     if not languages:
-        raise ValueError(f"no class of the pictures has a name in {', '.join(classes) or 'any language'}")
+        raise ValueError(f"no class of the images has a name in {', '.join(classes) or 'any language'}")
     groups = []
     for language in languages:
         chosen = (templates or {}).get(language) or templates_of(language)

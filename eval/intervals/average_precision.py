@@ -1,7 +1,7 @@
-"""COCO's mean average precision of weighted pictures, for the bootstrap.
+"""COCO's mean average precision of weighted images, for the bootstrap.
 
-Which predicted box matches which true one is decided within a picture, so that it is the same in every resample; what
-changes is how often the pictures count in the ranking. For pictures drawn once it is the value of the metric `box_f1`.
+Which predicted box matches which true one is decided within an image, so that it is the same in every resample; what
+changes is how often the images count in the ranking. For images drawn once it is the value of the metric `box_f1`.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from openpali.eval.metrics.shared.image_order import picture_order
+from openpali.eval.metrics.shared.image_order import image_order
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
-_MOST = 100  # boxes of a picture and label
+_MOST = 100  # boxes of an image and label
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,19 @@ class Ranked:
     """The boxes of one label, the surest first.
 
     Attributes:
-        pictures: int[D], the picture of each.
+        images: int[D], the image of each.
         right: bool[T, D], whether it matches a true box at each IoU threshold.
-        wanted: float[N], true boxes of each picture.
+        wanted: float[N], true boxes of each image.
     """
 
-    pictures: np.ndarray
+    images: np.ndarray
     right: np.ndarray
     wanted: np.ndarray
 
     def precision(self, weights: np.ndarray) -> np.ndarray:
         """Average precision float[R] of weights float[R, N]; nan where no true box was drawn."""
         wanted = weights @ self.wanted
-        drawn = weights[:, self.pictures]
+        drawn = weights[:, self.images]
         found = np.maximum(np.cumsum(drawn, axis=1), 1e-12)
         total = np.zeros(len(weights))
         for right in self.right:
@@ -61,29 +61,29 @@ class MeanAveragePrecision:
 
 
 def map_statistics(found: Sequence[list[dict[str, Any]]], true: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
-    """mAP, and at IoU 0.5, of the boxes of each picture, with labels folded and scores filled in."""
+    """mAP, and at IoU 0.5, of the boxes of each image, with labels folded and scores filled in."""
     names = sorted({box["label"] for boxes in true for box in boxes})
-    order = picture_order(found, true)
+    order = image_order(found, true)
     ranked = [rank(found, true, name, order) for name in names]
-    half = tuple(Ranked(one.pictures, one.right[:1], one.wanted) for one in ranked)
+    half = tuple(Ranked(one.images, one.right[:1], one.wanted) for one in ranked)
     return {"map": MeanAveragePrecision(tuple(ranked)), "map50": MeanAveragePrecision(half)}
 
 
 def rank(
     found: Sequence[list[dict[str, Any]]], true: Sequence[list[dict[str, Any]]], label: str, order: Sequence[int]
 ) -> Ranked:
-    """Boxes of a label over all pictures, by score; of equal ones those of the picture that is earlier in `order`."""
-    pictures, scores, right, wanted = [], [], [], [0] * len(true)
+    """Boxes of a label over all images, by score; of equal ones those of the image that is earlier in `order`."""
+    images, scores, right, wanted = [], [], [], [0] * len(true)
     for index in order:
         boxes, others = found[index], true[index]
         mine = sorted((box for box in boxes if box["label"] == label), key=lambda box: -box["score"])[:_MOST]
         truth = [box["box"] for box in others if box["label"] == label]
         wanted[index] = len(truth)
-        pictures += [index] * len(mine)
+        images += [index] * len(mine)
         scores += [box["score"] for box in mine]
         right.append(matches(np.array([box["box"] for box in mine]).reshape(-1, 4), np.array(truth).reshape(-1, 4)))
     ranks = np.argsort(-np.array(scores), kind="stable")
-    return Ranked(np.array(pictures, int)[ranks], np.concatenate(right, axis=1)[:, ranks], np.array(wanted, float))
+    return Ranked(np.array(images, int)[ranks], np.concatenate(right, axis=1)[:, ranks], np.array(wanted, float))
 
 
 def matches(found: np.ndarray, true: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ Which sums a metric is made of:
 - means of answers (accuracies, ANLS, exact match), also by type of question: the score of each example;
 - means over types with the same weight each (`relaxed_accuracy` of human and augmented, `mean_accuracy` of RSVQA):
   the means of a resample's own questions of each type, averaged; a type that was not drawn does not count;
-- ratios of counts (F1, precision, recall of boxes and of POPE; IoU of masks): what each picture adds above and below;
+- ratios of counts (F1, precision, recall of boxes and of POPE; IoU of masks): what each image adds above and below;
 - CIDEr: the mean of each caption's score. Its n-grams stay weighed by how rare they are among the references of the
   whole set; otherwise every caption's score would change with what else was drawn;
 - BLEU: matches and lengths, from which it is computed anew; ROUGE-L: a mean;

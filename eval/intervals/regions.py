@@ -1,4 +1,4 @@
-"""Metrics of boxes and masks as weighted sums over pictures, for the bootstrap."""
+"""Metrics of boxes and masks as weighted sums over images, for the bootstrap."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,28 +27,28 @@ def box_statistics(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, St
 
 
 def defined(made: Mapping[str, Statistic], wanted: Sequence[int]) -> dict[str, Statistic]:
-    """The statistics where at least one of the pictures that were drawn has something to find."""
+    """The statistics where at least one of the images that were drawn has something to find."""
     return {key: Defined(one, np.array(wanted, np.float64)) for key, one in made.items()}
 
 
 def mask_statistics(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Statistic]:
     """IoU, box accuracy and share of invalid answers of the metric segmentation."""
-    read = [read_picture(row) for row in rows]
-    pictures = [pairs for pairs, _ in read]
+    read = [read_image(row) for row in rows]
+    images = [pairs for pairs, _ in read]
     asked = [bool(row["reference"]) for row in rows]
     missing = [there and not found for there, (_, found) in zip(asked, read, strict=True)]
-    count = [len(pairs) for pairs in pictures]
-    made: dict[str, Statistic] = {"mean_iou": ratio([sum(pair.iou for pair in pairs) for pairs in pictures], count)}
-    shared = [sum(pair.intersection for pair in pairs) for pairs in pictures]
-    made["cumulative_iou"] = ratio(shared, [sum(pair.union for pair in pairs) for pairs in pictures], 0.0)
+    count = [len(pairs) for pairs in images]
+    made: dict[str, Statistic] = {"mean_iou": ratio([sum(pair.iou for pair in pairs) for pairs in images], count)}
+    shared = [sum(pair.intersection for pair in pairs) for pairs in images]
+    made["cumulative_iou"] = ratio(shared, [sum(pair.union for pair in pairs) for pairs in images], 0.0)
     for percent in (50, 75):
-        hits = [sum(pair.box_iou >= percent / 100 for pair in pairs) for pairs in pictures]
+        hits = [sum(pair.box_iou >= percent / 100 for pair in pairs) for pairs in images]
         made[f"box_accuracy_{percent}"] = ratio(hits, count)
     return defined(made, asked) | {"invalid": ratio(missing, asked, 0.0)}
 
 
-def read_picture(row: Mapping[str, Any]) -> tuple[list[segmentation.Pair], int]:
-    """Pairs of masks of a picture, and how many predictions have a mask; as the metric reads them by default."""
+def read_image(row: Mapping[str, Any]) -> tuple[list[segmentation.Pair], int]:
+    """Pairs of masks of an image, and how many predictions have a mask; as the metric reads them by default."""
     found = [segmentation.clean(one, "prediction") for one in row["prediction"]]
     true = [segmentation.clean(one, "reference") for one in row["reference"]]
     if len(true) == 1 and not true[0]["label"]:

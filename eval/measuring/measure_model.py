@@ -97,7 +97,7 @@ def measure_model(
         report_images(result, dataset),
         options.logs,
         credits_of(dataset.source),
-        settings={"checkpoint": model, **shown_settings(measurement, options, len(dataset.skip_log.read()))},
+        settings={"checkpoint": model, **report_settings(measurement, options, len(dataset.skip_log.read()))},
     )
     return result
 
@@ -172,7 +172,7 @@ def save(path: Path, result: TaskResult, settings: dict[str, Any], metric: str, 
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def shown_settings(measurement: Measurement, options: Options, skipped: int) -> dict[str, str | int]:
+def report_settings(measurement: Measurement, options: Options, skipped: int) -> dict[str, str | int]:
     """What the head of a report says of source, task and decoding."""
     shown: dict[str, str | int] = {"source": describe(measurement.source), "task": describe(measurement.task)}
     shown["decoding"] = "greedy" if measurement.num_beams == 1 else f"{measurement.num_beams} beams"

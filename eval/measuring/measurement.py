@@ -73,7 +73,7 @@ def read_measurement(
     source_spec = read_source(source) if source else config_source(given, str(config), split or "test")
     if source and split:
         source_spec["split"] = split
-    # a training configuration's; scores are of the pictures as they are
+    # a training configuration's; scores are of the images as they are
     source_spec.pop("augment", None)
     return Measurement(
         source=source_spec,
@@ -101,7 +101,7 @@ def read_config(name: str, models: Sequence[str]) -> dict[str, Any]:
 
 
 def image_size(model: str) -> int | None:
-    """Side of a checkpoint's pictures in pixels; None where its configuration cannot be read or does not say it so."""
+    """Side of a checkpoint's images in pixels; None where its configuration cannot be read or does not say it so."""
     try:
         return checkpoint_config(model).vision_config.image_size
     except (OSError, ValueError, AttributeError):
@@ -136,7 +136,7 @@ def described(path: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is neither JSON nor YAML in UTF-8 ({' '.join(str(error).split())})") from error
     if not isinstance(value, dict) or "name" not in value:
-        kind = "coco" if isinstance(value, dict) and "annotations" in value else "own"
+        kind = "coco" if isinstance(value, dict) and "annotations" in value else "custom"
         rest = "" if kind == "coco" else ", kind: detect"
         raise ValueError(
             f"{path} does not describe a source, for it has no name at its top. If it holds the data themselves, say"

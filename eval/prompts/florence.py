@@ -66,7 +66,7 @@ def read_florence(processor: Any, ids: torch.Tensor, example: Example) -> tuple[
 
 
 def things(found: dict[str, Any], asked: Asked, size: tuple[int, int]) -> list[dict[str, Any]]:
-    """Boxes and masks that its processor has read, for a picture of that width and height in pixels.
+    """Boxes and masks that its processor has read, for an image of that width and height in pixels.
 
     Names that were asked for are kept as they were written in the prompt, and others that `<OD>` found are left out.
     """

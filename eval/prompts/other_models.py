@@ -39,19 +39,19 @@ class PromptAdapter:
         name: of the kind; predictions that were made in other words are not mixed with these.
         write: the text for its processor, of a processor and an Example.
         read: text and things found, of a processor, an answer int[T] without prompt, and an Example.
-        one_picture: its processor takes a flat list with exactly one picture a prompt.
+        one_image: its processor takes a flat list with exactly one image a prompt.
         arrange: changes the inputs that the processor has made.
     """
 
     name: str
     write: Callable[[Any, Example], str]
     read: Callable[[Any, torch.Tensor, Example], Reading] = read_text
-    one_picture: bool = False
+    one_image: bool = False
     arrange: Callable[[BatchFeature], BatchFeature] = lambda inputs: inputs
 
 
 def bare_prompt(processor: Any, example: Example) -> str:
-    """The prefix behind its pictures; a processor of ours puts them there itself."""
+    """The prefix behind its images; a processor of ours puts them there itself."""
     if is_ours(processor):
         return example.prefix
     return processor.image_token * len(example.images) + example.prefix
@@ -72,15 +72,15 @@ def spoken(example: Example, answer: str = "{} Answer with a word or a short phr
     if asked.kind == "answer":
         return answer.format(asked.words)
     if asked.kind == "ocr":
-        return "Read the text in the picture and write it down, nothing else."
+        return "Read the text in the image and write it down, nothing else."
     if asked.kind != "caption":
         return example.prefix
     language = LANGUAGE_NAMES.get(asked.language, asked.language)
-    return caption or "Describe the picture in one sentence" + (f" in {language}." if language != "English" else ".")
+    return caption or "Describe the image in one sentence" + (f" in {language}." if language != "English" else ".")
 
 
 def chameleon_prompt(processor: Any, example: Example) -> str:
-    """The words, and the picture behind them."""
+    """The words, and the image behind them."""
     return spoken(example) + processor.image_token * len(example.images)
 
 
@@ -128,7 +128,7 @@ def read_kosmos(processor: Any, ids: torch.Tensor, example: Example) -> Reading:
 
 
 def chat_prompt(processor: Any, example: Example) -> str:
-    """The chat template with pictures and words as one turn of a user."""
+    """The chat template with images and words as one turn of a user."""
     content = [{"type": "image"} for _ in example.images] + [{"type": "text", "text": spoken(example)}]
     messages = [{"role": "user", "content": content}]
     return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -138,11 +138,11 @@ BARE, CHAT = PromptAdapter("bare", bare_prompt), PromptAdapter("chat", chat_prom
 ADAPTERS = {
     "pali3": BARE,
     "paligemma": BARE,
-    "florence2": PromptAdapter("florence2", florence_prompt, read_florence, one_picture=True),
+    "florence2": PromptAdapter("florence2", florence_prompt, read_florence, one_image=True),
     "chameleon": PromptAdapter("chameleon", chameleon_prompt),
-    "kosmos-2": PromptAdapter("kosmos-2", kosmos_prompt, read_kosmos, one_picture=True),
-    "blip-2": PromptAdapter("blip-2", blip_prompt, one_picture=True),
-    "instructblip": PromptAdapter("instructblip", instruct_blip_prompt, one_picture=True, arrange=pad_questions_right),
+    "kosmos-2": PromptAdapter("kosmos-2", kosmos_prompt, read_kosmos, one_image=True),
+    "blip-2": PromptAdapter("blip-2", blip_prompt, one_image=True),
+    "instructblip": PromptAdapter("instructblip", instruct_blip_prompt, one_image=True, arrange=pad_questions_right),
 }
 
 
@@ -179,7 +179,7 @@ def model_inputs(
     images: Sequence[Sequence[Image.Image]],
     max_length: int | None = None,
 ) -> BatchFeature:
-    """Model inputs of prompts and of the pictures that are shown with them, still on the CPU.
+    """Model inputs of prompts and of the images that are shown with them, still on the CPU.
 
     Args:
         model: whose type decides what is written.
@@ -189,7 +189,7 @@ def model_inputs(
         max_length: tokens of a prompt, for processors of ours; others are not cut.
 
     Raises:
-        ValueError: an example has not one picture, where the model takes one.
+        ValueError: an example has not one image, where the model takes one.
     """
     adapter = find_adapter(model, processor)
     ours = is_ours(processor)
@@ -203,12 +203,10 @@ def model_inputs(
     if adapter is CHAT and starts_itself(processor, texts):
         options["add_special_tokens"] = False
     nested: Any = [list(some) for some in images]
-    if adapter.one_picture:
+    if adapter.one_image:
         for example in examples:
             if len(example.images) != 1:
-                raise ValueError(
-                    f"{adapter.name} takes one picture, and example {example.id} has {len(example.images)}"
-                )
+                raise ValueError(f"{adapter.name} takes one image, and example {example.id} has {len(example.images)}")
         nested = [some[0] for some in images]
     with padding_on(processor.tokenizer, side):
         inputs = processor(images=nested, text=texts, return_tensors="pt", padding=True, **options)
@@ -226,14 +224,14 @@ def padding_on(tokenizer: Any, side: str) -> Iterator[None]:
 
 
 def plain(processor: Any, example: Example) -> Example:
-    """An example in whose prompt no special token of a processor stands, which would be one of a picture too many."""
+    """An example in whose prompt no special token of a processor stands, which would be one of an image too many."""
     own = getattr(processor, "image_token", None)
     special = special_tokens(processor.tokenizer, *([str(own)] if own else []))
     return replace(example, prefix=spaced(example.prefix, special))
 
 
 def is_ours(processor: Any) -> bool:
-    """Whether a processor cuts prompts without their pictures."""
+    """Whether a processor cuts prompts without their images."""
     return isinstance(processor, PrefixSuffixProcessor)
 
 

@@ -1,4 +1,4 @@
-"""Labels on a picture: beside their boxes, inside the picture, and not over each other where there is room."""
+"""Labels on an image: beside their boxes, inside the image, and not over each other where there is room."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ class Labels:
     """Places and draws one label after the other."""
 
     def __init__(self, size: tuple[int, int], font_size: int) -> None:
-        """Begin with a picture of that width and height in pixels."""
+        """Begin with an image of that width and height in pixels."""
         self.size = size
         self.font = ImageFont.load_default(font_size)
         self.margin = max(2, font_size // 5)
@@ -42,7 +42,7 @@ class Labels:
         draw.text((x + self.margin - left, y + self.margin / 2 - top), text, fill=ink_on(colour), font=self.font)
 
     def shortened(self, text: str) -> str:
-        """The text, its end left out if it is wider than the picture."""
+        """The text, its end left out if it is wider than the image."""
         room, kept = self.size[0] - 2 * self.margin, text
         while len(kept) > 1 and self.font.getlength(text if kept == text else f"{kept}...") > room:
             kept = kept[:-1].rstrip()
@@ -51,7 +51,7 @@ class Labels:
     def place(self, box: Edges, wide: int, high: int, above: bool) -> tuple[int, int]:
         """Left and top of a label: of the candidates the first that covers least of the labels before it."""
         right, bottom = max(self.size[0] - wide, 0), max(self.size[1] - high, 0)
-        # inside the picture, also where that is over the box
+        # inside the image, also where that is over the box
         places = [(min(max(x, 0), right), min(max(y, 0), bottom)) for x, y in self.candidates(box, wide, high, above)]
 
         def covered(place: tuple[int, int]) -> int:

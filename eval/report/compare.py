@@ -15,7 +15,7 @@ from openpali.eval.intervals.bootstrap import LEVEL, RESAMPLES, SEED, Difference
 from openpali.eval.intervals.by_metric import compare_results
 from openpali.eval.report.drawing import draw_comparison
 from openpali.eval.report.json_numbers import json_numbers
-from openpali.eval.report.page import LONGEST, card_kind, data_uri, show_value, true_objects, write_page
+from openpali.eval.report.page import LONGEST, card_kind, data_uri, format_value, true_objects, write_page
 
 # by name of the model
 Results = Mapping[str, TaskResult]
@@ -73,8 +73,8 @@ def shown_examples(results: Results, apart: int = 12, worst: int = 6, best: int 
     return {heading: rows for heading, rows in groups.items() if rows}
 
 
-def comparison_pictures(results: Results, dataset: Examples | Sequence[Any]) -> dict[str, Image.Image]:
-    """The first picture of each example that the page will show, by id."""
+def comparison_images(results: Results, dataset: Examples | Sequence[Any]) -> dict[str, Image.Image]:
+    """The first image of each example that the page will show, by id."""
     rows = next(iter(results.values())).predictions
     chosen = [rows[i] for group in shown_examples(results).values() for i in group]
     found = {row["id"]: dataset[row["index"]].images for row in chosen}
@@ -91,14 +91,14 @@ def write_comparison(
     *,
     settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write scores with their differences, and the same pictures with every model's answer, into one HTML file.
+    """Write scores with their differences, and the same images with every model's answer, into one HTML file.
 
     Args:
         path: file to write.
         title: heading of the page.
         results: by name of the model; the first is what the others are compared with.
         differences: from `compare_models`.
-        images: pictures by example id, from `comparison_pictures`.
+        images: images by example id, from `comparison_images`.
         credits: for the foot of the page.
         settings: what else a reader needs to know, by name.
 
@@ -122,7 +122,7 @@ def write_comparison(
 def card(results: Results, number: int, images: Mapping[str, Image.Image]) -> dict[str, Any]:
     """What the page shows of one example: once what was asked, and each model's answer.
 
-    Where a model has found boxes or masks, each one's are drawn on a picture of its own.
+    Where a model has found boxes or masks, each one's are drawn on an image of its own.
     """
     rows = {name: result.predictions[number] for name, result in results.items()}
     row = next(iter(rows.values()))
@@ -135,7 +135,7 @@ def card(results: Results, number: int, images: Mapping[str, Image.Image]) -> di
             {
                 "model": name,
                 "text": one["text"],
-                "mark": show_value(one["score"], results[name].metric_key),
+                "mark": format_value(one["score"], results[name].metric_key),
                 "kind": card_kind(one["score"]),
                 "picture": data_uri(drawn) if drawn else None,
             }

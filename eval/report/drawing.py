@@ -1,4 +1,4 @@
-"""Boxes and masks drawn on pictures."""
+"""Boxes and masks drawn on images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ PREDICTED_COLOUR = "#ff8f1f"
 # as far from each other as six can be with any one kind of cone missing, by search
 OBJECT_COLOURS = ("#ff8f1f", "#73ffff", "#a173ff", "#bfff40", "#ff0d5e", "#62d99d")
 TINT, HALO = 0.3, 0.6
-WIDTH = 448  # pixels; smaller pictures are enlarged
+WIDTH = 448  # pixels; smaller images are enlarged
 
 
 @dataclass(frozen=True)
@@ -40,26 +40,26 @@ def draw_comparison(
     width: int = WIDTH,
     longest: int | None = None,
 ) -> Image.Image:
-    """The picture with true boxes and masks in blue, dashed, and with predicted ones in orange; see `draw_objects`."""
+    """The image with true boxes and masks in blue, dashed, and with predicted ones in orange; see `draw_objects`."""
     styled = [(one, TRUE_STYLE) for one in true] + [(one, PREDICTED_STYLE) for one in predicted]
     return draw_objects(image, styled, width, longest)
 
 
 def draw_found(image: Image.Image, found: Sequence[dict[str, Any]], width: int = WIDTH) -> Image.Image:
-    """The picture with boxes and masks, each in a colour of its own; see `draw_objects`."""
+    """The image with boxes and masks, each in a colour of its own; see `draw_objects`."""
     return draw_objects(image, [(one, Style(colour)) for one, colour in zip(found, cycle(OBJECT_COLOURS))], width)
 
 
 def draw_objects(
     image: Image.Image, styled: Sequence[tuple[dict[str, Any], Style]], width: int, longest: int | None = None
 ) -> Image.Image:
-    """The picture with labelled boxes, and masks where objects have them, translucent and with a contour.
+    """The image with labelled boxes, and masks where objects have them, translucent and with a contour.
 
     Args:
         image: is not changed.
         styled: `{"box": [x0, y0, x1, y1] in [0, 1], "label": str, "mask": run lengths or None, optional}`.
-        width: smaller pictures are enlarged to at least this many pixels, so that labels can be read.
-        longest: pictures with a longer side are reduced to it.
+        width: smaller images are enlarged to at least this many pixels, so that labels can be read.
+        longest: images with a longer side are reduced to it.
 
     Returns:
         A new canvas.
@@ -121,7 +121,7 @@ def draw_lines(pixels: np.ndarray, lines: np.ndarray, inside: np.ndarray, colour
 
 
 def contour(mask: np.ndarray, line: int) -> np.ndarray:
-    """The outermost `line` pixels of bool[H, W]; the picture's edge is outside."""
+    """The outermost `line` pixels of bool[H, W]; the image's edge is outside."""
     where, edge = window(mask), mask.copy()
     inner = mask[where]
     for _ in range(line):
@@ -131,14 +131,14 @@ def contour(mask: np.ndarray, line: int) -> np.ndarray:
 
 
 def around(mask: np.ndarray, combine: np.ufunc) -> np.ndarray:
-    """Each pixel of bool[H, W] and its four neighbours; beyond the picture there is nothing."""
+    """Each pixel of bool[H, W] and its four neighbours; beyond the image there is nothing."""
     padded = np.pad(mask, 1)
     across = combine(padded[1:-1, :-2], padded[1:-1, 2:])
     return combine(combine(combine(padded[:-2, 1:-1], padded[2:, 1:-1]), across), mask)
 
 
 def window(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice]:
-    """Rows and columns of bool[H, W] where something is, and a margin: most objects are small, pictures may not be."""
+    """Rows and columns of bool[H, W] where something is, and a margin: most objects are small, images may not be."""
     rows, columns = (
         slice(max(some[0] - margin, 0), some[-1] + margin + 1) if len(some) else slice(0)
         for some in (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
@@ -147,7 +147,7 @@ def window(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice]:
 
 
 def pixel_edges(box: Sequence[float], size: tuple[int, int]) -> Edges:
-    """First and last column and row of a box as x0, y0, x1, y1, within the picture."""
+    """First and last column and row of a box as x0, y0, x1, y1, within the image."""
     x0, y0, x1, y1 = (round(min(max(x, 0.0), 1.0) * side) for x, side in zip(box, (*size, *size)))
     x0, y0 = min(x0, size[0] - 1), min(y0, size[1] - 1)
     return x0, y0, max(x1 - 1, x0), max(y1 - 1, y0)

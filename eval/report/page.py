@@ -15,7 +15,7 @@ from openpali.eval.answering.evaluate_task import TaskResult
 from openpali.eval.answering.predictions import Examples
 from openpali.eval.report.drawing import PREDICTED_COLOUR, TRUE_COLOUR, draw_comparison
 
-LONGEST = 640  # pixels; larger pictures are reduced, so that the page stays small
+LONGEST = 640  # pixels; larger images are reduced, so that the page stays small
 
 
 def write_report(
@@ -36,7 +36,7 @@ def write_report(
         path: file to write.
         title: heading of the page.
         results: of `evaluate_task`, `blank_metrics` filled in where they were measured.
-        images: pictures by example id, such as `pictures` collects; a card without one shows its text alone.
+        images: images by example id, such as `images` collects; a card without one shows its text alone.
         logs: lines of logs.jsonl (`step`, `loss`, `eval_…`), with a `stage` where there are several.
         credits: for the foot of the page; addresses in it become links.
         settings: what else a reader needs to know, such as the checkpoint and the source, by name.
@@ -63,7 +63,7 @@ def write_page(path: str | Path, template: str, **content: Any) -> Path:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"value": show_value, "interval": show_interval, "metric_name": show_name}
+    environment.filters |= {"value": format_value, "interval": format_interval, "metric_name": format_name}
     colours = {"true_colour": TRUE_COLOUR, "predicted_colour": PREDICTED_COLOUR}
     page = environment.get_template(template).render(**colours, **content)
     path = Path(path)
@@ -83,7 +83,7 @@ def gallery_rows(
 def report_images(
     result: TaskResult, dataset: Examples | Sequence[Any], worst: int = 12, best: int = 6
 ) -> dict[str, Image.Image]:
-    """The first picture of each example that the gallery will show, by id."""
+    """The first image of each example that the gallery will show, by id."""
     rows = [row for group in gallery_rows(result, worst, best) for row in group]
     found = {row["id"]: dataset[row["index"]].images for row in rows}
     return {key: images[0] for key, images in found.items() if images}
@@ -106,7 +106,7 @@ def card(row: dict[str, Any], images: Mapping[str, Image.Image], result: TaskRes
     return {
         **row,
         "picture": data_uri(drawn) if drawn else None,
-        "mark": ("right" if score else "wrong") if binary else show_value(score, result.metric_key),
+        "mark": ("right" if score else "wrong") if binary else format_value(score, result.metric_key),
         "kind": card_kind(score),
     }
 
@@ -123,13 +123,13 @@ def true_objects(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def data_uri(image: Image.Image) -> str:
-    """The picture as a `data:` address."""
+    """The image as a `data:` address."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=88, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def show_value(value: float, key: str) -> str:
+def format_value(value: float, key: str) -> str:
     """A metric as a reader wants it."""
     if math.isnan(value):
         return "undefined"
@@ -139,9 +139,9 @@ def show_value(value: float, key: str) -> str:
     return f"{value:.1f}" if is_cider(key) else f"{100 * value:.1f} %"
 
 
-def show_interval(ends: tuple[float, float], key: str) -> str:
+def format_interval(ends: tuple[float, float], key: str) -> str:
     """The ends of an interval, their unit once."""
-    low, high = (show_value(end, key) for end in ends)
+    low, high = (format_value(end, key) for end in ends)
     return f"{low.removesuffix(' %')} – {high}"
 
 
@@ -154,7 +154,7 @@ NAMES = {"f1": "F1", "map": "mAP", "map50": "mAP 50", "iou": "IoU", "cider": "CI
 NAMES |= {"anls": "ANLS", "bleu": "BLEU", "rouge": "ROUGE", "l": "L"}
 
 
-def show_name(key: str) -> str:
+def format_name(key: str) -> str:
     """The name of a metric in words: "mean IoU" for mean_iou."""
     return " ".join(NAMES.get(word, word) for word in key.split("_"))
 

@@ -1,6 +1,6 @@
 """The forward pass of a training step of every kind of model, from tensors of given lengths; `step_memory` runs them.
 
-Texts have their greatest length, and each example has one picture. Losses are left out: what they need is small or,
+Texts have their greatest length, and each example has one image. Losses are left out: what they need is small or,
 with a vocabulary, known from its chunks (`modeling/token_loss.py`).
 """
 
@@ -18,7 +18,7 @@ class Lengths:
     Attributes:
         prompt: of the prompt; of a SigLIP the whole text.
         target: of the answer.
-        texts: for each picture of a SigLIP.
+        texts: for each image of a SigLIP.
     """
 
     prompt: int
@@ -97,7 +97,7 @@ def contrastive_step(model: Any, examples: int, lengths: Lengths) -> list[torch.
 
 
 def image_step(model: Any, examples: int, lengths: Lengths) -> Any:
-    """A classifier of pictures or of patches."""
+    """A classifier of images or of patches."""
     return model(pixel_values=random_images(model.config.vision_config, examples))
 
 

@@ -1,6 +1,6 @@
 """What fits on one GPU: the guide's table of models, resolutions, adapters and batches by memory.
 
-    python -m openpali.recipes.costs.command --table
+    openpali costs --table
 
 Texts are of 64 tokens and 64 in the answer, the optimizer is Adam, computing is in bfloat16. PaLI-3's image encoder is
 frozen, as in its authors' transfers; of PaliGemma everything trains, or has adapters.
@@ -8,8 +8,8 @@ frozen, as in its authors' transfers; of PaliGemma everything trains, or has ada
 
 from collections.abc import Iterator, Sequence
 
-from openpali.recipes.costs.command import GPUS, stage_costs
 from openpali.recipes.costs.plan import plan
+from openpali.recipes.costs.stage_costs import GPUS, stage_costs
 
 MODELS = {
     "PaliGemma 3B": ("paligemma/3b", (224, 448, 896)),

@@ -40,7 +40,7 @@ MASK_CODEC: list[type] = [mask_vqvae.MaskVQVAEArguments, mask_vqvae.MaskVQVAERun
 VOCABULARIES = {"google/siglip-base-patch16-224": 32_000, "google/mt5-base": 250_100, "google/t5-v1_1-xl": 32_100}
 SPECIAL_TOKENS = 1153  # of a tokenizer that is trained here
 ASSUMED = 64  # tokens of prompt and target where nothing says how many
-OWN_BATCH = 8  # examples a device is given of people's own data
+OWN_BATCH = 8  # examples a device is given of custom data
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def plan_transfer(line: list[str]) -> Planned:
     if "--config" not in line or not given["per_device_train_batch_size"]:
         below["per_device_train_batch_size"] = OWN_BATCH  # pyright: ignore[reportArgumentType]
     if given["model"] and not given["source"] and config_of(given["model"]).model_type == "pali3":
-        # as for people's own data
+        # as for custom data
         below["freeze"] = ["vision_tower"]  # pyright: ignore[reportArgumentType]
     built = parse(classes, line, below, resolution_keys(classes, line))
     args, adapters, run = built[0], built[-2], built[-1]
@@ -175,7 +175,7 @@ def plan_contrastive(line: list[str]) -> Planned:
     config.token_bottleneck = args.token_bottleneck
     if args.image_size:
         config.vision_config.image_size = args.image_size
-    lengths = Lengths(config.text_config.max_position_embeddings, 0, args.texts_per_picture)
+    lengths = Lengths(config.text_config.max_position_embeddings, 0, args.texts_per_image)
     return Planned("contrastive", config, lengths, False, run)
 
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 from openpali.data.custom.classes import whole_number
-from openpali.data.custom.dataset import OwnSet
+from openpali.data.custom.dataset import CustomDataset
 from openpali.data.custom.rows import REGION_KINDS, texts
 from openpali.recipes.custom_data.record_checks import Finding
 
 _ALIKE = re.compile(r"[\s_\-]+")
 
 
-def confused_names(found: OwnSet) -> Iterator[Finding]:
+def confused_names(found: CustomDataset) -> Iterator[Finding]:
     """Classes that cannot be told apart, by their numbers, in the scores, or by a reader."""
     yield from _shared_names(found)
     names = list(found.classes)
@@ -50,7 +50,7 @@ def _groups(names: Iterable[str], key: Callable[[str], str]) -> Iterator[str]:
     yield from (" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1)
 
 
-def _shared_names(found: OwnSet) -> Iterator[Finding]:
+def _shared_names(found: CustomDataset) -> Iterator[Finding]:
     """Numbers that are used and have the same name."""
     used = defaultdict(set)
     for row in chain(*found.good.values()):
@@ -65,7 +65,7 @@ def _shared_names(found: OwnSet) -> Iterator[Finding]:
             yield Finding("warning", "class_names", f"{text}. Rename one, if they are not the same.", len(numbers))
 
 
-def _bare_numbers(found: OwnSet, names: list[str]) -> Iterator[Finding]:
+def _bare_numbers(found: CustomDataset, names: list[str]) -> Iterator[Finding]:
     """Classes that are called by numbers."""
     if names and not found.class_names and all(whole_number(name) is not None for name in names):
         text = (

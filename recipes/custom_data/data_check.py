@@ -1,4 +1,4 @@
-"""What is wrong with a person's data, told before a model is trained on it.
+"""What is wrong with custom data, told before a model is trained on it.
 
 Single records that cannot be used are left out and listed. What looks like a mistake in all of them (boxes in another
 format, classes counted from one, an empty part) is an error, after which nothing is trained.
@@ -10,13 +10,13 @@ from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
-from openpali.data.custom.dataset import OwnSet
+from openpali.data.custom.dataset import CustomDataset
 from openpali.data.custom.rows import REGION_KINDS, texts
 from openpali.data.files.config import ConfigError
 from openpali.data.records import BadRecord
 from openpali.recipes.custom_data.class_checks import confused_names
-from openpali.recipes.custom_data.defaults import asked_classes, read_source
-from openpali.recipes.custom_data.image_checks import frames, plain_pictures
+from openpali.recipes.custom_data.defaults import read_source, requested_classes
+from openpali.recipes.custom_data.image_checks import frames, plain_images
 from openpali.recipes.custom_data.record_checks import (
     Finding,
     class_counts,
@@ -55,17 +55,20 @@ def check_data(
     Args:
         source: of the data.
         task: whose prompts may name classes.
-        resolution: side of the model's pictures in pixels.
+        resolution: side of the model's images in pixels.
         run: its folder takes `data_check.json`.
         strict: stop at errors.
-        name: of one of several data sets, a part of the file's name.
+        name: of one of several datasets, a part of the file's name.
         limits: of texts, against which their tokens are counted.
 
     Raises:
         ConfigError: there are errors.
     """
     found = read_source(source)
-    findings, summary = list(examine(found, asked_classes(task, found), resolution, run.eval_limit)), summarise(found)
+    findings, summary = (
+        list(examine(found, requested_classes(task, found), resolution, run.eval_limit)),
+        summarise(found),
+    )
     if limits is not None:
         findings += cut_texts(found, task, limits)
         summary |= {"chosen": chosen(found, task, limits)}
@@ -84,7 +87,7 @@ def check_data(
 
 
 def examine(
-    found: OwnSet, asked: Sequence[str] = (), resolution: int | None = None, scored: int | None = None
+    found: CustomDataset, asked: Sequence[str] = (), resolution: int | None = None, scored: int | None = None
 ) -> Iterator[Finding]:
     """Every finding, errors of the whole first."""
     yield from (Finding("error", "file", mistake) for mistake in found.mistakes)
@@ -103,18 +106,18 @@ def examine(
     yield from empty_scores(found, scored)
     yield from class_names(found, asked)
     yield from confused_names(found)
-    yield from plain_pictures(found)
+    yield from plain_images(found)
     yield from single_records(found)
     yield from copies(found)
     yield from control_tokens(found)
     yield from (Finding("note", "file", note) for note in found.notes)
 
 
-def summarise(found: OwnSet) -> dict[str, Any]:
-    """Counts of each part, and sizes of the pictures."""
+def summarise(found: CustomDataset) -> dict[str, Any]:
+    """Counts of each part, and sizes of the images."""
     counts, summary = class_counts(found), {}
     try:
-        together = found.parts()
+        together = found.splits()
     except BadRecord:
         together = {}
     for part, rows in together.items():
@@ -128,10 +131,10 @@ def summarise(found: OwnSet) -> dict[str, Any]:
             summary[part]["longest_answer_in_characters"] = longest
     sizes = sorted((row.size for row in chain(*found.good.values()) if row.size), key=lambda size: size[0] * size[1])
     shown = {"smallest": sizes[0], "median": sizes[len(sizes) // 2], "largest": sizes[-1]} if sizes else {}
-    return {"parts": summary, "picture_sizes": {name: "x".join(map(str, size)) for name, size in shown.items()}}
+    return {"parts": summary, "image_sizes": {name: "x".join(map(str, size)) for name, size in shown.items()}}
 
 
-def lines(found: OwnSet, summary: dict[str, Any], findings: Sequence[Finding]) -> Iterator[str]:
+def lines(found: CustomDataset, summary: dict[str, Any], findings: Sequence[Finding]) -> Iterator[str]:
     """What is printed."""
     yield f"Data: {found.spec.path}, {found.spec.kind}"
     for part, counts in summary["parts"].items():
@@ -139,9 +142,9 @@ def lines(found: OwnSet, summary: dict[str, Any], findings: Sequence[Finding]) -
         shown = ", ".join(f"{name} {count}" for name, count in list(classes.items())[:12])
         more = f" and {len(classes) - 12} more" if len(classes) > 12 else ""
         listed = f"; {shown}{more}" if shown else ""
-        yield f"  {part:<11}{counts['records']:>7,} records of {counts['pictures']:,} pictures{listed}"
-    if summary["picture_sizes"]:
-        yield "  pictures   " + ", ".join(f"{name} {size}" for name, size in summary["picture_sizes"].items())
+        yield f"  {part:<11}{counts['records']:>7,} records of {counts['pictures']:,} images{listed}"
+    if summary["image_sizes"]:
+        yield "  images   " + ", ".join(f"{name} {size}" for name, size in summary["image_sizes"].items())
     for name, text in summary.get("chosen", {}).items():
         yield f"  {name:<11}{text}"
     for finding in findings:

@@ -1,4 +1,4 @@
-"""People's own data without code: from `--data` and `--kind` to a source, a task and a schedule."""
+"""Custom data without code: from `--data` and `--kind` to a source, a task and a schedule."""
 
 import math
 from dataclasses import dataclass, field, fields
@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from accelerate import init_empty_weights
 
-from openpali.data.custom.dataset import OwnSet, OwnSpec, own_spec, read_own
-from openpali.data.custom.readers import PICTURE_ENDS
+from openpali.data.custom.dataset import CustomDataset, CustomSpec, custom_spec, read_custom
+from openpali.data.custom.readers import IMAGE_ENDS
 from openpali.data.custom.rows import REGION_KINDS, texts
 from openpali.data.files.config import ConfigError, as_dict
 from openpali.data.files.run_outputs import is_run
@@ -22,7 +22,7 @@ from openpali.recipes.run.datasets import make_source
 from openpali.recipes.start.adapters import check_start
 from openpali.recipes.start.resized import resolution_keys
 
-FEW = 5_000  # pictures, below which a model learns them by heart
+FEW = 5_000  # images, below which a model learns them by heart
 AUGMENT = {"crop": [0.6, 1.0], "zoom_out": [1.0, 1.4]}
 # examples: epochs, of those that the authors try (PaliGemma, section 3.2.4)
 EPOCHS = ((100, 100), (1_000, 30), (20_000, 10), (200_000, 3))
@@ -33,7 +33,7 @@ _SEVERAL = 3  # answers to a question from which they are taken for those of sev
 
 
 @dataclass
-class OwnDataArguments:
+class CustomDataArguments:
     """Your own data, without code."""
 
     kind: Literal["detect", "segment", "caption", "vqa", "classify", "ocr"] | None = field(
@@ -51,7 +51,7 @@ class OwnDataArguments:
     )
     validation_data: str | None = field(default=None, metadata={"help": "file or folder, where it is one of its own"})
     test_data: str | None = field(default=None, metadata={"help": "likewise"})
-    resplit: bool = field(default=False, metadata={"help": "put all parts together and split by pictures anew"})
+    resplit: bool = field(default=False, metadata={"help": "put all parts together and split by images anew"})
     prompt: str = field(
         default="", metadata={"help": "of every example; {question}, {language}, {classes} are filled in"}
     )
@@ -61,12 +61,12 @@ class OwnDataArguments:
     )
     language: str = field(default="en", metadata={"help": "of prompts and answers"})
     orientation: Literal["upright", "stored"] = field(
-        default="upright", metadata={"help": "of pictures that EXIF turns, when they were annotated"}
+        default="upright", metadata={"help": "of images that EXIF turns, when they were annotated"}
     )
-    clip_boxes: bool = field(default=False, metadata={"help": "to their pictures, however far they reach outside"})
+    clip_boxes: bool = field(default=False, metadata={"help": "to their images, however far they reach outside"})
     augment: bool | None = field(
         default=None,
-        metadata={"help": "crop and zoom out of pictures with boxes or masks; where they are few if unset"},
+        metadata={"help": "crop and zoom out of images with boxes or masks; where they are few if unset"},
     )
     check_only: bool = field(default=False, metadata={"help": "look at the data, write examples.png, and stop"})
     train_despite_errors: bool = field(default=False, metadata={"help": "train on data in which errors were found"})
@@ -75,7 +75,7 @@ class OwnDataArguments:
         self.columns = as_dict(self.columns, "columns")
 
 
-def own_keys(classes: list[type], argv: list[str] | None, above: dict[str, Any]) -> tuple[dict, dict]:
+def custom_keys(classes: list[type], argv: list[str] | None, above: dict[str, Any]) -> tuple[dict, dict]:
     """Keys that follow from `--data` and `--kind`: nothing without them.
 
     Args:
@@ -106,32 +106,32 @@ def own_keys(classes: list[type], argv: list[str] | None, above: dict[str, Any])
         raise ConfigError("codec is of masks: it goes with --kind segment")
     folder = check_start(values["model"])
     refuse_among_data(values["output_dir"], values["data"])
-    source = own_source(values)
+    source = custom_source(values)
     found = read_source(source)
     few = values["kind"] in REGION_KINDS and train_size(found) < FEW
     if few if values["augment"] is None else values["augment"]:
         # not mirrored: left and right may matter
         source["augment"] = as_dict(values["source"], "source").get("augment", AUGMENT)
     tokenizer = load_processor(folder).tokenizer
-    task = own_task(values, found, tokenizer)
+    task = custom_task(values, found, tokenizer)
     task["max_new_tokens"] = answer_tokens(found, tokenizer)
     task |= as_dict(values["task"], "task")
     return schedule_keys(values, given | set(above), train_size(found)), above | {"source": source, "task": task}
 
 
 def refuse_among_data(output_dir: str | None, data: str) -> None:
-    """Raise ConfigError where a run would write among the data, or where they lie: its pictures would become data."""
+    """Raise ConfigError where a run would write among the data, or where they lie: its images would become data."""
     folder, output = Path(data).resolve(), Path(output_dir or "").resolve()
     if not output_dir or not folder.is_dir():
         return
     within = output.is_relative_to(folder) and output.is_dir() and not is_run(output)
-    if output == folder or within and any(one.suffix.lower() in PICTURE_ENDS for one in output.iterdir()):
+    if output == folder or within and any(one.suffix.lower() in IMAGE_ENDS for one in output.iterdir()):
         raise ConfigError(f"output_dir: {output_dir} holds the data; give the run a folder of its own")
 
 
-def own_source(values: dict[str, Any]) -> dict[str, Any]:
+def custom_source(values: dict[str, Any]) -> dict[str, Any]:
     """The source that the arguments describe; only what is not the default."""
-    source = {"name": "own", "path": values["data"], "kind": values["kind"], "split": "train"}
+    source = {"name": "custom", "path": values["data"], "kind": values["kind"], "split": "train"}
     source |= {"image_root": values["image_root"], "columns": as_dict(values["columns"], "columns")}
     source |= {"box_format": values["box_format"], "label_offset": values["label_offset"]}
     source |= {"classes": list(values["classes"]), "resplit": values["resplit"], "language": values["language"]}
@@ -141,28 +141,28 @@ def own_source(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in source.items() if value and value != usual.get(key)}
 
 
-def read_source(source: dict[str, Any]) -> OwnSet:
+def read_source(source: dict[str, Any]) -> CustomDataset:
     """All parts of the data of a source. Raises ConfigError for an option that makes no sense."""
     # the others are of the source alone
-    known = {option.name for option in fields(OwnSpec)}
+    known = {option.name for option in fields(CustomSpec)}
     options = {key: value for key, value in source.items() if key in known}
     try:
-        return read_own(own_spec(**options))
+        return read_custom(custom_spec(**options))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
 
-def own_task(values: dict[str, Any], found: OwnSet, tokenizer: Any) -> dict[str, Any]:
+def custom_task(values: dict[str, Any], found: CustomDataset, tokenizer: Any) -> dict[str, Any]:
     """The task of the kind.
 
     Prompts for boxes and masks name every class, so that a model learns what is not there. Where the names would make
-    too long a prompt, one class that is on the picture is asked for.
+    too long a prompt, one class that is on the image is asked for.
     """
     kind, prompt, language = values["kind"], values["prompt"], values["language"]
     names = found.classes
     prompt = prompt.replace("{classes}", " ; ".join(names))
     if kind not in REGION_KINDS:
-        task = {"name": "own", "kind": kind, "language": language, "prompt": prompt}
+        task = {"name": "custom", "kind": kind, "language": language, "prompt": prompt}
         answers = max((len(texts(row.answers)) for row in chain(*found.good.values())), default=0)
         if kind == "vqa" and answers >= _SEVERAL:
             task["metric"] = "vqa"
@@ -188,7 +188,7 @@ def words(text: str) -> list[str]:
     return [word.strip(".,;:!?\"'()[]") for word in text.lower().split()]
 
 
-def asked_classes(task: dict[str, Any], found: OwnSet) -> list[str]:
+def requested_classes(task: dict[str, Any], found: CustomDataset) -> list[str]:
     """Classes that every prompt names; none where prompts name none, or different ones."""
     if found.spec.kind in REGION_KINDS:
         return list(task.get("classes", ()))
@@ -207,10 +207,10 @@ def mixed_size(values: dict[str, Any]) -> int:
     return min(size, values["examples"] or size)
 
 
-def train_size(found: OwnSet) -> int:
+def train_size(found: CustomDataset) -> int:
     """Records to train on; 0 where there are too few to split, which is told as an error of the data."""
     try:
-        return len(found.parts()["train"])
+        return len(found.splits()["train"])
     except BadRecord:
         return 0
 
@@ -269,5 +269,5 @@ def parameter_count(folder: str) -> int:
 def member_values(classes: list[type], path: str, model: str, resolution: int | None) -> dict[str, Any]:
     """Every key of a configuration of a mixture, with the source and task that its data and kind stand for."""
     line = ["--config", path, "--model", model, *(["--resolution", str(resolution)] if resolution else [])]
-    below, above = own_keys(classes, line, resolution_keys(classes, line))
+    below, above = custom_keys(classes, line, resolution_keys(classes, line))
     return read_values(classes, line, below, above).values

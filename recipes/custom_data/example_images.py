@@ -1,4 +1,4 @@
-"""Ten examples as the model will see them, in one picture, before any time is spent on training."""
+"""Ten examples as the model will see them, in one image, before any time is spent on training."""
 
 import textwrap
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ def draw_examples(
     max_length: int | None = None,
     suffix_max_length: int | None = None,
 ) -> Path:
-    """Write the pictures with their prompts and targets.
+    """Write the images with their prompts and targets.
 
     Args:
         path: of the PNG file.
         examples: of training.
         processor: of the model: its resizing and its tokens.
-        size: side of the model's pictures in pixels.
+        size: side of the model's images in pixels.
         max_length: tokens of a prompt.
         suffix_max_length: tokens of a target.
 
@@ -59,8 +59,8 @@ def draw_examples(
 
 
 def seen(example: Example, processor: Any, size: int) -> Image.Image:
-    """The first pictures of an example after resizing, enlarged, side by side; boxes and masks on the first one."""
-    shown = [model_picture(image, processor, size) for image in example.images[:FRAMES]]
+    """The first images of an example after resizing, enlarged, side by side; boxes and masks on the first one."""
+    shown = [model_image(image, processor, size) for image in example.images[:FRAMES]]
     masks = list(example.masks) or [None] * len(example.boxes)
     objects = [box_dict(box) | {"mask": mask} for box, mask in zip(example.boxes, masks, strict=True)]
     first = draw_objects(shown[0], [(one, TRUE_STYLE) for one in objects], _WIDTH)
@@ -71,8 +71,8 @@ def seen(example: Example, processor: Any, size: int) -> Image.Image:
     return whole
 
 
-def model_picture(image: Image.Image, processor: Any, size: int) -> Image.Image:
-    """The pixels that the model gets, as a picture."""
+def model_image(image: Image.Image, processor: Any, size: int) -> Image.Image:
+    """The pixels that the model gets, as an image."""
     to_pixels = processor.image_processor
     options = {"size": {"height": size, "width": size}, "return_tensors": "np"}
     values = np.asarray(to_pixels(images=[image], **options)["pixel_values"][0], np.float32)
@@ -83,7 +83,7 @@ def model_picture(image: Image.Image, processor: Any, size: int) -> Image.Image:
 
 def caption(example: Example, tokenizer: Any, max_length: int | None, suffix_max_length: int | None) -> str:
     """Prompt and target in some lines, with their numbers of tokens and whether they are cut."""
-    more = f" ({len(example.images)} pictures)" if len(example.images) > 1 else ""
+    more = f" ({len(example.images)} images)" if len(example.images) > 1 else ""
     parts = []
     for word, text, limit in (("prompt", example.prefix, max_length), ("target", example.suffix, suffix_max_length)):
         # the end token, or the line break of a prompt, is one more

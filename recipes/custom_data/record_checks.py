@@ -1,11 +1,11 @@
-"""Records, parts, classes and copies of a person's data: what is wrong with them, where, and the remedy."""
+"""Records, parts, classes and copies of custom data: what is wrong with them, where, and the remedy."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from openpali.data.custom.dataset import OwnSet, packed
+from openpali.data.custom.dataset import CustomDataset, packed
 from openpali.data.custom.rows import REGION_KINDS, Row
 from openpali.data.records import BadRecord
 
@@ -15,12 +15,12 @@ WORDS = {
     "line": "records cannot be read",
     "id": "images have no id of their own; they and their annotations are left out",
     "lost": "images have no annotation, and some annotations no image; they are left out",
-    "picture": "pictures cannot be used",
-    "size": "pictures have another size than the file says",
-    "box": "boxes cannot be used; their pictures are left out",
+    "picture": "images cannot be used",
+    "size": "images have another size than the file says",
+    "box": "boxes cannot be used; their images are left out",
     "beyond": "labels are none of the classes; their records are left out",
-    "class": "classes are not known; their pictures are left out",
-    "outline": "outlines cannot be used; their pictures are left out",
+    "class": "classes are not known; their images are left out",
+    "outline": "outlines cannot be used; their images are left out",
     "empty_answer": "answers are empty",
     "empty_question": "questions are empty",
 }
@@ -47,7 +47,7 @@ class Finding:
     examples: tuple[str, ...] = ()
 
 
-def parts(found: OwnSet) -> Iterator[Finding]:
+def parts(found: CustomDataset) -> Iterator[Finding]:
     """Parts without a record, and data too small to be split."""
     good = found.good
     for part, rows in good.items():
@@ -62,14 +62,14 @@ def parts(found: OwnSet) -> Iterator[Finding]:
         yield Finding("error", "empty_split", f"{found.spec.path}: {reason}. {remedy}", total)
     if any(good.values()):
         try:
-            for part, rows in found.parts().items():
+            for part, rows in found.splits().items():
                 if not rows and part not in good:
                     yield Finding("error", "empty_split", f"{found.spec.path}: nothing is left for the {part} part")
         except BadRecord as bad:
             yield Finding("error", "empty_split", str(bad))
 
 
-def class_names(found: OwnSet, asked: Sequence[str]) -> Iterator[Finding]:
+def class_names(found: CustomDataset, asked: Sequence[str]) -> Iterator[Finding]:
     """Classes that the prompt does not name, that are not trained on, or of which there are few."""
     counts, first = class_counts(found), {}
     if not counts:
@@ -97,7 +97,7 @@ def class_names(found: OwnSet, asked: Sequence[str]) -> Iterator[Finding]:
         yield Finding("warning", "classes", text, len(few))
 
 
-def single_records(found: OwnSet) -> Iterator[Finding]:
+def single_records(found: CustomDataset) -> Iterator[Finding]:
     """Records that are left out, like ones together; an error when they are many."""
     groups: dict[str, list[BadRecord]] = defaultdict(list)
     rows = list(chain(*found.rows.values()))
@@ -111,10 +111,10 @@ def single_records(found: OwnSet) -> Iterator[Finding]:
         yield Finding("error" if check in GRAVE else level, check, text, len(bad), tuple(map(str, bad[:SHOWN])))
 
 
-def copies(found: OwnSet) -> Iterator[Finding]:
-    """Pictures that are there twice, in one part or in two, and copies that are labelled differently."""
+def copies(found: CustomDataset) -> Iterator[Finding]:
+    """ImageFolder that are there twice, in one part or in two, and copies that are labelled differently."""
     try:
-        together = found.parts()
+        together = found.splits()
     except BadRecord:
         return
     seen: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
@@ -123,43 +123,43 @@ def copies(found: OwnSet) -> Iterator[Finding]:
         for row in rows if part != "test" or rows is not together["validation"] else ():
             seen[row.digest][part].append(row)
     for others in ("validation", "test"):
-        leaked = [places for places in seen.values() if "train" in places and others in places]
-        if leaked:
-            yield _leak(leaked, others)
+        shared_images = [places for places in seen.values() if "train" in places and others in places]
+        if shared_images:
+            yield _leakage(shared_images, others)
     twice = [rows for places in seen.values() for rows in places.values() if _doubled(rows, found)]
     if twice:
         where = f"{twice[0][0].file}:{twice[0][0].record} and {twice[0][1].record}"
-        text = f"{len(twice)} pictures are there more than once, the first are {where}"
+        text = f"{len(twice)} images are there more than once, the first are {where}"
         yield Finding(
             "warning", "duplicates", f"{text}. Remove the copies, or they count more than others.", len(twice)
         )
     torn = [rows for rows in twice if len({packed(row) for row in rows}) > 1]
     if torn and found.spec.kind in ("classify", *REGION_KINDS):
         where = f"{torn[0][0].file}:{torn[0][0].record} and {torn[0][1].record}"
-        text = f"{len(torn)} pictures are there with different labels, the first are {where}. Keep the right one."
+        text = f"{len(torn)} images are there with different labels, the first are {where}. Keep the right one."
         yield Finding("warning", "contradictions", text, len(torn))
 
 
-def _leak(leaked: list[dict[str, list[Row]]], part: str) -> Finding:
-    first, same = leaked[0][part][0], leaked[0]["train"][0]
+def _leakage(shared_images: list[dict[str, list[Row]]], part: str) -> Finding:
+    first, same = shared_images[0][part][0], shared_images[0]["train"][0]
     where = f"{first.file}:{first.record} is {same.file}:{same.record}"
-    text = f"{len(leaked)} pictures of the {part} part are trained on as well, the first: {where}"
+    text = f"{len(shared_images)} images of the {part} part are trained on as well, the first: {where}"
     remedy = f"Scores would be too good. Remove them from the {part} part, or give --resplit true."
-    return Finding("warning", "leakage", f"{text}. {remedy}", len(leaked))
+    return Finding("warning", "leakage", f"{text}. {remedy}", len(shared_images))
 
 
-def _doubled(rows: list[Row], found: OwnSet) -> bool:
-    """Whether records of one picture are copies; several questions about one, or captions of it, are none."""
+def _doubled(rows: list[Row], found: CustomDataset) -> bool:
+    """Whether records of one image are copies; several questions about one, or captions of it, are none."""
     several = found.spec.kind in ("vqa", "caption")
     return len(rows) > (len({packed(row) for row in rows}) if several else 1)
 
 
-def class_counts(found: OwnSet) -> dict[str, Counter[str]]:
+def class_counts(found: CustomDataset) -> dict[str, Counter[str]]:
     """Objects or records of each class in each part; empty where the kind has no classes."""
     if found.spec.kind not in ("classify", *REGION_KINDS):
         return {}
     try:
-        together = found.parts()
+        together = found.splits()
     except BadRecord:
         together = {"train": list(chain(*found.good.values())), "validation": [], "test": []}
     return {part: Counter(name for row in rows for name in found.labels(row)) for part, rows in together.items()}

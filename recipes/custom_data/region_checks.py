@@ -5,22 +5,22 @@ from itertools import chain
 from statistics import median
 from typing import Any
 
-from openpali.data.custom.dataset import OwnSet
+from openpali.data.custom.dataset import CustomDataset
 from openpali.data.custom.rows import BOX_FORMATS, RELATIVE, Row, RowObject, corners, read_box
 from openpali.data.files.annotations import BadPart, reaches_outside
 from openpali.data.files.coco_annotations import wrong_units
 from openpali.data.masks.polygon_units import MOST_PAIRS, other_units, outline_edges
 from openpali.recipes.custom_data.record_checks import Finding
 
-# share of boxes outside their pictures from which the format as a whole is doubted
+# share of boxes outside their images from which the format as a whole is doubted
 DOUBTED = 0.1
 SMALL, ENOUGH = 4, 30
 # relative coordinates round up too
 _SIDE = 1.001
 
 
-def box_format(found: OwnSet) -> Iterator[Finding]:
-    """Boxes that fit their pictures in another format than the one they are read in: swapped xywh and xyxy."""
+def box_format(found: CustomDataset) -> Iterator[Finding]:
+    """Boxes that fit their images in another format than the one they are read in: swapped xywh and xyxy."""
     declared = found.spec.box_format
     boxes = [(item, row) for row in chain(*found.rows.values()) if row.size for item in row.objects]
     outside = [(item, row) for item, row in boxes if not _fits(item.box, declared, row)]
@@ -32,8 +32,8 @@ def box_format(found: OwnSet) -> Iterator[Finding]:
     first, row = outside[0]
     assert row.size is not None
     size = f"{row.size[0]}x{row.size[1]}"
-    where = f"{row.file}:{first.record or row.record}: its box {first.box} does not fit its picture of {size} pixels"
-    share = f"{len(outside)} of {len(boxes)} boxes do not fit their pictures as {declared}"
+    where = f"{row.file}:{first.record or row.record}: its box {first.box} does not fit its image of {size} pixels"
+    share = f"{len(outside)} of {len(boxes)} boxes do not fit their images as {declared}"
     other = next((form for form in formats(boxes) if form != declared and _all_fit(boxes, form)), None)
     fits = f"all fit as {other}. {where}. Give --box_format {other}, or mend the file."
     neither = f"no format fits all. {where}. Mend the boxes, or give --box_format or --clip_boxes true."
@@ -52,16 +52,16 @@ def _all_fit(boxes: Sequence[tuple[RowObject, Row]], form: str) -> bool:
     return all(_fits(item.box, form, row) for item, row in boxes)
 
 
-def no_objects(found: OwnSet) -> Iterator[Finding]:
+def no_objects(found: CustomDataset) -> Iterator[Finding]:
     """Data in which there is nothing to be found."""
     rows = list(chain(*found.good.values()))
     if rows and not any(row.objects for row in rows):
-        text = f"{found.spec.path}: none of its {len(rows)} pictures has an object. Give it annotations."
+        text = f"{found.spec.path}: none of its {len(rows)} images has an object. Give it annotations."
         yield Finding("error", "no_objects", text, len(rows))
 
 
-def outline_units(found: OwnSet) -> Iterator[Finding]:
-    """Outlines that would fit their boxes in other units than pixels, or with x and y exchanged."""
+def outline_units(found: CustomDataset) -> Iterator[Finding]:
+    """Segmentations that would fit their boxes in other units than pixels, or with x and y exchanged."""
     if found.spec.kind != "segment":
         return
     pairs, first = [], None
@@ -82,7 +82,7 @@ def outline_units(found: OwnSet) -> Iterator[Finding]:
         yield Finding("error", "outline_units", f"{first}: {reason}. {remedy}", len(pairs))
 
 
-def clipped_boxes(found: OwnSet) -> Iterator[Finding]:
+def clipped_boxes(found: CustomDataset) -> Iterator[Finding]:
     """How many boxes are clipped, where that is asked for."""
     if not found.spec.clip_boxes:
         return
@@ -94,11 +94,11 @@ def clipped_boxes(found: OwnSet) -> Iterator[Finding]:
     ]
     if clipped:
         row, item = clipped[0]
-        text = f"{len(clipped)} boxes reach outside their pictures and are clipped, the first is"
+        text = f"{len(clipped)} boxes reach outside their images and are clipped, the first is"
         yield Finding("note", "clipped", f"{text} {row.file}:{item.record or row.record}", len(clipped))
 
 
-def class_numbers(found: OwnSet) -> Iterator[Finding]:
+def class_numbers(found: CustomDataset) -> Iterator[Finding]:
     """Numbers of classes that nothing names, and whether they are counted from one where the names are from zero."""
     names, offset = found.class_names, found.spec.label_offset
     used: dict[int, tuple[Row, Any]] = {}
@@ -121,8 +121,8 @@ def class_numbers(found: OwnSet) -> Iterator[Finding]:
     yield Finding("error", "class_numbers", f"{where}: {ids}. {remedy}", len(unknown))
 
 
-def small_boxes(found: OwnSet, resolution: int | None) -> Iterator[Finding]:
-    """Boxes that are a few pixels in the model's pictures."""
+def small_boxes(found: CustomDataset, resolution: int | None) -> Iterator[Finding]:
+    """Boxes that are a few pixels in the model's images."""
     sides = []
     for row in chain(*found.good.values()):
         assert row.size is not None
@@ -131,13 +131,13 @@ def small_boxes(found: OwnSet, resolution: int | None) -> Iterator[Finding]:
             sides.append(min(box.x1 - box.x0, box.y1 - box.y0))
     if resolution and sides and (middle := median(sides) * resolution) < SMALL:
         text = (
-            f"half of the boxes are less than {middle:.1f} pixels wide or high in the model's pictures of {resolution}"
+            f"half of the boxes are less than {middle:.1f} pixels wide or high in the model's images of {resolution}"
         )
         yield Finding("warning", "small_boxes", f"{text}. Give a larger --resolution.", len(sides))
 
 
 def _fits(box: Any, form: str, row: Row) -> bool:
-    """Whether a box is one of its picture; what is no box at all fits, since it is told by itself."""
+    """Whether a box is one of its image; what is no box at all fits, since it is told by itself."""
     assert row.size is not None
     if len(_numbers(box)) != 4:
         return True

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from openpali.data.custom.dataset import OwnSet
+from openpali.data.custom.dataset import CustomDataset
 from openpali.data.custom.rows import REGION_KINDS, Row, texts
 from openpali.data.records import BadRecord
 from openpali.recipes.custom_data.record_checks import Finding
@@ -11,7 +11,7 @@ SCORED = "scored"
 BY_LOSS = "weights are chosen by the validation loss"
 
 
-def empty_scores(found: OwnSet, scored: int | None = None) -> Iterator[Finding]:
+def empty_scores(found: CustomDataset, scored: int | None = None) -> Iterator[Finding]:
     """Parts whose score is undefined, or cannot be anything but 0.
 
     Args:
@@ -19,7 +19,7 @@ def empty_scores(found: OwnSet, scored: int | None = None) -> Iterator[Finding]:
         scored: records of the validation part that are scored, the first ones; all when None.
     """
     try:
-        parts = found.parts()
+        parts = found.splits()
     except BadRecord:
         return
     for part, rows in parts.items():
@@ -40,9 +40,9 @@ def same_captions(rows: Sequence[Row]) -> bool:
     return len({tuple(sorted(texts(row.answers))) for row in rows}) == 1
 
 
-def without_objects(found: OwnSet, part: str, count: int) -> Finding:
-    """No picture of a part has an object."""
-    text = f"{found.spec.path}: none of the {count} pictures of the {part} part has an object"
+def without_objects(found: CustomDataset, part: str, count: int) -> Finding:
+    """No image of a part has an object."""
+    text = f"{found.spec.path}: none of the {count} images of the {part} part has an object"
     if part == "train":
         return Finding("error", "positives", f"{text}: there is nothing to learn. Give it objects.", count)
     after = f": its scores are undefined{', and ' + BY_LOSS if 'validation' in part else ''}"
@@ -50,9 +50,9 @@ def without_objects(found: OwnSet, part: str, count: int) -> Finding:
     return Finding("warning", "positives", f"{text}{after}. {remedy}", count)
 
 
-def one_caption(found: OwnSet, part: str, count: int) -> Finding:
-    """CIDEr weighs words by how rare they are among the pictures of a part."""
-    what = "has one picture" if count == 1 else f"has the same captions for all {count} pictures"
+def one_caption(found: CustomDataset, part: str, count: int) -> Finding:
+    """CIDEr weighs words by how rare they are among the images of a part."""
+    what = "has one image" if count == 1 else f"has the same captions for all {count} images"
     after = f", and {BY_LOSS}" if "validation" in part else ""
     text = f"{found.spec.path}: the {part} part {what}, on which CIDEr is always 0{after}"
     remedy = "Give a larger --eval_limit." if part.startswith(SCORED) else "Give more, or --validation_data."

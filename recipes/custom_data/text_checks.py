@@ -1,15 +1,15 @@
-"""Texts of a person's data that look like what only a program writes."""
+"""Texts of custom data that look like what only a program writes."""
 
 from collections.abc import Iterator
 from itertools import chain
 
-from openpali.data.custom.dataset import OwnSet
+from openpali.data.custom.dataset import CustomDataset
 from openpali.data.custom.rows import REGION_KINDS, Row, texts
 from openpali.modeling.plain_text import found_controls
 from openpali.recipes.custom_data.record_checks import SHOWN, Finding
 
 
-def control_tokens(found: OwnSet) -> Iterator[Finding]:
+def control_tokens(found: CustomDataset) -> Iterator[Finding]:
     """Control tokens of the models in captions, questions, answers and names of classes: they are read as letters."""
     places = [f"{row.file}:{row.record}: {', '.join(tokens)}" for row, tokens in rows_with_controls(found)]
     if places:
@@ -18,7 +18,7 @@ def control_tokens(found: OwnSet) -> Iterator[Finding]:
         yield Finding("warning", "control_tokens", f"{text}. {remedy}", len(places), tuple(places[:SHOWN]))
 
 
-def rows_with_controls(found: OwnSet) -> Iterator[tuple[Row, list[str]]]:
+def rows_with_controls(found: CustomDataset) -> Iterator[tuple[Row, list[str]]]:
     """Good rows that hold some, and which."""
     for row in chain(*found.good.values()):
         said = found.labels(row) if found.spec.kind in REGION_KINDS else [*texts(row.question), *texts(row.answers)]

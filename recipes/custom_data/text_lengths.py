@@ -1,4 +1,4 @@
-"""Tokens of the prompts and targets of a person's data, held against the limits of training and scoring."""
+"""Tokens of the prompts and targets of custom data, held against the limits of training and scoring."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from openpali.data.custom.dataset import OwnSet
+from openpali.data.custom.dataset import CustomDataset
 from openpali.data.custom.rows import REGION_KINDS, Row, texts
 from openpali.data.records import BadRecord
 from openpali.data.tasks.custom import PROMPTS
@@ -37,7 +37,7 @@ class TextLimits:
 class TextLengths:
     """Counts tokens; the same text is read once."""
 
-    def __init__(self, found: OwnSet, tokenizer: Any) -> None:
+    def __init__(self, found: CustomDataset, tokenizer: Any) -> None:
         """Count nothing yet."""
         self.found, self.tokenizer = found, tokenizer
         self.regions, self.outlines = found.spec.kind in REGION_KINDS, found.spec.kind == "segment"
@@ -68,7 +68,7 @@ class TextLengths:
         return [name for item, name in pairs if not item.crowd]
 
 
-def answer_tokens(found: OwnSet, tokenizer: Any) -> int:
+def answer_tokens(found: CustomDataset, tokenizer: Any) -> int:
     """Tokens of the longest answer with a fifth to spare, so that none is cut."""
     lengths = TextLengths(found, tokenizer)
     longest = max(map(lengths.target_at_most, chain(*found.good.values())), default=0)
@@ -86,7 +86,7 @@ def all_classes_fit(names: Sequence[str], tokenizer: Any, max_length: int | None
     return tokens <= prompt_room(max_length)
 
 
-def chosen(found: OwnSet, task: Mapping[str, Any], limits: TextLimits) -> dict[str, str]:
+def chosen(found: CustomDataset, task: Mapping[str, Any], limits: TextLimits) -> dict[str, str]:
     """What was chosen of answers and prompts, and by what, to be said before the run."""
     lengths, kind = TextLengths(found, limits.tokenizer), found.spec.kind
     longest = max(chain(*found.good.values()), key=lengths.target_at_most, default=None)
@@ -96,20 +96,20 @@ def chosen(found: OwnSet, task: Mapping[str, Any], limits: TextLimits) -> dict[s
         said["answers"] = f"up to {task['max_new_tokens']} tokens in scoring; the longest target has {tokens}"
     names = found.classes
     if kind in REGION_KINDS and task.get("classes"):
-        said["prompts"] = f"name {len(task['classes'])} of {len(names)} classes, also on pictures without any"
+        said["prompts"] = f"name {len(task['classes'])} of {len(names)} classes, also on images without any"
     elif kind in REGION_KINDS:
         said["prompts"] = (
-            f"ask for one class that is on the picture: the names of all {len(names)} have"
+            f"ask for one class that is on the image: the names of all {len(names)} have"
             f" {lengths.of(' ; '.join(names))} tokens, more than {prompt_room(limits.max_length)}. What is not there"
-            f' is not learnt so; --prompt "{kind} a ; b" names some on every picture'
+            f' is not learnt so; --prompt "{kind} a ; b" names some on every image'
         )
     return said
 
 
-def cut_texts(found: OwnSet, task: Mapping[str, Any], limits: TextLimits) -> Iterator[Finding]:
+def cut_texts(found: CustomDataset, task: Mapping[str, Any], limits: TextLimits) -> Iterator[Finding]:
     """Prompts and targets that are longer than what a run takes of them."""
     try:
-        parts = found.parts()
+        parts = found.splits()
     except BadRecord:
         return
     lengths, new = TextLengths(found, limits.tokenizer), task["max_new_tokens"]
@@ -161,7 +161,7 @@ def too_long(
         f" {option[2:]}={limit} and are cut"
     )
     if option == "--task.max_new_tokens" and lengths.regions:
-        rows = lengths.found.parts()[part]
+        rows = lengths.found.splits()[part]
         reachable = sum(min(lengths.target_at_most(one), limit) for one in rows)
         text += f", so that recall cannot pass {reachable / sum(map(lengths.target_at_most, rows)):.0%}"
     return Finding("warning", "length", f"{text}. Give {option} {most}.", len(long))

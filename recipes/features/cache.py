@@ -3,8 +3,8 @@
     train, collator = cached_features(mode, model, train, collator, run)
 
 What is kept is the encoder's output before the projector, which may train. Before the run every example is read once;
-what the model needs of it but for its pictures stays in memory, so that nothing is decoded while the run goes on. The
-pictures that the cache does not hold yet go through the encoder. They are found by their pixels, and the cache by the
+what the model needs of it but for its images stays in memory, so that nothing is decoded while the run goes on. The
+images that the cache does not hold yet go through the encoder. They are found by their pixels, and the cache by the
 encoder's weights, its shape, the preprocessing and the type of the numbers: what changes is computed anew.
 """
 
@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from openpali.data.collator import Collator
 from openpali.data.files.config import ConfigError
-from openpali.data.images.lazy_image import PictureFiles, picture_key
+from openpali.data.images.lazy_image import ImageFiles, image_key
 from openpali.data.images.preprocess import with_fast_images
 from openpali.data.mixture import TaskDataset
 from openpali.recipes.features.examples import CachedCollator, CachedExamples, Reading, loader_of, read_once
@@ -47,7 +47,7 @@ def cached_features(
     """Data and collator of a run that reads features, or the given ones where that cannot be or does not pay.
 
     Args:
-        mode: "auto" where it pays; "on" also where no picture is seen twice, and with an error where it cannot be.
+        mode: "auto" where it pays; "on" also where no image is seen twice, and with an error where it cannot be.
         model: PaLI-3 or PaliGemma; nothing about it changes.
         train: what is trained on.
         collator: of `train`.
@@ -58,10 +58,10 @@ def cached_features(
     """
     reason = "off" if mode == "off" else obstacle(model, train, collator, run)
     if not reason and mode == "auto" and epochs(train, run) < 2:
-        reason = "no picture comes twice"
+        reason = "no image comes twice"
     if not reason:
         store = open_store(model, collator, run)
-        reading = read_once(train, PictureFiles(run.folder.parent / FOLDER / FILES), run)
+        reading = read_once(train, ImageFiles(run.folder.parent / FOLDER / FILES), run)
         missing, reason = plan(store, reading, run)
         if not reason:
             fill(store, Missing(train, reading, missing[run.process_index :: run.world_size], collator), model, run)
@@ -83,7 +83,7 @@ def obstacle(model: PreTrainedModel, train: Any, collator: Any, run: RunArgument
     if not isinstance(train, TaskDataset) or not isinstance(collator, Collator):
         return "streams and mixtures are not read in epochs"
     if train.augmented is not None:
-        return "augmented pictures are others in every epoch"
+        return "augmented images are others in every epoch"
     if model.config.vision_config.attention_dropout:
         return "the image encoder has dropout, attention_dropout of its configuration"
     return ""
@@ -100,15 +100,15 @@ def open_store(model: PreTrainedModel, collator: Collator, run: RunArguments) ->
     floating = [parameter.dtype for parameter in tower.parameters() if parameter.is_floating_point()]
     computed_in = autocast_type(run) or floating[-1]
     form = RecordForm((vision.image_size // vision.patch_size) ** 2, vision.hidden_size, computed_in)
-    pictures = collator.processor.image_processor
+    images = collator.processor.image_processor
     about = {
         "format": FORMAT,
         "encoder": weights_hash(tower),
         "encoder_config": {k: v for k, v in vision.to_dict().items() if k not in NOT_OF_THE_WEIGHTS},
         "features": form.describe(),
-        "pictures": pictures.to_dict(),
+        "pictures": images.to_dict(),
         # with torchvision installed or not the stock class resizes otherwise under the same settings
-        "exact_pictures": collator.exact_pictures and type(pictures).__name__,
+        "exact_pictures": collator.exact_images and type(images).__name__,
     }
     about = json.loads(json.dumps(about, default=str))
     name = blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=8).hexdigest()
@@ -135,10 +135,10 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def plan(store: FeatureStore, reading: Reading, run: RunArguments) -> tuple[list[tuple[int, int]], str]:
-    """Which pictures are to be computed, and why they cannot be kept if so; says how much room they take.
+    """Which images are to be computed, and why they cannot be kept if so; says how much room they take.
 
     Returns:
-        Example and position in it of every distinct picture that is missing, the same in all processes.
+        Example and position in it of every distinct image that is missing, the same in all processes.
     """
     first = {key: (i, j) for i, keys in reversed([*enumerate(reading.keys)]) for j, key in enumerate(keys)}
     there = store.open()
@@ -146,7 +146,7 @@ def plan(store: FeatureStore, reading: Reading, run: RunArguments) -> tuple[list
     size, free = len(missing) * store.form.size, shutil.disk_usage(store.folder).free
     whole = readable(len(first) * store.form.size)
     run.say(
-        f"Image features: {len(first):,} distinct pictures of {store.form.describe()}, {whole} in {store.folder};"
+        f"Image features: {len(first):,} distinct images of {store.form.describe()}, {whole} in {store.folder};"
         f" {len(missing):,} are to be computed, {readable(size)} ({readable(free)} are free)"
     )
     reason = f"{readable(size)} are needed in {store.folder}, where {readable(free)} are free" * (size > MOST * free)
@@ -158,7 +158,7 @@ def plan(store: FeatureStore, reading: Reading, run: RunArguments) -> tuple[list
 
 
 class Missing(Dataset):
-    """Pictures that are to be computed, by the examples that hold them, prepared as for training."""
+    """ImageFolder that are to be computed, by the examples that hold them, prepared as for training."""
 
     def __init__(self, examples: Any, reading: Reading, places: Sequence[tuple[int, int]], collator: Collator):
         self.examples, self.collator = examples, collator
@@ -174,13 +174,13 @@ class Missing(Dataset):
         index = self.indices[number]
         images = self.examples[index].images
         missing = [images[position] for position in self.positions[index]]
-        processor = with_fast_images(self.collator.processor, self.collator.exact_pictures)
+        processor = with_fast_images(self.collator.processor, self.collator.exact_images)
         pixels = processor.image_processor(missing, return_tensors="pt")["pixel_values"]
-        return [picture_key(picture) for picture in missing], pixels
+        return [image_key(image) for image in missing], pixels
 
 
 def joined(items: Sequence[tuple[list[bytes], torch.Tensor]]) -> tuple[list[bytes], torch.Tensor]:
-    """Keys and pictures of several examples."""
+    """Keys and images of several examples."""
     return [key for keys, _ in items for key in keys], torch.cat([pixels for _, pixels in items])
 
 
@@ -211,7 +211,7 @@ def fill(store: FeatureStore, missing: Missing, model: PreTrainedModel, run: Run
 
 
 def all_places(store: FeatureStore, reading: Reading, run: RunArguments) -> dict[bytes, tuple[int, int]]:
-    """Where the features of every picture are.
+    """Where the features of every image are.
 
     Raises:
         ConfigError: some are still missing.
@@ -221,7 +221,7 @@ def all_places(store: FeatureStore, reading: Reading, run: RunArguments) -> dict
     if lost is not None:
         record = json.loads(reading.lines[lost])["id"]
         raise ConfigError(
-            f"the pictures of {record} changed while their features were computed, or {store.folder} is not the same"
+            f"the images of {record} changed while their features were computed, or {store.folder} is not the same"
             " on all machines: start again, or set feature_cache: off"
         )
     return places

@@ -1,4 +1,4 @@
-"""Examples whose pictures are features on disk: what is read of them once, and how they become batches."""
+"""Examples whose images are features on disk: what is read of them once, and how they become batches."""
 
 import copy
 import json
@@ -15,14 +15,14 @@ from transformers import BatchFeature
 
 from openpali.data.collator import Collator
 from openpali.data.example import Example
-from openpali.data.images.lazy_image import PictureFiles, picture_key
+from openpali.data.images.lazy_image import ImageFiles, image_key
 from openpali.data.images.open_image import remembered
 from openpali.recipes.features.store import FeatureStore, Place
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.training.bad_losses import Careful, CarefulCollator, raised
+from openpali.recipes.training.bad_losses import SafeCollator, SafeDataset, raised
 from openpali.recipes.training.sampling import quiet_worker
 
-# where a stand-in for a picture keeps the place of its features
+# where a stand-in for an image keeps the place of its features
 PLACE = "features"
 
 
@@ -32,7 +32,7 @@ class Reading:
 
     Attributes:
         lines: of each example, its texts as JSON.
-        keys: of each example, `picture_key` of its pictures.
+        keys: of each example, `image_key` of its images.
     """
 
     lines: list[bytes]
@@ -40,9 +40,9 @@ class Reading:
 
 
 class Readings(Dataset):
-    """Reads examples for their texts and the keys of their pictures, which need no decoding where files are known."""
+    """Reads examples for their texts and the keys of their images, which need no decoding where files are known."""
 
-    def __init__(self, examples: Dataset[Example], indices: Sequence[int], files: PictureFiles):
+    def __init__(self, examples: Dataset[Example], indices: Sequence[int], files: ImageFiles):
         self.examples, self.indices, self.files = examples, indices, files
 
     def __len__(self) -> int:
@@ -54,15 +54,15 @@ class Readings(Dataset):
         texts = {"id": example.id, "task": example.task, "prefix": example.prefix, "suffix": example.suffix}
         texts["controls"] = example.controls
         line = json.dumps(texts | {"meta": example.meta}, ensure_ascii=False)
-        return line.encode(), [picture_key(picture) for picture in example.images]
+        return line.encode(), [image_key(image) for image in example.images]
 
 
 def loader_of(data: Dataset, run: RunArguments, batch_size: int | None, collate: Any = None) -> DataLoader:
     """Items in order, by the run's workers, without touching the run's random numbers; to be read by `raised`."""
     return DataLoader(
-        Careful(data),
+        SafeDataset(data),
         batch_size=batch_size,
-        collate_fn=CarefulCollator(collate or unchanged),
+        collate_fn=SafeCollator(collate or unchanged),
         num_workers=run.dataloader_num_workers,
         worker_init_fn=quiet_worker,
         generator=torch.Generator(),
@@ -74,7 +74,7 @@ def unchanged(item: Any) -> Any:
     return item
 
 
-def read_once(examples: Any, files: PictureFiles, run: RunArguments) -> Reading:
+def read_once(examples: Any, files: ImageFiles, run: RunArguments) -> Reading:
     """Every example of map-style data, in order; each process reads its share, and all get the whole."""
     share = range(run.process_index, len(examples), run.world_size)
     loader = loader_of(Readings(examples, share, files), run, None)
@@ -88,16 +88,16 @@ def read_once(examples: Any, files: PictureFiles, run: RunArguments) -> Reading:
 
 
 class CachedExamples(Dataset[Example]):
-    """The examples of a reading, with stand-ins for pictures that know where the features are.
+    """The examples of a reading, with stand-ins for images that know where the features are.
 
     All of them lie in three arrays, which loader workers share with the training process.
     """
 
     def __init__(self, reading: Reading, places: dict[bytes, Place]):
-        """Find the features of every picture, which must all be among `places`."""
+        """Find the features of every image, which must all be among `places`."""
         self.text = b"".join(reading.lines)
         self.text_ends = np.cumsum([0, *map(len, reading.lines)])
-        self.picture_ends = np.cumsum([0, *map(len, reading.keys)])
+        self.image_ends = np.cumsum([0, *map(len, reading.keys)])
         found = [places[key] for keys in reading.keys for key in keys]
         self.places = np.array(found, dtype=np.int64).reshape(-1, 2)
 
@@ -108,22 +108,22 @@ class CachedExamples(Dataset[Example]):
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         texts = json.loads(self.text[self.text_ends[index] : self.text_ends[index + 1]])
-        places = self.places[self.picture_ends[index] : self.picture_ends[index + 1]].tolist()
+        places = self.places[self.image_ends[index] : self.image_ends[index + 1]].tolist()
         return Example(images=tuple(stand_in((part, record)) for part, record in places), **texts)
 
 
 def stand_in(place: Place) -> Image.Image:
-    """A picture of one pixel for those who count pictures; [`StoredFeatures`] reads its place."""
-    picture = Image.new("RGB", (1, 1))
-    picture.info[PLACE] = place
-    return picture
+    """An image of one pixel for those who count images; [`StoredFeatures`] reads its place."""
+    image = Image.new("RGB", (1, 1))
+    image.info[PLACE] = place
+    return image
 
 
 class StoredFeatures:
     """In the place of an image processor: gives the features that stand-ins stand for."""
 
     def __init__(self, image_processor: Any, store: FeatureStore):
-        """Stand in for the image processor of a processor whose pictures are stand-ins."""
+        """Stand in for the image processor of a processor whose images are stand-ins."""
         self.valid_kwargs, self.store = image_processor.valid_kwargs, store
 
     def fetch_images(self, images: Any) -> Any:
@@ -132,14 +132,14 @@ class StoredFeatures:
 
     def __call__(self, images: Sequence[Image.Image], **options: Any) -> BatchFeature:
         """`pixel_values`: float[n, tokens, width], which are features under the name that a processor knows."""
-        return BatchFeature({"pixel_values": self.store.read([picture.info[PLACE] for picture in images])})
+        return BatchFeature({"pixel_values": self.store.read([image.info[PLACE] for image in images])})
 
 
 class CachedCollator:
     """The batches of a collator with `image_features` in place of `pixel_values`.
 
     Args:
-        collator: for the same examples with their pictures.
+        collator: for the same examples with their images.
         store: opened, where the examples' places lead to.
     """
 

@@ -1,4 +1,4 @@
-"""Image features on disk, by what the picture is: records of one size, which are read without loading the rest.
+"""Image features on disk, by what the image is: records of one size, which are read without loading the rest.
 
     <folder>/about.json          what the features are of
     <folder>/<part>.features     record after record, tokens x width values each
@@ -33,7 +33,7 @@ def bytes_of(tensor: torch.Tensor) -> memoryview:
 
 @dataclass(frozen=True)
 class RecordForm:
-    """Features of one picture."""
+    """Features of one image."""
 
     tokens: int
     width: int
@@ -69,7 +69,7 @@ class FeatureStore:
             fresh.replace(folder / "about.json")
 
     def open(self) -> dict[bytes, Place]:
-        """Where the features of each picture are, by `picture_key`; of all that is there now."""
+        """Where the features of each image are, by `image_key`; of all that is there now."""
         self.parts = sorted(self.folder.glob("*.keys"))
         self.records, places = [], {}
         for number, path in enumerate(self.parts):

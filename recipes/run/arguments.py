@@ -27,6 +27,7 @@ from openpali.data.files.config import (
     read_value,
     read_yaml,
 )
+from openpali.data.files.renamed import current_options
 from openpali.data.files.run_outputs import CONFIG_HEADER
 from openpali.modeling import mistakes
 from openpali.modeling.checkpoints import INCOMPLETE_HELP
@@ -208,7 +209,7 @@ def read_values(
 ) -> Values:
     """What `parse` would build dataclasses of; the arguments are the same."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    config, argv = take_option(argv, "--config")
+    config, argv = take_option(current_options(argv), "--config")
     known = known_keys(classes)
     values = (below or {}) | (read_yaml(find_config(config), known) if config else {}) | (above or {})
     nested, argv = take_nested(argv, known)

@@ -10,7 +10,15 @@ from openpali.data.files.config import ConfigError
 from openpali.data.masks.mask_tokenizer import load_codec
 from openpali.data.mixture import Mixture, TaskDataset
 from openpali.data.records import BadRecord, SkipLog
-from openpali.data.sources import Augmented, CheckedSource, RetellingSource, Source, augmented, credits_of, load_source
+from openpali.data.sources import (
+    Augmented,
+    CheckedSource,
+    RewritableSource,
+    Source,
+    augmented,
+    credits_of,
+    load_source,
+)
 from openpali.data.sources.jsonl import JsonlSource
 from openpali.data.sources.webdataset import WebDataset
 from openpali.data.streaming.stream import StreamMixture, TaskStream
@@ -26,7 +34,7 @@ from openpali.recipes.run.run_folder import SKIPPED_FILE
 SHOWN = 20
 
 
-class Part:
+class Subset:
     """Some records of a source, as a source."""
 
     def __init__(self, source: Source, indices: Sequence[int]):
@@ -45,14 +53,14 @@ class Part:
         return credits_of(self.source)
 
 
-class RetellingPart(Part):
+class RewritableSubset(Subset):
     """The same of a source that can write its texts anew, which augmentations need."""
 
-    source: RetellingSource
+    source: RewritableSource
 
-    def retold(self, record: dict[str, Any]) -> dict[str, Any]:
+    def rewritten(self, record: dict[str, Any]) -> dict[str, Any]:
         """The record with texts that are true of its objects."""
-        return self.source.retold(record)
+        return self.source.rewritten(record)
 
 
 def check_folder(name: str | None, key: str) -> str:
@@ -122,10 +130,10 @@ def splits(spec: dict[str, Any], run: RunArguments) -> dict[str, Source]:
     if "split" in spec:
         parts = {name: make_source(plain | {"split": name}) for name in ("train", "validation", "test")}
         for part in parts.values():
-            tell_bad_records(part, run)
+            report_bad_records(part, run)
     else:
         source = make_source(plain)
-        parts = shard_parts(source, run) if isinstance(source, WebDataset) else held_out_parts(source, run)
+        parts = shard_parts(source, run) if isinstance(source, WebDataset) else held_out_splits(source, run)
     if not spec.get("augment"):
         return parts
     try:
@@ -134,18 +142,18 @@ def splits(spec: dict[str, Any], run: RunArguments) -> dict[str, Source]:
         raise ConfigError(f"source: {error}") from error
 
 
-def held_out_parts(source: Source, run: RunArguments) -> dict[str, Source]:
+def held_out_splits(source: Source, run: RunArguments) -> dict[str, Source]:
     """A source of which some records are set aside for validation and test."""
-    tell_bad_records(source, run)
+    report_bad_records(source, run)
     total = len(source)
     held_out = max(1, min(512, total // 5 if total < 100 else total // 10))
     chosen = set(random.Random(0).sample(range(total), held_out))
     if isinstance(source, JsonlSource):
-        # questions of one conversation are about one picture
+        # questions of one conversation are about one image
         lines = {source.line(index) for index in chosen}
         chosen = {index for index in range(total) if source.line(index) in lines}
     rest = [i for i in range(total) if i not in chosen] or list(chosen)
-    kind = RetellingPart if isinstance(source, RetellingSource) else Part
+    kind = RewritableSubset if isinstance(source, RewritableSource) else Subset
     validation = kind(source, sorted(chosen))
     run.say(
         f"{source.name}: {total} records; {len(rest)} to train on, {len(chosen)} set aside for validation and test"
@@ -177,7 +185,7 @@ def task_data(source: Source, task: Task, run: RunArguments, max_bad_share: floa
     """
     inner = source.source if isinstance(source, Augmented) else source
     if not isinstance(inner, WebDataset):
-        return TaskDataset(source, task, run.seed, skip_log(run), max_bad_share, part="train")
+        return TaskDataset(source, task, run.seed, skip_log(run), max_bad_share, split="train")
     shards: Any = source
     place = run.process_index, run.world_size
     return TaskStream(shards, task, run.seed, skip_log(run), max_bad_share, *place)
@@ -235,7 +243,7 @@ def first_records(source: Source, count: int) -> Iterator[dict[str, Any]]:
             continue
 
 
-def tell_bad_records(source: Source, run: RunArguments) -> None:
+def report_bad_records(source: Source, run: RunArguments) -> None:
     """Say what is wrong with the records that a source has left out, and list all of them in the run's folder."""
     if run.process_index > 0 or not isinstance(source, CheckedSource):
         return
@@ -259,7 +267,7 @@ def skip_log(run: RunArguments) -> SkipLog:
     return SkipLog(run.folder / SKIPPED_FILE)
 
 
-def tell_skipped(run: RunArguments) -> None:
+def report_skipped(run: RunArguments) -> None:
     """At the end: how many records were skipped in all."""
     log = skip_log(run)
     skipped = log.read()
@@ -267,7 +275,7 @@ def tell_skipped(run: RunArguments) -> None:
         run.say(f"Skipped {len(skipped)} records that cannot be used; {log.path} says what is wrong with each")
 
 
-def tell_long_texts(
+def report_long_texts(
     parts: dict[str, TaskDataset],
     tokenizer: Any,
     max_length: int | None,
@@ -314,7 +322,7 @@ def tell_long_texts(
 
 def _texts_of(part: Source) -> Iterator[tuple[str, str, str]]:
     """Place, key and text of the prefixes and suffixes of a JSONL file, or of some of its records."""
-    source, indices = (part.source, part.indices) if isinstance(part, Part) else (part, range(len(part)))
+    source, indices = (part.source, part.indices) if isinstance(part, Subset) else (part, range(len(part)))
     if isinstance(source, JsonlSource):
         for index in indices:
             place = f"{source.path}:{source.line(index)}"

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from openpali.data.custom.dataset import OwnSet, OwnSpec, own_spec, packed, read_own
+from openpali.data.custom.dataset import CustomDataset, CustomSpec, custom_spec, packed, read_custom
 from openpali.data.files.shard_files import find_shards
 from openpali.data.images.open_image import BadImage
 from openpali.data.records import BadRecord
@@ -26,7 +26,7 @@ OF_A_RUN = {"logs.jsonl", "fingerprints.json", "trainer_state.json"}
 OF_A_MODEL = ("config.json", "tokenizer.json")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".npz", ".tar", ".tgz", ".gz", ".zst", ".bz2", ".xz")
 ANNOTATIONS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".xml", ".yaml", ".yml", ".p", ".pkl", ".parquet", ".arrow")
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mp4", ".avi", ".webm", ".mkv")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mp4", ".avi", ".webm", ".mkv")
 # bytes of a large file that are read, in pieces spread over it
 _PIECES, _PIECE = 64, 1 << 16
 
@@ -49,8 +49,8 @@ def parts(key: str, value: Any, run_folder: Path) -> Iterator[tuple[str, ...]]:
     """What there is to hash below a value: lines of texts."""
     if key == SETTINGS:
         yield (json.dumps(value, sort_keys=True, default=str),)
-    elif isinstance(value, dict) and value.get("name") == "own" and "path" in value:
-        yield ("own", own_content(value))
+    elif isinstance(value, dict) and value.get("name") == "custom" and "path" in value:
+        yield ("custom", own_content(value))
     elif isinstance(value, dict):
         for inner, item in value.items():
             yield from parts(str(inner), item, run_folder)
@@ -67,10 +67,12 @@ def parts(key: str, value: Any, run_folder: Path) -> Iterator[tuple[str, ...]]:
 
 
 def own_content(source: Mapping[str, Any]) -> str:
-    """A hash of the records of a person's data, their labels, outlines and pictures included."""
-    known = {option.name for option in fields(OwnSpec)}
+    """A hash of the records of custom data, their labels, outlines and images included."""
+    known = {option.name for option in fields(CustomSpec)}
     try:
-        found: OwnSet = read_own(own_spec(**{key: value for key, value in source.items() if key in known}))
+        found: CustomDataset = read_custom(
+            custom_spec(**{key: value for key, value in source.items() if key in known})
+        )
     except (ValueError, BadRecord, BadImage):
         # told where the data are read for training
         return ""
@@ -94,7 +96,7 @@ def places(value: str) -> list[Path]:
 
 
 def content(path: Path, run_folder: Path) -> Iterator[tuple[str, str]]:
-    """Names and hashes of a file, or of the files in a folder that are data; of pictures the sizes alone."""
+    """Names and hashes of a file, or of the files in a folder that are data; of images the sizes alone."""
     if path.is_file():
         yield path.name, file_hash(path)
         return
@@ -106,7 +108,7 @@ def content(path: Path, run_folder: Path) -> Iterator[tuple[str, str]]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             file, ending = Path(folder, name), Path(name).suffix.lower()
-            if ending in PICTURES and file.is_file():
+            if ending in IMAGES and file.is_file():
                 yield str(file.relative_to(path)), str(file.stat().st_size)
             elif ending in WEIGHTS + ANNOTATIONS and file.is_file():
                 yield str(file.relative_to(path)), file_hash(file)

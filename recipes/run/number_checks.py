@@ -8,7 +8,7 @@ from openpali.data.files.config import ConfigError
 # keys of all recipes by what their numbers may be
 AT_LEAST_ONE = ("eval_limit", "test_limit", "num_beams", "resolution", "image_size", "pack_length", "examples")
 AT_LEAST_ONE += ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-AT_LEAST_ONE += ("save_total_limit", "rsqrt_timescale", "texts_per_picture", "vocab_size", "text_length", "lora_rank")
+AT_LEAST_ONE += ("save_total_limit", "rsqrt_timescale", "texts_per_image", "vocab_size", "text_length", "lora_rank")
 AT_LEAST_ONE += (
     "max_length",
     "suffix_max_length",

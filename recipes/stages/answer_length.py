@@ -9,7 +9,7 @@ from openpali.recipes.custom_data.text_lengths import LONGEST
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.stages.transfer_tasks import Member, NamedTask
 
-# their targets are as long as pictures are full
+# their targets are as long as images are full
 OF_MANY_OBJECTS = ("detect", "segment")
 
 

@@ -1,4 +1,4 @@
-"""What each patch of a picture shows, for dense training: examples, batches and scores."""
+"""What each patch of an image shows, for dense training: examples, batches and scores."""
 
 import random
 from collections import Counter
@@ -23,7 +23,7 @@ INSIDE, EMPTY = 0.7, 0.95
 
 @dataclass(frozen=True)
 class Patches:
-    """A picture with the boxes, and perhaps the masks, of its objects.
+    """An image with the boxes, and perhaps the masks, of its objects.
 
     Attributes:
         language: of the names.
@@ -78,7 +78,7 @@ def names_in(source: Source, language: str, records: int, most: int) -> list[str
 class PatchCollator:
     """Examples of `Patches` to pixels and the shares of each patch.
 
-    Pictures are squashed to a square, so that normalised boxes stay true.
+    ImageFolder are squashed to a square, so that normalised boxes stay true.
     """
 
     def __init__(self, processor: ProcessorMixin, names: Sequence[str], cells: int):

@@ -22,14 +22,14 @@ MOST_KEYWORDS = 3
 
 @dataclass(frozen=True)
 class Pairs:
-    """A picture and one text that is true of it, the other true texts beside it.
+    """An image and one text that is true of it, the other true texts beside it.
 
     Attributes:
         languages: of the texts, one drawn for each example among those that the record has.
         texts: what to draw from: "captions" of the whole scene, "names" of its objects, "keywords" (one to three of
             the record's, in any order).
         language_weights: how often a language is drawn, relative to the others; 1 where it says nothing.
-        number: how many texts are drawn for each picture, several of them where encoding pictures costs more; as far
+        number: how many texts are drawn for each image, several of them where encoding images costs more; as far
             as they go, each in another language.
         name: of the task.
     """
@@ -54,7 +54,7 @@ class Pairs:
             )
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """The text is the suffix, further ones are `meta["more"]`, and all that are true of the picture
+        """The text is the suffix, further ones are `meta["more"]`, and all that are true of the image
         `meta["true"]`."""
         known = true_texts(record, self.languages)
         kinds = [kind for kind in self.texts if any(known[kind].values())]
@@ -113,25 +113,25 @@ def true_texts(record: dict[str, Any], languages: Sequence[str]) -> dict[str, di
 
 
 class PairCollator:
-    """Pairs to the inputs of `SiglipForContrastiveLearning`, and keys that say which text is true of which picture.
+    """Pairs to the inputs of `SiglipForContrastiveLearning`, and keys that say which text is true of which image.
 
-    With few concepts a batch holds the same text several times, and a caption of one picture can name an object
+    With few concepts a batch holds the same text several times, and a caption of one image can name an object
     of another. Calling those pairs negative would teach the model to tell apart what is alike. So every text of
-    the batch that is among a picture's true texts is a positive of it, on whichever process it is.
+    the batch that is among an image's true texts is a positive of it, on whichever process it is.
 
     Args:
         processor: of the model.
         text_length: tokens of every text; SigLIP attends to padding too.
-        shared_texts: False for the paper's loss, in which a picture's only positive is its own text.
+        shared_texts: False for the paper's loss, in which an image's only positive is its own text.
     """
 
     def __init__(self, processor: SiglipProcessor, text_length: int, shared_texts: bool = True):
         self.processor, self.text_length, self.shared_texts = processor, text_length, shared_texts
-        self.pictures = FastImageProcessor(processor.image_processor, exact=False)
+        self.images = FastImageProcessor(processor.image_processor, exact=False)
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """`pixel_values`: float[n, 3, H, W], `input_ids`: int[m, text_length], `image_keys`: int[n, k] and
-        `text_keys`: int[m]; m is n times the texts of a picture."""
+        `text_keys`: int[m]; m is n times the texts of an image."""
         images = [example.images[0] for example in examples]
         texts = [[example.suffix, *example.meta.get("more", ())] for example in examples]
         flat = [text for own in texts for text in own]
@@ -143,7 +143,7 @@ class PairCollator:
             image_keys = [[text_key(example.id)] for example in examples]
             text_keys = [keys[0] for keys, own in zip(image_keys, texts) for _ in own]
         return {
-            "pixel_values": self.pictures(images, return_tensors="pt")["pixel_values"],
+            "pixel_values": self.images(images, return_tensors="pt")["pixel_values"],
             "input_ids": self.processor.tokenizer(flat, return_tensors="pt", **options)["input_ids"],
             "image_keys": padded(image_keys),
             "text_keys": torch.tensor(text_keys),
@@ -170,12 +170,12 @@ def retrieval_scores(
         model: in evaluation mode.
         collator: of the run.
         examples: validation pairs.
-        batch_size: pictures or texts at a time.
+        batch_size: images or texts at a time.
 
     Returns:
         `image_to_text` and `text_to_image`: recall at 1 among the pairs, any true text counting; their mean as
         `recall_at_1`; and, where objects have names, `naming_accuracy`: how often the nearest of all the
-        examples' names is one of the picture's.
+        examples' names is one of the image's.
     """
     tokenizer = collator.processor.tokenizer
     texts = [example.suffix for example in examples]

@@ -1,4 +1,4 @@
-"""Instance masks for the mask VQ-VAE: cut out of a source's pictures once, and kept as small squares."""
+"""Instance masks for the mask VQ-VAE: cut out of a source's images once, and kept as small squares."""
 
 import json
 import zlib
@@ -23,7 +23,7 @@ ORIENTATIONS = (1, 2, 8)
 
 
 class Instance(NamedTuple):
-    """One object of a picture: `mask` is bool[H, W], and the box has the object's name."""
+    """One object of an image: `mask` is bool[H, W], and the box has the object's name."""
 
     id: str
     mask: torch.Tensor

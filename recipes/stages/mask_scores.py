@@ -1,4 +1,4 @@
-"""How well a mask VQ-VAE gives masks back, in numbers and in pictures."""
+"""How well a mask VQ-VAE gives masks back, in numbers and in images."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -64,7 +64,7 @@ def square_scores(model: PreTrainedModel, squares: torch.Tensor, batch_size: int
 
 
 def pairs(model: MaskVQVAE, source: Source, count: int) -> list[Pair]:
-    """The first masks of a source, written as text and read back at the size of their pictures.
+    """The first masks of a source, written as text and read back at the size of their images.
 
     A mask whose text cannot be read back, since its box is too thin for its tokens, counts as IoU 0.
     """
@@ -102,15 +102,15 @@ def before_and_after(pair: Pair, side: int = PANEL) -> Image.Image:
     x1, y1, x2, y2 = pair.instance.box.pixel_xyxy(width, height)
     reach = 0.56 * max(x2 - x1, y2 - y1, 1)
     window = ((x1 + x2) / 2 - reach, (y1 + y2) / 2 - reach, (x1 + x2) / 2 + reach, (y1 + y2) / 2 + reach)
-    picture = Image.new("RGB", (2 * side + 2, side), "white")
+    image = Image.new("RGB", (2 * side + 2, side), "white")
     for left, mask, colour in ((0, pair.instance.mask, TRUE_COLOUR), (side + 2, pair.found, PREDICTED_COLOUR)):
         layer = Image.fromarray(mask.numpy().astype("uint8") * 255)
-        # EXTENT, unlike resize, may look beyond the picture
+        # EXTENT, unlike resize, may look beyond the image
         layer = layer.transform((side, side), Image.Transform.EXTENT, window, Image.Resampling.BILINEAR)
         panel = Image.new("RGB", (side, side), PAPER)
         panel.paste(colour, (0, 0), layer)
-        picture.paste(panel, (left, 0))
-    return picture
+        image.paste(panel, (left, 0))
+    return image
 
 
 def sheet(found: Sequence[Pair]) -> Image.Image:
@@ -118,13 +118,13 @@ def sheet(found: Sequence[Pair]) -> Image.Image:
     shown = [found[i * len(found) // (COLUMNS * ROWS)] for i in range(min(COLUMNS * ROWS, len(found)))]
     wide, high, gap = 2 * PANEL + 2, PANEL + 18, 14
     rows = -(-len(shown) // COLUMNS)
-    picture = Image.new("RGB", (COLUMNS * (wide + gap) + gap, rows * (high + gap) + gap), "white")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
+    image = Image.new("RGB", (COLUMNS * (wide + gap) + gap, rows * (high + gap) + gap), "white")
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
     for i, pair in enumerate(shown):
         x, y = gap + i % COLUMNS * (wide + gap), gap + i // COLUMNS * (high + gap)
-        picture.paste(before_and_after(pair), (x, y))
+        image.paste(before_and_after(pair), (x, y))
         draw.text((x, y + PANEL + 2), f"IoU {pair.iou:.3f}", fill=INK, font=font)
-    return picture
+    return image
 
 
 def mask_report(

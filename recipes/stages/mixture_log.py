@@ -128,7 +128,7 @@ class MixtureLog(TrainerCallback):
             self.run.say(f"{row.name:<20} {row.expected_examples:>14,.0f} examples expected {count:>14,} seen")
 
 
-def tell_mixture(rows: Sequence[MixtureRow], run: RunArguments) -> None:
+def log_mixture(rows: Sequence[MixtureRow], run: RunArguments) -> None:
     """The table at the start."""
     run.say(f"{'line':<20} {'weight':>7} {'examples':>14}  task on source")
     for row in rows:

@@ -11,14 +11,14 @@ from typing import Any
 from openpali.data.example import Example
 from openpali.data.files.config import ConfigError, as_dict
 from openpali.data.mixture import Mixture, TaskDataset
-from openpali.data.sources import Augmented, RetellingSource, Source
+from openpali.data.sources import Augmented, RewritableSource, Source
 from openpali.data.sources.webdataset import WebDataset
 from openpali.data.streaming.stream import StreamMixture, TaskStream
 from openpali.data.tasks import Task
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.datasets import (
-    Part,
-    RetellingPart,
+    RewritableSubset,
+    Subset,
     check_codec,
     make_task,
     mixed_data,
@@ -136,7 +136,7 @@ def load_member(
     train = few(parts["train"], examples, run.seed) if examples else parts["train"]
     options: dict[str, Any] = {"skip_log": skip_log(run), "max_bad_share": max_bad_share}
     held_out = {
-        part: TaskDataset(parts[part], made, run.seed, part=part, **options) for part in ("validation", "test")
+        part: TaskDataset(parts[part], made, run.seed, split=part, **options) for part in ("validation", "test")
     }
     default_room = "max_new_tokens" not in task
     return Member(source, made, task_data(train, made, run, max_bad_share), **held_out, default_room=default_room)
@@ -154,7 +154,7 @@ def few(source: Source, examples: int, seed: int) -> Source:
         raise ConfigError("examples: tar shards are read in order; give them a smaller set of shards instead")
     if examples > len(source):
         raise ConfigError(f"examples={examples}: there are {len(source)} to train on; take as many at most")
-    kind = RetellingPart if isinstance(source, RetellingSource) else Part
+    kind = RewritableSubset if isinstance(source, RewritableSource) else Subset
     return kind(source, sorted(random.Random(f"few-{seed}").sample(range(len(source)), examples)))
 
 

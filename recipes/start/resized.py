@@ -39,7 +39,7 @@ def resolution_keys(classes: list[type], argv: list[str] | None) -> dict[str, An
 
 
 def own_size(model: str | None) -> int | None:
-    """Side of a checkpoint's pictures in pixels; None when it cannot be read, which is told where it is loaded."""
+    """Side of a checkpoint's images in pixels; None when it cannot be read, which is told where it is loaded."""
     try:
         return checkpoint_config(model or "").vision_config.image_size
     except (OSError, ValueError, AttributeError):
@@ -49,7 +49,7 @@ def own_size(model: str | None) -> int | None:
 def load_resized(
     folder: str, size: int | None, adapters: AdapterArguments, dtype: Any, run: RunArguments
 ) -> tuple[Any, PreTrainedModel]:
-    """Processor and model to train, for pictures of `size` pixels.
+    """Processor and model to train, for images of `size` pixels.
 
     Adapters are saved without what they were trained on. Where that has to be resized, it is saved as a whole in the
     run's folder first, so that they find it again.
@@ -62,7 +62,7 @@ def load_resized(
         return processor, fitting(folder, load_for_training(folder, adapters, dtype, run), processor)
     assert size is not None
     run.say(
-        f"Pictures of {size} pixels in place of {config.vision_config.image_size}: position embeddings are resized"
+        f"ImageFolder of {size} pixels in place of {config.vision_config.image_size}: position embeddings are resized"
     )
     try:
         if adapters.peft == "none":
@@ -85,7 +85,7 @@ def fitting(folder: str, model: PreTrainedModel, processor: Any) -> PreTrainedMo
 
 
 def save_resized(folder: str, size: int, target: Path, incomplete: bool = False) -> None:
-    """Save a checkpoint for pictures of another size."""
+    """Save a checkpoint for images of another size."""
     config, processor = checkpoint_config(folder), load_processor(folder)
     dtype = config.dtype if config.dtype in TRAINED.values() else TRAINED["float32"]
     model = load_answering(folder, incomplete=incomplete, dtype=dtype)

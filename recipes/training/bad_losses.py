@@ -48,8 +48,8 @@ class Failure:
         self.error = error
 
 
-class Careful(Dataset):
-    """A data set that gives a `Failure` where it would raise; item by item otherwise the same."""
+class SafeDataset(Dataset):
+    """A dataset that gives a `Failure` where it would raise; item by item otherwise the same."""
 
     def __init__(self, data: Any):
         self.data = data
@@ -64,7 +64,7 @@ class Careful(Dataset):
             return Failure(error)
 
 
-class CarefulCollator:
+class SafeCollator:
     """A collator that gives the first `Failure` of its items, or its own, in place of a batch."""
 
     def __init__(self, collator: Callable[[list], Any]):
@@ -89,7 +89,7 @@ def raised(batches: Iterable[Any]) -> Iterator[Any]:
         yield batch
 
 
-class NamedCollator(CarefulCollator):
+class NamedCollator(SafeCollator):
     """A collator whose batches also hold the names of their records, which the trainer takes out again."""
 
     def __call__(self, items: Sequence[Any]) -> Any:

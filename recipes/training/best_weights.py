@@ -44,7 +44,7 @@ def rank(row: Mapping[str, Any]) -> tuple[float, float]:
     return -math.inf if value is None else value, -math.inf if loss is None else -loss
 
 
-def beats(row: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
+def is_better(row: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
     """Whether weights replace the best ones: a higher score; of equal ones the lower loss; of equal ones the later."""
     return best is None or rank(row) >= rank(best)
 

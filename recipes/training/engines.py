@@ -62,7 +62,7 @@ def plugin_of(accelerator: Accelerator) -> Any:
 def complaints(accelerator: Accelerator) -> list[str]:
     """What the environment asked for and this run does not do, in sentences."""
     found, count = [], accelerator.num_processes
-    asked = asked_processes()
+    asked = requested_processes()
     for source, number in asked.items():
         if number > count:
             found.append(f"{source} asks for {number} processes, and this run has {count}")
@@ -75,17 +75,17 @@ def complaints(accelerator: Accelerator) -> list[str]:
     return found
 
 
-def asked_processes() -> dict[str, int]:
+def requested_processes() -> dict[str, int]:
     """Who asked for how many processes: the environment, and an `accelerate launch` above."""
     given = {name: os.environ.get(name, "") for name in ASKED}
     found = {name: int(value) for name, value in given.items() if re.fullmatch(r"\d{1,9}", value)}
     # a launcher that starts one process does not say in its environment that it was asked for more
     with contextlib.suppress(OSError):
-        found |= asked_of_accelerate(Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace"))
+        found |= accelerate_request(Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace"))
     return found
 
 
-def asked_of_accelerate(command: str) -> dict[str, int]:
+def accelerate_request(command: str) -> dict[str, int]:
     """The number of processes in a command line of `accelerate launch`, or in the configuration that it reads.
 
     Args:

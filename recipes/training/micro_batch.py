@@ -14,8 +14,8 @@ from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.training.bad_losses import RunStopped
 
 PARTS_FILE = "micro_batch.json"
-# their first dimension is that of pictures
-OF_PICTURES = ("pixel_values", "image_features")
+# their first dimension is that of images
+OF_IMAGES = ("pixel_values", "image_features")
 
 
 def split(inputs: dict[str, Any], parts: int, image_token: int | None) -> list[tuple[dict[str, Any], float]]:
@@ -23,7 +23,7 @@ def split(inputs: dict[str, Any], parts: int, image_token: int | None) -> list[t
 
     Args:
         inputs: tensors whose first dimension is that of the examples, but for `pixel_values: float[images, ...]` or
-            `image_features` in its place, whose pictures belong to the rows in proportion to the image tokens that
+            `image_features` in its place, whose images belong to the rows in proportion to the image tokens that
             these hold.
         parts: how many, at most one for each example.
         image_token: the id of image tokens in `input_ids`.
@@ -34,14 +34,14 @@ def split(inputs: dict[str, Any], parts: int, image_token: int | None) -> list[t
     if parts == 1:
         return [(inputs, 1.0)]
     rows = batch_rows(inputs)
-    pictures = pictures_of_rows(inputs, rows, image_token)
+    images = images_of_rows(inputs, rows, image_token)
     parts = min(parts, rows)
     ends = [rows * (i + 1) // parts for i in range(parts)]
     cut = []
     for begin, end in zip([0, *ends], ends):
-        first, last = sum(pictures[:begin]), sum(pictures[:end])
+        first, last = sum(images[:begin]), sum(images[:end])
         part = {
-            key: value[first:last] if key in OF_PICTURES else value[begin:end] if has_rows(value) else value
+            key: value[first:last] if key in OF_IMAGES else value[begin:end] if has_rows(value) else value
             for key, value in inputs.items()
         }
         cut.append((part, (end - begin) / rows))
@@ -59,7 +59,7 @@ def batch_rows(inputs: dict[str, Any]) -> int:
     Raises:
         RunStopped: if they are packed, or if tensors disagree.
     """
-    sizes = {key: len(value) for key, value in inputs.items() if has_rows(value) and key not in OF_PICTURES}
+    sizes = {key: len(value) for key, value in inputs.items() if has_rows(value) and key not in OF_IMAGES}
     sizes = sizes or {"pixel_values": len(inputs["pixel_values"])}
     if "sequence_ids" in inputs or len(set(sizes.values())) != 1:
         raise RunStopped(
@@ -69,9 +69,9 @@ def batch_rows(inputs: dict[str, Any]) -> int:
     return next(iter(sizes.values()))
 
 
-def pictures_of_rows(inputs: dict[str, Any], rows: int, image_token: int | None) -> list[int]:
-    """How many pictures each row has."""
-    total = next((len(inputs[key]) for key in OF_PICTURES if key in inputs), 0)
+def images_of_rows(inputs: dict[str, Any], rows: int, image_token: int | None) -> list[int]:
+    """How many images each row has."""
+    total = next((len(inputs[key]) for key in OF_IMAGES if key in inputs), 0)
     if total in (0, rows) or image_token is None or "input_ids" not in inputs:
         return [1] * rows
     tokens = (inputs["input_ids"] == image_token).sum(dim=1)

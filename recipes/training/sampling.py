@@ -11,11 +11,11 @@ from torch.utils.data import Sampler
 class RunSampler(Sampler[int | tuple[int, int]]):
     """Epoch after epoch of fresh permutations as one sequence, cut at the length of the run.
 
-    A run is a single pass over this sequence, so batches are always full, even of a data set smaller than a
+    A run is a single pass over this sequence, so batches are always full, even of a dataset smaller than a
     batch, and resuming at batch n is skipping n batches: there is no epoch border to get wrong.
 
     Args:
-        num_items: of the data set.
+        num_items: of the dataset.
         num_samples: of the run.
         seed: of the order.
         with_epochs: give (epoch, item) in place of the item, for data that is drawn anew in each epoch.

@@ -17,7 +17,7 @@ from openpali.recipes.training.bad_losses import OF_THE_DATA, Failure
 from openpali.recipes.training.sampling import quiet_worker
 
 
-class CarefulExamples(Iterator[Any]):
+class SafeExamples(Iterator[Any]):
     """The iterator of a stream that gives a `Failure` where it would raise; its position is the stream's."""
 
     def __init__(self, examples: Any) -> None:
@@ -39,15 +39,15 @@ class CarefulExamples(Iterator[Any]):
         self.examples.load_state_dict(state)
 
 
-class CarefulStream(IterableDataset):
+class SafeStream(IterableDataset):
     """A stream for loader workers, see `survival.Failure`."""
 
     def __init__(self, stream: ExampleStream) -> None:
         """Take a stream."""
         self.stream = stream
 
-    def __iter__(self) -> CarefulExamples:
-        return CarefulExamples(iter(self.stream))
+    def __iter__(self) -> SafeExamples:
+        return SafeExamples(iter(self.stream))
 
 
 class StreamLoader(StatefulDataLoader):
@@ -65,7 +65,7 @@ class StreamLoader(StatefulDataLoader):
             )
         self.batches = args.max_steps * args.gradient_accumulation_steps
         super().__init__(
-            CarefulStream(stream),
+            SafeStream(stream),
             batch_size=args.per_device_train_batch_size,
             collate_fn=collate,
             num_workers=args.dataloader_num_workers,

@@ -31,7 +31,7 @@ class TargetCounter:
         return batch
 
     def complaint(self, name: str) -> str:
-        """What is to be said of a data set; nothing where no answer is cut."""
+        """What is to be said of a dataset; nothing where no answer is cut."""
         if not self.cut:
             return ""
         return (

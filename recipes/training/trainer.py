@@ -29,8 +29,8 @@ from openpali.recipes.run.run_folder import (
 )
 from openpali.recipes.training import optimizer as optimization
 from openpali.recipes.training.adafactor import Adafactor, adafactor_options
-from openpali.recipes.training.bad_losses import Careful, NamedCollator
-from openpali.recipes.training.best_weights import beats, best_row, describe_best, read_best
+from openpali.recipes.training.bad_losses import NamedCollator, SafeDataset
+from openpali.recipes.training.best_weights import best_row, describe_best, is_better, read_best
 from openpali.recipes.training.engines import (
     complaints,
     describe_engine,
@@ -120,7 +120,7 @@ class PaliTrainer(SafeTrainer):
         # augmented records would otherwise be the same in every epoch
         anew = isinstance(self.data, TaskDataset) and self.data.augmented is not None
         loader = DataLoader(
-            Careful(self.data),
+            SafeDataset(self.data),
             batch_size=args.per_device_train_batch_size,
             sampler=RunSampler(len(self.data), args.max_steps * args.examples_per_step, args.seed, anew),
             collate_fn=self.data_collator,
@@ -198,14 +198,14 @@ class PaliTrainer(SafeTrainer):
         return metrics
 
     def keep_best(self, metrics: dict[str, float]) -> None:
-        """Save weights that beat those in `best/`, or that are the first; see `best_weights.beats`.
+        """Save weights that beat those in `best/`, or that are the first; see `best_weights.is_better`.
 
         Raises:
             KeyError: if the evaluation does not give the metric of the run.
         """
         folder = self.run_args.folder
         row = best_row(self.state.global_step, str(self.best_metric), metrics)
-        if not self.as_main_decides(beats(row, read_best(folder))):
+        if not self.as_main_decides(is_better(row, read_best(folder))):
             return
         fresh = folder / ASIDE / BEST_FOLDER
         self.empty_aside()

@@ -124,7 +124,7 @@ def _image(sources: Mapping[str, Source], root: str, resolution: int | None) -> 
 
 def _naflex(sources: Mapping[str, Source], root: str, resolution: int | None) -> Sizes:
     if resolution is not None:
-        raise ValueError("--resolution: a NaFlex tower takes pictures of any size; leave it out")
+        raise ValueError("--resolution: a NaFlex tower takes images of any size; leave it out")
     values, _ = _shape(sources, f"{root}embedding/kernel", 2)
     height, width, _ = _shape(sources, f"{root}pos_embedding", 3)
     if height != width:

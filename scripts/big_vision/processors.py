@@ -19,7 +19,7 @@ PROCESSORS = {"paligemma": PaliGemmaProcessor, "siglip": SiglipProcessor, "sigli
 
 
 def make_image_processor(config: Any) -> Any:
-    """Pictures as the reference takes them: squashed to a square, bilinear with antialiasing, to [-1, 1].
+    """ImageFolder as the reference takes them: squashed to a square, bilinear with antialiasing, to [-1, 1].
 
     A NaFlex tower's keep their aspect ratio.
     """

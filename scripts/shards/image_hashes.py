@@ -1,7 +1,7 @@
-"""What tells copies of a picture: a digest of its pixels, a perceptual hash, and a thumbnail against false alarms.
+"""What tells copies of an image: a digest of its pixels, a perceptual hash, and a thumbnail against false alarms.
 
-Perceptual hashes (ImageHash's pHash) of a picture and of its resized or compressed copy differ in few of 64 bits. They
-say little of flat pictures, which all have the same one: so the thumbnails must be alike as well.
+Perceptual hashes (ImageHash's pHash) of an image and of its resized or compressed copy differ in few of 64 bits. They
+say little of flat images, which all have the same one: so the thumbnails must be alike as well.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from openpali.data.files.tar_shards import read_samples
 from openpali.data.images.open_image import BadImage, load_image
 from openpali.data.records import BadRecord, SkipLog
 from openpali.data.sources import Source, load_source
-from openpali.data.sources.webdataset import PICTURES, WebDataset, pictures_of
+from openpali.data.sources.webdataset import IMAGES, WebDataset, images_of
 from openpali.scripts.shards.parallel import read_table, write_table
 
 THUMBNAIL = 8
@@ -28,7 +28,7 @@ _AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Hashes:
-    """Of n pictures.
+    """Of n images.
 
     Attributes:
         names: n of them: shard and key, or the id of a record.
@@ -48,8 +48,8 @@ class Hashes:
         return len(self.names)
 
 
-def hash_picture(image: Image.Image) -> dict[str, Any]:
-    """Digest, perceptual hash and thumbnail of an RGB picture."""
+def hash_image(image: Image.Image) -> dict[str, Any]:
+    """Digest, perceptual hash and thumbnail of an RGB image."""
     digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
     bits = imagehash.phash(image).hash.ravel()
     small = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
@@ -57,11 +57,11 @@ def hash_picture(image: Image.Image) -> dict[str, Any]:
     return {"digest": digest, "perceptual": np.packbits(bits).tobytes().hex(), "thumbnail": small.tobytes().hex()}
 
 
-def write_hashes(path: Path, pictures: Iterator[tuple[int, str, Image.Image]]) -> None:
-    """A table of number, name and hashes of each picture."""
+def write_hashes(path: Path, images: Iterator[tuple[int, str, Image.Image]]) -> None:
+    """A table of number, name and hashes of each image."""
     columns: dict[str, list] = {key: [] for key in ("number", "name", "digest", "perceptual", "thumbnail")}
-    for number, name, image in pictures:
-        for key, value in ({"number": number, "name": name} | hash_picture(image)).items():
+    for number, name, image in images:
+        for key, value in ({"number": number, "name": name} | hash_image(image)).items():
             columns[key].append(value)
     write_table(path, columns)
 
@@ -81,11 +81,11 @@ def read_hashes(paths: list[Path]) -> Hashes:
 
 
 @dataclass(frozen=True)
-class HashPictures:
-    """Hashes pictures: those of a shard (`url`, `name`), or from `start` to `stop` of the set that `spec` describes.
+class HashImages:
+    """Hashes images: those of a shard (`url`, `name`), or from `start` to `stop` of the set that `spec` describes.
 
     Attributes:
-        skip_log: file that lists pictures that cannot be used.
+        skip_log: file that lists images that cannot be used.
     """
 
     skip_log: str
@@ -98,19 +98,19 @@ class HashPictures:
         return {"path": row["path"]}
 
     def of_shard(self, url: str, name: str) -> Iterator[tuple[int, str, Image.Image]]:
-        """Every picture of a shard; texts do not matter."""
+        """Every image of a shard; texts do not matter."""
         log = SkipLog(self.skip_log)
         for sample in read_samples(url, name):
             try:
-                for image in _all(pictures_of(sample)):
+                for image in _all(images_of(sample)):
                     yield sample.place.number, f"{name}:{sample.key}", image
             except BadRecord as bad:
                 log.add(bad)
 
     def of_set(self, row: dict[str, Any]) -> Iterator[tuple[int, str, Image.Image]]:
-        """Pictures of a folder or of a source."""
+        """ImageFolder of a folder or of a source."""
         log, spec = SkipLog(self.skip_log), json.loads(row["spec"])
-        items = folder_pictures(spec) if isinstance(spec, str) else load_source(spec)
+        items = folder_images(spec) if isinstance(spec, str) else load_source(spec)
         for number in range(row["start"], row["stop"]):
             try:
                 if isinstance(items, list):
@@ -127,25 +127,25 @@ def _all(record: dict[str, Any]) -> list[Image.Image]:
     return [record["image"]] if "image" in record else list(record["images"])
 
 
-def folder_pictures(folder: str) -> list[Path]:
-    """Picture files under a folder, in a fixed order.
+def folder_images(folder: str) -> list[Path]:
+    """ImageLike files under a folder, in a fixed order.
 
     Raises:
         ValueError: there are none.
     """
-    endings = {f".{ending}" for ending in PICTURES}
+    endings = {f".{ending}" for ending in IMAGES}
     found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in endings)
     if not found:
-        raise ValueError(f"there are no pictures under {folder}")
+        raise ValueError(f"there are no images under {folder}")
     return found
 
 
 def rows_of(given: str, tables: Path) -> list[dict[str, Any]]:
-    """Rows for `HashPictures` of a set: a folder, tar shards, or a source as JSON such as `{"name": "coco", ...}`."""
+    """Rows for `HashImages` of a set: a folder, tar shards, or a source as JSON such as `{"name": "coco", ...}`."""
     spec: Any = json.loads(given) if given.lstrip().startswith("{") else given
     if isinstance(spec, str) and (".tar" in spec or not Path(spec).is_dir()):
         spec = {"name": "webdataset", "path": spec}
-    items = folder_pictures(spec) if isinstance(spec, str) else load_source(spec)
+    items = folder_images(spec) if isinstance(spec, str) else load_source(spec)
     name = hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:12]
     if isinstance(items, WebDataset):
         pairs = zip(items.urls, items.names)
@@ -158,5 +158,5 @@ def rows_of(given: str, tables: Path) -> list[dict[str, Any]]:
 
 
 def shard_row(url: str, name: str, path: Path) -> dict[str, Any]:
-    """A row for `HashPictures`; all rows have the same keys, as columns of a table do."""
+    """A row for `HashImages`; all rows have the same keys, as columns of a table do."""
     return {"url": url, "name": name, "spec": "", "start": 0, "stop": 0, "path": str(path)}

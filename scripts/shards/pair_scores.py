@@ -1,4 +1,4 @@
-"""How alike the picture and the texts of each sample of a tar shard are, by a SigLIP model."""
+"""How alike the image and the texts of each sample of a tar shard are, by a SigLIP model."""
 
 import functools
 import itertools
@@ -14,10 +14,10 @@ from transformers import AutoProcessor
 from openpali.data.files.tar_shards import read_samples
 from openpali.data.records import BadRecord, SkipLog
 from openpali.data.sources.webdataset import record_of
-from openpali.eval.answering.load_model import tell_slow
+from openpali.eval.answering.load_model import warn_slow
 from openpali.eval.image_encoders.embedding import embed_images, embed_texts
 from openpali.modeling.checkpoints import load_any, reading
-from openpali.modeling.dtypes import asked_dtype
+from openpali.modeling.dtypes import requested_dtype
 from openpali.scripts.shards.parallel import write_table
 
 REDUCE: dict[str, Callable[[list[float]], float]] = {
@@ -33,11 +33,11 @@ Pair = tuple[int, str, Image.Image, list[str]]
 @functools.cache
 def load(name: str, device: str, dtype: str) -> tuple[Any, Any]:
     """A model and its processor, once in each process."""
-    loaded: Any = load_any(name, dtype=asked_dtype(dtype))
+    loaded: Any = load_any(name, dtype=requested_dtype(dtype))
     with reading(name):
         processor = AutoProcessor.from_pretrained(name)
     if dtype == "auto":
-        tell_slow(name, loaded, device)
+        warn_slow(name, loaded, device)
     return loaded.to(device).eval(), processor
 
 
@@ -49,7 +49,7 @@ class PairScores:
         model: folder or Hub name of a SigLIP.
         languages: of the texts that count; all when empty.
         reduce: which of a sample's texts count: the best, the worst, or all, by their mean.
-        batch_size: pictures at a time.
+        batch_size: images at a time.
         skip_log: file that lists samples that cannot be used.
         threads: of each process.
         dtype: of the weights; auto is the checkpoint's own.
@@ -76,7 +76,7 @@ class PairScores:
         return {"name": row["name"]}
 
     def pairs(self, url: str, name: str) -> Iterator[Pair]:
-        """Number, key, picture and texts of every good sample; the others are listed."""
+        """Number, key, image and texts of every good sample; the others are listed."""
         log = SkipLog(self.skip_log)
         for sample in read_samples(url, name):
             try:
@@ -96,14 +96,14 @@ class PairScores:
         return [text for texts in own for text in ([texts] if isinstance(texts, str) else texts)]
 
     def scores(self, pairs: list[Pair], process: int) -> list[float]:
-        """Cosine similarity of each picture with its texts."""
+        """Cosine similarity of each image with its texts."""
         count = torch.cuda.device_count()
         if count == 0:
             torch.set_num_threads(self.threads)
         model, processor = load(self.model, f"cuda:{process % count}" if count else "cpu", self.dtype)
-        pictures = embed_images(model, processor.image_processor, [own[2] for own in pairs], self.batch_size)
+        images = embed_images(model, processor.image_processor, [own[2] for own in pairs], self.batch_size)
         texts = [text for own in pairs for text in own[3]]
         sizes = [len(own[3]) for own in pairs]
         embedded = embed_texts(model, processor.tokenizer, texts, batch_size=self.batch_size)
-        pieces = zip(pictures.float(), embedded.float().split(sizes))
-        return [REDUCE[self.reduce]((piece @ picture).tolist()) for picture, piece in pieces]
+        pieces = zip(images.float(), embedded.float().split(sizes))
+        return [REDUCE[self.reduce]((piece @ image).tolist()) for image, piece in pieces]

@@ -19,7 +19,7 @@ def drawings(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def write_jsonl(tmp_path):
-    """Write records (dicts, or raw lines) beside a good picture `good.png`; returns the file."""
+    """Write records (dicts, or raw lines) beside a good image `good.png`; returns the file."""
     Image.new("RGB", (20, 10), (200, 30, 40)).save(tmp_path / "good.png")
 
     def write(records: list[Any]) -> Path:
@@ -42,5 +42,5 @@ def codec(tmp_path_factory) -> str:
 
 @pytest.fixture
 def coco(tmp_path):
-    """A small COCO file with its pictures, and a way to break it."""
+    """A small COCO file with its images, and a way to break it."""
     return CocoFiles(tmp_path)

@@ -67,8 +67,8 @@ def test_an_examples_own_limit_comes_before_that_of_all():
 
 def pali3_processor() -> Pali3Processor:
     tokenizer = train_tokenizer([text for e in EXAMPLES for text in (e.prefix, e.suffix)], vocab_size=400)
-    pictures = SiglipImageProcessor(size={"height": 16, "width": 16})
-    return Pali3Processor(pictures, tokenizer, image_seq_length=4)
+    images = SiglipImageProcessor(size={"height": 16, "width": 16})
+    return Pali3Processor(images, tokenizer, image_seq_length=4)
 
 
 def test_a_batch_of_the_real_processor():

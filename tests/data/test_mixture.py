@@ -79,8 +79,8 @@ def test_too_many_bad_records_end_the_reading_wherever_they_are(seed):
     order, bad = random.Random(seed).sample(range(100), 100), set(random.Random(-1 - seed).sample(range(100), 10))
     few = TaskDataset(Numbers(100, bad=bad), Draw())
     assert len([few[index] for index in order]) == 100
-    many = TaskDataset(Numbers(100, bad=bad | {min(set(range(100)) - bad)}), Draw(), part="validation")
-    reason = "it is bad; with it 11 of 100 records of the validation part cannot be used, more than max_bad_share=0.1"
+    many = TaskDataset(Numbers(100, bad=bad | {min(set(range(100)) - bad)}), Draw(), split="validation")
+    reason = "it is bad; with it 11 of 100 records of the validation split cannot be used, more than max_bad_share=0.1"
     with pytest.raises(BadRecord, match=f"numbers:[0-9]+: {reason}. Mend the data, or raise max_bad_share."):
         [many[index] for index in order]
     lenient = TaskDataset(Numbers(100, bad=set(range(45))), Draw(), max_bad_share=0.5)
@@ -113,7 +113,7 @@ def test_what_an_earlier_run_found_bad_does_not_count(tmp_path):
     assert before[0].id == "numbers-10"
     mended = TaskDataset(Numbers(100, bad={5, 50}), Draw(), skip_log=SkipLog(path))
     assert mended[5].id == "numbers-6"
-    other = TaskDataset(Numbers(100, bad={60}), Draw(), skip_log=SkipLog(path), part="validation")
+    other = TaskDataset(Numbers(100, bad={60}), Draw(), skip_log=SkipLog(path), split="validation")
     assert [other[60].id, mended[50].id] == ["numbers-61", "numbers-51"]
 
 

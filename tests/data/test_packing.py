@@ -59,7 +59,7 @@ def test_layout_of_a_packed_batch():
     features = {"input_ids": [[9, 1, 2], [9, 9, 3, 4], [5]], "token_type_ids": [[0, 0, 1], [0, 0, 0, 1], [1]]}
     features["labels"] = [[-100, -100, 2], [-100, -100, -100, 4], [-100]]
     features["pixel_values"] = torch.arange(3.0)[:, None]
-    batch = packed_batch([[1, 2], [0]], features, pictures=[1, 2, 0], pad_token_id=0)
+    batch = packed_batch([[1, 2], [0]], features, images=[1, 2, 0], pad_token_id=0)
     assert batch["input_ids"].tolist() == [[9, 9, 3, 4, 5], [9, 1, 2, 0, 0]]
     assert batch["token_type_ids"].tolist() == [[0, 0, 0, 1, 1], [0, 0, 1, 1, 1]]
     assert batch["labels"].tolist() == [[-100, -100, -100, 4, -100], [-100, -100, 2, -100, -100]]

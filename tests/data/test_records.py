@@ -6,13 +6,13 @@ from openpali.data.records import BadRecord, SkipLog
 
 
 def test_a_bad_record_is_one_sentence_and_survives_pickling():
-    bad = BadRecord("my.jsonl", 3, "the picture a.png does not exist", "Check the path.")
-    assert str(bad) == "my.jsonl:3: the picture a.png does not exist. Check the path."
+    bad = BadRecord("my.jsonl", 3, "the image a.png does not exist", "Check the path.")
+    assert str(bad) == "my.jsonl:3: the image a.png does not exist. Check the path."
     assert str(pickle.loads(pickle.dumps(bad))) == str(bad)
     assert json.loads(bad.to_json()) == {
         "file": "my.jsonl",
         "record": "3",
-        "reason": "the picture a.png does not exist",
+        "reason": "the image a.png does not exist",
         "remedy": "Check the path.",
     }
 

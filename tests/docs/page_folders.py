@@ -1,4 +1,4 @@
-"""What a page takes for granted, in miniature: checkpoints under the names that it shows, data, pictures."""
+"""What a page takes for granted, in miniature: checkpoints under the names that it shows, data, images."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def tokenizer() -> Any:
 
 
 def side_of(folder: str) -> int:
-    """Of pictures in pixels, where a checkpoint's name ends with it."""
+    """Of images in pixels, where a checkpoint's name ends with it."""
     found = re.search(r"-(\d+)$", folder)
     return int(found[1]) if found else 16
 
@@ -108,21 +108,21 @@ def save_images(*paths: str) -> None:
 
 
 def jsonl(path: str, count: int = 20) -> None:
-    """A person's own records, or pairs of pictures and texts."""
+    """A person's own records, or pairs of images and texts."""
     rows = [{"image": f"pictures/{i}.png", "prefix": "what is this?", "suffix": f"number {i}"} for i in range(count)]
     save_images(*(row["image"] for row in rows))
     Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def coco(path: str, images: str, count: int = 20) -> None:
-    """An object on each picture."""
+    """An object on each image."""
     content: dict[str, list[Any]] = {"images": [], "annotations": []}
     content["categories"] = [{"id": number, "name": name} for number, name in enumerate(NAMES)]
     Path(images).mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        picture, x = Image.new("RGB", (64, 64), (200, 10 * number, 120)), 2 * number
-        ImageDraw.Draw(picture).rectangle((x, 10, x + 15, 30), fill=(0, 0, 90))
-        picture.save(Path(images, f"{number}.png"))
+        image, x = Image.new("RGB", (64, 64), (200, 10 * number, 120)), 2 * number
+        ImageDraw.Draw(image).rectangle((x, 10, x + 15, 30), fill=(0, 0, 90))
+        image.save(Path(images, f"{number}.png"))
         content["images"].append({"id": number, "file_name": f"{number}.png", "width": 64, "height": 64})
         one = {"id": number, "image_id": number, "category_id": number % 2, "bbox": [x, 10, 16, 21], "iscrowd": 0}
         outline = [[x, 10, x + 16, 10, x + 16, 31, x, 31]]
@@ -132,7 +132,7 @@ def coco(path: str, images: str, count: int = 20) -> None:
 
 
 def miniature(name: str) -> None:
-    """A public data set, where its configuration looks for it."""
+    """A public dataset, where its configuration looks for it."""
     known: dict[str, Callable[[Path], dict[str, Any]]]
     known = synthetic_captions.MINIATURES | synthetic_questions.MINIATURES
     folder = Path("data", name)
@@ -141,7 +141,7 @@ def miniature(name: str) -> None:
 
 
 def shards(pattern: str, count: int) -> None:
-    """A pair of picture and caption in each."""
+    """A pair of image and caption in each."""
     for number in range(count):
         file = io.BytesIO()
         Image.effect_noise((20, 20), 40 + number).convert("RGB").save(file, "PNG")

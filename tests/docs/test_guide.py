@@ -77,7 +77,7 @@ def test_the_day_of_the_guide_happens_as_it_says(tmp_path, tiny_tokenizer, monke
             for block in blocks(GUIDE / f"{page}.md"):
                 run_block(block)
         told[page] = capsys.readouterr().out
-    assert "160 records of 160 pictures" in told["your-data"]
+    assert "160 records of 160 images" in told["your-data"]
     assert "80 GB GPUs" in told["checkpoint"]
     assert "adapters of rank 16" in told["adapters"]
     assert re.search(r"shapes-merged 0\.\d+ between", told["report"])

@@ -5,9 +5,9 @@ import re
 import pytest
 from page_blocks import ROOT
 
-from openpali.recipes.costs.command import GB, stage_costs
 from openpali.recipes.costs.gpu_table import MODELS, rows, table_heads
 from openpali.recipes.costs.plan import plan
+from openpali.recipes.costs.stage_costs import GB, stage_costs
 
 pytestmark = pytest.mark.adapters
 PAGE = (ROOT / "docs" / "guide" / "checkpoint.md").read_text("utf-8")
@@ -24,7 +24,7 @@ def test_what_fits_is_what_the_command_says(name):
     expected = [line for size in sizes for line in rows(name, preset, size)]
     assert [line for line in PAGE.splitlines() if line.startswith(f"| {name} |")] == expected
     assert "\n".join(table_heads()) in PAGE
-    assert "`python -m openpali.recipes.costs.command --table`" in PAGE
+    assert "`openpali costs --table`" in PAGE
 
 
 @pytest.mark.parametrize("name", STAGES)

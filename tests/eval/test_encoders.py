@@ -23,7 +23,7 @@ CREDITS = "Drawn by nobody, see https://example.org/licence"
 
 
 class Colours:
-    """Pictures of one colour each, slightly different, with names in two languages and one text that they share."""
+    """ImageFolder of one colour each, slightly different, with names in two languages and one text that they share."""
 
     name, credits = "colours", CREDITS
 
@@ -96,7 +96,7 @@ def test_scores_are_those_of_the_parts(whole, checkpoints):
     assert [one["pooling"] for one in metrics["probe"].values()] == ["head", "mean"]
     assert metrics["images"] == 30
     assert metrics["arguments"]["shots"] == 3
-    assert "retrieval, picture → text: R@1" in printed
+    assert "retrieval, image → text: R@1" in printed
     assert "probe of classifier: " in printed
 
 
@@ -123,12 +123,12 @@ def test_page_is_whole_and_safe(whole):
     assert not re.findall(r"(?:src|href)=\"(?!data:|https://example.org/licence)", html)
     assert '<a href="https://example.org/licence"' in html
     assert html.count("<article>") == 2 * QUERIES
-    pictures = re.findall(r'src="data:image/(?:jpeg|png);base64,([^"]+)"', html)
-    sizes = [Image.open(io.BytesIO(b64decode(one))).size for one in pictures]
+    images = re.findall(r'src="data:image/(?:jpeg|png);base64,([^"]+)"', html)
+    sizes = [Image.open(io.BytesIO(b64decode(one))).size for one in images]
     assert sizes.count((20, 20)) >= 6 * QUERIES
     assert Image.open(output / "heat_map.png").size in sizes
     assert "limit " in html
-    # a text that several pictures have is shown once
+    # a text that several images have is shown once
     first = html[html.index("<ol") : html.index("</ol>")]
     shown = re.findall(r"<li.*?<span[^>]*>(.*?)</span>", first)
     assert len(set(shown)) == len(shown) == 5

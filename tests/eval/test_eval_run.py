@@ -23,12 +23,12 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def records(tmp_path):
-    """Ten pictures, one of them broken."""
+    """Ten images, one of them broken."""
     lines = []
     for i in range(10):
         Image.new("RGB", (24, 24), COLOURS[i % len(COLOURS)]).save(tmp_path / f"{i}.png")
         lines.append(json.dumps({"image": f"{i}.png", "prefix": "what is this"[: 4 + i], "suffix": "dog"}))
-    (tmp_path / "3.png").write_bytes(b"no picture")
+    (tmp_path / "3.png").write_bytes(b"no image")
     path = tmp_path / "my.jsonl"
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -47,7 +47,7 @@ def test_run_writes_predictions_metrics_and_report(checkpoint, records, tmp_path
     output = tmp_path / "out"
     main(arguments(checkpoint, records, output, "--blank_images"))
     rows = lines_of(output / "predictions.jsonl")
-    # the broken picture is left out, and nothing counts twice
+    # the broken image is left out, and nothing counts twice
     assert len(rows) == len({row["id"] for row in rows}) == 9
     metrics = json.loads((output / "metrics.json").read_text())
     again = load_metric("exact_match").compute(
@@ -144,7 +144,7 @@ def test_mistakes_are_said_in_a_sentence(checkpoint, records, tmp_path, change, 
 def test_data_in_place_of_a_source_are_told_and_not_printed(checkpoint, records, tmp_path):
     for name, content, remedy in (
         ("coco.json", {"images": [], "annotations": [{"id": 12345}] * 99}, "{name: coco, path: "),
-        ("rows.json", [{"image": "12345.png"}] * 99, "{name: own, path: "),
+        ("rows.json", [{"image": "12345.png"}] * 99, "{name: custom, path: "),
     ):
         path = tmp_path / name
         path.write_text(json.dumps(content))

@@ -31,13 +31,13 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    """Pictures of which two are broken, so that the next one stands in and comes twice."""
+    """ImageFolder of which two are broken, so that the next one stands in and comes twice."""
     folder, lines = tmp_path_factory.mktemp("records"), []
     for i in range(COUNT):
         Image.new("RGB", (24 + i, 24), COLOURS[i % len(COLOURS)]).save(folder / f"{i}.png")
         lines.append(json.dumps({"image": f"{i}.png", "prefix": "what is this dog"[: 3 + i % 13], "suffix": "dog"}))
     for i in BROKEN:
-        (folder / f"{i}.png").write_bytes(b"no picture")
+        (folder / f"{i}.png").write_bytes(b"no image")
     (folder / "my.jsonl").write_text("\n".join(lines) + "\n")
     return folder / "my.jsonl"
 

@@ -14,11 +14,11 @@ WIDTH, HEIGHT = 200, 100
 
 
 @pytest.fixture
-def picture(tmp_path, monkeypatch):
-    """A red picture; the working folder is empty, so that there is no codec at its usual place."""
+def image(tmp_path, monkeypatch):
+    """A red image; the working folder is empty, so that there is no codec at its usual place."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.new("RGB", (WIDTH, HEIGHT), "red").save(path)
     return path
 
@@ -46,16 +46,16 @@ def answer_of(model):
     return f"{model.write(masks, ['dog', 'a red cat'])} ; <loc0001><seg001> bus ; nonsense"
 
 
-def test_boxes_are_printed_and_drawn(picture, says, tmp_path, capsys):
+def test_boxes_are_printed_and_drawn(image, says, tmp_path, capsys):
     answer = f"{BOX} dog ; nonsense"
     says(answer)
     saved = tmp_path / "new" / "boxes.png"
-    predict(["model", str(picture), "detect dog", "--save", str(saved)])
+    predict(["model", str(image), "detect dog", "--save", str(saved)])
     assert capsys.readouterr().out.splitlines() == [
         answer,
         "dog: x 100 to 200, y 25 to 75",
         "not read: 'nonsense', since it does not begin with location tokens",
-        f"Picture with 1 box: {saved}",
+        f"ImageLike with 1 box: {saved}",
     ]
     drawn = Image.open(saved)
     assert drawn.size == (448, 224)
@@ -63,12 +63,12 @@ def test_boxes_are_printed_and_drawn(picture, says, tmp_path, capsys):
     assert drawn.getpixel((200, 112)) == (255, 0, 0)
 
 
-def test_masks_are_read_by_the_codec_drawn_and_saved(picture, says, codec, tmp_path, capsys):
+def test_masks_are_read_by_the_codec_drawn_and_saved(image, says, codec, tmp_path, capsys):
     model, folder = codec
     answer = answer_of(model)
     says(answer)
     options = ["--codec", str(folder), "--save", str(tmp_path / "drawn.png"), "--masks", str(tmp_path / "masks")]
-    predict(["model", str(picture), "segment dog", *options])
+    predict(["model", str(image), "segment dog", *options])
     lines = capsys.readouterr().out.splitlines()
     expected = model.read(answer, HEIGHT, WIDTH)
     pixels = expected.masks.sum((1, 2)).tolist()
@@ -80,7 +80,7 @@ def test_masks_are_read_by_the_codec_drawn_and_saved(picture, says, codec, tmp_p
         "not read: '<loc0001><seg001> bus', since it has 1 location tokens instead of 4",
         "not read: 'nonsense', since it does not begin with location tokens",
     ]
-    assert lines[5].startswith("Picture with 2 boxes and 2 masks: ")
+    assert lines[5].startswith("ImageLike with 2 boxes and 2 masks: ")
     for name, mask in zip(("01_dog.png", "02_a_red_cat.png"), expected.masks.numpy()):
         saved = np.asarray(Image.open(tmp_path / "masks" / name))
         assert (saved == 255 * mask).all()
@@ -90,81 +90,81 @@ def test_masks_are_read_by_the_codec_drawn_and_saved(picture, says, codec, tmp_p
     assert not changed[:8].any()
 
 
-def test_the_drawing_has_a_name_of_its_own(picture, says, tmp_path, capsys):
+def test_the_drawing_has_a_name_of_its_own(image, says, tmp_path, capsys):
     says(f"{BOX} dog")
-    predict(["model", str(picture), "detect dog"])
-    assert (tmp_path / "here" / "picture_answer.png").exists()
+    predict(["model", str(image), "detect dog"])
+    assert (tmp_path / "here" / "image_answer.png").exists()
     says("a dog")
-    predict(["model", str(picture.rename(tmp_path / "other.png")), "caption en"])
-    assert [path.name for path in (tmp_path / "here").iterdir()] == ["picture_answer.png"]
+    predict(["model", str(image.rename(tmp_path / "other.png")), "caption en"])
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["image_answer.png"]
     assert capsys.readouterr().out.splitlines()[-1] == "a dog"
 
 
-def test_a_codec_at_its_usual_place_is_found(picture, says, codec, capsys):
+def test_a_codec_at_its_usual_place_is_found(image, says, codec, capsys):
     model, _ = codec
     model.save_pretrained(DEFAULT_CODEC)
     says(answer_of(model))
-    predict(["model", str(picture), "segment dog"])
+    predict(["model", str(image), "segment dog"])
     assert "mask of" in capsys.readouterr().out
 
 
-def test_without_a_codec_boxes_are_drawn_and_the_remedy_is_said(picture, says, codec, monkeypatch, capsys):
+def test_without_a_codec_boxes_are_drawn_and_the_remedy_is_said(image, says, codec, monkeypatch, capsys):
     monkeypatch.setattr("openpali.eval.predict.DEFAULT_CODEC", "outputs/nowhere")
     says(answer_of(codec[0]))
-    predict(["model", str(picture), "segment dog"])
+    predict(["model", str(image), "segment dog"])
     out, error = capsys.readouterr()
     assert "dog: x 20 to 120, y 10 to 60\n" in out
-    assert "Picture with 2 boxes: " in out
+    assert "ImageLike with 2 boxes: " in out
     for part in ("outputs/nowhere", "make mask-vqvae", "convert_mask_vqvae vae-oid.npz", "--codec"):
         assert part in error
     with pytest.raises(SystemExit, match="openpali predict: there is no mask codec at outputs/nowhere"):
-        predict(["model", str(picture), "segment dog", "--masks", "masks"])
+        predict(["model", str(image), "segment dog", "--masks", "masks"])
 
 
-def test_a_real_checkpoint_answers(picture, tmp_path, capsys):
+def test_a_real_checkpoint_answers(image, tmp_path, capsys):
     model, processor = tiny_pali3()
     for part in (model, processor):
         part.save_pretrained(tmp_path / "model")
-    predict([str(tmp_path / "model"), str(picture), "what is this", "--max_new_tokens", "5", "--device", "cpu"])
+    predict([str(tmp_path / "model"), str(image), "what is this", "--max_new_tokens", "5", "--device", "cpu"])
     assert capsys.readouterr().out.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["missing.png", "broken.png"])
-def test_it_says_what_is_wrong_with_a_picture(says, tmp_path, name):
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+def test_it_says_what_is_wrong_with_a_image(says, tmp_path, name):
+    (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(SystemExit, match=f"openpali predict: .*{name}"):
         predict(["model", str(tmp_path / name)])
 
 
-def test_a_box_alone_is_the_answer_to_a_referring_expression(picture, says, tmp_path, capsys):
+def test_a_box_alone_is_the_answer_to_a_referring_expression(image, says, tmp_path, capsys):
     says(BOX)
-    predict(["model", str(picture), "the dog on the left", "--save", str(tmp_path / "boxes.png")])
+    predict(["model", str(image), "the dog on the left", "--save", str(tmp_path / "boxes.png")])
     lines = capsys.readouterr().out.splitlines()
-    assert lines == [BOX, "no label: x 100 to 200, y 25 to 75", f"Picture with 1 box: {tmp_path / 'boxes.png'}"]
+    assert lines == [BOX, "no label: x 100 to 200, y 25 to 75", f"ImageLike with 1 box: {tmp_path / 'boxes.png'}"]
     drawn = Image.open(tmp_path / "boxes.png")
     assert ImageColor.getrgb(OBJECT_COLOURS[0]) in {pixel for _, pixel in drawn.getcolors(1 << 20) or ()}
 
 
 @pytest.mark.parametrize("option", ["--num_beams", "--max_new_tokens"])
 @pytest.mark.parametrize("value", ["0", "-3", "some"])
-def test_numbers_below_one_are_told(picture, option, value, capsys):
+def test_numbers_below_one_are_told(image, option, value, capsys):
     with pytest.raises(SystemExit) as stop:
-        predict(["model", str(picture), "x", option, value])
+        predict(["model", str(image), "x", option, value])
     assert stop.value.code == 2
     told = f"it is at least 1, not {value}" if value != "some" else "invalid whole number value: 'some'"
     assert f"argument {option}: {told}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta"])
-def test_a_device_that_is_not_there_is_one_line(picture, device):
+def test_a_device_that_is_not_there_is_one_line(image, device):
     with pytest.raises(SystemExit, match=rf"^openpali predict: device {device} cannot be used \(.*\): take \w+, or"):
-        predict(["model", str(picture), "x", "--device", device])
+        predict(["model", str(image), "x", "--device", device])
 
 
 @pytest.mark.parametrize("target", ["--save", "--masks"])
-def test_a_file_where_a_folder_is_wanted_is_one_line(picture, codec, says, target):
+def test_a_file_where_a_folder_is_wanted_is_one_line(image, codec, says, target):
     model, folder = codec
     says(answer_of(model))
-    given = str(picture / "out.png") if target == "--save" else str(picture)
-    with pytest.raises(SystemExit, match=f"^openpali predict: {picture} is a file, or lies below one, where a folder"):
-        predict(["model", str(picture), "segment dog", "--codec", str(folder), target, given])
+    given = str(image / "out.png") if target == "--save" else str(image)
+    with pytest.raises(SystemExit, match=f"^openpali predict: {image} is a file, or lies below one, where a folder"):
+        predict(["model", str(image), "segment dog", "--codec", str(folder), target, given])

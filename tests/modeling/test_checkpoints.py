@@ -105,7 +105,7 @@ CONFIGS = {
     "": "is not a valid JSON file",
     "{": "is not a valid JSON file",
     "{}": "Should have a `model_type` key",
-    '{"model_type": "bert"}': "a model of the type bert, which answers no prompts about pictures",
+    '{"model_type": "bert"}': "a model of the type bert, which answers no prompts about images",
     '{"model_type": "none"}': "model type `none`",
 }
 

@@ -55,7 +55,7 @@ def scalars(t: float = 0.7, b: float = -1.5) -> tuple[torch.Tensor, torch.Tensor
 
 
 def keys() -> tuple[torch.Tensor, torch.Tensor]:
-    """Four pictures and four texts; the first two texts are the same one, and the last picture has two."""
+    """Four images and four texts; the first two texts are the same one, and the last image has two."""
     return torch.tensor([[7, -1], [7, -1], [2, -1], [5, 2]]), torch.tensor([7, 7, 2, 5])
 
 

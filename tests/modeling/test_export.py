@@ -19,9 +19,9 @@ STRANGER = """
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
-folder, picture = sys.argv[1:]
+folder, image = sys.argv[1:]
 ask = pipeline("image-text-to-text", model=folder, trust_remote_code=True)
-answer = ask(images=picture, text="what is this", max_new_tokens=8, return_full_text=False)
+answer = ask(images=image, text="what is this", max_new_tokens=8, return_full_text=False)
 print(json.dumps({
     "text": answer[0]["generated_text"],
     "modules": [type(part).__module__ for part in (ask.model, ask.model.config, ask.processor)],
@@ -30,24 +30,24 @@ print(json.dumps({
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "picture.png")
-    return tmp_path / "picture.png"
+    Image.fromarray(noise).save(tmp_path / "image.png")
+    return tmp_path / "image.png"
 
 
-def answer(model, processor, picture) -> str:
-    batch = processor(Image.open(picture), "what is this", return_tensors="pt")
+def answer(model, processor, image) -> str:
+    batch = processor(Image.open(image), "what is this", return_tensors="pt")
     return processor.batch_decode(model.generate(**batch, max_new_tokens=8), skip_special_tokens=True)[0]
 
 
-def test_an_exported_folder_answers_where_openpali_is_not(tiny_model, tiny_processor, picture, tmp_path):
+def test_an_exported_folder_answers_where_openpali_is_not(tiny_model, tiny_processor, image, tmp_path):
     folder = openpali.export(tiny_model, tiny_processor, tmp_path / "exported")
-    expected = answer(tiny_model, tiny_processor, picture)
+    expected = answer(tiny_model, tiny_processor, image)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "HF_"))}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", ABSENT + STRANGER, str(folder), str(picture)]
+    command = [sys.executable, "-c", ABSENT + STRANGER, str(folder), str(image)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
@@ -86,7 +86,7 @@ def test_ordinary_saves_write_no_code_also_after_an_export(tiny_model, tiny_proc
         assert "auto_map" not in path.read_text(), path.name
 
 
-def test_saved_folders_load_through_the_auto_classes(tiny_model, tiny_processor, picture, tmp_path):
+def test_saved_folders_load_through_the_auto_classes(tiny_model, tiny_processor, image, tmp_path):
     """With our own classes, also where the folder brings its code along."""
     tiny_model.save_pretrained(tmp_path / "saved")
     tiny_processor.save_pretrained(tmp_path / "saved")
@@ -96,16 +96,16 @@ def test_saved_folders_load_through_the_auto_classes(tiny_model, tiny_processor,
         assert type(AutoConfig.from_pretrained(folder)) is openpali.Pali3Config
         processor = AutoProcessor.from_pretrained(folder)
         assert type(processor) is openpali.Pali3Processor
-        assert answer(model, processor, picture) == answer(tiny_model, tiny_processor, picture)
+        assert answer(model, processor, image) == answer(tiny_model, tiny_processor, image)
 
 
-def test_an_exported_model_can_be_exported_again(tiny_model, tiny_processor, picture, tmp_path):
+def test_an_exported_model_can_be_exported_again(tiny_model, tiny_processor, image, tmp_path):
     openpali.export(tiny_model, tiny_processor, tmp_path / "first")
     main([str(tmp_path / "first"), str(tmp_path / "second")])
     names = {path.name for path in (tmp_path / "first").iterdir()}
     assert {path.name for path in (tmp_path / "second").iterdir()} == names
     model = Pali3ForConditionalGeneration.from_pretrained(tmp_path / "second")
-    assert answer(model, tiny_processor, picture) == answer(tiny_model, tiny_processor, picture)
+    assert answer(model, tiny_processor, image) == answer(tiny_model, tiny_processor, image)
 
 
 def test_a_model_that_transformers_knows_needs_no_code(tiny_model, tiny_processor, tmp_path):

@@ -95,11 +95,11 @@ def test_the_image_encoder_comes_from_either_kind_of_checkpoint(whole, tmp_path)
     stock = save_vision(tmp_path / "vision", whole)
     save_text(tmp_path / "text", "t5")
     model = assemble(tmp_path / "vision", tmp_path / "text")
-    pictures = torch.rand(2, 3, SIDE, SIDE)
+    images = torch.rand(2, 3, SIDE, SIDE)
     tower = stock.vision_model if whole else stock
     with torch.no_grad():
-        ours = model.get_image_features(pictures)
-        torch.testing.assert_close(ours.last_hidden_state, tower(pictures).last_hidden_state)
+        ours = model.get_image_features(images)
+        torch.testing.assert_close(ours.last_hidden_state, tower(images).last_hidden_state)
     assert ours.pooler_output.abs().sum() == 0
     assert not any("head" in name for name, _ in model.model.encoder.vision_tower.named_parameters())
 
@@ -136,8 +136,8 @@ def test_the_vocabulary_grows_to_the_processors(kind, folders, tiny_tokenizer):
     assert model.config.image_token_id == processor.tokenizer.convert_tokens_to_ids("<image>")
     old = stock.get_encoder().get_input_embeddings().weight
     assert torch.equal(model.get_input_embeddings().weight[:VOCABULARY], old)
-    picture = torch.zeros(30, 20, 3, dtype=torch.uint8).numpy()
-    batch = processor(images=picture, text="what is <loc0001>", suffix="a dog", return_tensors="pt")
+    image = torch.zeros(30, 20, 3, dtype=torch.uint8).numpy()
+    batch = processor(images=image, text="what is <loc0001>", suffix="a dog", return_tensors="pt")
     assert model(**batch).loss.isfinite()
 
 

@@ -22,7 +22,7 @@ def generate(model, batch, **options):
 
 
 def several_images():
-    """The first example has two pictures, the second one; padded on the right."""
+    """The first example has two images, the second one; padded on the right."""
     batch = tiny_batch(examples=3)
     ids = torch.full((2, 14), PAD)
     words = batch["input_ids"][:, IMAGE_TOKENS:]
@@ -33,9 +33,9 @@ def several_images():
 
 def one_by_one():
     batch = several_images()
-    for i, pictures in enumerate((slice(0, 2), slice(2, 3))):
+    for i, images in enumerate((slice(0, 2), slice(2, 3))):
         ids = batch["input_ids"][i : i + 1, : int(batch["attention_mask"][i].sum())]
-        yield {"input_ids": ids, "pixel_values": batch["pixel_values"][pictures]}
+        yield {"input_ids": ids, "pixel_values": batch["pixel_values"][images]}
 
 
 def test_greedy_answers_follow_the_logits(model):
@@ -86,7 +86,7 @@ def test_padding_side_does_not_change_the_answer(model, num_beams):
     assert torch.equal(torch.cat(alone), expected)
 
 
-def test_pictures_change_the_answer(model):
+def test_images_change_the_answer(model):
     batch = several_images()
     answers = generate(model, batch)
     other = generate(model, batch | {"pixel_values": -batch["pixel_values"]})
@@ -174,11 +174,9 @@ def test_generates_from_embeddings_as_from_ids(model):
 def test_five_dimensional_pixel_values_generate_the_same(model):
     batch = several_images()
     batch = {key: value[:1] for key, value in batch.items() if key != "pixel_values"}
-    pictures = several_images()["pixel_values"][:2]
-    flat = generate(model, batch | {"pixel_values": pictures}, num_beams=2)
-    assert torch.equal(
-        generate(model, batch | {"pixel_values": pictures.view(1, 2, 3, SIDE, SIDE)}, num_beams=2), flat
-    )
+    images = several_images()["pixel_values"][:2]
+    flat = generate(model, batch | {"pixel_values": images}, num_beams=2)
+    assert torch.equal(generate(model, batch | {"pixel_values": images.view(1, 2, 3, SIDE, SIDE)}, num_beams=2), flat)
 
 
 def test_answers_are_the_same_in_a_copy_and_in_training_mode_without_dropout(model):

@@ -15,7 +15,7 @@ KINDS = [*GEMMAS, *PAIRS]
 
 @pytest.fixture
 def make(tiny_tokenizer):
-    """A model by the name of its text model, a batch, and the batch with the image encoder's output for pictures."""
+    """A model by the name of its text model, a batch, and the batch with the image encoder's output for images."""
 
     def made(kind, **fields):
         if kind in GEMMAS:
@@ -33,7 +33,7 @@ def make(tiny_tokenizer):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_loss_and_gradients_are_those_of_the_pictures(make, kind):
+def test_loss_and_gradients_are_those_of_the_images(make, kind):
     model, batch, features = make(kind)
     found = []
     for inputs in (batch, features):
@@ -42,16 +42,16 @@ def test_loss_and_gradients_are_those_of_the_pictures(make, kind):
         outputs.loss.backward()
         of_others = {n: p.grad.clone() for n, p in model.named_parameters() if "vision_tower" not in n}
         found.append((outputs, of_others))
-    (pictures, expected), (stored, got) = found
+    (images, expected), (stored, got) = found
     of_images = image_tokens_of if kind in GEMMAS else lambda output: output.image_hidden_states
-    assert_same_but_rounding(stored.loss, pictures.loss)
-    assert_same_but_rounding(of_images(stored), of_images(pictures))
+    assert_same_but_rounding(stored.loss, images.loss)
+    assert_same_but_rounding(of_images(stored), of_images(images))
     assert any("projector" in name and gradient.abs().max() > 0 for name, gradient in got.items())
     assert_same_gradients(got, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_answers_are_those_of_the_pictures(make, kind):
+def test_answers_are_those_of_the_images(make, kind):
     model, batch, features = make(kind)
     ways: tuple[dict, ...] = ({}, {"num_beams": 2})
     # a sequence of PaliGemma ends in what it is to go on with
@@ -64,13 +64,13 @@ def test_answers_are_those_of_the_pictures(make, kind):
     assert (model(**blank).logits - model(**given).logits).abs().max() > 1e-3
 
 
-def test_image_positions_are_those_of_the_pictures(make):
+def test_image_positions_are_those_of_the_images(make):
     model, batch, features = make("t5", image_positions="sine")
     assert_same_but_rounding(model(**features).loss, model(**batch).loss)
 
 
 @pytest.mark.parametrize("kind", ["gemma", "t5"])
-def test_pictures_given_twice_are_refused(make, kind):
+def test_images_given_twice_are_refused(make, kind):
     model, batch, features = make(kind)
     with pytest.raises(ValueError, match="pixel_values or image_features"):
         model(**batch | features)

@@ -168,7 +168,7 @@ def test_labels_that_could_not_be_read_back_are_refused(label):
 
 
 def test_notations_of_boxes_are_distinct():
-    """One box in a picture of 200 x 100 pixels, in four notations."""
+    """One box in an image of 200 x 100 pixels, in four notations."""
     box = LocatedBox(y1=0.1, x1=0.25, y2=0.5, x2=0.75, label="dog")
     assert LocatedBox.from_normalised_xyxy([0.25, 0.1, 0.75, 0.5], "dog") == box
     assert LocatedBox.from_pixel_xyxy([50, 10, 150, 50], width=200, height=100, label="dog") == box

@@ -6,7 +6,7 @@ import pytest
 import tiny_pali3 as pali3
 import torch
 from tiny_mask_vqvae import blobs, tiny
-from tiny_paligemma import PICTURES, PREFIXES, SUFFIXES, tiny_batch, tiny_paligemma, tiny_paligemma_processor
+from tiny_paligemma import IMAGES, PREFIXES, SUFFIXES, tiny_batch, tiny_paligemma, tiny_paligemma_processor
 from transformers import BatchFeature
 
 from openpali import MaskVQVAE
@@ -120,7 +120,7 @@ def processor(tiny_tokenizer):
 
 @pytest.fixture
 def packed(processor):
-    examples = [Example(str(i), "plain", (PICTURES[i],), PREFIXES[i], SUFFIXES[i]) for i in range(4)]
+    examples = [Example(str(i), "plain", (IMAGES[i],), PREFIXES[i], SUFFIXES[i]) for i in range(4)]
     return Collator(processor, pack_length=40)(examples)
 
 
@@ -131,7 +131,7 @@ def test_paligemma(processor, packed, kind, attention, precision):
     model = tiny_paligemma(kind, processor, attention=attention)
     check_step(model, [batch, padded_left(batch), packed], precision)
 
-    inputs = processor(images=[[picture] for picture in PICTURES], text=PREFIXES, return_tensors="pt", padding=True)
+    inputs = processor(images=[[image] for image in IMAGES], text=PREFIXES, return_tensors="pt", padding=True)
     inputs = {key: value for key, value in inputs.items() if key != "labels"}
     assert not bool(inputs["attention_mask"][:, 0].all())
 

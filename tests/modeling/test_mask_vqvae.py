@@ -176,7 +176,7 @@ def test_gradients_pass_the_codebook_unchanged():
     torch.testing.assert_close(passed, vectors.grad.sum((0, 2, 3)))
 
 
-def test_masks_of_pictures_come_back(released):
+def test_masks_of_images_come_back(released):
     """Through random weights nothing looks alike, but boxes, labels, shapes and the codes survive."""
     masks = torch.stack([disc(90, 120, 30, 40, 20), disc(90, 120, 60, 90, 15)])
     text = released.write(masks, ["dog", "a cat"])
@@ -194,7 +194,7 @@ def test_boxes_without_a_pixel_are_rejected_and_no_text_raises(released):
     thin = LocatedMask(LocatedBox(10 / 1023, 0, 11 / 1023, 1, "dog"), (0,) * 16)
     found = released.read(format_segmentations([thin]), 20, 20)
     assert found.masks.shape == (0, 20, 20)
-    assert "covers no pixel of a picture of 20 x 20" in found.rejected[0].reason
+    assert "covers no pixel of an image of 20 x 20" in found.rejected[0].reason
     for text in ("", " ; ", "<loc0000>", "dog"):
         assert released.read(text, 20, 20).boxes == []
     assert released.write(torch.zeros(0, 5, 5, dtype=torch.bool)) == ""

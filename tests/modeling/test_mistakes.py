@@ -15,7 +15,7 @@ from openpali.modeling.mistakes import CheckpointError, at_least, command
 MENDABLE = {
     "broken": CheckpointError("broken"),
     "f.json:3: odd. Mend it.": BadRecord("f.json", 3, "odd", "Mend it."),
-    "no picture": BadImage("no picture"),
+    "no image": BadImage("no image"),
     "no key": ConfigError("no key"),
     "there is no a/b, and it cannot be made: check the path": FileNotFoundError(errno.ENOENT, "gone", "a/b"),
     "a is a file, or lies below one, where a folder is wanted: give another name": FileExistsError(17, "there", "a"),
@@ -26,7 +26,7 @@ MENDABLE = {
         "No module named 'sklearn.svm'", name="sklearn.svm"
     ),
     'needs deepspeed>=0.9: pip install "openpali[deepspeed]"': ModuleNotFoundError("needs deepspeed>=0.9"),
-    "full. Take smaller batches, pictures or weights, or another --device.": torch.OutOfMemoryError("full."),
+    "full. Take smaller batches, images or weights, or another --device.": torch.OutOfMemoryError("full."),
 }
 
 

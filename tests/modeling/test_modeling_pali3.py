@@ -76,9 +76,9 @@ def test_tied_weights_are_written_once_and_stay_tied(model, kind, tmp_path):
 def test_loads_in_half_precision(model, kind, dtype, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = load(Pali3ForConditionalGeneration, tmp_path, dtype=dtype)
-    pictures = tiny_batch()["pixel_values"].to(dtype)
-    assert loaded.lm_head.weight.dtype == loaded.get_image_features(pictures).pooler_output.dtype == dtype
-    logits = logits_of(loaded, pixel_values=pictures).float()
+    images = tiny_batch()["pixel_values"].to(dtype)
+    assert loaded.lm_head.weight.dtype == loaded.get_image_features(images).pooler_output.dtype == dtype
+    logits = logits_of(loaded, pixel_values=images).float()
     reference = logits_of(model)
     assert (logits - reference).norm() < 0.1 * reference.norm()
 
@@ -265,14 +265,14 @@ def test_tuples_hold_what_the_output_class_holds(model):
 
 def test_image_features_honour_the_options_of_the_image_encoder(model):
     model.set_attn_implementation("eager")
-    pictures = tiny_batch()["pixel_values"]
-    outputs = model.get_image_features(pictures, output_hidden_states=True, output_attentions=True)
+    images = tiny_batch()["pixel_values"]
+    outputs = model.get_image_features(images, output_hidden_states=True, output_attentions=True)
     assert outputs.pooler_output.shape == (2, IMAGE_TOKENS, WIDTH)
     assert outputs.last_hidden_state.shape == (2, IMAGE_TOKENS, VISION["hidden_size"])
     assert len(outputs.hidden_states) == VISION["num_hidden_layers"] + 1
     assert len(outputs.attentions) == VISION["num_hidden_layers"]
-    assert isinstance(model.get_image_features(pictures, return_dict=False), tuple)
-    assert "pooler_output" in model.get_image_features(pictures, return_dict=None)
+    assert isinstance(model.get_image_features(images, return_dict=False), tuple)
+    assert "pooler_output" in model.get_image_features(images, return_dict=None)
 
 
 def test_only_the_wanted_logits_are_computed(model):
@@ -282,12 +282,12 @@ def test_only_the_wanted_logits_are_computed(model):
 
 
 def test_several_images_are_used_in_their_order(model):
-    pictures = tiny_batch(examples=4)["pixel_values"]
+    images = tiny_batch(examples=4)["pixel_values"]
     ids = torch.cat([torch.full((2, 2 * IMAGE_TOKENS), IMAGE), tiny_batch()["input_ids"][:, IMAGE_TOKENS:]], dim=1)
     changes = {"input_ids": ids, "attention_mask": None}
-    in_order = logits_of(model, pixel_values=pictures, **changes)
-    assert torch.equal(logits_of(model, pixel_values=pictures.view(2, 2, 3, SIDE, SIDE), **changes), in_order)
-    swapped = logits_of(model, pixel_values=pictures[[1, 0, 2, 3]], **changes)
+    in_order = logits_of(model, pixel_values=images, **changes)
+    assert torch.equal(logits_of(model, pixel_values=images.view(2, 2, 3, SIDE, SIDE), **changes), in_order)
+    swapped = logits_of(model, pixel_values=images[[1, 0, 2, 3]], **changes)
     assert (swapped[0] - in_order[0]).abs().max() > 1e-4
     torch.testing.assert_close(swapped[1], in_order[1])
 

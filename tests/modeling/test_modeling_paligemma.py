@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from tiny_paligemma import (
     IMAGE_TOKENS,
+    IMAGES,
     KINDS,
-    PICTURES,
     PREFIXES,
     tiny_batch,
     tiny_paligemma,
@@ -210,11 +210,11 @@ def test_gradient_checkpointing_changes_nothing(processor):
 @pytest.mark.parametrize("kind", KINDS)
 def test_cached_and_uncached_generation_agree(processor, kind):
     model = tiny_paligemma(kind, processor)
-    prompt = processor(images=PICTURES, text=PREFIXES, return_tensors="pt")
+    prompt = processor(images=IMAGES, text=PREFIXES, return_tensors="pt")
     cached, plain = (model.generate(**prompt, max_new_tokens=8, use_cache=cache) for cache in (True, False))
     assert torch.equal(cached, plain)
-    for row, (picture, prefix) in enumerate(zip(PICTURES, PREFIXES)):
-        alone = processor(images=[picture], text=[prefix], return_tensors="pt")
+    for row, (image, prefix) in enumerate(zip(IMAGES, PREFIXES)):
+        alone = processor(images=[image], text=[prefix], return_tensors="pt")
         answer = model.generate(**alone, max_new_tokens=8)[0, alone["input_ids"].shape[1] :]
         together = cached[row, prompt["input_ids"].shape[1] :]
         assert together[: len(answer)].tolist() == answer.tolist()
@@ -257,7 +257,7 @@ def test_unknown_connectors_are_refused(processor):
 def test_several_images_a_prompt(processor):
     model = tiny_paligemma("gemma", processor)
     batch = processor(
-        images=[PICTURES[:2], PICTURES[2:3]], text=["what is this", "a dog"], suffix=["dog", "a"], return_tensors="pt"
+        images=[IMAGES[:2], IMAGES[2:3]], text=["what is this", "a dog"], suffix=["dog", "a"], return_tensors="pt"
     )
     assert (batch["input_ids"] == processor.image_token_id).sum(1).tolist() == [2 * IMAGE_TOKENS, IMAGE_TOKENS]
     five = batch | {"pixel_values": batch["pixel_values"][None]}

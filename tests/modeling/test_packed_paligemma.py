@@ -1,13 +1,13 @@
 import pytest
 import torch
-from tiny_paligemma import PICTURES, PREFIXES, SUFFIXES, tiny_paligemma, tiny_paligemma_processor
+from tiny_paligemma import IMAGES, PREFIXES, SUFFIXES, tiny_paligemma, tiny_paligemma_processor
 
 from openpali.data.collator import Collator
 from openpali.data.example import Example
 
-EXAMPLES = [Example(str(i), "plain", (PICTURES[i],), PREFIXES[i], SUFFIXES[i]) for i in range(4)]
-# two pictures, and a text alone
-EXAMPLES += [Example("4", "plain", (PICTURES[1], PICTURES[0]), "a dog", "en"), Example("5", "plain", (), "cats", "a")]
+EXAMPLES = [Example(str(i), "plain", (IMAGES[i],), PREFIXES[i], SUFFIXES[i]) for i in range(4)]
+# two images, and a text alone
+EXAMPLES += [Example("4", "plain", (IMAGES[1], IMAGES[0]), "a dog", "en"), Example("5", "plain", (), "cats", "a")]
 BACKENDS = [("gemma", "eager"), ("gemma", "sdpa"), ("gemma2", "eager")]
 
 

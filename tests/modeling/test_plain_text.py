@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from openpali.modeling.plain_text import found_controls, pieces, spaced
 
-PICTURE = Image.new("RGB", (20, 20), "red")
+IMAGE = Image.new("RGB", (20, 20), "red")
 TEXT = "a <image> of <bos><eos> </s> <pad> a <loc0001> dog <seg001>"
 
 
@@ -28,7 +28,7 @@ def special_of(processor):
 @pytest.mark.parametrize("controls", ["places", "none"])
 def test_a_target_has_only_its_own_end_and_comes_back_as_it_was(processor, controls):
     options = {"return_tensors": "pt", "controls": controls}
-    batch = processor(images=[[PICTURE]], text=["caption en"], suffix=[TEXT], **options)
+    batch = processor(images=[[IMAGE]], text=["caption en"], suffix=[TEXT], **options)
     ids = tokens_of(processor, batch, "labels")
     end = processor.tokenizer.eos_token_id
     assert ids[-1] == end
@@ -38,9 +38,9 @@ def test_a_target_has_only_its_own_end_and_comes_back_as_it_was(processor, contr
     assert processor.tokenizer.decode(ids[:-1]) == TEXT
 
 
-def test_a_prompt_has_only_the_tokens_of_its_pictures_and_none_is_lost(processor):
+def test_a_prompt_has_only_the_tokens_of_its_images_and_none_is_lost(processor):
     plain, marked = (
-        processor(images=[[PICTURE, PICTURE]], text=[text], return_tensors="pt", controls="places")
+        processor(images=[[IMAGE, IMAGE]], text=[text], return_tensors="pt", controls="places")
         for text in ("caption en", TEXT)
     )
     for batch in (plain, marked):
@@ -53,7 +53,7 @@ def test_a_prompt_has_only_the_tokens_of_its_pictures_and_none_is_lost(processor
 
 def test_other_texts_are_tokenised_as_ever(processor):
     texts = ["caption en", "<loc0005> a red dog < b > c"]
-    images = [[PICTURE], [PICTURE]]
+    images = [[IMAGE], [IMAGE]]
     usual, plain = (
         processor(images=images, text=texts, suffix=texts, return_tensors="pt", **options)
         for options in ({}, {"controls": ["places", "places"]})
@@ -63,9 +63,9 @@ def test_other_texts_are_tokenised_as_ever(processor):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_marks_of_all_pictures_in_front_are_where_they_belong(processor, count):
+def test_marks_of_all_images_in_front_are_where_they_belong(processor, count):
     """As people write prompts for PaliGemma; one more than that is letters."""
-    images, options = [[PICTURE] * count], {"return_tensors": "pt", "controls": "places"}
+    images, options = [[IMAGE] * count], {"return_tensors": "pt", "controls": "places"}
     bare, marked, more = (
         tokens_of(processor, processor(images=images, text=[f"{marks}what is this"], **options), "input_ids")
         for marks in ("", "<image>" * count, "<image>" * (count + 1))
@@ -76,22 +76,22 @@ def test_marks_of_all_pictures_in_front_are_where_they_belong(processor, count):
 
 
 def test_a_limit_counts_the_same_tokens(processor):
-    batch = processor(images=[[PICTURE]], text=[TEXT], suffix=[TEXT], return_tensors="pt", controls="none",
+    batch = processor(images=[[IMAGE]], text=[TEXT], suffix=[TEXT], return_tensors="pt", controls="none",
                       max_length=6, suffix_max_length=5)  # fmt: skip
     assert len(tokens_of(processor, batch, "labels")) == 5
     words = [t for t in tokens_of(processor, batch, "input_ids") if t != processor.image_token_id]
     assert len(words) == 6 + (5 if "token_type_ids" in batch else 0)
 
 
-def test_placeholders_mark_pictures_in_a_direct_call(processor):
-    batch = processor(images=[[PICTURE]], text=["what <image> is"], return_tensors="pt")
+def test_placeholders_mark_images_in_a_direct_call(processor):
+    batch = processor(images=[[IMAGE]], text=["what <image> is"], return_tensors="pt")
     ids = tokens_of(processor, batch, "input_ids")
     assert ids.count(processor.image_token_id) == IMAGE_TOKENS
     assert processor.tokenizer.decode(ids[: ids.index(processor.image_token_id)]).strip() == "what"
     with pytest.raises(ValueError, match="controls is one of all, places, none, not 'some'"):
-        processor(images=[[PICTURE]], text=["x"], suffix=["<x"], controls="some")
+        processor(images=[[IMAGE]], text=["x"], suffix=["<x"], controls="some")
     with pytest.raises(ValueError, match="1 texts but 2 values of controls"):
-        processor(images=[[PICTURE]], text=["x"], suffix=["x"], controls=["places", "none"])
+        processor(images=[[IMAGE]], text=["x"], suffix=["x"], controls=["places", "none"])
 
 
 def test_an_end_that_is_a_word_of_the_vocabulary_is_not_found_either():

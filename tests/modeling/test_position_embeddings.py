@@ -20,7 +20,7 @@ def test_position_embeddings_are_resized_as_by_the_authors(name):
     assert resize_positions(old, round(len(old) ** 0.5)) is old
 
 
-def test_features_at_twice_the_size_are_nearly_those_of_the_small_picture():
+def test_features_at_twice_the_size_are_nearly_those_of_the_small_image():
     torch.manual_seed(0)
     model = SiglipVisionModel(
         SiglipVisionConfig(

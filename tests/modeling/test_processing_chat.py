@@ -1,4 +1,4 @@
-"""Every checkpoint of both families has a chat template that shows its pictures, and pads prompts on the left."""
+"""Every checkpoint of both families has a chat template that shows its images, and pads prompts on the left."""
 
 import json
 import logging
@@ -41,11 +41,11 @@ def processor(request, tiny_tokenizer, tiny_processor) -> Any:
 CHATS = {
     "a word for a word": ([turn("user", IMAGE, text("a red dog"))], "<image>a red dog"),
     "a string": ([turn("user", "a red dog")], "a red dog"),
-    "pictures come first": ([turn("user", text("a red dog"), IMAGE, IMAGE)], "<image><image>a red dog"),
+    "images come first": ([turn("user", text("a red dog"), IMAGE, IMAGE)], "<image><image>a red dog"),
     "parts are joined": ([turn("user", text("caption"), IMAGE, text("en"))], "<image>caption en"),
     "written placeholders": ([turn("user", IMAGE, text("<image>caption en"))], "<image>caption en"),
     "what the system says": ([turn("system", "caption"), turn("user", IMAGE, text("en"))], "<image>caption en"),
-    "pictures alone": ([turn("user", IMAGE)], "<image>"),
+    "images alone": ([turn("user", IMAGE)], "<image>"),
     "what was said since the last answer": (
         [
             turn("developer", "answer en"),
@@ -65,13 +65,13 @@ CHATS = {
 
 
 @pytest.mark.parametrize("chat", CHATS)
-def test_a_chat_is_one_prompt_behind_its_pictures(processor, chat):
+def test_a_chat_is_one_prompt_behind_its_images(processor, chat):
     messages, expected = CHATS[chat]
     assert processor.apply_chat_template(messages, add_generation_prompt=True) == expected
-    pictures = [PICTURE] * expected.count("<image>")
+    images = [PICTURE] * expected.count("<image>")
     options: dict[str, Any] = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
     batch = processor.apply_chat_template(messages, **options)
-    direct = processor([pictures] if pictures else None, [expected], return_tensors="pt")
+    direct = processor([images] if images else None, [expected], return_tensors="pt")
     assert batch.keys() == direct.keys()
     assert all(torch.equal(batch[key], direct[key]) for key in batch)
 

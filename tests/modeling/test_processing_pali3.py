@@ -21,7 +21,7 @@ def shaded(shade: int) -> Image.Image:
 
 
 def shades(batch) -> list[int]:
-    """The grey value of every picture in the batch."""
+    """The grey value of every image in the batch."""
     return [round((pixels.mean().item() + 1) * 127.5) for pixels in batch["pixel_values"]]
 
 
@@ -33,7 +33,7 @@ def process(tiny_processor):
     return call
 
 
-def test_one_picture_and_one_text(process, tiny_processor):
+def test_one_image_and_one_text(process, tiny_processor):
     batch = process(shaded(50), "a red dog", suffix="two cats")
     words = tiny_processor.tokenizer("a red dog")["input_ids"]
     assert words[-1] == tiny_processor.tokenizer.eos_token_id
@@ -53,10 +53,10 @@ def test_pixels_are_between_minus_one_and_one(process):
     assert values.max() == 1
 
 
-def test_every_form_of_picture_gives_the_same_pixels(process, tmp_path):
+def test_every_form_of_image_gives_the_same_pixels(process, tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     image = Image.fromarray(array)
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     image.save(path)
     expected = torch.tensor(array).permute(2, 0, 1) / 127.5 - 1
     for form in (image, array, str(path), path, torch.tensor(array).permute(2, 0, 1)):
@@ -65,8 +65,8 @@ def test_every_form_of_picture_gives_the_same_pixels(process, tmp_path):
         torch.testing.assert_close(process([[form]], ["a"])["pixel_values"][0], expected, rtol=0, atol=1e-6)
 
 
-def test_pictures_are_fetched_by_url(process, tmp_path):
-    shaded(70).save(tmp_path / "picture.png")
+def test_images_are_fetched_by_url(process, tmp_path):
+    shaded(70).save(tmp_path / "image.png")
     handler = partial(QuietHandler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -80,12 +80,12 @@ class QuietHandler(SimpleHTTPRequestHandler):
         pass
 
 
-def test_every_mode_of_picture_is_read_as_colours(process):
+def test_every_mode_of_image_is_read_as_colours(process):
     images = [shaded(80).convert(mode) for mode in ("L", "RGBA", "P", "LA", "1")]
     assert process(images, ["a"] * 5)["pixel_values"].shape == (5, 3, SIDE, SIDE)
 
 
-def test_lists_of_pictures_belong_to_their_texts(process, tiny_processor):
+def test_lists_of_images_belong_to_their_texts(process, tiny_processor):
     image = tiny_processor.image_token_id
     flat = process([shaded(10), shaded(20)], ["a", "a red dog"])
     assert (flat["input_ids"] == image).sum(1).tolist() == [IMAGE_TOKENS, IMAGE_TOKENS]
@@ -134,7 +134,7 @@ def test_an_empty_suffix_is_only_the_end(process, tiny_processor):
     assert process(shaded(1), "a", suffix="")["labels"].tolist() == [[tiny_processor.tokenizer.eos_token_id]]
 
 
-def test_text_alone_and_pictures_alone(process, tiny_processor):
+def test_text_alone_and_images_alone(process, tiny_processor):
     batch = process(text=["a", "b"])
     assert "pixel_values" not in batch
     assert tiny_processor.image_token_id not in batch["input_ids"]
@@ -180,7 +180,7 @@ def test_without_padding_rows_keep_their_lengths(tiny_processor):
     assert [len(row) for row in batch["attention_mask"]] == [len(row) for row in batch["input_ids"]]
 
 
-def test_truncation_keeps_pictures_and_end_warns_once_and_counts(process, tiny_processor, caplog):
+def test_truncation_keeps_images_and_end_warns_once_and_counts(process, tiny_processor, caplog):
     long = "two green cats and a red dog"
     end = tiny_processor.tokenizer.eos_token_id
     with caplog.at_level(logging.WARNING):
@@ -198,9 +198,9 @@ def test_truncation_keeps_pictures_and_end_warns_once_and_counts(process, tiny_p
 
 
 def test_what_does_not_fit_together_is_refused(process):
-    with pytest.raises(ValueError, match="2 texts but pictures for 3"):
+    with pytest.raises(ValueError, match="2 texts but images for 3"):
         process([shaded(1)] * 3, ["a", "b"])
-    with pytest.raises(ValueError, match="2 <image> placeholders but 1 pictures in '<image>a<image>'"):
+    with pytest.raises(ValueError, match="2 <image> placeholders but 1 images in '<image>a<image>'"):
         process(shaded(1), "<image>a<image>")
     with pytest.raises(ValueError, match="1 texts but 2 suffixes"):
         process(shaded(1), "a", suffix=["b", "c"])
@@ -240,7 +240,7 @@ def test_decoding_keeps_locations_and_leaves_out_what_is_special(tiny_processor)
 def test_both_forms_of_the_pipeline_answer_what_generate_does(tiny_model, tiny_processor, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     tiny_processor.save_pretrained(tmp_path)
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(path)
     ask: Any = pipeline("image-text-to-text", model=str(tmp_path))
     options = {"max_new_tokens": 8, "return_full_text": False}

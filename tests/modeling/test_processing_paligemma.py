@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_paligemma import IMAGE_TOKENS, PICTURES, PREFIXES, SUFFIXES, tiny_batch, tiny_paligemma_processor, with_bos
+from tiny_paligemma import IMAGE_TOKENS, IMAGES, PREFIXES, SUFFIXES, tiny_batch, tiny_paligemma_processor, with_bos
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.paligemma.processing_paligemma import PaliGemmaProcessor as StockProcessor
@@ -88,7 +88,7 @@ def test_a_training_batch(processor):
 
 
 def test_prompts_are_padded_on_the_left_and_have_no_labels(processor):
-    batch = processor(images=PICTURES, text=PREFIXES, return_tensors="pt")
+    batch = processor(images=IMAGES, text=PREFIXES, return_tensors="pt")
     assert "labels" not in batch
     assert batch["attention_mask"][:, -1].all()
     assert not batch["attention_mask"][2, 0]
@@ -108,7 +108,7 @@ def test_nothing_joins_the_separator(tiny_tokenizer):
 def test_a_suffix_that_is_cut_and_a_prefix_that_is_cut_are_told_and_counted(processor, caplog):
     with caplog.at_level(logging.WARNING):
         batch = processor(
-            images=PICTURES[:2],
+            images=IMAGES[:2],
             text=PREFIXES[:2],
             suffix=SUFFIXES[:2],
             max_length=4,
@@ -133,7 +133,7 @@ def test_ablations_of_attention_and_loss(tiny_tokenizer):
         assert set(batch["token_type_ids"][prompt & is_image].tolist()) == {images}
         assert set(batch["token_type_ids"][prompt & ~is_image].tolist()) == {words}
         assert batch["token_type_ids"][batch["labels"] != -100].all()
-        asked = processor(images=PICTURES, text=PREFIXES, return_tensors="pt")
+        asked = processor(images=IMAGES, text=PREFIXES, return_tensors="pt")
         assert set(asked["token_type_ids"][asked["input_ids"] == processor.image_token_id].tolist()) == {images}
 
 
@@ -152,18 +152,18 @@ def test_an_unknown_attention_is_refused(tiny_tokenizer):
         tiny_batch(processor)
 
 
-def test_marked_and_unmarked_pictures_are_the_same(processor):
+def test_marked_and_unmarked_images_are_the_same(processor):
     plain = processor(images=[RED, RED], text="what is this", padding=False)
     marked = processor(images=[RED, RED], text="<image><image>what is this", padding=False)
     assert plain["input_ids"] == marked["input_ids"]
-    with pytest.raises(ValueError, match="1 <image> placeholders but 2 pictures"):
+    with pytest.raises(ValueError, match="1 <image> placeholders but 2 images"):
         processor(images=[RED, RED], text="<image>what is this")
 
 
 def test_numbers_that_do_not_fit(processor):
     with pytest.raises(ValueError, match="1 texts but 2 suffixes"):
         processor(images=[RED], text=["a"], suffix=["a", "b"])
-    with pytest.raises(ValueError, match="2 texts but pictures for 1"):
+    with pytest.raises(ValueError, match="2 texts but images for 1"):
         processor(images=[RED], text=["a", "b"])
 
 

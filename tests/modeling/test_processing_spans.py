@@ -15,7 +15,7 @@ from transformers.models.paligemma.processing_paligemma import PaliGemmaProcesso
 
 from openpali import Pali3Processor
 
-PICTURE = Image.new("RGB", (20, 20), (9, 9, 9))
+IMAGE = Image.new("RGB", (20, 20), (9, 9, 9))
 WIDE = "<image>" * IMAGE_TOKENS
 TEXTS = ["<image>what is this", "<image>detect dog and two green cats"]
 
@@ -47,27 +47,27 @@ def test_token_counts_are_the_stock_ones(processor, stock):
 
 def test_kinds_of_tokens_are_the_stock_ones(processor, stock):
     options: dict[str, Any] = {"return_mm_token_type_ids": True, "padding": True, "return_tensors": "pt"}
-    batch = processor([PICTURE] * 2, TEXTS, **options)
+    batch = processor([IMAGE] * 2, TEXTS, **options)
     kinds = batch["mm_token_type_ids"]
     assert torch.equal(kinds, (batch["input_ids"] == processor.image_token_id).long())
     assert kinds.sum(1).tolist() == [IMAGE_TOKENS] * 2
     if "token_type_ids" in batch:
-        assert torch.equal(kinds, stock([PICTURE] * 2, TEXTS, padding_side="left", **options)["mm_token_type_ids"])
-    assert "mm_token_type_ids" not in processor([PICTURE] * 2, TEXTS)
+        assert torch.equal(kinds, stock([IMAGE] * 2, TEXTS, padding_side="left", **options)["mm_token_type_ids"])
+    assert "mm_token_type_ids" not in processor([IMAGE] * 2, TEXTS)
 
 
 def test_replacements_are_the_stock_ones(processor, stock):
     texts = ["a <image>red<image> dog", "<image>cat"]
     options: dict[str, Any] = {"return_text_replacement_offsets": True, "return_tensors": "pt", "padding": True}
-    found = processor([[PICTURE] * 2, [PICTURE]], texts, **options)["text_replacement_offsets"]
+    found = processor([[IMAGE] * 2, [IMAGE]], texts, **options)["text_replacement_offsets"]
     # the stock one writes <bos> into the text before it looks, behind the last image: no image moves
-    assert found == stock([[PICTURE] * 2, [PICTURE]], texts, **options)["text_replacement_offsets"]
+    assert found == stock([[IMAGE] * 2, [IMAGE]], texts, **options)["text_replacement_offsets"]
 
 
 def test_every_token_has_the_place_of_its_text(processor):
     texts = ["a <image>red<image> dog", "cat", "<image>two green cats"]
     options: dict[str, Any] = {"return_offsets_mapping": True, "suffix": ["x", "y", "z"], "max_length": 7}
-    batch = processor([[PICTURE] * 2, [PICTURE], [PICTURE]], texts, **options)
+    batch = processor([[IMAGE] * 2, [IMAGE], [IMAGE]], texts, **options)
     expanded = [texts[0].replace("<image>", WIDE), f"{WIDE}cat", texts[2].replace("<image>", WIDE)]
     for ids, spans, text in zip(batch["input_ids"], batch["offset_mapping"], expanded):
         assert len(ids) == len(spans)
@@ -77,13 +77,13 @@ def test_every_token_has_the_place_of_its_text(processor):
     nowhere = [token for token, (start, end) in zip(batch["input_ids"][1], batch["offset_mapping"][1]) if end == start]
     tokenizer = processor.tokenizer
     assert set(nowhere) <= {*tokenizer.all_special_ids, *tokenizer("\ny", add_special_tokens=False)["input_ids"]}
-    assert "offset_mapping" not in processor(PICTURE, "a")
+    assert "offset_mapping" not in processor(IMAGE, "a")
 
 
 @pytest.mark.parametrize("side", ["left", "right", None])
 @pytest.mark.parametrize("shown", [1, 2])
 def test_an_answers_tokens_are_marked_behind_images_too(processor, side, shown):
-    image = {"type": "image", "image": PICTURE}
+    image = {"type": "image", "image": IMAGE}
     ask = {"role": "user", "content": [*[image] * shown, {"type": "text", "text": "what is this"}]}
     chats = [
         [ask, {"role": "assistant", "content": "a red dog"}],
@@ -104,9 +104,9 @@ def test_an_answers_tokens_are_marked_behind_images_too(processor, side, shown):
 
 
 def test_a_template_without_placeholders_moves_nothing(processor):
-    """Pictures are put in front of its text, which the marks must follow."""
+    """ImageFolder are put in front of its text, which the marks must follow."""
     chat = [
-        {"role": "user", "content": [{"type": "image", "image": PICTURE}]},
+        {"role": "user", "content": [{"type": "image", "image": IMAGE}]},
         {"role": "assistant", "content": "cat"},
     ]
     options: dict[str, Any] = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
@@ -118,11 +118,11 @@ def test_a_template_without_placeholders_moves_nothing(processor):
 
 def test_the_side_of_padding_is_taken_in_every_form(processor):
     for side in ("left", "right"):
-        batch = processor([PICTURE] * 2, TEXTS, text_kwargs={"padding_side": side})
+        batch = processor([IMAGE] * 2, TEXTS, text_kwargs={"padding_side": side})
         assert (batch["attention_mask"][0][0], batch["attention_mask"][0][-1]) == (
             (0, 1) if side == "left" else (1, 0)
         )
-    left_out, none = (processor([PICTURE] * 2, TEXTS, **given)["input_ids"] for given in ({}, {"padding_side": None}))
+    left_out, none = (processor([IMAGE] * 2, TEXTS, **given)["input_ids"] for given in ({}, {"padding_side": None}))
     assert left_out == none
 
 

@@ -26,7 +26,7 @@ PROMPTS = ["a", "what is this", "detect dog and two green cats", "caption en"]
 OPTIONS: dict[str, Any] = {"max_new_tokens": 8, "return_full_text": False}
 
 
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     noise = np.random.default_rng(0).integers(0, 256, (len(PROMPTS), 20, 20, 3), dtype=np.uint8)
     return [Image.fromarray(one) for one in noise]
 
@@ -54,8 +54,8 @@ def alone(folder: Path, prompts: list[str]) -> list[str]:
     model = MODELS[folder.name].from_pretrained(folder).eval()
     processor = load_processor(folder)
     answers = []
-    for prompt, picture in zip(prompts, pictures()):
-        batch = processor(picture, prompt, return_tensors="pt")
+    for prompt, image in zip(prompts, images()):
+        batch = processor(image, prompt, return_tensors="pt")
         ids = model.generate(**batch, max_new_tokens=8)[0]
         new = ids if model.config.is_encoder_decoder else ids[batch["input_ids"].shape[1] :]
         answers.append(processor.decode(new, skip_special_tokens=True))
@@ -71,8 +71,8 @@ def test_batches_of_prompts_are_answered_as_they_are_alone(folder, task, monkeyp
     expected = alone(folder, PROMPTS)
     assert len(set(expected)) > 1
     # the any-to-any pipeline takes a record for each prompt, the other two lists
-    lists: dict[str, Any] = {"images": pictures(), "text": prompts}
-    records = [{"images": picture, "text": text} for picture, text in zip(*lists.values())]
+    lists: dict[str, Any] = {"images": images(), "text": prompts}
+    records = [{"images": image, "text": text} for image, text in zip(*lists.values())]
     for size in (1, 2):
         given: Any = OPTIONS | {"batch_size": size}
         answers = ask(records, **given) if task == "any-to-any" else ask(**lists, **given)
@@ -83,8 +83,8 @@ def test_batches_of_prompts_are_answered_as_they_are_alone(folder, task, monkeyp
 def test_chats_are_answered_in_batches_too(folder, task, monkeypatch):
     ask = open_pipeline(task, folder, monkeypatch)
     chats = [
-        [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": prompt}]}]
-        for picture, prompt in zip(pictures(), PROMPTS)
+        [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": prompt}]}]
+        for image, prompt in zip(images(), PROMPTS)
     ]
     assert written(ask(text=chats, batch_size=2, **OPTIONS)) == alone(folder, PROMPTS)
 
@@ -92,7 +92,7 @@ def test_chats_are_answered_in_batches_too(folder, task, monkeypatch):
 def test_the_auto_classes_know_pali3(tiny_model, tiny_processor, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     tiny_processor.save_pretrained(tmp_path)
-    batch: Any = tiny_processor(pictures()[:2], PROMPTS[:2], return_tensors="pt")
+    batch: Any = tiny_processor(images()[:2], PROMPTS[:2], return_tensors="pt")
     body = AutoModel.from_pretrained(tmp_path).eval()
     assert type(body) is Pali3Model
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_behind_the_multimodal_class_answers_follow_their_prompt(tiny_model, tin
     """As of every model that `AutoModelForMultimodalLM` loads, so that who cuts the prompt off keeps the answer."""
     tiny_model.save_pretrained(tmp_path)
     model: Any = AutoModelForMultimodalLM.from_pretrained(tmp_path).eval()
-    batch: Any = tiny_processor(pictures()[:2], PROMPTS[:2], return_tensors="pt")
+    batch: Any = tiny_processor(images()[:2], PROMPTS[:2], return_tensors="pt")
     length = batch["input_ids"].shape[1]
     options: dict[str, Any] = {"max_new_tokens": 6, "num_beams": beams, "num_return_sequences": beams}
     answers = tiny_model.generate(**batch, **options)
@@ -132,10 +132,10 @@ import transformers.pipelines.any_to_any as any_to_any
 from transformers import AutoModel, AutoModelForMultimodalLM, AutoProcessor, pipeline
 
 any_to_any.requires_backends = lambda *_: None  # torchvision, which it uses for videos alone
-folder, picture = sys.argv[1:]
+folder, image = sys.argv[1:]
 trusted = {"trust_remote_code": True}
 ask = pipeline("any-to-any", model=folder, **trusted)
-chat = [{"role": "user", "content": [{"type": "image", "url": picture}, {"type": "text", "text": "what is this"}]}]
+chat = [{"role": "user", "content": [{"type": "image", "url": image}, {"type": "text", "text": "what is this"}]}]
 options = {"max_new_tokens": 8, "return_full_text": False}
 processor = AutoProcessor.from_pretrained(folder, **trusted)
 chat.append({"role": "assistant", "content": [{"type": "text", "text": "a dog"}]})
@@ -143,7 +143,7 @@ marked = processor.apply_chat_template(
     chat, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
 )
 print(json.dumps({
-    "answer": ask(images=picture, text="what is this", **options)[0]["generated_text"],
+    "answer": ask(images=image, text="what is this", **options)[0]["generated_text"],
     "chat": ask(text=chat[:1], **options)[0]["generated_text"],
     "body": type(AutoModel.from_pretrained(folder, **trusted)).__name__,
     "marked": sum(marked["assistant_masks"][0]),
@@ -153,15 +153,15 @@ print(json.dumps({
 
 
 def test_an_exported_folder_has_them_where_openpali_is_not(tiny_model, tiny_processor, tmp_path):
-    picture = tmp_path / "picture.png"
-    pictures()[0].save(picture)
+    image = tmp_path / "image.png"
+    images()[0].save(image)
     folder = openpali.export(tiny_model, tiny_processor, tmp_path / "exported")
-    batch: Any = tiny_processor(pictures()[0], "what is this", return_tensors="pt")
+    batch: Any = tiny_processor(images()[0], "what is this", return_tensors="pt")
     expected = tiny_processor.batch_decode(tiny_model.generate(**batch, max_new_tokens=8), skip_special_tokens=True)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "HF_"))}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", ABSENT + STRANGER, str(folder), str(picture)]
+    command = [sys.executable, "-c", ABSENT + STRANGER, str(folder), str(image)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "not supported" not in done.stderr

@@ -5,7 +5,7 @@ import json
 import pytest
 from tiny_mask_vqvae import save_codec
 
-from openpali.data.custom.dataset import read_own
+from openpali.data.custom.dataset import read_custom
 from openpali.recipes import transfer
 
 
@@ -17,11 +17,11 @@ def codec(tmp_path_factory):
 @pytest.fixture
 def check(checkpoint, codec, tmp_path, capsys, monkeypatch):
     """Look at data as a person does; answers the error, what was printed and data_check.json."""
-    # the picture of examples is another test's
-    monkeypatch.setattr(transfer, "show_examples", lambda *args: None)
+    # the image of examples is another test's
+    monkeypatch.setattr(transfer, "save_examples", lambda *args: None)
 
     def run(data, kind, *argv):
-        read_own.cache_clear()
+        read_custom.cache_clear()
         folder = tmp_path / "run"
         line = ["--model", str(checkpoint), "--data", str(data), "--kind", kind, "--output_dir", str(folder)]
         line += ["--codec", str(codec)] if kind == "segment" else []

@@ -1,4 +1,4 @@
-"""Ways to begin stage 0, and its rival; the plain way is tested with the other stages."""
+"""Ways to begin stage 0, and its baseline; the plain way is tested with the other stages."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def train(folder: Path, *options: str) -> SiglipModel:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     folder = tmp_path_factory.mktemp("contrastive") / "plain"
-    train(folder, *NEW, "--languages", "en", "de", "--texts", "names", "captions", "--texts_per_picture", "3")
+    train(folder, *NEW, "--languages", "en", "de", "--texts", "names", "captions", "--texts_per_image", "3")
     return folder
 
 

@@ -13,7 +13,7 @@ from openpali.recipes import contrastive
 
 ARGV = ["--use_cpu", "true", "--tensorboard", "false", "--max_steps", "4", "--eval_steps", "4", "--eval_limit", "4"]
 ARGV += ["--logging_steps", "1", "--vocab_size", "300", "--tokenizer_records", "5", "--languages", "en", "de"]
-ARGV += ["--texts_per_picture", "2", "--learning_rate", "1e-3", "--loss_chunk_size", "3"]
+ARGV += ["--texts_per_image", "2", "--learning_rate", "1e-3", "--loss_chunk_size", "3"]
 ARGV += ["--source", "{name: emoji, split: train, size: 32, concepts: 4, objects: [1, 1], length: 40}"]
 ARGV += ["--vision_config", "{hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2,"]
 ARGV[-1] += " image_size: 32, patch_size: 16}"

@@ -65,7 +65,7 @@ class Shapes:
         return {"id": f"shape-{index}", "image": image, "objects": objects if self.objects else []}
 
 
-def test_the_run_leaves_a_codec_its_scores_and_pictures(finished):
+def test_the_run_leaves_a_codec_its_scores_and_images(finished):
     model = MaskVQVAE.from_pretrained(finished)
     assert model.config.channels == [4, 8]
     metrics = json.loads((finished / "metrics.json").read_text())
@@ -197,7 +197,7 @@ def test_scores_of_a_codec_that_loses_nothing():
     assert scores == {"iou": 1.0, "codes_used": 2.0, "perplexity": pytest.approx(np.exp(entropy))}
 
 
-def test_pairs_are_measured_at_the_size_of_the_picture():
+def test_pairs_are_measured_at_the_size_of_the_image():
     """A decoder that says "inside" everywhere gives back rectangles, but for the edges that tokens cannot tell."""
     torch.manual_seed(0)
     model = MaskVQVAE(MaskVQVAEConfig(**CODEC)).eval()

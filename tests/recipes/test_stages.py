@@ -179,8 +179,8 @@ def test_mixture_mistakes(tmp_path):
 
 MODULES = {"contrastive": contrastive, "dense": dense, "mask_vqvae": mask_vqvae, "pretrain": pretrain}
 MODULES |= {"transfer": transfer, "denoise": denoise, "classification": classification}
-# what `--kind` takes, and what is only evaluated: tests of people's own data and of the transfers run them
-BY_VERB = {"own": "transfer", "pope": "eval"}
+# what `--kind` takes, and what is only evaluated: tests of custom data and of the transfers run them
+BY_VERB = {"custom": "transfer", "pope": "eval"}
 
 
 @pytest.mark.parametrize(

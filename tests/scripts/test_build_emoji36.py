@@ -276,7 +276,7 @@ def test_what_cannot_be_drawn():
     faint = rasterise(frame.format('<path d="M2 2h4v4H2z" opacity="0.2"/>'), 16)
     assert faint is not None
     assert faint.size == (16, 16)
-    with pytest.raises(ValueError, match="pictures in it"):
+    with pytest.raises(ValueError, match="images in it"):
         rasterise(frame.format('<image href="/etc/hostname.png"/>'), 16)
 
 

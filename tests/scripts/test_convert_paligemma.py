@@ -126,7 +126,7 @@ def test_another_resolution(tmp_path):
         assert model.get_image_features(torch.zeros(1, 3, 56, 56)).pooler_output.shape == (1, 16, 64)
 
 
-def test_the_folder_with_a_tokenizer_answers_a_picture(tmp_path):
+def test_the_folder_with_a_tokenizer_answers_a_image(tmp_path):
     tokenizer = save_tokenizer(tmp_path / "tokenizer", 512)
     main([str(FIXTURES / "paligemma1_tiny.npz"), str(tmp_path / "out"), "--tokenizer", str(tokenizer)])
     processor, model = AutoProcessor.from_pretrained(tmp_path / "out"), load(tmp_path / "out")

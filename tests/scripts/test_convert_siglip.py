@@ -133,7 +133,7 @@ def test_processor_pads_to_the_texts_of_training(tmp_path, caplog):
         main([str(FIXTURES / "siglip_tiny.npz"), str(tmp_path / "no"), "--tokenizer", str(tokenizer)])
 
 
-def test_pictures_are_resized_as_by_the_authors(tmp_path):
+def test_images_are_resized_as_by_the_authors(tmp_path):
     main([str(FIXTURES / "siglip_tiny.npz"), str(tmp_path / "out")])
     processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
     noise = np.random.default_rng(0).integers(0, 256, (56, 56, 3), dtype=np.uint8)

@@ -8,13 +8,13 @@ from PIL import Image, ImageFilter
 
 from openpali.data.sources.webdataset import WebDataset
 from openpali.scripts.deduplicate import main
-from openpali.scripts.shards.image_duplicates import copies_of, copies_within, pieces
-from openpali.scripts.shards.image_hashes import Hashes, folder_pictures, hash_picture
+from openpali.scripts.shards.image_duplicates import duplicates_of, duplicates_within, pieces
+from openpali.scripts.shards.image_hashes import Hashes, folder_images, hash_image
 from openpali.scripts.shards.parallel import write_shard
 
 
 def scene(seed: int, side: int = 96) -> Image.Image:
-    """A smooth random picture, as photographs are."""
+    """A smooth random image, as photographs are."""
     pixels = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
     return Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
 
@@ -26,7 +26,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 def hashes(images: list[Image.Image]) -> Hashes:
-    rows = [hash_picture(image) for image in images]
+    rows = [hash_image(image) for image in images]
     bits = b"".join(bytes.fromhex(row["perceptual"]) for row in rows)
     small = b"".join(bytes.fromhex(row["thumbnail"]) for row in rows)
     names = [str(index) for index in range(len(images))]
@@ -47,31 +47,31 @@ COPIES = {
 @pytest.mark.parametrize("change", COPIES)
 def test_changed_copies_are_found_and_only_they(change):
     others = hashes([scene(seed) for seed in range(100)])
-    found = copies_of(hashes([COPIES[change](scene(seed)) for seed in range(100, 120)]), others, 6)
+    found = duplicates_of(hashes([COPIES[change](scene(seed)) for seed in range(100, 120)]), others, 6)
     assert found == []
-    found = copies_of(hashes([COPIES[change](scene(seed)) for seed in range(20)]), others, 6)
+    found = duplicates_of(hashes([COPIES[change](scene(seed)) for seed in range(20)]), others, 6)
     assert [(copy.index, copy.of) for copy in found] == [(index, index) for index in range(20)]
     assert {copy.kind for copy in found} == {"alike"}
     assert all(copy.distance <= 6 for copy in found)
 
 
 def test_equal_pixels_need_no_equal_files():
-    found = copies_of(hashes([scene(3), scene(500)]), hashes([scene(1), scene(3), scene(3)]), 0)
+    found = duplicates_of(hashes([scene(3), scene(500)]), hashes([scene(1), scene(3), scene(3)]), 0)
     assert [(copy.index, copy.of, copy.distance, copy.kind) for copy in found] == [(0, 1, 0, "same pixels")]
 
 
-def test_flat_pictures_of_other_colours_are_no_copies():
+def test_flat_images_of_other_colours_are_no_copies():
     flat = [Image.new("RGB", (32, 32), colour) for colour in ("red", "green", "white", "black")]
     assert len(set(hashes(flat).perceptual.tolist())) < 4
-    assert copies_within(hashes(flat), 6) == []
-    assert copies_of(hashes(flat[:2]), hashes(flat[2:]), 6) == []
+    assert duplicates_within(hashes(flat), 6) == []
+    assert duplicates_of(hashes(flat[:2]), hashes(flat[2:]), 6) == []
 
 
 def test_copies_within_are_those_of_comparing_all_with_all():
     images = [scene(seed) for seed in range(30)]
     images += [change(images[index]) for index, change in enumerate(COPIES.values())] + [images[0], images[7]]
     own = hashes(images)
-    found = {copy.index: copy.of for copy in copies_within(own, 6)}
+    found = {copy.index: copy.of for copy in duplicates_within(own, 6)}
     assert found == {30: 0, 31: 1, 32: 2, 33: 3, 34: 4, 35: 0, 36: 7}
     for most in (0, 1, 6, 10, 31):
         masks = pieces(most)
@@ -84,7 +84,7 @@ def test_copies_within_are_those_of_comparing_all_with_all():
             if int(np.bitwise_count(own.perceptual[i] ^ own.perceptual[j])) <= most
             and np.abs(own.thumbnails[i].astype(int) - own.thumbnails[j]).mean() <= 16
         }
-        assert {copy.index for copy in copies_within(own, most)} == slow
+        assert {copy.index for copy in duplicates_within(own, most)} == slow
 
 
 @pytest.fixture
@@ -94,8 +94,8 @@ def shards(tmp_path) -> Path:
     for shard in range(2):
         samples = []
         for number in range(shard * 10, shard * 10 + 10):
-            picture = b"nothing" if number == 6 else encoded(images[number])
-            samples.append((f"{number:04}", {"png": picture, "txt": f"text {number}".encode()}))
+            image = b"nothing" if number == 6 else encoded(images[number])
+            samples.append((f"{number:04}", {"png": image, "txt": f"text {number}".encode()}))
         write_shard(tmp_path / "in" / f"s-{shard}.tar", samples)
     (tmp_path / "test" / "deep").mkdir(parents=True)
     (tmp_path / "test" / "a.jpg").write_bytes(encoded(scene(2), "JPEG", quality=70))
@@ -116,7 +116,7 @@ def run(shards: Path, output: Path, *more: str) -> dict[str, str]:
     return {line["sample"]: Path(line["of"]).name + ", " + line["kind"] for line in lines}
 
 
-def test_evaluation_pictures_and_repeats_are_removed_and_told(shards, tmp_path, capsys):
+def test_evaluation_images_and_repeats_are_removed_and_told(shards, tmp_path, capsys):
     output = tmp_path / "out"
     removed = run(shards, output, "--against", str(tmp_path / "test"), "--within", "--processes", "2")
     assert removed == {
@@ -155,7 +155,7 @@ def test_mistakes_are_told(shards, tmp_path, capsys):
             run(shards, tmp_path / "out", *more)
         assert message in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="there are no pictures under"):
-        folder_pictures(str(tmp_path / "empty"))
-    with pytest.raises(SystemExit, match="error: there are no pictures under"):
+    with pytest.raises(ValueError, match="there are no images under"):
+        folder_images(str(tmp_path / "empty"))
+    with pytest.raises(SystemExit, match="error: there are no images under"):
         run(shards, tmp_path / "out", "--against", str(tmp_path / "empty"))

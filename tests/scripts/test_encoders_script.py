@@ -24,7 +24,7 @@ def ran(monkeypatch, tmp_path):
     return calls
 
 
-def test_the_pictures_are_built_once(ran, tmp_path, monkeypatch):
+def test_the_images_are_built_once(ran, tmp_path, monkeypatch):
     monkeypatch.setattr(encoders.shutil, "which", lambda name: f"/usr/bin/{name}")
     encoders.main(["--folder", str(tmp_path / "out")])
     assert [name for name, _ in ran] == ["build_emoji36", "contrastive", "classification", "measure"]
@@ -36,7 +36,7 @@ def test_the_pictures_are_built_once(ran, tmp_path, monkeypatch):
     assert [name for name, _ in ran] == ["contrastive", "classification", "measure"]
 
 
-def test_without_npm_the_built_in_pictures_serve(ran, tmp_path, monkeypatch, capsys):
+def test_without_npm_the_built_in_images_serve(ran, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(encoders.shutil, "which", lambda name: None)
     encoders.main(["--folder", str(tmp_path / "out")])
     assert "npm is missing" in capsys.readouterr().out
@@ -49,14 +49,14 @@ def test_without_npm_the_built_in_pictures_serve(ran, tmp_path, monkeypatch, cap
         assert {"de", "zh"} <= set(load_source(spec)[0]["captions"]), name
 
 
-def test_both_encoders_see_as_many_of_the_same_pictures():
-    siglip, rival = (
+def test_both_encoders_see_as_many_of_the_same_images():
+    siglip, baseline = (
         yaml.safe_load((CONFIGS / "siglip" / f"{name}.yaml").read_text())
         for name in ("nano-36", "nano-36-classification")
     )
     same = ("source", "preset", "vision_config", "max_steps", "per_device_train_batch_size", "learning_rate")
     for key in (*same, "weight_decay", "schedule", "warmup_steps"):
-        assert siglip[key] == rival[key], key
+        assert siglip[key] == baseline[key], key
 
 
 def test_the_verdict_is_of_the_scores(tmp_path, monkeypatch, capsys):

@@ -22,8 +22,8 @@ SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "nu
 
 @pytest.fixture(scope="module")
 def siglip(tmp_path_factory) -> str:
-    """The folder of a random SigLIP, to which pictures and texts are not all alike."""
-    tokenizer = train_tokenizer(["red", "green", "a picture of", "number"] * 4, vocab_size=300)
+    """The folder of a random SigLIP, to which images and texts are not all alike."""
+    tokenizer = train_tokenizer(["red", "green", "an image of", "number"] * 4, vocab_size=300)
     text = SIZES | {"vocab_size": len(tokenizer), "max_position_embeddings": 8, "projection_size": 16}
     text |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     torch.manual_seed(0)
@@ -44,7 +44,7 @@ def noise(seed: int) -> bytes:
 
 @pytest.fixture
 def shards(tmp_path) -> Path:
-    """Three shards of 20 pairs, in two languages, with a broken picture in each."""
+    """Three shards of 20 pairs, in two languages, with a broken image in each."""
     for shard in range(3):
         samples = []
         for number in range(shard * 20, shard * 20 + 20):
@@ -62,8 +62,8 @@ def expected(siglip: str, shards: Path, languages: tuple[str, ...], reduce) -> d
         texts = [
             t for k, v in record["captions"].items() if k in languages for t in ([v] if isinstance(v, str) else v)
         ]
-        picture = embed_images(model, processor.image_processor, [record["image"]])
-        found[record["id"]] = float(reduce((embed_texts(model, processor.tokenizer, texts) @ picture[0]).tolist()))
+        image = embed_images(model, processor.image_processor, [record["image"]])
+        found[record["id"]] = float(reduce((embed_texts(model, processor.tokenizer, texts) @ image[0]).tolist()))
     return found
 
 

@@ -34,7 +34,7 @@ def photograph(name: str) -> Image.Image:
     try:
         folder = files("skimage.data")
     except ImportError as error:
-        raise ImportError('the built-in pictures need scikit-image: pip install "openpali[demo]"') from error
+        raise ImportError('the built-in images need scikit-image: pip install "openpali[demo]"') from error
     with (folder / name).open("rb") as file:
         image = Image.open(file).convert("RGB")
     image.thumbnail((_WIDEST, _WIDEST))

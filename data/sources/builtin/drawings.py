@@ -1,4 +1,4 @@
-"""The drawings of the built-in pictures: OpenMoji, rasterised once, with names and colours.
+"""The drawings of the built-in images: OpenMoji, rasterised once, with names and colours.
 
 OpenMoji is CC BY-SA 4.0: credit it wherever its drawings are shown (`CREDITS`).
 """
@@ -20,14 +20,14 @@ from openpali.data.sources.builtin.phrases import LANGUAGES
 
 CREDITS = (
     "Drawings: OpenMoji (https://openmoji.org), licensed CC BY-SA 4.0"
-    " (https://creativecommons.org/licenses/by-sa/4.0/). Pictures that show them are under the same licence."
+    " (https://creativecommons.org/licenses/by-sa/4.0/). ImageFolder that show them are under the same licence."
     " Backgrounds: photographs that come with scikit-image, and gradients."
 )
 SMALLEST_RASTER = 128
 """Side in pixels, at most, of the drawings from which scenes of up to this size are composed."""
 
 _CLEAR = 0.55
-_MISSING = 'the built-in pictures need {}: pip install "openpali[demo]"'
+_MISSING = 'the built-in images need {}: pip install "openpali[demo]"'
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def default_cache_dir() -> Path:
 
 
 def raster_for(size: int) -> int:
-    """Side at which to rasterise for pictures of `size` pixels: 128, doubled until nothing need be enlarged."""
+    """Side at which to rasterise for images of `size` pixels: 128, doubled until nothing need be enlarged."""
     raster = SMALLEST_RASTER
     while raster < size:
         raster *= 2

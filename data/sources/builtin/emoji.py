@@ -1,6 +1,6 @@
 """Scenes composed from emoji drawings, with exact boxes, masks, counts, colours, positions and captions.
 
-A scene is a pure function of (seed, split, index): two processes, or the same run resumed, see the same pictures,
+A scene is a pure function of (seed, split, index): two processes, or the same run resumed, see the same images,
 and no index of one split can produce the scene of another.
 """
 
@@ -29,13 +29,13 @@ _SMALLEST, _SMALLEST_WITH_WORDS, _MOST = 32, 48, 9
 
 
 class EmojiScenes:
-    """The built-in pictures, as a source of records.
+    """The built-in images, as a source of records.
 
     A record holds `id`, `image` (PIL RGB), `objects`, `words`, `captions` (language to text) and `absent`
     (two concepts that are not in the scene). An object holds `concept` (English name), `names` (language to name),
     `box` and `mask` (`bool[H, W]`) of its visible pixels, `visible` (their share of the drawing), `colour` (English
     key or None) and `position` (English key).
-    Objects and words come in reading order. `credits` is due wherever the pictures are shown.
+    Objects and words come in reading order. `credits` is due wherever the images are shown.
     """
 
     name = "emoji"
@@ -57,12 +57,12 @@ class EmojiScenes:
 
         Args:
             split: train, validation or test.
-            size: side of the pictures in pixels.
+            size: side of the images in pixels.
             concepts: how many of the fixed list of concepts appear, the most distinct first.
             objects: fewest and most objects in a scene, copies counted.
             length: number of scenes.
             seed: another seed gives other scenes.
-            words: write one to three words on each picture.
+            words: write one to three words on each image.
             concept_split: `seen`, or `held_out` for concepts that training never shows.
             cache_dir: folder for rasterised drawings; by default in the user's cache folder.
         """
@@ -80,7 +80,7 @@ class EmojiScenes:
         self.seed, self.words, self.concept_split = seed, words, concept_split
         self.cache_dir = Path(cache_dir) if cache_dir is not None else default_cache_dir()
         self._chars = concept_chars(concept_split, concepts)
-        # scenes made otherwise have other ids, so that a report can hold pictures of several sources
+        # scenes made otherwise have other ids, so that a report can hold images of several sources
         look = repr((size, concepts, (fewest, most), words, concept_split)).encode()
         self._prefix = f"emoji-{split}-{seed}-{zlib.crc32(look):08x}"
         if concepts < most + 2:
@@ -108,7 +108,7 @@ class EmojiScenes:
             "absent": [_naming(self._drawing(char)) for char in rng.sample(others, 2)],
         }
 
-    def retold(self, record: dict[str, Any]) -> dict[str, Any]:
+    def rewritten(self, record: dict[str, Any]) -> dict[str, Any]:
         """A record whose objects have moved, with their new positions, in reading order, and with new captions."""
         placed = [item | {"position": grid_position(item["box"])} for item in record["objects"]]
         objects = sorted(placed, key=reading_order)

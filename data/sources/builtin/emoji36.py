@@ -2,7 +2,7 @@
 
 `make data36` builds the drawings. The test split with `style_split: held_out, gallery: true` shows each concept once,
 in a drawing style that training never shows: retrieval over it is shaped like retrieval on Crossmodal-3600, 36
-languages for one set of pictures. It is not Crossmodal-3600: no photographs, and names instead of sentences.
+languages for one set of images. It is not Crossmodal-3600: no photographs, and names instead of sentences.
 """
 
 import math
@@ -31,20 +31,20 @@ from openpali.data.sources.builtin.emoji36_folder import (
 )
 from openpali.data.sources.builtin.placement import grid_position
 
-_NARROWEST, _MIDDLE, _WIDEST = 0.4, 0.6, 0.9  # of the picture's side
+_NARROWEST, _MIDDLE, _WIDEST = 0.4, 0.6, 0.9  # of the image's side
 _TURN = 15  # degrees
 _SMALLEST, _USUAL_LENGTH = 32, 20_000
 
 
 class Emoji36:
-    """Pictures of single drawings with names in 36 languages, as a source of records.
+    """ImageFolder of single drawings with names in 36 languages, as a source of records.
 
-    A picture is a pure function of (seed, split, index) and of what is drawn from. A drawing is never mirrored, since
+    An image is a pure function of (seed, split, index) and of what is drawn from. A drawing is never mirrored, since
     a waxing moon would be a waning one.
 
     A record holds `id`, `image` (PIL RGB), `captions` (language to name), `keywords` (language to a list), `concept`
     (English name), `style`, `objects` (one, as of `EmojiScenes`), `words` (none) and `absent` (two other concepts).
-    `credits` is due wherever the pictures are shown.
+    `credits` is due wherever the images are shown.
     """
 
     name = "emoji36"
@@ -63,19 +63,19 @@ class Emoji36:
         gallery: bool = False,
         folder: str | Path | None = None,
     ) -> None:
-        """Describe the pictures; drawings are read on first use.
+        """Describe the images; drawings are read on first use.
 
         Args:
             split: train, validation or test.
-            size: side of the pictures in pixels; at most 142 with drawings of 128 pixels.
-            length: number of pictures, 20,000 by default; with `gallery` there is one for each concept.
-            seed: another seed gives other pictures.
+            size: side of the images in pixels; at most 142 with drawings of 128 pixels.
+            length: number of images, 20,000 by default; with `gallery` there is one for each concept.
+            seed: another seed gives other images.
             style_split: `seen` (the default), three styles; or `held_out`, the fourth.
             styles: the styles themselves instead, some of openmoji, twemoji, fluent and noto.
             concept_split: `seen`, or `held_out` for the tenth of the concepts that training never shows.
             concepts: how many of them appear, all by default.
             languages: of captions, keywords and names of objects.
-            gallery: picture i shows concept i, so that a text has one picture to be found.
+            gallery: image i shows concept i, so that a text has one image to be found.
             folder: what `make data36` has built; by default `emoji36` in the user's cache folder.
 
         Raises:
@@ -93,7 +93,7 @@ class Emoji36:
             raise ValueError(f"length={length}: at least 1, and left out with `gallery`, which has one per concept.")
         self.length = len(self._rows) if gallery else length or _USUAL_LENGTH
         self.credits = credits_of(self.styles)
-        # pictures made otherwise have other ids, so that a report can hold pictures of several sources
+        # images made otherwise have other ids, so that a report can hold images of several sources
         look = repr((size, self.styles, concept_split, len(self._rows), gallery)).encode()
         self._prefix = f"emoji36-{split}-{seed}-{zlib.crc32(look):08x}"
 
@@ -102,7 +102,7 @@ class Emoji36:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self.length:
-            raise IndexError(f"picture {index} of {self.length}")
+            raise IndexError(f"image {index} of {self.length}")
         rng = random.Random(f"openpali/emoji36/{self.seed}/{self.split}/{index}")
         number = index if self.gallery else rng.randrange(len(self._rows))
         concept, style = self._concept(number), rng.choice(self.styles)
@@ -150,7 +150,7 @@ class Emoji36:
             raise ValueError(f"size={self.size}: at least {_SMALLEST}.")
         if _WIDEST * self.size > raster:
             raise ValueError(
-                f"size={self.size}: the drawings in {self.folder} have {raster} pixels, enough for pictures of up to"
+                f"size={self.size}: the drawings in {self.folder} have {raster} pixels, enough for images of up to"
                 f" {int(raster / _WIDEST)}. Build larger ones: python -m openpali.scripts.build_emoji36"
                 f" --raster {math.ceil(_WIDEST * self.size / 64) * 64} --output FOLDER"
             )
@@ -158,7 +158,7 @@ class Emoji36:
             archive(self.folder / "drawings" / f"{style}.zip")
 
     def _draw(self, image: Image.Image, code: str, style: str, rng: random.Random) -> np.ndarray:
-        """Put a drawing somewhere on the picture; `bool[H, W]`, where it covers more than half of a pixel."""
+        """Put a drawing somewhere on the image; `bool[H, W]`, where it covers more than half of a pixel."""
         side = max(round(rng.uniform(_NARROWEST, _WIDEST) * self.size), 8)
         # from the nearest of two sizes, so that at most one and a half pixels become one
         level = _MIDDLE if side <= int(_MIDDLE * self.size) else _WIDEST
@@ -208,7 +208,7 @@ def chosen_languages(languages: Sequence[str]) -> tuple[str, ...]:
     """Languages as given, one or several, each once.
 
     Raises:
-        ValueError: one that the pictures are not named in.
+        ValueError: one that the images are not named in.
     """
     chosen = (languages,) if isinstance(languages, str) else tuple(dict.fromkeys(languages))
     unknown = [language for language in chosen if language not in LANGUAGES]

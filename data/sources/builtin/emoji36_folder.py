@@ -85,9 +85,9 @@ def concept_split(char: str) -> str:
 
 
 def credits_of(styles: tuple[str, ...]) -> str:
-    """The line that is due wherever pictures with these drawings are shown."""
+    """The line that is due wherever images with these drawings are shown."""
     drawings = "; ".join(_CREDITS[style] for style in styles)
-    shared = " Pictures that show OpenMoji drawings are under their licence." if "openmoji" in styles else ""
+    shared = " ImageFolder that show OpenMoji drawings are under their licence." if "openmoji" in styles else ""
     return (
         f"Drawings: {drawings}.{shared} Names: Unicode CLDR (https://cldr.unicode.org), Unicode License V3."
         " Backgrounds: photographs that come with scikit-image, and gradients."
@@ -103,7 +103,7 @@ def read_concepts(folder: Path, languages: tuple[str, ...] = LANGUAGES) -> tuple
     """
     if not (folder / "build.json").is_file():
         raise ValueError(
-            f"there are no pictures with names in 36 languages in {folder}. {_REMEDY}), which needs npm;"
+            f"there are no images with names in 36 languages in {folder}. {_REMEDY}), which needs npm;"
             " the source `emoji` has 14 languages and needs nothing."
         )
     try:

@@ -1,4 +1,4 @@
-"""The words of the built-in pictures: questions, answers, colours, positions and numbers in 14 languages."""
+"""The words of the built-in images: questions, answers, colours, positions and numbers in 14 languages."""
 
 import functools
 from importlib.resources import files
@@ -64,7 +64,7 @@ def question(kind: str, language: str, thing: str = "", position: str = "") -> s
 
 
 def caption(counts: dict[str, int], language: str) -> str:
-    """What is on a picture, `{name: how many}` in reading order.
+    """What is on an image, `{name: how many}` in reading order.
 
     >>> caption({"dog": 2, "cat": 1}, "en")
     'two dogs and cat'

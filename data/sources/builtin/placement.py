@@ -19,7 +19,7 @@ _TRIES = 40
 
 
 class Placed(NamedTuple):
-    """A drawing on the picture: `visible: bool[H, W]`, and how many pixels it covered before others hid some."""
+    """A drawing on the image: `visible: bool[H, W]`, and how many pixels it covered before others hid some."""
 
     drawing: Drawing
     visible: np.ndarray
@@ -57,7 +57,7 @@ def _start(whole: int, part: int, rng: random.Random) -> int:
 
 
 def _sides(count: int, size: int) -> tuple[float, float]:
-    """Largest and smallest longer side of a drawing, in pixels, for so many objects in a picture."""
+    """Largest and smallest longer side of a drawing, in pixels, for so many objects in an image."""
     widest = 0.9 * size if count < 2 else 0.85 * size / math.sqrt(count)
     return widest, 0.55 * widest
 

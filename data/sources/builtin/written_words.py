@@ -1,4 +1,4 @@
-"""Words written on the built-in pictures, for reading them."""
+"""Words written on the built-in images, for reading them."""
 
 import functools
 import random
@@ -27,13 +27,13 @@ def draw_word(text: str, size: int, rng: random.Random) -> tuple[np.ndarray, Ima
     """One word, outlined in a contrasting colour, at a random place on a transparent square.
 
     Returns:
-        `ink: bool[size, size]` and the RGBA picture to paste.
+        `ink: bool[size, size]` and the RGBA image to paste.
     """
     font = _font(max(round(size * rng.uniform(0.15, 0.22)), 10))
     x0, y0, x1, y1 = ImageDraw.Draw(Image.new("RGBA", (1, 1))).textbbox((0, 0), text, font=font, stroke_width=1)
     left, top = rng.randint(0, max(size - int(x1 - x0), 0)), rng.randint(0, max(size - int(y1 - y0), 0))
-    picture = Image.new("RGBA", (size, size))
+    image = Image.new("RGBA", (size, size))
     fill, stroke = rng.choice(_INKS)
     at = (left - x0, top - y0)
-    ImageDraw.Draw(picture).text(at, text, fill=fill, font=font, stroke_width=1, stroke_fill=stroke)
-    return np.asarray(picture.getchannel("A")) > 127, picture
+    ImageDraw.Draw(image).text(at, text, fill=fill, font=font, stroke_width=1, stroke_fill=stroke)
+    return np.asarray(image.getchannel("A")) > 127, image

@@ -1,6 +1,6 @@
-"""Public data sets in the layout in which they are handed out, from a folder or from a copy on the Hub.
+"""Public datasets in the layout in which they are handed out, from a folder or from a copy on the Hub.
 
-A data set is a subclass of `PublicSource`: which files hold a part of it, what an entry says, and what to download
+A dataset is a subclass of `PublicSource`: which files hold a part of it, what an entry says, and what to download
 where something is missing. Nothing is downloaded here.
 """
 
@@ -12,28 +12,28 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from openpali.data.files.annotations import BadPart, judge, read_json
-from openpali.data.files.image_folder import Pictures
-from openpali.data.files.large_tables import MissingData, PackedRows, hub_copy, listed, with_pictures
+from openpali.data.files.image_folder import ImageFolder
+from openpali.data.files.large_tables import MissingData, PackedRows, hub_copy, listed, with_images
 from openpali.data.images.open_image import BadImage, load_image
 from openpali.data.records import BadRecord
 
-NO_PICTURE = "no picture"
+NO_IMAGE = "no image"
 _HELD_OUT_SHARE = 0.05
 
 
 class PublicSource(ABC):
-    """Records of one part of a data set, their pictures decoded as they are asked for.
+    """Records of one part of a dataset, their images decoded as they are asked for.
 
-    The annotations are read and checked at the start, and that every picture is there. Entries that cannot be used
+    The annotations are read and checked at the start, and that every image is there. Entries that cannot be used
     are left out.
 
     Attributes:
-        title: what people call the data set.
+        title: what people call the dataset.
         address: where it is handed out.
         layout: lines that say which files its folder holds.
-        parts: `train`, `validation` and `test` to the data set's own names. Where the answers of the test part are
+        parts: `train`, `validation` and `test` to the dataset's own names. Where the answers of the test part are
             not public, `test` is that of `validation`.
-        also: further parts of the data set, by its own names.
+        also: further parts of the dataset, by its own names.
         hub_columns: the fields of an entry to the columns of the usual copy on the Hub. `image` may be several.
         bad: what is wrong with each entry that cannot be used.
     """
@@ -59,10 +59,10 @@ class PublicSource(ABC):
         """Read and check a part.
 
         Args:
-            path: folder of the data set, as `layout` says.
-            split: `train`, `validation` or `test`, or a name of the data set's own.
-            image_root: folder of the pictures, which they may not leave; by default `path`. Data sets on COCO's
-                pictures can share one.
+            path: folder of the dataset, as `layout` says.
+            split: `train`, `validation` or `test`, or a name of the dataset's own.
+            image_root: folder of the images, which they may not leave; by default `path`. Datasets on COCO's
+                images can share one.
             hub: name of a copy on the Hub, in place of `path`; a folder that `datasets` can read will do.
             hub_config: which of the copy's configurations.
             hub_splits: of the copy, where they are not called train, validation and test.
@@ -80,7 +80,7 @@ class PublicSource(ABC):
         self.split, self.hub = split, hub
         self.bad: list[BadRecord] = []
         self.left_out: Counter[str] = Counter()
-        self._rows, self._pictures = PackedRows(), Pictures(self.image_root)
+        self._rows, self._images = PackedRows(), ImageFolder(self.image_root)
         self._there: dict[str, str] = {}
         if hub is None:
             self._read(self.entries(self.part(split)))
@@ -95,7 +95,7 @@ class PublicSource(ABC):
 
     @abstractmethod
     def row(self, entry: Any) -> dict[str, Any] | None:
-        """What is kept of an entry, in JSON: `images` (paths checked by `picture`), and the fields of its record.
+        """What is kept of an entry, in JSON: `images` (paths checked by `image`), and the fields of its record.
 
         None leaves it out; `leave_out` says why. An entry of a Hub copy is a dict of the fields of `columns`, and
         needs no `images`.
@@ -104,15 +104,15 @@ class PublicSource(ABC):
             BadPart: it cannot be used.
         """
 
-    def record(self, row: dict[str, Any], pictures: list[Any]) -> dict[str, Any]:
+    def record(self, row: dict[str, Any], images: list[Any]) -> dict[str, Any]:
         """The record of a row: its fields, and `image` or, where there are several, `images` (PIL RGB)."""
-        shown = {"images": pictures} if len(pictures) > 1 else {"image": pictures[0]}
+        shown = {"images": images} if len(images) > 1 else {"image": images[0]}
         return {key: value for key, value in row.items() if key != "images"} | shown
 
-    def load_pictures(self, row: dict[str, Any]) -> list[Any]:
-        """The pictures of a row. Raises BadPart."""
+    def load_images(self, row: dict[str, Any]) -> list[Any]:
+        """The images of a row. Raises BadPart."""
         if self.hub is None:
-            return [self._pictures.load(name) for name in row["images"]]
+            return [self._images.load(name) for name in row["images"]]
         found = self._copy[row["images"]]
         try:
             return [load_image(encoded(found[column], column)) for column in self._image_columns]
@@ -132,12 +132,12 @@ class PublicSource(ABC):
             raise IndexError(f"record {index} of {len(self)} of {self.path}")
         name, row = self._rows[index]
         try:
-            return {"id": f"{self.name}:{name}"} | self.record(row, self.load_pictures(row))
+            return {"id": f"{self.name}:{name}"} | self.record(row, self.load_images(row))
         except BadPart as part:
             raise BadRecord(str(self.path), name, part.reason, part.remedy) from part
 
     def part(self, split: str) -> str:
-        """The data set's own name of a split. Raises ValueError when it has none like that."""
+        """The dataset's own name of a split. Raises ValueError when it has none like that."""
         own = {*self.parts.values(), *self.also}
         if split not in self.parts and split not in own:
             raise ValueError(
@@ -154,7 +154,7 @@ class PublicSource(ABC):
         )
 
     def find(self, *names: str) -> Path:
-        """The first of these files or folders that is in the data set's folder. Raises MissingData."""
+        """The first of these files or folders that is in the dataset's folder. Raises MissingData."""
         for name in names:
             if (self.path / name).exists():
                 return self.path / name
@@ -168,8 +168,8 @@ class PublicSource(ABC):
         path = self.find(*names)
         return listed(read_json(path), key, path)
 
-    def picture(self, *names: str) -> str:
-        """The first of these pictures, relative to `image_root`, that is there. Raises BadPart."""
+    def image(self, *names: str) -> str:
+        """The first of these images, relative to `image_root`, that is there. Raises BadPart."""
         for name in names[:-1]:
             try:
                 return self._check(name)
@@ -182,9 +182,9 @@ class PublicSource(ABC):
         self.left_out[reason] += 1
 
     def _check(self, name: str) -> str:
-        # one picture has many questions
+        # one image has many questions
         if name not in self._there:
-            self._there[name] = self._pictures.check(name)
+            self._there[name] = self._images.check(name)
         return self._there[name]
 
     @property
@@ -193,7 +193,7 @@ class PublicSource(ABC):
         return [columns] if isinstance(columns, str) else list(columns)
 
     def _hub_entries(self) -> Iterable[tuple[str, Any]]:
-        """Every row of the copy, without its pictures."""
+        """Every row of the copy, without its images."""
         fields = {key: column for key, column in self._columns.items() if key != "image"}
         names = self._copy.column_names
         wrong = [column for column in fields.values() if column not in names]
@@ -202,7 +202,7 @@ class PublicSource(ABC):
                 f"hub: {self.hub} has no column {wrong[0]!r}; there are {', '.join(names)}. Give columns: {{"
                 f"{', '.join(f'{key}: ...' for key in fields)}}} as the copy calls them."
             )
-        shown = with_pictures(self._copy, self._image_columns)
+        shown = with_images(self._copy, self._image_columns)
         for number, entry in enumerate(self._copy.select_columns(list(fields.values()))):
             row = {key: entry[column] for key, column in fields.items()}
             yield str(number), row if shown[number] else None
@@ -214,7 +214,7 @@ class PublicSource(ABC):
                 if name in names:
                     raise BadPart("another entry has the same id", "Remove one of them.")
                 names.add(name)
-                row = self.row(entry) if self.hub is None or entry is not None else self.leave_out(NO_PICTURE)
+                row = self.row(entry) if self.hub is None or entry is not None else self.leave_out(NO_IMAGE)
             except BadPart as part:
                 self.bad.append(BadRecord(str(self.path), name, part.reason, part.remedy))
                 continue
@@ -224,23 +224,23 @@ class PublicSource(ABC):
         try:
             judge(self.path, len(self._rows), len(self.bad), self.bad)
         except BadRecord as bad:
-            # whoever has no picture at all has not downloaded them
+            # whoever has no image at all has not downloaded them
             remedy = bad.remedy if len(self._rows) else self.help(f"what {self.path} lacks")
             raise BadRecord(bad.file, bad.record, bad.reason, remedy) from None
 
 
 def encoded(value: Any, column: str) -> bytes | str:
-    """The bytes, or the path, of a picture in a column. Raises BadPart when there is none."""
+    """The bytes, or the path, of an image in a column. Raises BadPart when there is none."""
     found = (value.get("bytes") or value.get("path")) if isinstance(value, Mapping) else None
     if found is None:
-        raise BadPart(f"its column {column!r} holds no picture", "Leave the row out of the copy.")
+        raise BadPart(f"its column {column!r} holds no image", "Leave the row out of the copy.")
     return found
 
 
 def held_out(key: str) -> bool:
-    """Whether an entry of the training part is set aside for validation, where the data set has no such part.
+    """Whether an entry of the training part is set aside for validation, where the dataset has no such part.
 
-    One in twenty; it depends on the key alone, which is the picture's, so that no picture is in both.
+    One in twenty; it depends on the key alone, which is the image's, so that no image is in both.
     """
     return int.from_bytes(sha256(f"openpali/held_out/{key}".encode()).digest()[:4], "big") < _HELD_OUT_SHARE * 2**32
 

@@ -1,4 +1,4 @@
-"""Captions of pictures: COCO in Karpathy's split, NoCaps, TextCaps, and what they have in common."""
+"""Captions of images: COCO in Karpathy's split, NoCaps, TextCaps, and what they have in common."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
@@ -9,26 +9,26 @@ from openpali.data.sources.public.base import PublicSource, field, held_out
 
 
 class PublicCaptions(PublicSource):
-    """Pictures with captions: a record holds `id`, `image` (PIL RGB) and `captions` (`{language: [texts]}`)."""
+    """ImageFolder with captions: a record holds `id`, `image` (PIL RGB) and `captions` (`{language: [texts]}`)."""
 
     hub_columns: ClassVar[dict[str, str | list[str]]] = {"image": "image", "captions": "captions"}
 
     @abstractmethod
     def told(self, entry: Any) -> tuple[Sequence[str], Any]:
-        """Where the picture of an entry may lie, relative to `image_root`, and its captions. Raises BadPart."""
+        """Where the image of an entry may lie, relative to `image_root`, and its captions. Raises BadPart."""
 
     def row(self, entry: Any) -> dict[str, Any] | None:
-        """English captions, and where the picture is."""
+        """English captions, and where the image is."""
         if self.hub is not None:
             return {"captions": {"en": checked_texts(field(entry, "captions", (str, list)))}}
         places, captions = self.told(entry)
-        return {"captions": {"en": checked_texts(captions)}, "images": [self.picture(*places)]}
+        return {"captions": {"en": checked_texts(captions)}, "images": [self.image(*places)]}
 
 
 class KarpathyCoco(PublicCaptions):
     """COCO captions in the split of Karpathy and Li (2015); the part `restval` of the file is trained on, as by all.
 
-    113,287 pictures to train on, 5,000 for validation and 5,000 to test, of five captions each.
+    113,287 images to train on, 5,000 for validation and 5,000 to test, of five captions each.
     """
 
     name = "cococap"
@@ -41,7 +41,7 @@ class KarpathyCoco(PublicCaptions):
     parts = {"train": "train", "validation": "val", "test": "test"}
 
     def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """The pictures of a part."""
+        """The images of a part."""
         wanted = ("train", "restval") if part == "train" else (part,)
         for number, entry in enumerate(self.read_list("dataset_coco.json", key="images")):
             if not isinstance(entry, dict) or entry.get("split") in wanted:
@@ -54,19 +54,19 @@ class KarpathyCoco(PublicCaptions):
 
 
 class NoCaps(PublicCaptions):
-    """NoCaps (Agrawal et al. 2019): pictures of things that COCO's captions do not know, for evaluation alone.
+    """NoCaps (Agrawal et al. 2019): images of things that COCO's captions do not know, for evaluation alone.
 
-    4,500 pictures of ten captions. The test part's captions are not public.
+    4,500 images of ten captions. The test part's captions are not public.
     """
 
     name = "nocaps"
     title = "NoCaps"
-    address = "https://nocaps.org/download (captions) and Open Images (validation pictures)"
+    address = "https://nocaps.org/download (captions) and Open Images (validation images)"
     layout = ("nocaps_val_4500_captions.json", "validation/0013ea2087020901.jpg ...")
     parts = {"validation": "val", "test": "val"}
 
     def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """Pictures with the captions that the annotations have of them."""
+        """ImageFolder with the captions that the annotations have of them."""
         texts: dict[Any, list[Any]] = {}
         for annotation in self.read_list("nocaps_val_4500_captions.json", key="annotations"):
             if isinstance(annotation, dict):
@@ -82,10 +82,10 @@ class NoCaps(PublicCaptions):
 
 
 class TextCaps(PublicCaptions):
-    """TextCaps (Sidorov et al. 2020): captions that need what is written on the picture.
+    """TextCaps (Sidorov et al. 2020): captions that need what is written on the image.
 
     The test part's captions are not public, so that scores are published on the validation part. It is `test` here,
-    and one in twenty pictures of the training part are `validation`.
+    and one in twenty images of the training part are `validation`.
     """
 
     name = "textcaps"
@@ -95,7 +95,7 @@ class TextCaps(PublicCaptions):
     parts = {"train": "train", "validation": "held_out", "test": "val"}
 
     def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """Pictures; the file has an entry for each caption."""
+        """ImageFolder; the file has an entry for each caption."""
         file = "TextCaps_0.1_val.json" if part == "val" else "TextCaps_0.1_train.json"
         texts: dict[str, list[Any]] = {}
         for number, entry in enumerate(self.read_list(file, key="data")):
@@ -106,7 +106,7 @@ class TextCaps(PublicCaptions):
                 yield name, {"image_id": name, "captions": captions}
 
     def told(self, entry: Any) -> tuple[Sequence[str], Any]:
-        """Pictures of both parts lie in one folder."""
+        """ImageFolder of both parts lie in one folder."""
         return (f"train_images/{entry['image_id']}.jpg",), entry["captions"]
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from openpali.data.files.annotations import BadPart, read_json
 from openpali.data.records import BadRecord
-from openpali.data.sources.public.base import NO_PICTURE, field, held_out
+from openpali.data.sources.public.base import NO_IMAGE, field, held_out
 from openpali.data.sources.public.questions import QuestionSource, in_part, name_of
 from openpali.data.sources.public.replaced_letters import draw_letters, letters_of
 
@@ -20,7 +20,7 @@ class AOkVqa(QuestionSource):
     address = "https://allenai.org/project/a-okvqa"
     layout = (
         "aokvqa_v1p0_train.json, aokvqa_v1p0_val.json",
-        "train2017/, val2017/: pictures, from https://cocodataset.org (or image_root: the folder that has them)",
+        "train2017/, val2017/: images, from https://cocodataset.org (or image_root: the folder that has them)",
     )
     hub_columns: ClassVar[dict[str, str | list[str]]] = {
         "image": "image",
@@ -42,7 +42,7 @@ class AOkVqa(QuestionSource):
         number, part = field(entry, "image_id", int), field(entry, "part")
         return self._scored(
             {
-                "images": [self.picture(f"{part}2017/{number:012d}.jpg")],
+                "images": [self.image(f"{part}2017/{number:012d}.jpg")],
                 "question": field(entry, "question"),
                 "answers": field(entry, "direct_answers", list),
                 "choices": field(entry, "choices", list),
@@ -51,7 +51,7 @@ class AOkVqa(QuestionSource):
             entry.get("difficult_direct_answer"),
         )
 
-    def hub_asked(self, entry: dict[str, Any]) -> dict[str, Any] | None:
+    def hub_request(self, entry: dict[str, Any]) -> dict[str, Any] | None:
         """The same of a copy, where the answers may be a list in Python's spelling."""
         difficult, answers = entry.pop("difficult", None), entry["answers"]
         if isinstance(answers, str) and answers.startswith("["):
@@ -77,8 +77,8 @@ class AOkVqaDirect(AOkVqa):
 class Ai2d(QuestionSource):
     """AI2D (Kembhavi et al. 2016): diagrams of school books.
 
-    Questions about lettered parts are about a picture in which the letters have replaced the words, which is drawn
-    from the file of its annotations. There is no validation part: one picture in twenty is kept out of training.
+    Questions about lettered parts are about an image in which the letters have replaced the words, which is drawn
+    from the file of its annotations. There is no validation part: one image in twenty is kept out of training.
     """
 
     name = "ai2d"
@@ -115,7 +115,7 @@ class Ai2d(QuestionSource):
         """The question, its choices, and the letters that have to be drawn."""
         image, text, question = entry
         found = {
-            "images": [self.picture(f"images/{image}")],
+            "images": [self.image(f"images/{image}")],
             "question": text,
             "choices": field(question, "answerTexts", list),
             "correct": field(question, "correctAnswer", int),
@@ -128,24 +128,24 @@ class Ai2d(QuestionSource):
         except BadRecord as bad:
             raise BadPart(f"{path.name} of annotations: {bad.reason}", "Download it again.") from bad
 
-    def hub_asked(self, entry: dict[str, Any]) -> dict[str, Any] | None:
+    def hub_request(self, entry: dict[str, Any]) -> dict[str, Any] | None:
         """The same of a copy, whose right choice may be a text of digits."""
         correct = entry["correct"]
         return entry | {"correct": int(correct) if isinstance(correct, str) and correct.isdecimal() else correct}
 
-    def record(self, row: dict[str, Any], pictures: list[Any]) -> dict[str, Any]:
-        """The record, its picture with the letters."""
+    def record(self, row: dict[str, Any], images: list[Any]) -> dict[str, Any]:
+        """The record, its image with the letters."""
         letters = row.pop("letters", [])
-        return super().record(row, [draw_letters(picture, letters) for picture in pictures] if letters else pictures)
+        return super().record(row, [draw_letters(image, letters) for image in images] if letters else images)
 
 
 class ScienceQa(QuestionSource):
-    """ScienceQA (Lu et al. 2022), the questions that have a picture; `training` tells the task to shuffle choices."""
+    """ScienceQA (Lu et al. 2022), the questions that have an image; `training` tells the task to shuffle choices."""
 
     name = "science_qa"
     title = "ScienceQA"
     address = "https://scienceqa.github.io"
-    layout = ("problems.json", "train/1/image.png, ..., val/, test/: pictures")
+    layout = ("problems.json", "train/1/image.png, ..., val/, test/: images")
     parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "test"}
     hub_columns: ClassVar[dict[str, str | list[str]]] = {
         "image": "image",
@@ -171,9 +171,9 @@ class ScienceQa(QuestionSource):
         id_, problem = entry
         question, part = field(problem, "question"), field(problem, "split")
         if not problem.get("image"):
-            return self.leave_out(NO_PICTURE)
+            return self.leave_out(NO_IMAGE)
         return {
-            "images": [self.picture(f"{part}/{id_}/{problem['image']}")],
+            "images": [self.image(f"{part}/{id_}/{problem['image']}")],
             "question": question,
             "choices": field(problem, "choices", list),
             "correct": field(problem, "answer", int),
@@ -181,6 +181,6 @@ class ScienceQa(QuestionSource):
             "question_type": problem.get("subject"),
         }
 
-    def record(self, row: dict[str, Any], pictures: list[Any]) -> dict[str, Any]:
+    def record(self, row: dict[str, Any], images: list[Any]) -> dict[str, Any]:
         """The record, and whether it is one to train on."""
-        return super().record(row, pictures) | {"training": self.split == "train"}
+        return super().record(row, images) | {"training": self.split == "train"}

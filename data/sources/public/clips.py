@@ -15,9 +15,9 @@ VIDEOS = (".mp4", ".avi", ".mkv", ".webm", ".mov")
 
 
 class PublicClips(PublicSource):
-    """Clips of a data set, whose frames are decoded as they are asked for; `images` of a record are its frames.
+    """Clips of a dataset, whose frames are decoded as they are asked for; `images` of a record are its frames.
 
-    A clip is a video file or a folder of pictures, in one of the folders `clips` of `image_root` or in itself. Many
+    A clip is a video file or a folder of images, in one of the folders `clips` of `image_root` or in itself. Many
     clips of these sets are no longer on the web, so that entries without theirs are left out and counted. PaliGemma's
     frames are `stride` frames of the file apart; in training its authors begin anywhere in the clip, and here the
     first frame is always the clip's.
@@ -38,11 +38,11 @@ class PublicClips(PublicSource):
 
         Args:
             path: folder of the annotations, as `layout` says.
-            split: `train`, `validation` or `test`, or a name of the data set's own.
+            split: `train`, `validation` or `test`, or a name of the dataset's own.
             image_root: folder of the clips' folders, which they may not leave; by default `path`.
             num_frames: of every clip; a short clip repeats its last one.
             stride: frames of the file from one to the next; by default they are spread over the whole clip.
-            decode_size: side in pixels of the model's pictures, by which large frames are shrunk at once.
+            decode_size: side in pixels of the model's images, by which large frames are shrunk at once.
 
         Raises:
             MissingData: no path, or a file is missing; the message says what to download.
@@ -67,13 +67,13 @@ class PublicClips(PublicSource):
             return None
         return row | {"images": [clip]}
 
-    def load_pictures(self, row: dict[str, Any]) -> list[Any]:
+    def load_images(self, row: dict[str, Any]) -> list[Any]:
         """The frames of a clip. Raises BadPart."""
         path = (self.image_root / row["images"][0]).resolve()
         if not path.is_relative_to(self.image_root.resolve()):
             raise BadPart(f"{path} is a link out of {self.image_root}", "Move the clip there.")
         try:
-            # pictures of a folder have no times: a stride counts them
+            # images of a folder have no times: a stride counts them
             rate = 1.0 if self.stride is None or path.is_dir() else frame_rate(path)
             sampling = FrameSampling(self.num_frames, None if self.stride is None else self.stride / rate)
             start, end = row.get("span") or (0.0, None)
@@ -81,9 +81,9 @@ class PublicClips(PublicSource):
         except BadVideo as error:
             raise BadPart(str(error)) from error
 
-    def record(self, row: dict[str, Any], pictures: list[Any]) -> dict[str, Any]:
+    def record(self, row: dict[str, Any], images: list[Any]) -> dict[str, Any]:
         """The fields of a row, and `images`, also where there is one."""
-        return {key: value for key, value in row.items() if key not in ("images", "span")} | {"images": pictures}
+        return {key: value for key, value in row.items() if key not in ("images", "span")} | {"images": images}
 
     def _places(self) -> dict[str, str]:
         """Names of clips, without endings, to their places in `image_root`; folders are listed once."""

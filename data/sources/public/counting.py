@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from openpali.data.files.annotations import BadPart
-from openpali.data.files.large_tables import hub_copy, json_line, json_lines, with_pictures
+from openpali.data.files.large_tables import hub_copy, json_line, json_lines, with_images
 from openpali.data.images.open_image import BadImage, load_image
 from openpali.data.sources.public.base import encoded, field, held_out
 from openpali.data.sources.public.questions import QuestionSource, name_of
@@ -15,7 +15,7 @@ POPE_KINDS = ("random", "popular", "adversarial")
 class TallyQa(QuestionSource):
     """TallyQA (Acharya et al. 2019); `simple` and `complex` questions of the test part are told apart.
 
-    There is no validation part: one picture in twenty is kept out of training.
+    There is no validation part: one image in twenty is kept out of training.
     """
 
     name = "tallyqa"
@@ -23,8 +23,8 @@ class TallyQa(QuestionSource):
     address = "https://github.com/manoja328/tallyqa (tallyqa.zip)"
     layout = (
         "train.json, test.json",
-        "VG_100K/, VG_100K_2/: pictures of Visual Genome, from https://homes.cs.washington.edu/~ranjay/visualgenome",
-        "train2014/, val2014/: pictures, from https://cocodataset.org",
+        "VG_100K/, VG_100K_2/: images of Visual Genome, from https://homes.cs.washington.edu/~ranjay/visualgenome",
+        "train2014/, val2014/: images, from https://cocodataset.org",
     )
     parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "held out", "test": "test"}
     hub_columns: ClassVar[dict[str, str | list[str]]] = {"image": "image", "question": "question", "answers": "answer"}
@@ -43,23 +43,23 @@ class TallyQa(QuestionSource):
         simple = entry.get("issimple") if isinstance(entry, dict) else None
         kind = {"question_type": "simple" if simple else "complex"} if isinstance(simple, bool | int) else {}
         return {
-            "images": [self.picture(field(entry, "image"))],
+            "images": [self.image(field(entry, "image"))],
             "question": field(entry, "question"),
             "answers": [field(entry, "answer", (int, str))],
         } | kind
 
 
 class CountBenchQa(QuestionSource):
-    """CountBenchQA (Beyer et al. 2024): questions for the pictures of CountBench (Paiss et al. 2023); for evaluation.
+    """CountBenchQA (Beyer et al. 2024): questions for the images of CountBench (Paiss et al. 2023); for evaluation.
 
-    The pictures are in a parquet file with the number of things on them; the questions are in its order.
+    The images are in a parquet file with the number of things on them; the questions are in its order.
     """
 
     name = "countbenchqa"
     title = "CountBenchQA"
     address = "https://huggingface.co/datasets/nielsr/countbench and https://github.com/google-research/big_vision"
     layout = (
-        "data/train-00000-of-00001-cf54c241ba947306.parquet: pictures, from the former",
+        "data/train-00000-of-00001-cf54c241ba947306.parquet: images, from the former",
         "countbench_paired_questions.json, from big_vision/datasets/countbenchqa/data of the latter",
     )
     parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "train", "test": "train"}
@@ -73,22 +73,22 @@ class CountBenchQa(QuestionSource):
         if not files:
             self.find("data/train-00000-of-00001-cf54c241ba947306.parquet")
         self._table = hub_copy("parquet", None, "train", ["image"], [str(file) for file in files])
-        shown = with_pictures(self._table, ["image"])
+        shown = with_images(self._table, ["image"])
         rows = zip(questions, self._table.select_columns(["number"]), shown)
-        for number, (question, row, has_picture) in enumerate(rows):
-            yield str(number), (number, question, row["number"], has_picture)
+        for number, (question, row, has_image) in enumerate(rows):
+            yield str(number), (number, question, row["number"], has_image)
 
     def asked(self, entry: Any) -> dict[str, Any] | None:
         """The question and the number."""
-        number, question, count, has_picture = entry
-        if not has_picture:
-            return self.leave_out("no picture")
+        number, question, count, has_image = entry
+        if not has_image:
+            return self.leave_out("no image")
         return {"images": number, "question": field(question, "question"), "answers": [count]}
 
-    def load_pictures(self, row: dict[str, Any]) -> list[Any]:
-        """The picture of a row."""
+    def load_images(self, row: dict[str, Any]) -> list[Any]:
+        """The image of a row."""
         if self.hub is not None:
-            return super().load_pictures(row)
+            return super().load_images(row)
         try:
             return [load_image(encoded(self._table[row["images"]]["image"], "image"))]
         except BadImage as error:
@@ -103,7 +103,7 @@ class Pope(QuestionSource):
     address = "https://github.com/AoiDragon/POPE"
     layout = (
         "output/coco/coco_pope_random.json, coco_pope_popular.json, coco_pope_adversarial.json: a JSON object a line",
-        "val2014/: pictures, from https://cocodataset.org (or image_root: the folder that has val2014)",
+        "val2014/: images, from https://cocodataset.org (or image_root: the folder that has val2014)",
     )
     parts: ClassVar[dict[str, str]] = {"train": "test", "validation": "test", "test": "test"}
     hub_columns: ClassVar[dict[str, str | list[str]]] = {
@@ -126,7 +126,7 @@ class Pope(QuestionSource):
         content = json_line(line)
         image = field(content, "image")
         return {
-            "images": [self.picture(f"val2014/{image}", image)],
+            "images": [self.image(f"val2014/{image}", image)],
             "question": field(content, "text"),
             "answers": [field(content, "label").lower()],
             "question_type": kind,

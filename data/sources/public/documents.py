@@ -1,4 +1,4 @@
-"""DocVQA, InfographicVQA, ST-VQA, ChartQA and OCR-VQA: questions about what is written on a picture."""
+"""DocVQA, InfographicVQA, ST-VQA, ChartQA and OCR-VQA: questions about what is written on an image."""
 
 import itertools
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ class DocVqa(QuestionSource):
     address = "https://rrc.cvc.uab.es/?ch=17 (Single Document Visual Question Answering)"
     layout = (
         "spdocvqa_qas/train_v1.0_withQT.json, spdocvqa_qas/val_v1.0_withQT.json",
-        "spdocvqa_images/: pictures",
+        "spdocvqa_images/: images",
         "or, as it was before, train/train_v1.0.json and train/documents/, val/...",
     )
 
@@ -39,7 +39,7 @@ class DocVqa(QuestionSource):
         image = field(entry, "image")
         bare = image.rpartition("/")[2]
         return {
-            "images": [self.picture(f"spdocvqa_images/{bare}", f"{entry['part']}/{image}", image)],
+            "images": [self.image(f"spdocvqa_images/{bare}", f"{entry['part']}/{image}", image)],
             "question": field(entry, "question"),
             "answers": field(entry, "answers", list),
         }
@@ -58,7 +58,7 @@ class InfographicVqa(QuestionSource):
     layout = (
         "infographicsvqa_qas/infographicsVQA_train_v1.0.json",
         "infographicsvqa_qas/infographicsVQA_val_v1.0_withQT.json",
-        "infographicsvqa_images/: pictures",
+        "infographicsvqa_images/: images",
     )
 
     def entries(self, part: str) -> Iterable[tuple[str, Any]]:
@@ -75,26 +75,26 @@ class InfographicVqa(QuestionSource):
         image = field(entry, "image_local_name")
         answers = field(entry, "answers", list)
         return {
-            "images": [self.picture(f"infographicsvqa_images/{image}", f"images/{image}")],
+            "images": [self.image(f"infographicsvqa_images/{image}", f"images/{image}")],
             "question": field(entry, "question"),
             "answers": answers if self.split == "train" else [order for answer in answers for order in orders(answer)],
         }
 
 
 class StVqa(QuestionSource):
-    """ST-VQA (Biten et al. 2019), the open task 3. One picture in twenty is kept out of training for validation."""
+    """ST-VQA (Biten et al. 2019), the open task 3. One image in twenty is kept out of training for validation."""
 
     name = "stvqa"
     title = "ST-VQA"
     address = "https://rrc.cvc.uab.es/?ch=11"
     layout = (
         "train_task_3.json",
-        "train_images/coco-text/, train_images/textvqa... as file_path says: pictures",
+        "train_images/coco-text/, train_images/textvqa... as file_path says: images",
     )
     parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "held out", "test": "held out"}
 
     def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """Entries of the list `data` whose pictures are in the part."""
+        """Entries of the list `data` whose images are in the part."""
         for number, entry in enumerate(self.read_list("train_task_3.json", key="data")):
             path = entry.get("file_path") if isinstance(entry, dict) else None
             if part == ("held out" if held_out(f"stvqa/{path}") else "train"):
@@ -104,7 +104,7 @@ class StVqa(QuestionSource):
         """The question and its answers."""
         path = field(entry, "file_path")
         return {
-            "images": [self.picture(f"train_images/{path}", f"train_imgs/{path}", path)],
+            "images": [self.image(f"train_images/{path}", f"train_imgs/{path}", path)],
             "question": field(entry, "question"),
             "answers": field(entry, "answers", list),
         }
@@ -120,7 +120,7 @@ class ChartQa(QuestionSource):
     title = "ChartQA"
     address = "https://huggingface.co/datasets/ahmed-masry/ChartQA (ChartQA Dataset.zip)"
     layout = (
-        "train/train_human.json, train/train_augmented.json, train/png/: pictures",
+        "train/train_human.json, train/train_augmented.json, train/png/: images",
         "val/..., test/...: likewise",
     )
     parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "test"}
@@ -141,13 +141,13 @@ class ChartQa(QuestionSource):
         """The question, its answer, and whose it is."""
         part, kind, question = entry
         return {
-            "images": [self.picture(f"{part}/png/{field(question, 'imgname')}")],
+            "images": [self.image(f"{part}/png/{field(question, 'imgname')}")],
             "question": field(question, "query"),
             "answers": [field(question, "label")],
             "question_type": kind,
         }
 
-    def hub_asked(self, entry: dict[str, Any]) -> dict[str, Any] | None:
+    def hub_request(self, entry: dict[str, Any]) -> dict[str, Any] | None:
         """The same of a copy, where the kind may be a number."""
         kinds = {"0": "human", "1": "augmented", "machine": "augmented"}
         kind = str(entry["question_type"])
@@ -160,7 +160,7 @@ class OcrVqa(QuestionSource):
     name = "ocrvqa"
     title = "OCR-VQA"
     address = "https://ocr-vqa.github.io"
-    layout = ("dataset.json", "images/: pictures, downloaded by the data set's own loadDataset.py")
+    layout = ("dataset.json", "images/: images, downloaded by the dataset's own loadDataset.py")
     parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "test"}
 
     def entries(self, part: str) -> Iterable[tuple[str, Any]]:
@@ -187,7 +187,7 @@ class OcrVqa(QuestionSource):
             raise BadPart("its questions and answers are no lists of one length", "Download the file again.")
         id_, image, question, answer = entry
         names = [f"images/{image}", f"images/{id_}.png", f"images/{id_}.jpg"]
-        return {"images": [self.picture(*names)], "question": question, "answers": [answer]}
+        return {"images": [self.image(*names)], "question": question, "answers": [answer]}
 
 
 def orders(answer: Any, most: int = 5) -> list[Any]:

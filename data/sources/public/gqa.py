@@ -23,7 +23,7 @@ class Gqa(TranslatedQuestions):
     address = "https://cs.stanford.edu/people/dorarad/gqa/download.html"
     layout = (
         "train_balanced_questions.json, val_balanced_questions.json, testdev_balanced_questions.json",
-        "images/: pictures",
+        "images/: images",
         "testdev_balanced_questions_de.json, ...: only for languages, from https://github.com/adapter-hub/xGQA",
     )
     parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "testdev"}
@@ -51,7 +51,7 @@ class Gqa(TranslatedQuestions):
         types = question.get("types") if isinstance(question, dict) else None
         kind = types.get("structural") if isinstance(types, dict) else None
         return {
-            "images": [self.picture(f"images/{field(question, 'imageId')}.jpg", f"{question['imageId']}.jpg")],
+            "images": [self.image(f"images/{field(question, 'imageId')}.jpg", f"{question['imageId']}.jpg")],
             "question": field(question, "question"),
             "answers": [field(question, "answer")],
             "question_type": language or kind,

@@ -22,16 +22,16 @@ _IMAGE_ID = re.compile(rb'"image_id": ?"?([0-9]+)')
 class Coco35L(PublicSource):
     """COCO's captions with their machine translations into 34 languages (Thapliyal et al. 2022).
 
-    A record is a picture with the captions of every language, so that a task that draws one gives all of them the
+    A record is an image with the captions of every language, so that a task that draws one gives all of them the
     same weight. The 20 million lines stay on disk: of each, its place in the file is kept. The dev part is `test`,
-    and one in twenty pictures of the training part are `validation`.
+    and one in twenty images of the training part are `validation`.
     """
 
     name = "coco35l"
     title = "COCO-35L"
     address = (
         "https://google.github.io/crossmodal-3600/ (coco_mt_train.jsonl.bz2 and coco_mt_dev.jsonl.bz2; unpack them by"
-        " bunzip2), dataset_coco.json and the pictures of COCO 2014 as for cococap"
+        " bunzip2), dataset_coco.json and the images of COCO 2014 as for cococap"
     )
     layout = ("coco_mt_train.jsonl", "coco_mt_dev.jsonl", "dataset_coco.json", "train2014/...", "val2014/...")
     parts = {"train": "train", "validation": "held_out", "test": "dev"}
@@ -43,7 +43,7 @@ class Coco35L(PublicSource):
         super().__init__(path, split, image_root)
 
     def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """COCO's number of each picture, and where in the file its lines begin."""
+        """COCO's number of each image, and where in the file its lines begin."""
         self._file = self.find("coco_mt_dev.jsonl" if part == "dev" else "coco_mt_train.jsonl")
         self._places = self._read_places()
         for number, starts in line_starts(self._file).items():
@@ -51,15 +51,15 @@ class Coco35L(PublicSource):
                 yield str(number), (number, starts)
 
     def row(self, entry: Any) -> dict[str, Any] | None:
-        """The picture, and the lines that speak of it."""
+        """The image, and the lines that speak of it."""
         number, starts = entry
         if number not in self._places:
-            raise BadPart(f"dataset_coco.json has no picture of cocoid {number}", "Give the whole file.")
-        return {"images": [self.picture(self._places[number])], "lines": starts.tolist()}
+            raise BadPart(f"dataset_coco.json has no image of cocoid {number}", "Give the whole file.")
+        return {"images": [self.image(self._places[number])], "lines": starts.tolist()}
 
-    def record(self, row: dict[str, Any], pictures: list[Any]) -> dict[str, Any]:
+    def record(self, row: dict[str, Any], images: list[Any]) -> dict[str, Any]:
         """`image` and `captions`, by language."""
-        return {"image": pictures[0], "captions": self._captions(row["lines"])}
+        return {"image": images[0], "captions": self._captions(row["lines"])}
 
     def _captions(self, starts: list[int]) -> dict[str, list[str]]:
         found: dict[str, dict[str, None]] = {}
@@ -79,7 +79,7 @@ class Coco35L(PublicSource):
         return {language: list(texts) for language, texts in found.items()}
 
     def _read_places(self) -> dict[int, str]:
-        """COCO's number of a picture to its path."""
+        """COCO's number of an image to its path."""
         images = self.read_list("dataset_coco.json", key="images")
         try:
             return {image["cocoid"]: f"{image['filepath']}/{image['filename']}" for image in images}
@@ -92,7 +92,7 @@ class Coco35L(PublicSource):
 class Crossmodal3600(PublicSource):
     """Crossmodal-3600 (Thapliyal et al. 2022): captions that people wrote in 36 languages, for evaluation alone.
 
-    3,600 pictures; a record is one of them with the captions of one language, since scores are by language.
+    3,600 images; a record is one of them with the captions of one language, since scores are by language.
     """
 
     name = "xm3600"
@@ -137,13 +137,13 @@ class Crossmodal3600(PublicSource):
     def row(self, entry: Any) -> dict[str, Any] | None:
         """The captions of one language."""
         content, language = entry
-        picture = self.picture(f"images/{field(content, 'image/key')}.jpg", f"{content['image/key']}.jpg")
+        image = self.image(f"images/{field(content, 'image/key')}.jpg", f"{content['image/key']}.jpg")
         captions = checked_texts(field(field(content, language, dict), "caption", list))
-        return {"captions": {language: captions}, "images": [picture]}
+        return {"captions": {language: captions}, "images": [image]}
 
 
 def line_starts(path: Path) -> dict[int, "array[int]"]:
-    """Where the lines of each picture begin in a file, in bytes, by COCO's number; the file is not parsed."""
+    """Where the lines of each image begin in a file, in bytes, by COCO's number; the file is not parsed."""
     found: dict[int, array[int]] = {}
     start = 0
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""NLVR2, sentences that are true or false of two pictures, and MaRVL, the same in five more languages."""
+"""NLVR2, sentences that are true or false of two images, and MaRVL, the same in five more languages."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ class Nlvr2(TranslatedQuestions):
     address = "https://github.com/lil-lab/nlvr"
     layout = (
         "train.json, dev.json, test1.json: a JSON object a line",
-        "images/train/0/ ... images/train/99/, dev/, test1/: pictures, which its authors give on request",
+        "images/train/0/ ... images/train/99/, dev/, test1/: images, which its authors give on request",
         "marvl/zh/annotations/marvl-zh.jsonl and marvl/zh/images/, ...: only for languages, from"
         " https://marvl-challenge.github.io",
     )
@@ -45,7 +45,7 @@ class Nlvr2(TranslatedQuestions):
                 yield f"{path.name}:{number}", (line, "marvl", language)
 
     def asked(self, entry: Any) -> dict[str, Any] | None:
-        """The sentence, the two pictures, and whether it is true."""
+        """The sentence, the two images, and whether it is true."""
         line, part, language = entry
         content = json_line(line)
         sentence = field(content, "caption" if language else "sentence")
@@ -53,7 +53,7 @@ class Nlvr2(TranslatedQuestions):
         kind = {"question_type": language} if language else {}
         return {"images": images, "question": sentence, "answers": [truth(content.get("label"))]} | kind
 
-    def hub_asked(self, entry: dict[str, Any]) -> dict[str, Any] | None:
+    def hub_request(self, entry: dict[str, Any]) -> dict[str, Any] | None:
         """The same of a copy, whose labels may be numbers."""
         return entry | {"answers": [truth(entry.get("answers"))]}
 
@@ -61,11 +61,11 @@ class Nlvr2(TranslatedQuestions):
         """`dev-850-0-0` is a sentence about `dev-850-0-img0.png` and `dev-850-0-img1.png`."""
         start = field(content, "identifier").rpartition("-")[0]
         folder = f"images/train/{name_of(content, 'directory', 0)}" if part == "train" else part
-        return [self.picture(f"{folder}/{start}-img{side}.png", f"{part}/{start}-img{side}.png") for side in (0, 1)]
+        return [self.image(f"{folder}/{start}-img{side}.png", f"{part}/{start}-img{side}.png") for side in (0, 1)]
 
     def _of_concept(self, content: dict[str, Any], language: str) -> list[str]:
         folder = f"marvl/{language}/images/{field(content, 'concept')}"
-        return [self.picture(f"{folder}/{field(content, side)}") for side in ("left_img", "right_img")]
+        return [self.image(f"{folder}/{field(content, side)}") for side in ("left_img", "right_img")]
 
 
 def truth(label: Any) -> str:

@@ -1,4 +1,4 @@
-"""What public data sets of questions have in common: a question, its answers, and perhaps choices."""
+"""What public datasets of questions have in common: a question, its answers, and perhaps choices."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ class QuestionSource(PublicSource):
     """Records of questions.
 
     A record holds `id`, `image` (PIL RGB) or `images`, `question`, `answers` (everything that people answered, the
-    same text as often as it was given), and where the data set has them `question_type`, `choices` (texts),
+    same text as often as it was given), and where the dataset has them `question_type`, `choices` (texts),
     `correct` (index of the right choice) and `hint`.
     """
 
@@ -28,13 +28,13 @@ class QuestionSource(PublicSource):
     def asked(self, entry: Any) -> dict[str, Any] | None:
         """The row of an entry of the folder; None leaves it out. Raises BadPart."""
 
-    def hub_asked(self, entry: dict[str, Any]) -> dict[str, Any] | None:
+    def hub_request(self, entry: dict[str, Any]) -> dict[str, Any] | None:
         """The row of an entry of a copy on the Hub: the fields of `columns`. Raises BadPart."""
         return dict(entry)
 
     def row(self, entry: Any) -> dict[str, Any] | None:
         """The row of an entry, checked."""
-        found = self.asked(entry) if self.hub is None else self.hub_asked(entry)
+        found = self.asked(entry) if self.hub is None else self.hub_request(entry)
         return found and checked(found)
 
 
@@ -63,9 +63,9 @@ class TranslatedQuestions(QuestionSource):
         """Read and check a part; see `PublicSource`.
 
         Args:
-            path: folder of the data set.
+            path: folder of the dataset.
             split: `train`, `validation` or `test`.
-            image_root: folder of the pictures.
+            image_root: folder of the images.
             hub: name of a copy on the Hub.
             hub_config: of the copy.
             hub_splits: of the copy.
@@ -127,5 +127,5 @@ def name_of(entry: Any, key: str, number: int) -> str:
 
 
 def in_part(entry: Any, part: str) -> Any:
-    """The entry with the name of its part, which some pictures' paths begin with."""
+    """The entry with the name of its part, which some images' paths begin with."""
     return {**entry, "part": part} if isinstance(entry, Mapping) else entry

@@ -24,7 +24,7 @@ open('refs(unc).json', 'w'))\""""
 class RefCoco(ReferringExpressions):
     """Objects that sentences mean.
 
-    To train, a record is a picture with every object that a sentence of any of the data sets means; pictures that are
+    To train, a record is an image with every object that a sentence of any of the datasets means; images that are
     in a validation or test part of one of them are left out. In the other parts a record is a sentence and its
     object, as published scores count.
     """
@@ -41,14 +41,14 @@ class RefCoco(ReferringExpressions):
         """Read and check the files.
 
         Args:
-            path: folder of the data sets' folders.
+            path: folder of the datasets' folders.
             split: `train`, `validation`, `test` (which is testA and testB where there are two), `testA` or `testB`.
-            image_root: folder of the pictures; by default `train2014` of `path`.
+            image_root: folder of the images; by default `train2014` of `path`.
             only: `refcoco`, `refcoco+` or `refcocog`; all by default.
 
         Raises:
             MissingData: no path, or a file is missing; the message says what to download.
-            ValueError: there is no such data set.
+            ValueError: there is no such dataset.
             BadRecord: a file is not what it should be, no entry is good, or more than a tenth of 100 or more are bad.
         """
         if only is not None and only not in FILES:
@@ -63,7 +63,7 @@ class RefCoco(ReferringExpressions):
             self._group()
 
     def _group(self) -> None:
-        """One record for each picture: the numbers of its entries."""
+        """One record for each image: the numbers of its entries."""
         found: dict[str, list[int]] = {}
         for number, entry in enumerate(self._entries):
             found.setdefault(entry[1], []).append(number)
@@ -78,12 +78,12 @@ class RefCoco(ReferringExpressions):
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)} of {self.path}")
         numbers = self._groups[index]
-        picture = self._entries[numbers[0]][1]
+        image = self._entries[numbers[0]][1]
         objects = [self._object(number) for number in numbers]
-        return {"id": f"{self.name}:{picture}", "image": self._image(numbers[0]), "objects": objects, "crowds": []}
+        return {"id": f"{self.name}:{image}", "image": self._image(numbers[0]), "objects": objects, "crowds": []}
 
     def _list(self) -> list[Any]:
-        """The entries of all data sets, each with an id of its own and what COCO says of its object."""
+        """The entries of all datasets, each with an id of its own and what COCO says of its object."""
         merged = [entry for data_set in FILES for entry in self._entries_of(data_set)]
         evaluated = {entry.get("image_id") for entry in merged if entry.get("split") != "train"}
         wanted = [entry for entry in merged if self.only in (None, entry["data_set"])]

@@ -1,4 +1,4 @@
-"""AI2D's lettered diagrams: the words in boxes of a picture replaced by letters."""
+"""AI2D's lettered diagrams: the words in boxes of an image replaced by letters."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def letters_of(content: Any) -> list[list[Any]]:
 
 
 def draw_letters(image: Image.Image, letters: list[list[Any]]) -> Image.Image:
-    """A copy of the picture with each letter, black on white, in the middle of its box and as high as it fits."""
+    """A copy of the image with each letter, black on white, in the middle of its box and as high as it fits."""
     image = image.copy()
     draw = ImageDraw.Draw(image)
     for left, top, right, bottom, letter in letters:

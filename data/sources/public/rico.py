@@ -1,4 +1,4 @@
-"""Screens of Android apps, the pictures of RICO: Screen2Words, and WidgetCap with the parts of a screen."""
+"""Screens of Android apps, the images of RICO: Screen2Words, and WidgetCap with the parts of a screen."""
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ from openpali.data.sources.public.captions import PublicCaptions, checked_texts
 
 _RICO = "http://www.interactionmining.org/rico.html (UI Screenshots and View Hierarchies: unique_uis.tar.gz)"
 _CANVAS_HEIGHT = 2560
-"""Pixels from top to bottom that RICO's view hierarchies count, whatever the size of the picture."""
+"""Pixels from top to bottom that RICO's view hierarchies count, whatever the size of the image."""
 
 
 class Screen2Words(PublicCaptions):
@@ -40,7 +40,7 @@ class Screen2Words(PublicCaptions):
 
 
 class WidgetCap(PublicSource):
-    """Buttons, fields and pictures of a screen, and what they are for (Li et al. 2020), one to a record.
+    """Buttons, fields and images of a screen, and what they are for (Li et al. 2020), one to a record.
 
     A record holds `id`, `image` and `objects` (one), which has `box`, `sentences` and `names` as the objects of other
     sources have.
@@ -62,32 +62,32 @@ class WidgetCap(PublicSource):
                 yield f"{entry['screenId']}-{entry['nodeId']}", entry
 
     def row(self, entry: Any) -> dict[str, Any] | None:
-        """The picture, the box of the widget in [0, 1], and what is said of it."""
+        """The image, the box of the widget in [0, 1], and what is said of it."""
         if self.hub is not None:
             texts = checked_texts(field(entry, "captions", (str, list)))
             return {"texts": texts, "box": normalised(field(entry, "box", list), 1.0, 1.0)}
         screen = entry["screenId"]
-        picture = self.picture(f"combined/{screen}.jpg", f"{screen}.jpg")
+        image = self.image(f"combined/{screen}.jpg", f"{screen}.jpg")
         try:
-            width, height = image_size(self.image_root / picture)
+            width, height = image_size(self.image_root / image)
         except BadImage as error:
             raise BadPart(str(error)) from error
-        bounds = node_bounds(self._read_hierarchy(picture), entry["nodeId"])
+        bounds = node_bounds(self._read_hierarchy(image), entry["nodeId"])
         # RICO scales screens to one height
         box = normalised(bounds, _CANVAS_HEIGHT * width / height, _CANVAS_HEIGHT)
-        return {"texts": checked_texts(entry["captions"].split("|")), "box": box, "images": [picture]}
+        return {"texts": checked_texts(entry["captions"].split("|")), "box": box, "images": [image]}
 
-    def record(self, row: dict[str, Any], pictures: list[Any]) -> dict[str, Any]:
+    def record(self, row: dict[str, Any], images: list[Any]) -> dict[str, Any]:
         """The screen and the one widget."""
         texts, (x0, y0, x1, y1) = row["texts"], row["box"]
         item = {"box": Box(x0, y0, x1, y1, texts[0]), "names": {"en": texts[0]}, "sentences": {"en": texts}}
-        return {"image": pictures[0], "objects": [item | {"concept": "widget"}]}
+        return {"image": images[0], "objects": [item | {"concept": "widget"}]}
 
-    def _read_hierarchy(self, picture: str) -> Any:
-        """The view hierarchy that lies beside a picture; the widgets of one screen follow one another."""
-        if self._last[0] != picture:
+    def _read_hierarchy(self, image: str) -> Any:
+        """The view hierarchy that lies beside an image; the widgets of one screen follow one another."""
+        if self._last[0] != image:
             try:
-                self._last = picture, read_json((self.image_root / picture).with_suffix(".json"))
+                self._last = image, read_json((self.image_root / image).with_suffix(".json"))
             except BadRecord as bad:
                 raise BadPart(f"{bad.file}: {bad.reason}", "Unpack RICO's archive whole.") from bad
         return self._last[1]

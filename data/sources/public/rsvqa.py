@@ -1,4 +1,4 @@
-"""RSVQA: questions about pictures from above, of Sentinel-2 (low resolution) and from planes (high resolution)."""
+"""RSVQA: questions about images from above, of Sentinel-2 (low resolution) and from planes (high resolution)."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +23,7 @@ class RsVqaLow(QuestionSource):
     address = "https://zenodo.org/records/6344334"
     layout = (
         "LR_split_train_questions.json, LR_split_train_answers.json, and so on for val and test",
-        "Images_LR/0.tif, ...: pictures",
+        "Images_LR/0.tif, ...: images",
     )
     parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "test"}
     files: ClassVar[str] = "LR_split_{}_{}.json"
@@ -50,15 +50,15 @@ class RsVqaLow(QuestionSource):
         """Read and check a part; see `PublicSource`.
 
         Args:
-            path: folder of the data set.
+            path: folder of the dataset.
             split: `train`, `validation` or `test`.
-            image_root: folder of the pictures.
+            image_root: folder of the images.
             hub: name of a copy on the Hub.
             hub_config: of the copy.
             hub_splits: of the copy.
             columns: of the copy.
             numbers: take questions that are answered by a number as well, whose answers are then the ranges that the
-                data set's evaluation has: counts of RSVQA-LR, areas of RSVQA-HR.
+                dataset's evaluation has: counts of RSVQA-LR, areas of RSVQA-HR.
         """
         self.numbers = numbers
         super().__init__(path, split, image_root, hub, hub_config, hub_splits, columns)
@@ -81,10 +81,10 @@ class RsVqaLow(QuestionSource):
         names = [f"{folder}/{number}.{ending}" for folder in self.folders for ending in ("tif", "png")]
         if answer is None:
             raise BadPart("its answer is not in the file of answers", "Download both again.")
-        row = {"images": [self.picture(*names)], "question": field(question, "question"), "question_type": kind}
+        row = {"images": [self.image(*names)], "question": field(question, "question"), "question_type": kind}
         return self._ranged(row | {"answers": [field(answer, "answer")]})
 
-    def hub_asked(self, entry: dict[str, Any]) -> dict[str, Any] | None:
+    def hub_request(self, entry: dict[str, Any]) -> dict[str, Any] | None:
         """The same of a copy."""
         return self._ranged(entry | {"answers": [str(entry["answers"])]})
 
@@ -109,7 +109,7 @@ class RsVqaHigh(RsVqaLow):
     address = "https://zenodo.org/records/6344367"
     layout = (
         "USGS_split_train_questions.json, USGS_split_train_answers.json, and so on for val, test and test_phili",
-        "Data/0.tif, ...: pictures",
+        "Data/0.tif, ...: images",
     )
     also = ("test_phili",)
     files = "USGS_split_{}_{}.json"
@@ -118,7 +118,7 @@ class RsVqaHigh(RsVqaLow):
 
 
 def number_range(answer: str, unit: str) -> str:
-    """Where a number lies, as the data set's authors cut the scale.
+    """Where a number lies, as the dataset's authors cut the scale.
 
     >>> number_range("7", ""), number_range("250m2", " m2")
     ('between 1 and 10', 'between 101 m2 and 1000 m2')

@@ -43,7 +43,7 @@ class SciCap(PublicSource):
         Args:
             path: folder `scicap_data`.
             split: `train`, `validation` or `test`.
-            image_root: folder of the folders of pictures; by default `path`.
+            image_root: folder of the folders of images; by default `path`.
             subset: First-Sentence, Single-Sentence-Caption or Caption-No-More-Than-100-Tokens.
             subfigures: also take figures of several parts.
 
@@ -58,21 +58,21 @@ class SciCap(PublicSource):
         super().__init__(path, split, image_root)
 
     def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """Names of pictures."""
+        """Names of images."""
         own = self.part(self.split)
         listing = f"List-of-Files-for-Each-Experiments/{self.subset}/{self.kind}/{own}/file_idx.json"
         for number, file in enumerate(self.read_list(listing)):
             yield file if isinstance(file, str) else f"entry {number}", file
 
     def row(self, entry: Any) -> dict[str, Any] | None:
-        """The picture, and what the file beside it says."""
+        """The image, and what the file beside it says."""
         if not isinstance(entry, str) or "/" in entry or "\\" in entry:
-            raise BadPart("it is no name of a picture", "Download the list again.")
+            raise BadPart("it is no name of an image", "Download the list again.")
         own = self.part(self.split)
-        picture = self.picture(f"SciCap-{self.kind}-Img/{own}/{entry}")
+        image = self.image(f"SciCap-{self.kind}-Img/{own}/{entry}")
         try:
             content = read_json(self.path / "SciCap-Caption-All" / own / f"{Path(entry).stem}.json")
         except BadRecord as bad:
             raise BadPart(f"{bad.file}: {bad.reason}", bad.remedy) from bad
         caption = field(field(content, _LOWER, dict), "caption")
-        return {"captions": {"en": checked_texts(caption)}, "images": [picture]}
+        return {"captions": {"en": checked_texts(caption)}, "images": [image]}

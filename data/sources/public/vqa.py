@@ -8,11 +8,11 @@ from openpali.data.files.large_tables import listed
 from openpali.data.sources.public.base import field
 from openpali.data.sources.public.questions import QuestionSource, in_part, name_of
 
-_COCO = "train2014/ and val2014/: pictures, from https://cocodataset.org (or image_root: the folder that has them)"
+_COCO = "train2014/ and val2014/: images, from https://cocodataset.org (or image_root: the folder that has them)"
 
 
 class Vqav2(QuestionSource):
-    """VQAv2 (Goyal et al. 2017): questions in one file, answers in another, on COCO's pictures of 2014."""
+    """VQAv2 (Goyal et al. 2017): questions in one file, answers in another, on COCO's images of 2014."""
 
     name = "vqav2"
     title = "VQAv2"
@@ -48,7 +48,7 @@ class Vqav2(QuestionSource):
         if annotation is None:
             raise BadPart("it is in the file of questions and not in that of annotations", "Download both again.")
         return {
-            "images": [self.picture(f"{part}/COCO_{part}_{number:012d}.jpg")],
+            "images": [self.image(f"{part}/COCO_{part}_{number:012d}.jpg")],
             "question": field(question, "question"),
             "answers": field(annotation, "answers", list),
             "question_type": self.kind(annotation),
@@ -80,12 +80,12 @@ class OkVqa(Vqav2):
 
 
 class TextVqa(QuestionSource):
-    """TextVQA (Singh et al. 2019). The pictures of the validation part are among those of the training part."""
+    """TextVQA (Singh et al. 2019). The images of the validation part are among those of the training part."""
 
     name = "textvqa"
     title = "TextVQA"
     address = "https://textvqa.org/dataset"
-    layout = ("TextVQA_0.5.1_train.json, TextVQA_0.5.1_val.json", "train_images/: pictures of both parts")
+    layout = ("TextVQA_0.5.1_train.json, TextVQA_0.5.1_val.json", "train_images/: images of both parts")
 
     def entries(self, part: str) -> Iterable[tuple[str, Any]]:
         """Entries of the list `data`."""
@@ -96,7 +96,7 @@ class TextVqa(QuestionSource):
         """The question and its ten answers."""
         image = field(entry, "image_id")
         return {
-            "images": [self.picture(f"train_images/{image}.jpg", f"train_val_images/train_images/{image}.jpg")],
+            "images": [self.image(f"train_images/{image}.jpg", f"train_val_images/train_images/{image}.jpg")],
             "question": field(entry, "question"),
             "answers": field(entry, "answers", list),
         }
@@ -105,13 +105,13 @@ class TextVqa(QuestionSource):
 class VizWizVqa(QuestionSource):
     """VizWiz (Gurari et al. 2018): what blind people asked about photographs of theirs.
 
-    Answers that are empty, of which there are a few, are left out. A question is called like its picture.
+    Answers that are empty, of which there are a few, are left out. A question is called like its image.
     """
 
     name = "vizwizvqa"
     title = "VizWiz-VQA"
     address = "https://vizwiz.org/tasks-and-datasets/vqa"
-    layout = ("Annotations/train.json, Annotations/val.json", "train/, val/: pictures")
+    layout = ("Annotations/train.json, Annotations/val.json", "train/, val/: images")
 
     def entries(self, part: str) -> Iterable[tuple[str, Any]]:
         """Entries of the list that a file is."""
@@ -124,7 +124,7 @@ class VizWizVqa(QuestionSource):
         image, part = field(entry, "image"), field(entry, "part")
         answers = field(entry, "answers", list)
         return {
-            "images": [self.picture(f"{part}/{image}", image)],
+            "images": [self.image(f"{part}/{image}", image)],
             "question": field(entry, "question"),
             "answers": [answer for answer in answers if not isinstance(answer, dict) or answer.get("answer")],
             "question_type": entry.get("answer_type"),

@@ -68,7 +68,7 @@ def caption_questions(caption: str) -> list[CaptionQuestion]:
 
 
 def _words(caption: str) -> list[str]:
-    """Words and marks; the first word in lower case, a full stop at the end and "a picture of" left out."""
+    """Words and marks; the first word in lower case, a full stop at the end and "an image of" left out."""
     text = " ".join(caption.split()).rstrip(".! ")
     words = re.findall(r"[\w'’-]+|[^\w\s]", text)
     if words and (words[0].lower() in _STOP | _COLOURS or words[0].isdigit()):

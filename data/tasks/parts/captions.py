@@ -1,4 +1,4 @@
-"""Captions of a record, where they may be cut in two, and what the captions of the built-in pictures count."""
+"""Captions of a record, where they may be cut in two, and what the captions of the built-in images count."""
 
 import re
 import unicodedata
@@ -19,7 +19,7 @@ _LEADING, _FOLLOWING = "เแโใไເແໂໃໄ", "ะาำๅະາຳ"
 
 
 def record_images(record: dict[str, Any]) -> tuple[Image.Image, ...]:
-    """The record's pictures: `images` where it has several, else `image`."""
+    """The record's images: `images` where it has several, else `image`."""
     return tuple(record["images"]) if "images" in record else (record["image"],)
 
 
@@ -59,7 +59,7 @@ def _may_cut(text: str, at: int) -> bool:
 
 
 def counted(text: str, names: Sequence[str], language: str) -> list[tuple[str, int]] | None:
-    """What a caption of the built-in pictures names, and how many of each: the way back from `phrases.caption`.
+    """What a caption of the built-in images names, and how many of each: the way back from `phrases.caption`.
 
     >>> counted("two dogs, bow and arrow and cat", ["dog", "cat", "bow and arrow"], "en")
     [('dog', 2), ('bow and arrow', 1), ('cat', 1)]

@@ -1,4 +1,4 @@
-"""English expressions that mean one object of a picture and no other, made from names, colours and boxes.
+"""English expressions that mean one object of an image and no other, made from names, colours and boxes.
 
 "dog" where there is one dog; "the red apple" and "the dog on the left" where that is true and fits nothing else. What
 is nearly on the left, or nearly as far left as another dog, is not called so.
@@ -31,7 +31,7 @@ def expressions(item: dict[str, Any], objects: Sequence[dict[str, Any]], crowds:
 
     Args:
         item: one of `objects`, with `names` and `box`, and perhaps `colour` (English, None where no colour is clear).
-        objects: all that are on the picture.
+        objects: all that are on the image.
         crowds: names of things of which there are more than the objects.
 
     Returns:
@@ -61,17 +61,18 @@ def _by_colour(item: dict[str, Any], others: list[dict[str, Any]], same: list[di
 
 
 def is_at(place: str, box: Box, rivals: Sequence[Box]) -> bool:
-    """Whether a box is at a place (a key of `PLACES`), and by a clear distance more so than every rival.
+    """Whether a box is at a place (a key of `PLACES`), and by a clear distance more so than every other object.
 
-    A single direction compares: the object is in that half, and each rival is at least a fifth of the picture less far
-    that way. A corner or the center is a region: the object is well inside, and each rival well outside.
+    A single direction compares: the object is in that half, and each other object is at least a fifth of the image
+    less far that way. A corner or the center is a region: the object is well inside, and the others are well
+    outside.
     """
     x, y = _middle(box)
     if place in _SIDE:
         axis, sign = _SIDE[place]
         here = sign * ((x, y)[axis] - 0.5)
-        return here > 0.1 and all(here - sign * (_middle(rival)[axis] - 0.5) >= _APART for rival in rivals)
-    return _depth(place, x, y) > 0.1 and all(_depth(place, *_middle(rival)) < -0.1 for rival in rivals)
+        return here > 0.1 and all(here - sign * (_middle(other)[axis] - 0.5) >= _APART for other in rivals)
+    return _depth(place, x, y) > 0.1 and all(_depth(place, *_middle(other)) < -0.1 for other in rivals)
 
 
 def _depth(place: str, x: float, y: float) -> float:

@@ -1,4 +1,4 @@
-"""A question about a picture and its answer, perhaps in another language, for the tasks that ask or answer."""
+"""A question about an image and its answer, perhaps in another language, for the tasks that ask or answer."""
 
 import functools
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ def object_question(kind: str, language: str, *things: str, comma: str = ", ") -
     """A question of one of `OBJECT_KINDS`, or `besides`, about things as they are called in the language.
 
     English has PaliGemma's wording (Beyer et al. 2024, section 3.2.5); counting and presence in the other languages
-    is that of the built-in pictures.
+    is that of the built-in images.
     """
     template = object_phrases(language).get(kind)
     if template is None:

@@ -7,7 +7,7 @@ from openpali.eval.metrics.shared.answer_metric import Reference, by_type, keyed
 from openpali.eval.metrics.shared.answer_text import anls, fold
 
 _DESCRIPTION = """
-ANLS, for answers that are read from a picture: 1 - d for the nearest right answer where d < 0.5, else 0; d is the
+ANLS, for answers that are read from an image: 1 - d for the nearest right answer where d < 0.5, else 0; d is the
 number of edits by the length of the longer text. Without regard to case, as in the evaluation of DocVQA
 (https://rrc.cvc.uab.es) and by PaliGemma's authors.
 """

@@ -7,7 +7,7 @@ import evaluate
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from openpali.eval.metrics.shared import image_order as picture_order
+from openpali.eval.metrics.shared import image_order as image_order
 
 _DESCRIPTION = "Precision, recall, F1 of labelled boxes at IoU 0.5, and COCO mAP by faster-coco-eval."
 _CITATION = """
@@ -18,18 +18,18 @@ _CITATION = """
 """
 _KWARGS = """
 Args:
-    predictions: per picture a list of {"box": [x0, y0, x1, y1], "label": str, "score": float, optional}.
+    predictions: per image a list of {"box": [x0, y0, x1, y1], "label": str, "score": float, optional}.
         A box without a score has 1.0. Boxes written as text have none, so all of them tie, and their mAP is not that
         of a ranked detector, unless they are given scores from the probabilities of their tokens
-        (`evaluate_task(..., box_scores=True)`). Ties are broken by a fixed rule: boxes of one picture as they were
-        written, those of several pictures by a hash of the pictures' boxes, so that no number depends on the order in
-        which pictures are listed.
-    references: per picture a list of {"box": [x0, y0, x1, y1], "label": str}, in the same units as the
+        (`evaluate_task(..., box_scores=True)`). Ties are broken by a fixed rule: boxes of one image as they were
+        written, those of several images by a hash of the images' boxes, so that no number depends on the order in
+        which images are listed.
+    references: per image a list of {"box": [x0, y0, x1, y1], "label": str}, in the same units as the
         predictions; any unit will do. Labels match without regard to case and surrounding space.
     iou: threshold of precision, recall and F1 (default 0.5).
-    return_scores: also return `scores`, the F1 of each picture (default False).
+    return_scores: also return `scores`, the F1 of each image (default False).
 Returns:
-    precision, recall, f1: over all boxes of the set. A picture with no box and none predicted is right (per-picture
+    precision, recall, f1: over all boxes of the set. An image with no box and none predicted is right (per-image
         F1 1.0).
     map, map50: COCO's AP at IoU 0.50:0.95 and at 0.50, averaged over the labels that occur in the references, so boxes
         of other labels lower the precision and not the mAP.
@@ -54,13 +54,13 @@ class BoxF1(evaluate.Metric):
         )
 
     def add_batch(self, *, predictions: list[Boxes], references: list[Boxes], **kwargs: object) -> None:
-        """Add pictures; fills in missing scores, since a column of records has no optional fields."""
+        """Add images; fills in missing scores, since a column of records has no optional fields."""
         found = [[clean(box, f"prediction {i}") for box in boxes] for i, boxes in enumerate(predictions)]
         true = [[clean(box, f"reference {i}") for box in boxes] for i, boxes in enumerate(references)]
         super().add_batch(predictions=found, references=true, **kwargs)
 
     def add(self, *, prediction: Boxes, reference: Boxes, **kwargs: object) -> None:
-        """Add one picture."""
+        """Add one image."""
         self.add_batch(predictions=[prediction], references=[reference], **kwargs)
 
     def _compute(
@@ -120,11 +120,11 @@ def area(box: list[float]) -> float:
 
 
 def coco_map(found: list[Boxes], true: list[Boxes]) -> dict[str, float]:
-    """AP at IoU 0.50:0.95 and at 0.50 by the COCO protocol (at most 100 boxes a picture and label).
+    """AP at IoU 0.50:0.95 and at 0.50 by the COCO protocol (at most 100 boxes an image and label).
 
-    It ranks boxes of one score by picture, in the order in which pictures are given.
+    It ranks boxes of one score by image, in the order in which images are given.
     """
-    order = picture_order.picture_order(found, true)
+    order = image_order.image_order(found, true)
     found, true = [found[i] for i in order], [true[i] for i in order]
     labels = sorted({box["label"] for boxes in true for box in boxes})
     detections = annotations(found, labels)
@@ -140,10 +140,10 @@ def coco_map(found: list[Boxes], true: list[Boxes]) -> dict[str, float]:
     return {"map": max(evaluator.stats_as_dict["AP_all"], 0.0), "map50": max(evaluator.stats_as_dict["AP_50"], 0.0)}
 
 
-def annotations(pictures: list[Boxes], labels: list[str]) -> list[dict]:
+def annotations(images: list[Boxes], labels: list[str]) -> list[dict]:
     """COCO annotations (x, y, width, height) of the boxes that have one of these labels."""
     rows = []
-    for index, boxes in enumerate(pictures):
+    for index, boxes in enumerate(images):
         for box in boxes:
             if box["label"] not in labels:
                 continue

@@ -24,9 +24,9 @@ _CITATION = """
 _KWARGS = """
 Args:
     predictions: list of str. An empty caption scores 0.
-    references: per picture a str, a list of str, or {"answers": list of str, "type": str}. Either all have a type or
+    references: per image a str, a list of str, or {"answers": list of str, "type": str}. Either all have a type or
         none has. CIDEr weighs n-grams by how rare they are among the references of this call (of one type), so its
-        value depends on the whole set, and is 0 for a single picture.
+        value depends on the whole set, and is 0 for a single image.
     tokenizer: "ptb" (needs `java`), "plain", or "auto" (default): ptb where there is a `java`, else plain. It splits
         words at spaces and marks: Thai, Chinese and Japanese captions must have been split into words before.
     return_scores: also return `scores`, CIDEr x 100 per prediction (default False).

@@ -17,9 +17,9 @@ _CITATION = """
 _KWARGS = """
 Args:
     predictions: list of str.
-    references: per picture a str, a list of str, or {"answers": list of str, "type": str}, whose type is passed over
+    references: per image a str, a list of str, or {"answers": list of str, "type": str}, whose type is passed over
         (the metric captions takes types apart). N-grams are weighed by how rare they are among the references of
-        this call, so the value depends on the whole set, and one picture alone scores 0.
+        this call, so the value depends on the whole set, and one image alone scores 0.
     tokenizer: "ptb" (needs `java`), "plain", or "auto" (default): ptb where there is a `java`, else plain.
     return_scores: also return `scores`, CIDEr x 100 per prediction (default False).
 Returns:

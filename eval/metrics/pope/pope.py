@@ -6,7 +6,7 @@ from openpali.eval.metrics.shared import answer_metric
 from openpali.eval.metrics.shared.answer_metric import Reference, by_type, keyed, mean
 
 _DESCRIPTION = """
-Accuracy of yes and no about objects that are or are not on the picture, with precision, recall and F1 of yes, and the
+Accuracy of yes and no about objects that are or are not on the image, with precision, recall and F1 of yes, and the
 share of yes: half of the questions are to be answered by it, so a larger share tells of things that are made up.
 The whole answer must be the word; anything else is wrong and counted as not valid.
 """

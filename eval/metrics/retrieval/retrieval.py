@@ -8,7 +8,7 @@ import torch
 from openpali.eval.metrics.shared.recall import KS, chance_at_k, recall_at_k
 
 _DESCRIPTION = (
-    "Recall at k: a text finds its own picture, and a picture any of its own texts, among the first k by similarity."
+    "Recall at k: a text finds its own image, and an image any of its own texts, among the first k by similarity."
 )
 _CITATION = """
 @inproceedings{thapliyal2022crossmodal,
@@ -18,21 +18,21 @@ _CITATION = """
 """
 _KWARGS = """
 Args:
-    predictions: per text its similarities to all n pictures, list of float[n]. Larger is nearer; of equal
+    predictions: per text its similarities to all n images, list of float[n]. Larger is nearer; of equal
         ones the lower index comes first.
-    references: list of int, the index of each text's own picture, from 0 to n - 1.
-    image_embeds: embeddings of the n pictures, float[n, D]. When given, predictions are embeddings of the texts,
+    references: list of int, the index of each text's own image, from 0 to n - 1.
+    image_embeds: embeddings of the n images, float[n, D]. When given, predictions are embeddings of the texts,
         list of float[D], and their inner products are the similarities (default None).
     ks: ranks that count (default 1, 5, 10).
     return_chance: also return what random orders reach, `chance_text_to_image_recall_at_1` and so on (default False).
 Returns:
-    image_to_text_recall_at_1, text_to_image_recall_at_1, ...: float in [0, 1] for every k. A picture that is the
+    image_to_text_recall_at_1, text_to_image_recall_at_1, ...: float in [0, 1] for every k. An image that is the
         reference of no text is in the way of the others' texts, and no query itself.
 """
 
 
 class Retrieval(evaluate.Metric):
-    """Recall at k of texts and pictures."""
+    """Recall at k of texts and images."""
 
     def _info(self) -> evaluate.MetricInfo:
         row = datasets.Sequence(datasets.Value("float32"))
@@ -55,7 +55,7 @@ class Retrieval(evaluate.Metric):
         if len(lengths) != 1:
             raise ValueError(f"every prediction has as many numbers as the others, not {sorted(lengths)}")
         rows, own = torch.tensor(predictions, dtype=torch.float32), torch.tensor(references)
-        # a row of similarities is the embedding of a text in a space where every picture is an axis
+        # a row of similarities is the embedding of a text in a space where every image is an axis
         images = torch.eye(rows.shape[1]) if image_embeds is None else torch.as_tensor(np.asarray(image_embeds))
         result = recall_at_k(images.to(rows), rows, own, ks)
         chances = chance_at_k(own, ks, len(images)) if return_chance else {}

@@ -1,4 +1,4 @@
-"""Accuracy of RSVQA, questions about pictures from above: overall, and the mean over types of question."""
+"""Accuracy of RSVQA, questions about images from above: overall, and the mean over types of question."""
 
 import evaluate
 
@@ -20,7 +20,7 @@ _CITATION = """
 _KWARGS = """
 Args:
     predictions: list of str. An empty answer is an answer: it is right only where a reference is empty too.
-    references: per question {"answers": list of str of which any counts, "type": str}; the types of the data set are
+    references: per question {"answers": list of str of which any counts, "type": str}; the types of the dataset are
         "presence", "comp", "count", "rural_urban" (low resolution), and "area" (high resolution). A str or a list of
         str has no type and counts in `accuracy` alone.
     lower: compare without regard to case (default True, as the authors do).

@@ -1,4 +1,4 @@
-"""Masks: mean and cumulative IoU at the size of the picture, and the accuracy of their boxes."""
+"""Masks: mean and cumulative IoU at the size of the image, and the accuracy of their boxes."""
 
 import math
 from collections.abc import Iterator
@@ -18,15 +18,15 @@ _CITATION = """
 """
 _KWARGS = """
 Args:
-    predictions: per picture a list of {"box": [x0, y0, x1, y1], "label": str, "mask": RLE or None}, in the order in
-        which the model wrote them. A mask is COCO's run-length encoding at the size of the picture:
+    predictions: per image a list of {"box": [x0, y0, x1, y1], "label": str, "mask": RLE or None}, in the order in
+        which the model wrote them. A mask is COCO's run-length encoding at the size of the image:
         {"size": [height, width], "counts": str, or a list where it is not compressed}. None is no mask: such a
         prediction is dropped, whatever its box is.
-    references: per picture a list of the same, every one with a mask. Boxes are in the units of the predictions'.
+    references: per image a list of the same, every one with a mask. Boxes are in the units of the predictions'.
     referring: one prediction against one reference, whatever their labels are: the first prediction counts, others
-        are passed over. False matches several things by label. None (default) takes pictures with a single
+        are passed over. False matches several things by label. None (default) takes images with a single
         reference that has no label as referring, and matches labels in the others.
-    return_scores: also return `scores`, the mean IoU of each picture (default False).
+    return_scores: also return `scores`, the mean IoU of each image (default False).
 Returns:
     mean_iou: over pairs. Of the masks of one label the two with the highest IoU make a pair, then the next two, and
         so on; IoU 0 makes pairs too. A mask that is left over, a reference or a prediction, is a pair of IoU 0: of
@@ -35,9 +35,9 @@ Returns:
     cumulative_iou: all intersections by all unions (cIoU), so large things weigh more. Masks that are left over add
         to the union.
     box_accuracy_50, box_accuracy_75: share of these pairs whose boxes have an IoU of at least 0.5 and 0.75.
-    invalid: share of the pictures with references for which there is no prediction with a mask, in referring for
+    invalid: share of the images with references for which there is no prediction with a mask, in referring for
         which the first has none. They are in the scores above as 0.
-    All are in [0, 1]. A picture without references and predictions scores 1.0 and has no pairs. Where the whole set
+    All are in [0, 1]. An image without references and predictions scores 1.0 and has no pairs. Where the whole set
     has no reference, all but `invalid` are nan, undefined: silence would be perfect there.
 """
 
@@ -73,7 +73,7 @@ class Segmentation(evaluate.Metric):
         )
 
     def add_batch(self, *, predictions: list[Masks], references: list[Masks], **kwargs: object) -> None:
-        """Add pictures, checked; what has no mask gets an empty one, since a column has no optional fields."""
+        """Add images, checked; what has no mask gets an empty one, since a column has no optional fields."""
         found = [[clean(one, f"prediction {i}") for one in masks] for i, masks in enumerate(predictions)]
         true = [[clean(one, f"reference {i}") for one in masks] for i, masks in enumerate(references)]
         for i, masks in enumerate(true):
@@ -81,7 +81,7 @@ class Segmentation(evaluate.Metric):
         super().add_batch(predictions=found, references=true, **kwargs)
 
     def add(self, *, prediction: Masks, reference: Masks, **kwargs: object) -> None:
-        """Add one picture."""
+        """Add one image."""
         self.add_batch(predictions=[prediction], references=[reference], **kwargs)
 
     def _compute(
@@ -91,15 +91,15 @@ class Segmentation(evaluate.Metric):
         referring: bool | None = None,
         return_scores: bool = False,
     ) -> dict[str, float | list[float]]:
-        pictures, invalid, asked = [], 0, 0
+        images, invalid, asked = [], 0, 0
         for found, true in zip(predictions, references, strict=True):
             if referring or (referring is None and len(true) == 1 and not true[0]["label"]):
                 found, true = ([{**one, "label": ""} for one in masks[:1]] for masks in (found, true))
             found = [one for one in found if has_mask(one)]
-            pictures.append(list(pairs(found, true)))
+            images.append(list(pairs(found, true)))
             asked += bool(true)
             invalid += bool(true) and not found
-        every = [pair for picture in pictures for pair in picture]
+        every = [pair for image in images for pair in image]
         union = sum(pair.union for pair in every)
         result: dict[str, float | list[float]] = {
             "mean_iou": mean([pair.iou for pair in every]),
@@ -110,7 +110,7 @@ class Segmentation(evaluate.Metric):
         }
         if not asked:
             result |= dict.fromkeys([key for key in result if key != "invalid"], math.nan)
-        scores = [mean([pair.iou for pair in picture]) for picture in pictures]
+        scores = [mean([pair.iou for pair in image]) for image in images]
         return result | {"scores": scores} if return_scores else result
 
 
@@ -145,16 +145,16 @@ def has_mask(one: dict) -> bool:
     return 0 not in one["mask"]["size"]
 
 
-def check_sizes(found: Masks, true: Masks, picture: int) -> None:
-    """Complain about masks of one picture that differ in size."""
+def check_sizes(found: Masks, true: Masks, image: int) -> None:
+    """Complain about masks of one image that differ in size."""
     sizes = {tuple(one["mask"]["size"]) for one in (*found, *true) if has_mask(one)}
     if len(sizes) > 1:
         shown = " and ".join(f"{height} x {width}" for height, width in sorted(sizes))
-        raise ValueError(f"picture {picture} has masks of {shown}: all must have the size of the picture")
+        raise ValueError(f"image {image} has masks of {shown}: all must have the size of the image")
 
 
 def pairs(found: Masks, true: Masks) -> Iterator[Pair]:
-    """Pairs of the masks of a picture, of each label the highest IoU first, and those that are left over."""
+    """Pairs of the masks of an image, of each label the highest IoU first, and those that are left over."""
     table = {
         (i, j): compare(one, other)
         for i, one in enumerate(found)

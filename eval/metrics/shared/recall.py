@@ -1,7 +1,7 @@
 """Image-text retrieval: recall at k in both directions, for one set or language by language.
 
-The protocol is that of Crossmodal-3600 (2205.12522) as SigLIP uses it (2303.15343): a text finds its own picture
-among the first k, a picture finds any of its texts among the first k; languages are scored one by one and averaged.
+The protocol is that of Crossmodal-3600 (2205.12522) as SigLIP uses it (2303.15343): a text finds its own image
+among the first k, an image finds any of its texts among the first k; languages are scored one by one and averaged.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +18,14 @@ LARGEST_BLOCK = 1 << 22  # similarities at a time, 16 MB in float32
 
 @dataclass(frozen=True)
 class LanguageRecall:
-    """Retrieval among the pictures and texts of one language.
+    """Retrieval among the images and texts of one language.
 
     Attributes:
         recalls: as `recall_at_k` gives them.
         chance: what random embeddings would reach, under the same keys.
-        ceiling: what nobody can exceed, where pictures share texts word for word: only a text's own picture counts,
+        ceiling: what nobody can exceed, where images share texts word for word: only a text's own image counts,
             and which one that is cannot be known. 1 where the texts are not given.
-        images: pictures that have a text in this language; the others have no part.
+        images: images that have a text in this language; the others have no part.
         texts: their texts.
     """
 
@@ -73,7 +73,7 @@ def recall_at_k(
     Args:
         image_embeds: float[n, D], normalised.
         text_embeds: float[m, D], normalised.
-        text_image: int[m], the picture of each text. A picture without texts is in the way of the others' texts, and
+        text_image: int[m], the image of each text. An image without texts is in the way of the others' texts, and
             is no query itself.
         ks: ranks that count.
 
@@ -93,23 +93,23 @@ def recall_at_k(
 def own_ranks(
     image_embeds: torch.Tensor, text_embeds: torch.Tensor, text_image: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """How many candidates come before the first right one, for every picture and for every text.
+    """How many candidates come before the first right one, for every image and for every text.
 
     Of candidates with equal scores the one with the lower index comes first. So the result does not change from run
     to run, and embeddings that are all the same score as chance does, not as if they were right.
 
     Returns:
-        int[n] of the pictures, m for those without texts; int[m] of the texts.
+        int[n] of the images, m for those without texts; int[m] of the texts.
     """
     check(image_embeds, text_embeds, text_image)
     text_image = text_image.to(image_embeds.device)
-    pictures = torch.arange(len(image_embeds), device=image_embeds.device)
+    images = torch.arange(len(image_embeds), device=image_embeds.device)
     image_ranks = [
-        first_right(scores, pictures[part, None] == text_image[None])
+        first_right(scores, images[part, None] == text_image[None])
         for part, scores in similarity_blocks(image_embeds, text_embeds)
     ]
     text_ranks = [
-        first_right(scores, text_image[part, None] == pictures[None])
+        first_right(scores, text_image[part, None] == images[None])
         for part, scores in similarity_blocks(text_embeds, image_embeds)
     ]
     return torch.cat(image_ranks).cpu(), torch.cat(text_ranks).cpu()
@@ -157,9 +157,9 @@ def check(image_embeds: torch.Tensor, text_embeds: torch.Tensor, text_image: tor
     if image_embeds.ndim != 2 or text_embeds.shape != (m, image_embeds.shape[1]) or text_image.shape != (m,):
         raise ValueError(f"expected float[n, D], float[m, D] and int[m], not {shapes}")
     if not n or not m:
-        raise ValueError(f"there is nothing to retrieve: {n} pictures and {m} texts")
+        raise ValueError(f"there is nothing to retrieve: {n} images and {m} texts")
     if not 0 <= int(text_image.min()) <= int(text_image.max()) < n:
-        raise ValueError(f"text_image holds indices of the {n} pictures, from 0 to {n - 1}")
+        raise ValueError(f"text_image holds indices of the {n} images, from 0 to {n - 1}")
     # nothing is larger than NaN, so a broken model would always be right
     for name, embeds in (("image", image_embeds), ("text", text_embeds)):
         if not torch.isfinite(embeds).all():
@@ -170,15 +170,15 @@ def chance_at_k(text_image: torch.Tensor, ks: Sequence[int] = KS, images: int | 
     """What recalls random orders have on average.
 
     Args:
-        text_image: int[m], the picture of each text.
+        text_image: int[m], the image of each text.
         ks: ranks that count.
-        images: pictures, those without texts included; those with texts when None.
+        images: images, those without texts included; those with texts when None.
     """
     owned = torch.unique(text_image, return_counts=True)[1].tolist()
     texts, images = len(text_image), images or len(owned)
     result = {}
     for k in ks:
-        # one minus the chance that all of the first k are other pictures' texts
+        # one minus the chance that all of the first k are other images' texts
         misses = [comb(texts - own, min(k, texts)) / comb(texts, min(k, texts)) for own in owned]
         result[recall_key("image_to_text", k)] = 1 - sum(misses) / len(misses)
         result[recall_key("text_to_image", k)] = min(k / images, 1.0)
@@ -193,15 +193,15 @@ def retrieval_per_language(
     ks: Sequence[int] = KS,
     texts: Sequence[str] | None = None,
 ) -> RetrievalTable:
-    """Recalls of every language among its own texts and the pictures that have any, and the means.
+    """Recalls of every language among its own texts and the images that have any, and the means.
 
     Args:
         image_embeds: float[n, D], normalised.
         text_embeds: float[m, D], normalised.
-        text_image: int[m], the picture of each text.
+        text_image: int[m], the image of each text.
         text_language: m languages.
         ks: ranks that count.
-        texts: the m texts, for the ceiling that those set which several pictures share.
+        texts: the m texts, for the ceiling that those set which several images share.
 
     Raises:
         ValueError: as `recall_at_k`, or there are more or fewer languages than texts.
@@ -212,11 +212,11 @@ def retrieval_per_language(
     rows, words = {}, list(texts or ())
     for language in dict.fromkeys(text_language):
         own = torch.tensor([i for i, name in enumerate(text_language) if name == language])
-        pictures, place = torch.unique(text_image[own], return_inverse=True)
-        found = recall_at_k(image_embeds[pictures], text_embeds[own], place, ks)
+        images, place = torch.unique(text_image[own], return_inverse=True)
+        found = recall_at_k(image_embeds[images], text_embeds[own], place, ks)
         told = [words[i] for i in own.tolist()] if words else [str(i) for i in own.tolist()]
         chance, ceiling = chance_at_k(place, ks), ceiling_at_k(told, place.tolist(), ks)
-        rows[language] = LanguageRecall(found, chance, ceiling, len(pictures), len(own))
+        rows[language] = LanguageRecall(found, chance, ceiling, len(images), len(own))
     return RetrievalTable(
         rows,
         mean_of([row.recalls for row in rows.values()]),
@@ -226,22 +226,22 @@ def retrieval_per_language(
     )
 
 
-def ceiling_at_k(texts: Sequence[str], pictures: Sequence[int], ks: Sequence[int] = KS) -> dict[str, float]:
-    """Recalls of somebody who finds every picture that has a text, and cannot know which of them is meant.
+def ceiling_at_k(texts: Sequence[str], images: Sequence[int], ks: Sequence[int] = KS) -> dict[str, float]:
+    """Recalls of somebody who finds every image that has a text, and cannot know which of them is meant.
 
     Args:
         texts: m texts.
-        pictures: m numbers, the picture of each.
+        images: m numbers, the image of each.
         ks: ranks that count.
     """
     owners: dict[str, set[int]] = {}
-    for text, picture in zip(texts, pictures, strict=True):
-        owners.setdefault(text, set()).add(picture)
+    for text, image in zip(texts, images, strict=True):
+        owners.setdefault(text, set()).add(image)
     alike = [len(owners[text]) for text in texts]
-    # a picture is found by that of its texts which it shares with the fewest
-    least = dict.fromkeys(pictures, 1 << 60)
-    for picture, count in zip(pictures, alike):
-        least[picture] = min(least[picture], count)
+    # an image is found by that of its texts which it shares with the fewest
+    least = dict.fromkeys(images, 1 << 60)
+    for image, count in zip(images, alike):
+        least[image] = min(least[image], count)
     counts = {"image_to_text": list(least.values()), "text_to_image": alike}
     return {
         recall_key(name, k): sum(min(k / count, 1.0) for count in counts[name]) / len(counts[name])

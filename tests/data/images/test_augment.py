@@ -27,7 +27,7 @@ def iou(a: Box, b: Box) -> float:
 
 
 def exact(record) -> None:
-    """Masks have the size of the picture, and their tightest boxes are the boxes."""
+    """Masks have the size of the image, and their tightest boxes are the boxes."""
     for item in record["objects"]:
         mask = mask_array(item["mask"])
         assert mask.shape == (record["image"].height, record["image"].width)
@@ -35,9 +35,9 @@ def exact(record) -> None:
 
 
 def colours(record) -> list[tuple[str, int]]:
-    """What is seen of each object: its name, and the sum of the picture under its mask."""
-    picture = np.asarray(record["image"], np.int64).sum(axis=2)
-    return sorted((item["concept"], int(picture[mask_array(item["mask"])].sum())) for item in record["objects"])
+    """What is seen of each object: its name, and the sum of the image under its mask."""
+    image = np.asarray(record["image"], np.int64).sum(axis=2)
+    return sorted((item["concept"], int(image[mask_array(item["mask"])].sum())) for item in record["objects"])
 
 
 STEPS = {
@@ -64,9 +64,9 @@ def test_boxes_are_those_of_the_masks_and_show_the_same_pixels(step, scenes):
 def test_all_together_and_again(scenes):
     augment = Augment(flip=0.5, crop=(0.6, 1.0), zoom_out=(1.0, 1.5))
     for index in range(60):
-        after = augment(scenes[index], random.Random(index), retold=True)
+        after = augment(scenes[index], random.Random(index), rewritten=True)
         exact(after)
-        again = augment(scenes[index], random.Random(index), retold=True)
+        again = augment(scenes[index], random.Random(index), rewritten=True)
         assert after["image"].tobytes() == again["image"].tobytes()
 
 
@@ -118,7 +118,7 @@ def test_what_a_mirror_would_make_untrue_stays(texts):
 
 
 def square(left, top, right, bottom, **more):
-    """An object of the 20 x 10 picture, in pixels."""
+    """An object of the 20 x 10 image, in pixels."""
     mask = np.zeros((10, 20), bool)
     mask[top:bottom, left:right] = True
     return {"box": mask_box(mask), "mask": mask, "names": {"en": "a"}, **more}
@@ -134,7 +134,7 @@ def test_a_crop_keeps_drops_and_refuses():
     after = seen_through(Window(3, 0, 10, 10), record)
     assert (after["objects"][0]["box"], after["objects"][0]["visible"]) == (Box(0, 0.2, 0.3, 0.6), 0.75)
     assert seen_through(Window(4, 0, 10, 10), record) is None
-    # every object gone is no picture to learn from
+    # every object gone is no image to learn from
     assert seen_through(Window(7, 0, 6, 10), record) is None
     assert seen_through(Window(7, 0, 6, 10), told(objects=[])) is not None
     # captions may speak of what is dropped
@@ -164,7 +164,7 @@ def test_a_cut_shape_has_the_box_of_what_is_left():
     assert left["box"] == Box(0.2, 0, 1, 1)
 
 
-def test_a_picture_that_cannot_be_cropped_stays_whole():
+def test_a_image_that_cannot_be_cropped_stays_whole():
     record = told(objects=[square(0, 0, 20, 10)])
     assert cropped(record, (0.3, 0.5), random.Random(0)) is record
 
@@ -205,11 +205,11 @@ def test_options_that_make_no_sense(options, message):
 def test_texts_of_ones_own_cannot_be_followed(write_jsonl):
     path = write_jsonl([{"image": "good.png", "prefix": "detect dog", "suffix": "<loc0001>"}])
     source = load_source({"name": "jsonl", "path": str(path), "augment": {"flip": 1}})
-    with pytest.raises(ValueError, match="record my.jsonl:1 has several pictures or texts of its own"):
+    with pytest.raises(ValueError, match="record my.jsonl:1 has several images or texts of its own"):
         TaskDataset(source, load_task({"name": "plain"}))[0]
 
 
-def test_the_built_in_pictures_are_told_anew(drawings):
+def test_the_built_in_images_are_told_anew(drawings):
     spec = {"name": "emoji", "objects": [2, 4], "length": 40, "size": 96, "cache_dir": str(drawings)}
     source = load_source(spec | {"augment": {"flip": 1.0, "crop": [0.4, 0.7]}})
     assert isinstance(source, Augmented)

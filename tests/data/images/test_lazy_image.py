@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from openpali.data.images.lazy_image import KnownPicture, PictureFiles, picture_key
+from openpali.data.images.lazy_image import ImageFiles, LazyImage, image_key
 from openpali.data.images.open_image import BadImage, load_image, remembered
 from openpali.data.images.preprocess import pixels
 
@@ -24,33 +24,33 @@ def photo(tmp_path):
 
 @pytest.fixture
 def known(photo, tmp_path):
-    """The picture as one who saw it before gets it."""
-    files = PictureFiles(tmp_path / "cache" / "pictures.jsonl")
+    """The image as one who saw it before gets it."""
+    files = ImageFiles(tmp_path / "cache" / "pictures.jsonl")
     with remembered(files):
         load_image(photo)
-    with remembered(PictureFiles(files.path)):
-        picture = load_image(photo)
-    assert isinstance(picture, KnownPicture)
-    return picture
+    with remembered(ImageFiles(files.path)):
+        image = load_image(photo)
+    assert isinstance(image, LazyImage)
+    return image
 
 
 LOOKS = {
     "array": np.asarray,
-    "resize": lambda picture: np.asarray(picture.resize((20, 30))),
-    "crop": lambda picture: np.asarray(picture.crop((5, 6, 50, 60))),
-    "convert": lambda picture: np.asarray(picture.convert("L")),
-    "copy": lambda picture: np.asarray(picture.copy()),
-    "arrow": lambda picture: pixels(picture)[:3].numpy(),
-    "transpose": lambda picture: np.asarray(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
-    "paste": lambda picture: np.asarray(pasted(picture)),
-    "pixel": lambda picture: np.asarray(picture.getpixel((7, 8))),
-    "bytes": lambda picture: np.frombuffer(picture.tobytes(), np.uint8),
+    "resize": lambda image: np.asarray(image.resize((20, 30))),
+    "crop": lambda image: np.asarray(image.crop((5, 6, 50, 60))),
+    "convert": lambda image: np.asarray(image.convert("L")),
+    "copy": lambda image: np.asarray(image.copy()),
+    "arrow": lambda image: pixels(image)[:3].numpy(),
+    "transpose": lambda image: np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
+    "paste": lambda image: np.asarray(pasted(image)),
+    "pixel": lambda image: np.asarray(image.getpixel((7, 8))),
+    "bytes": lambda image: np.frombuffer(image.tobytes(), np.uint8),
 }
 
 
-def pasted(picture):
+def pasted(image):
     page = Image.new("RGB", (500, 500))
-    page.paste(picture, (3, 4))
+    page.paste(image, (3, 4))
     return page
 
 
@@ -64,51 +64,51 @@ def test_whoever_looks_at_its_pixels_sees_those_of_the_file(known, photo, look):
 
 
 def test_its_key_is_that_of_the_pixels_also_after_drawing(known, photo):
-    assert picture_key(known) == picture_key(load_image(photo))
+    assert image_key(known) == image_key(load_image(photo))
     assert not known.decoded
     ImageDraw.Draw(known).rectangle((10, 10, 40, 40), outline="red")
     drawn = load_image(photo)
     ImageDraw.Draw(drawn).rectangle((10, 10, 40, 40), outline="red")
-    assert picture_key(known) == picture_key(drawn) != picture_key(load_image(photo))
+    assert image_key(known) == image_key(drawn) != image_key(load_image(photo))
 
 
 def test_it_can_be_looked_at_while_files_are_remembered(known, photo, tmp_path):
-    with remembered(PictureFiles(tmp_path / "cache" / "pictures.jsonl")):
+    with remembered(ImageFiles(tmp_path / "cache" / "pictures.jsonl")):
         assert np.array_equal(np.asarray(load_image(photo)), np.asarray(known))
 
 
-def test_pictures_of_other_size_mode_or_pixels_have_other_keys():
+def test_images_of_other_size_mode_or_pixels_have_other_keys():
     one = Image.fromarray(torch.arange(96, dtype=torch.uint8).reshape(4, 8, 3).numpy())
     others = [Image.frombytes("RGB", (4, 8), one.tobytes()), Image.frombytes("L", (12, 8), one.tobytes()), one.copy()]
     others[2].putpixel((7, 3), (0, 0, 0))
-    assert len({picture_key(picture) for picture in (one, *others)}) == 4
-    assert picture_key(one.copy()) == picture_key(one)
+    assert len({image_key(image) for image in (one, *others)}) == 4
+    assert image_key(one.copy()) == image_key(one)
 
 
 def test_a_changed_file_another_decode_size_and_a_torn_line_are_not_known(photo, tmp_path):
     path = tmp_path / "pictures.jsonl"
-    with remembered(PictureFiles(path)):
+    with remembered(ImageFiles(path)):
         load_image(photo)
         load_image(photo, 50)
     path.write_text(path.read_text()[:-5])
-    again = PictureFiles(path)
+    again = ImageFiles(path)
     with remembered(again):
-        assert isinstance(load_image(photo), KnownPicture)
-        assert not isinstance(load_image(photo, 50), KnownPicture)
-    with remembered(PictureFiles(path)):
-        assert isinstance(load_image(photo, 50), KnownPicture)
+        assert isinstance(load_image(photo), LazyImage)
+        assert not isinstance(load_image(photo, 50), LazyImage)
+    with remembered(ImageFiles(path)):
+        assert isinstance(load_image(photo, 50), LazyImage)
         stat = photo.stat()
         os.utime(photo, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-        assert not isinstance(load_image(photo), KnownPicture)
-        assert not isinstance(load_image(photo.read_bytes()), KnownPicture)
-    assert not isinstance(load_image(photo), KnownPicture)
+        assert not isinstance(load_image(photo), LazyImage)
+        assert not isinstance(load_image(photo.read_bytes()), LazyImage)
+    assert not isinstance(load_image(photo), LazyImage)
 
 
 def test_what_is_wrong_with_a_file_is_said_as_ever(tmp_path):
-    (tmp_path / "text.png").write_text("no picture")
-    with remembered(PictureFiles(tmp_path / "pictures.jsonl")):
+    (tmp_path / "text.png").write_text("no image")
+    with remembered(ImageFiles(tmp_path / "pictures.jsonl")):
         with pytest.raises(BadImage, match="does not exist"):
             load_image(tmp_path / "none.png")
         for _ in range(2):
-            with pytest.raises(BadImage, match="not a picture that can be read"):
+            with pytest.raises(BadImage, match="not an image that can be read"):
                 load_image(tmp_path / "text.png")

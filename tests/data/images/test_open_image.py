@@ -72,12 +72,12 @@ def test_sizes_are_refused_from_the_header(check, monkeypatch, tmp_path):
         check(tmp_path / "large.png")
 
 
-def test_files_that_are_no_pictures(tmp_path):
+def test_files_that_are_no_images(tmp_path):
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "empty.png").write_bytes(b"")
     for name, reason in [
-        ("text.png", "not a picture that can be read: unknown format"),
-        ("empty.png", "not a picture that can be read"),
+        ("text.png", "not an image that can be read: unknown format"),
+        ("empty.png", "not an image that can be read"),
         ("none.png", "does not exist"),
         (".", "is not a file"),
     ]:
@@ -96,7 +96,7 @@ def test_files_that_are_no_pictures(tmp_path):
         np.zeros((0, 8, 3), np.uint8),
     ],
 )
-def test_arrays_that_are_no_pictures(array):
+def test_arrays_that_are_no_images(array):
     with pytest.raises(BadImage, match="an array of"):
         load_image(array)
 
@@ -130,8 +130,8 @@ def test_grey_of_more_than_8_bits_keeps_its_range(values, kind, tags):
     for tag, value in tags.items():
         info.tagtype[tag] = {float: 11, int: 4 if tag in (340, 341) else 3}[type(value)]
         info[tag] = value
-    picture = load_image(encoded(Image.fromarray(values), kind, **({"tiffinfo": info} if tags else {})))
-    np.testing.assert_array_equal(np.asarray(picture)[:, :, 0], STEPS)
+    image = load_image(encoded(Image.fromarray(values), kind, **({"tiffinfo": info} if tags else {})))
+    np.testing.assert_array_equal(np.asarray(image)[:, :, 0], STEPS)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_wide_grey_is_turned_as_well():
         (encoded(Image.new("RGB", (9, 9)))[:10], "begins as PNG and is damaged. Copy it again"),
         (b"\xff\xd8\xff\xe0 no more", "Copy it again from its origin"),
         (b"", "it is empty. Copy it again"),
-        (b"<!DOCTYPE html><p>404", "perhaps what a server answered. Download the picture again"),
+        (b"<!DOCTYPE html><p>404", "perhaps what a server answered. Download the image again"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         (b"hello", "unknown format. Convert it to PNG or JPEG"),
     ],

@@ -22,7 +22,7 @@ def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.clip(soft + rng.integers(-10, 11, soft.shape), 0, 255).astype(np.uint8))
 
 
-PICTURES = [photograph(96, 64), photograph(33, 200, 1), photograph(48, 32, 2)]
+IMAGES = [photograph(96, 64), photograph(33, 200, 1), photograph(48, 32, 2)]
 
 
 def processor(**options: Any) -> SiglipImageProcessorPil:
@@ -41,8 +41,8 @@ def processor(**options: Any) -> SiglipImageProcessorPil:
 )
 def test_exact_values_are_those_of_the_stock_call(options):
     stock = processor(**options)
-    expected = stock(PICTURES, return_tensors="pt")["pixel_values"]
-    found = FastImageProcessor(stock)(PICTURES, return_tensors="pt")["pixel_values"]
+    expected = stock(IMAGES, return_tensors="pt")["pixel_values"]
+    found = FastImageProcessor(stock)(IMAGES, return_tensors="pt")["pixel_values"]
     assert found.dtype == torch.float32
     assert found.shape == (3, 3, 32, 48)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
@@ -51,8 +51,8 @@ def test_exact_values_are_those_of_the_stock_call(options):
 @pytest.mark.parametrize("resample", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
 def test_torch_resizing_is_off_by_a_level_here_and_there(resample):
     stock = processor(resample=resample)
-    expected = stock(PICTURES, return_tensors="pt")["pixel_values"]
-    off = (FastImageProcessor(stock, exact=False)(PICTURES)["pixel_values"] - expected).abs() * 127.5
+    expected = stock(IMAGES, return_tensors="pt")["pixel_values"]
+    off = (FastImageProcessor(stock, exact=False)(IMAGES)["pixel_values"] - expected).abs() * 127.5
     assert off.max() < 2.01
     shrunk = [photograph(320, 240)]
     off = (
@@ -62,43 +62,43 @@ def test_torch_resizing_is_off_by_a_level_here_and_there(resample):
     assert ((off.abs() * 127.5) > 0.01).float().mean() < 0.01
     # a filter that torch does not have is Pillow's
     lanczos = processor(resample=Image.Resampling.LANCZOS)
-    expected = lanczos(PICTURES, return_tensors="pt")["pixel_values"]
-    found = FastImageProcessor(lanczos, exact=False)(PICTURES)["pixel_values"]
+    expected = lanczos(IMAGES, return_tensors="pt")["pixel_values"]
+    found = FastImageProcessor(lanczos, exact=False)(IMAGES)["pixel_values"]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("settings", "call", "pictures"),
     [
-        ({"size": {"shortest_edge": 32}}, {}, [PICTURES[0]]),
-        ({"do_center_crop": True, "crop_size": {"height": 16, "width": 16}}, {}, PICTURES),
-        ({"do_rescale": False}, {}, PICTURES),
-        ({"do_resize": False}, {}, [PICTURES[0]]),
-        ({}, {"image_mean": [0.0] * 3}, PICTURES),
-        ({}, {"size": {"height": 16, "width": 16}}, PICTURES),
-        ({}, {}, [PICTURES[0].convert("L")]),
-        ({}, {}, [np.asarray(PICTURES[0])]),
-        ({}, {}, PICTURES[0]),
+        ({"size": {"shortest_edge": 32}}, {}, [IMAGES[0]]),
+        ({"do_center_crop": True, "crop_size": {"height": 16, "width": 16}}, {}, IMAGES),
+        ({"do_rescale": False}, {}, IMAGES),
+        ({"do_resize": False}, {}, [IMAGES[0]]),
+        ({}, {"image_mean": [0.0] * 3}, IMAGES),
+        ({}, {"size": {"height": 16, "width": 16}}, IMAGES),
+        ({}, {}, [IMAGES[0].convert("L")]),
+        ({}, {}, [np.asarray(IMAGES[0])]),
+        ({}, {}, IMAGES[0]),
     ],
 )
-def test_what_is_unusual_has_the_values_of_the_stock_call(settings, call, pictures):
+def test_what_is_unusual_has_the_values_of_the_stock_call(settings, call, images):
     stock = processor(**settings)
-    expected = stock(pictures, return_tensors="pt", **call)["pixel_values"]
+    expected = stock(images, return_tensors="pt", **call)["pixel_values"]
     for exact in (True, False):
-        found = FastImageProcessor(stock, exact)(pictures, return_tensors="pt", **call)["pixel_values"]
+        found = FastImageProcessor(stock, exact)(images, return_tensors="pt", **call)["pixel_values"]
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 if exact else 2.01 / 127.5)
 
 
 def test_pixels_are_seen_where_they_lie():
-    for picture in (PICTURES[0], PICTURES[1].crop((3, 5, 20, 90)), Image.new("RGB", (2100, 2000), (1, 2, 3))):
-        array = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-        assert torch.equal(pixels(picture)[:3], array)
-    picture = PICTURES[0].copy()
-    view = pixels(picture)
-    picture.putpixel((2, 1), (7, 8, 9))
+    for image in (IMAGES[0], IMAGES[1].crop((3, 5, 20, 90)), Image.new("RGB", (2100, 2000), (1, 2, 3))):
+        array = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        assert torch.equal(pixels(image)[:3], array)
+    image = IMAGES[0].copy()
+    view = pixels(image)
+    image.putpixel((2, 1), (7, 8, 9))
     assert view[:3, 1, 2].tolist() == [7, 8, 9]
-    # they outlive the picture
-    del picture
+    # they outlive the image
+    del image
     assert view[:3, 1, 2].tolist() == [7, 8, 9]
 
 
@@ -107,14 +107,14 @@ def test_other_classes_are_left_alone():
         def resize(self, image, *args, **kwargs):
             return np.zeros((3, 2, 2), np.uint8)
 
-    assert FastImageProcessor(Own())(PICTURES, return_tensors="pt")["pixel_values"].shape == (3, 3, 2, 2)
+    assert FastImageProcessor(Own())(IMAGES, return_tensors="pt")["pixel_values"].shape == (3, 3, 2, 2)
     assert with_fast_images("a recorder") == "a recorder"
 
 
 def test_the_collator_takes_the_fast_way_and_leaves_the_processor_alone(tiny_processor, tiny_paligemma, monkeypatch):
     examples = [
-        Example("1", "plain", (PICTURES[0],), "what is this", "a red dog"),
-        Example("2", "plain", tuple(PICTURES), "detect dog", "two green cats"),
+        Example("1", "plain", (IMAGES[0],), "what is this", "a red dog"),
+        Example("2", "plain", tuple(IMAGES), "detect dog", "two green cats"),
     ]
     for real in (tiny_processor, tiny_paligemma[1]):
         images = [list(example.images) for example in examples]
@@ -122,7 +122,7 @@ def test_the_collator_takes_the_fast_way_and_leaves_the_processor_alone(tiny_pro
         expected = real(images=images, **texts, padding=True, return_tensors="pt")
         with monkeypatch.context() as patch:
             patch.setattr(SiglipImageProcessorPil, "__call__", lambda *_, **__: pytest.fail("the stock call was made"))
-            batches = [Collator(real, exact_pictures=exact)(examples) for exact in (True, False)]
+            batches = [Collator(real, exact_images=exact)(examples) for exact in (True, False)]
         for batch, tolerance in zip(batches, (1e-6, 2.01 / 127.5)):
             assert set(batch) == set(expected)
             torch.testing.assert_close(batch["pixel_values"], expected["pixel_values"], rtol=0, atol=tolerance)
@@ -132,9 +132,7 @@ def test_the_collator_takes_the_fast_way_and_leaves_the_processor_alone(tiny_pro
 
 
 def test_loader_workers_give_the_same_batches(tiny_processor):
-    examples = [
-        Example(str(i), "plain", (picture,), "what is this", "a red dog") for i, picture in enumerate(PICTURES)
-    ]
+    examples = [Example(str(i), "plain", (image,), "what is this", "a red dog") for i, image in enumerate(IMAGES)]
     batches = []
     for workers in (0, 2):
         data: Any = examples

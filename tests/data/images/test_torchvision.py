@@ -1,4 +1,4 @@
-"""Saved processors load, and pictures have the same values as far as is said, with torchvision installed or not.
+"""Saved processors load, and images have the same values as far as is said, with torchvision installed or not.
 
 Transformers resizes by torchvision where it is installed, by Pillow where it is not; this file passes in both.
 """
@@ -21,7 +21,7 @@ NAMES = ("SiglipImageProcessor", "SiglipImageProcessorPil")
 def photographs() -> list[Image.Image]:
     """Two that are shrunk to 224 pixels, and the same that are enlarged."""
     found = [Image.fromarray(read()) for read in (data.astronaut, data.coffee)]
-    return found + [picture.resize((96, 80)) for picture in found]
+    return found + [image.resize((96, 80)) for image in found]
 
 
 @pytest.fixture(params=["pali3", "paligemma"])
@@ -48,8 +48,8 @@ def test_any_name_of_the_class_loads(processor, tmp_path, name):
     path.write_text(path.read_text().replace(f'"{NAMES[0]}"', f'"{name}"'))
     found: Any = type(processor).from_pretrained(tmp_path)
     assert type(found.image_processor).__name__ in NAMES
-    picture = photographs()[0]
-    ours, theirs = (x(images=[[picture]], text=["what is this"], return_tensors="pt") for x in (processor, found))
+    image = photographs()[0]
+    ours, theirs = (x(images=[[image]], text=["what is this"], return_tensors="pt") for x in (processor, found))
     assert torch.equal(ours["input_ids"], theirs["input_ids"])
     assert float((ours["pixel_values"] - theirs["pixel_values"]).abs().max()) < 2.01 / 127.5
 

@@ -139,7 +139,7 @@ def test_too_large_frames_are_refused_before_they_are_decoded(clip, monkeypatch)
         read_clip(clip)
 
 
-def test_a_folder_of_pictures_is_a_clip(tmp_path, tmp_path_factory):
+def test_a_folder_of_images_is_a_clip(tmp_path, tmp_path_factory):
     folder = tmp_path / "frames"
     folder.mkdir()
     for number in range(12):
@@ -148,10 +148,10 @@ def test_a_folder_of_pictures_is_a_clip(tmp_path, tmp_path_factory):
     assert numbers(read_clip(folder, FrameSampling(12))) == list(range(12))
     assert numbers(read_clip(folder, FrameSampling(4))) == [1, 4, 7, 10]
     assert numbers(read_clip(folder, FrameSampling(4, stride=2), start=5)) == [5, 7, 9, 11]
-    # one to three seconds at four pictures a second: pictures 4 to 11
+    # one to three seconds at four images a second: images 4 to 11
     assert numbers(read_clip(folder, FrameSampling(4), start=1, end=3, frame_rate=4)) == [5, 7, 9, 11]
     (folder / "frame3.png").write_bytes(b"nonsense")
-    with pytest.raises(BadVideo, match=r"frame3\.png is not a picture"):
+    with pytest.raises(BadVideo, match=r"frame3\.png is not an image"):
         read_clip(folder, FrameSampling(12))
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "frame3.png"
     Image.new("RGB", (8, 8)).save(elsewhere)
@@ -160,5 +160,5 @@ def test_a_folder_of_pictures_is_a_clip(tmp_path, tmp_path_factory):
     with pytest.raises(BadVideo, match="link out of its folder"):
         read_clip(folder, FrameSampling(12))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadVideo, match="holds no pictures"):
+    with pytest.raises(BadVideo, match="holds no images"):
         read_clip(tmp_path / "empty")

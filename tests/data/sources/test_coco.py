@@ -90,9 +90,9 @@ def test_the_folder_of_the_file_is_the_default(coco, tmp_path):
 BREAKS = [
     (100, {"bbox": [10, 5, 0, 30]}, "its bbox [10, 5, 0, 30] is empty. Remove it, or give"),
     (100, {"bbox": [10, 5, 20, -3]}, "is empty"),
-    (100, {"bbox": [10, 5, 80, 30]}, "reaches outside the picture of 60 x 40 pixels. Give [left, top, width, height]"),
+    (100, {"bbox": [10, 5, 80, 30]}, "reaches outside the image of 60 x 40 pixels. Give [left, top, width, height]"),
     (100, {"bbox": [-30, 5, 20, 30]}, "reaches outside"),
-    (100, {"bbox": [60.5, 5, 1, 30]}, "has no part in the picture"),
+    (100, {"bbox": [60.5, 5, 1, 30]}, "has no part in the image"),
     (100, {"bbox": [10, 5, 20]}, "its bbox [10, 5, 20] is not four numbers. Give [left, top, width, height]"),
     (100, {"bbox": [10, 5, 20, float("nan")]}, "is not four numbers"),
     (100, {"bbox": [10, 5, 20, 10**400]}, "is not four numbers"),
@@ -108,7 +108,7 @@ BREAKS = [
     (
         101,
         {"segmentation": {"size": [60, 40], "counts": "0"}},
-        "are of size [60, 40], and the picture is 40",
+        "are of size [60, 40], and the image is 40",
     ),
     (
         101,
@@ -129,7 +129,7 @@ def test_an_annotation_that_cannot_be_used_is_named(coco, id_, change, message):
     assert len(source.bad) == 1
     assert reason(source, f"annotation {id_}").startswith(f"{coco.path}:annotation {id_}: ")
     assert message in reason(source, f"annotation {id_}")
-    # half of what is on a picture would be half of the truth
+    # half of what is on an image would be half of the truth
     assert f"instances.json:{spoiled}" not in [source[index]["id"] for index in range(len(source))]
     assert len(source) == 2
 
@@ -137,12 +137,12 @@ def test_an_annotation_that_cannot_be_used_is_named(coco, id_, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"file_name": "none.png"}, "there is no picture none.png in"),
-        ({"file_name": "deep/b.png"}, "there is no picture deep/b.png"),
+        ({"file_name": "none.png"}, "there is no image none.png in"),
+        ({"file_name": "deep/b.png"}, "there is no image deep/b.png"),
         ({"file_name": "../instances.json"}, "../instances.json is outside"),
         ({"file_name": "deep/../../instances.json"}, "is outside"),
         ({"file_name": "/etc/passwd"}, "/etc/passwd is outside"),
-        ({"file_name": "https://example.org/a.png"}, "is an address on the web. Download the picture"),
+        ({"file_name": "https://example.org/a.png"}, "is an address on the web. Download the image"),
         ({"file_name": ""}, "its file_name is missing"),
         ({"file_name": "a\0.png"}, "its file_name is missing"),
         ({"file_name": 5}, "its file_name is missing"),
@@ -194,13 +194,13 @@ def test_edges_that_published_files_round_are_clipped(coco):
     assert dog["box"] == Box(40 / 60, 0.5, 1, 1, "dog")
 
 
-def test_pictures_that_change_under_the_run(coco, tmp_path):
+def test_images_that_change_under_the_run(coco, tmp_path):
     source = CocoInstances(coco.write(), coco.root)
     Image.new("RGB", (HEIGHT, WIDTH)).save(coco.root / "b.png")
     with pytest.raises(BadRecord, match="image 3: b.png is 40x60 pixels, and its annotations are for 60x40"):
         source[1]
     (coco.root / "b.png").write_bytes(b"torn")
-    with pytest.raises(BadRecord, match="image 3: .*b.png is not a picture that can be read"):
+    with pytest.raises(BadRecord, match="image 3: .*b.png is not an image that can be read"):
         source[1]
     (coco.root / "b.png").unlink()
     (coco.root / "b.png").symlink_to(tmp_path / "instances.json")
@@ -228,10 +228,10 @@ def test_files_that_are_none(coco, content, message):
         CocoInstances(coco.root / "none.json")
 
 
-def test_too_many_bad_pictures_end_the_run(coco):
+def test_too_many_bad_images_end_the_run(coco):
     for image in coco.content["images"]:
         image["file_name"] = "none.png"
-    with pytest.raises(BadRecord, match="none of its 4 records is good. The first: .*image 7: there is no picture"):
+    with pytest.raises(BadRecord, match="none of its 4 records is good. The first: .*image 7: there is no image"):
         CocoInstances(coco.write(), coco.root)
     coco.content["images"] = [
         {"id": n, "file_name": "b.png" if n % 5 else "none.png", "width": WIDTH, "height": HEIGHT} for n in range(100)
@@ -298,7 +298,7 @@ def test_annotations_that_lost_their_images_end_the_run(coco):
         CocoInstances(coco.write(), coco.root)
 
 
-def test_an_annotation_without_an_id_spoils_its_picture(coco):
+def test_an_annotation_without_an_id_spoils_its_image(coco):
     del coco.annotation(102)["id"]
     source = CocoInstances(coco.write(), coco.root)
     assert ids(source) == ["3", "8"]
@@ -323,9 +323,9 @@ def change_outlines(coco, change):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda x, y: (x / WIDTH, y / HEIGHT), "would as shares of the picture's sides"),
+        (lambda x, y: (x / WIDTH, y / HEIGHT), "would as shares of the image's sides"),
         (lambda x, y: (y, x), "would as x and y exchanged"),
-        (lambda x, y: (100 * x / WIDTH, 100 * y / HEIGHT), "would as percent of the picture's sides"),
+        (lambda x, y: (100 * x / WIDTH, 100 * y / HEIGHT), "would as percent of the image's sides"),
     ],
 )
 def test_outlines_in_other_units_than_boxes_are_told(coco, change, told):
@@ -348,11 +348,11 @@ def test_boxes_far_outside_are_clipped_where_that_is_asked_for(coco):
     assert len(CocoInstances(coco.write(), coco.root)) == 2
     source = CocoInstances(coco.path, coco.root, clip_boxes=True)
     assert source[1]["objects"][1]["box"] == Box(40 / 60, 0.5, 1, 1, "dog")
-    assert "1 boxes reach outside their pictures and are clipped" in source.notes
+    assert "1 boxes reach outside their images and are clipped" in source.notes
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
-def test_annotations_of_pictures_as_they_are_stored_are_turned_with_them(coco, orientation):
+def test_annotations_of_images_as_they_are_stored_are_turned_with_them(coco, orientation):
     for image in coco.content["images"]:
         exif = Image.Exif()
         exif[0x112] = orientation
@@ -369,12 +369,12 @@ def test_annotations_of_pictures_as_they_are_stored_are_turned_with_them(coco, o
     corners = [dog["box"].x0 * width, dog["box"].y0 * height, dog["box"].x1 * width, dog["box"].y1 * height]
     edges = mask_box(white)
     assert corners == pytest.approx([edges.x0 * width, edges.y0 * height, edges.x1 * width, edges.y1 * height])
-    assert "EXIF turns 3 of 3 pictures" in source.notes[-1]
+    assert "EXIF turns 3 of 3 images" in source.notes[-1]
     upright = CocoInstances(coco.path, coco.root)
     if orientation >= 5:
         with pytest.raises(BadRecord, match="EXIF turns it, .*give the option orientation: stored"):
             upright[0]
-    assert "EXIF turns 3 of 3 pictures" in upright.notes[-1]
+    assert "EXIF turns 3 of 3 images" in upright.notes[-1]
 
 
 def test_an_unknown_orientation_is_told(coco):

@@ -173,7 +173,7 @@ def test_conversations_without_a_question_and_an_answer_are_told(talk, message, 
     assert message in str(source.bad[0])
 
 
-def test_a_mark_for_the_picture_at_the_ends_of_a_prefix_is_none_of_its_words(write_jsonl):
+def test_a_mark_for_the_image_at_the_ends_of_a_prefix_is_none_of_its_words(write_jsonl):
     marked = ["<image>\nwhat is this?", "<image><image> what is this?", "what is this?\n<image>"]
     source = JsonlSource(write_jsonl([{**GOOD, "prefix": prefix} for prefix in marked]))
     assert [source[index]["prefix"].strip() for index in range(3)] == ["what is this?"] * 3
@@ -208,7 +208,7 @@ def test_names_that_another_system_has_written(write_jsonl, tmp_path):
     (tmp_path / "good.png").rename(tmp_path / "sub" / "good.png")
     Image.new("RGB", (20, 10)).save(tmp_path / unicodedata.normalize("NFD", "NFC bär.png"))
     path = write_jsonl([{**GOOD, "image": unicodedata.normalize("NFC", name)} for name in names])
-    # the last one is beside the file, and not beside the root of the pictures
+    # the last one is beside the file, and not beside the root of the images
     path = path.rename(tmp_path / "sub" / "my.jsonl")
     source = JsonlSource(path, tmp_path)
     assert source.bad == []

@@ -79,16 +79,16 @@ def test_splits(write):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": "none.png"}, "there is no picture none.png"),
+        ({"image": "none.png"}, "there is no image none.png"),
         ({"image": "../refs.json"}, "../refs.json is outside"),
-        ({"image": "refs.json"}, "is not a picture that can be read"),
+        ({"image": "refs.json"}, "is not an image that can be read"),
         ({"sentences": []}, "it has no sentence"),
         ({"sentences": ["a", 5]}, "its sentences are missing or no texts. Give"),
         ({"sentences": [{"tokens": ["a"]}]}, "its sentences are missing or no texts"),
         ({"sentences": " "}, "its sentences are missing or no texts"),
         ({"sentences": ["<loc0001> cup"]}, "holds a location or segmentation token"),
         ({"bbox": [6, 10, 0, 20]}, "its bbox [6, 10, 0, 20] is empty"),
-        ({"bbox": [6, 10, 120, 20]}, "reaches outside the picture of 60 x 40"),
+        ({"bbox": [6, 10, 120, 20]}, "reaches outside the image of 60 x 40"),
         ({"bbox": None}, "it has neither bbox nor segmentation"),
         ({"bbox": None, "segmentation": [[0, 0, 0.1, 0, 0, 0.1]]}, "its segmentation covers no pixel"),
         ({"segmentation": [[1, 2]]}, "a polygon of 2 coordinates"),
@@ -130,7 +130,7 @@ def test_a_pickle_is_not_opened(tmp_path):
 
 
 def test_refcocos_own_files_once_they_are_json(write, coco):
-    """What the error on a pickle says to do: boxes, outlines, categories and pictures come from COCO's file."""
+    """What the error on a pickle says to do: boxes, outlines, categories and images come from COCO's file."""
     refs = [
         {"ref_id": 1, "ann_id": 100, "image_id": 7, "file_name": "COCO_a_16.jpg", "split": "train"}
         | {"sentences": [{"sent": "big dog", "raw": "Big dog!", "sent_id": 3}], "category_id": 18},
@@ -184,7 +184,7 @@ def test_an_outline_elsewhere_than_its_box_is_told(write):
     source = ReferringExpressions(write([GOOD | {"segmentation": POLYGON}, GOOD | {"segmentation": far}]))
     assert "its outline is at 50, 30 to 58, 38 and its box at" in str(source.bad[0])
     shares = [[x / (40 if i % 2 else 60) for i, x in enumerate(POLYGON[0])]]
-    with pytest.raises(BadRecord, match="would as shares of the picture's sides"):
+    with pytest.raises(BadRecord, match="would as shares of the image's sides"):
         ReferringExpressions(write([GOOD | {"segmentation": shares}]))
 
 
@@ -202,7 +202,7 @@ def test_photographs_annotated_as_they_are_stored(write, tmp_path):
     path = write([GOOD, GOOD | {"image": "turned.png", "bbox": [30, 10, 30, 20]}])
     source = ReferringExpressions(path)
     assert [bad.record for bad in source.bad] == ["entry 1"]
-    assert "EXIF turns 1 of the pictures" in source.notes[0]
+    assert "EXIF turns 1 of the images" in source.notes[0]
     record = ReferringExpressions(path, orientation="stored")[1]
     assert record["image"].size == (40, 60)
     box = record["objects"][0]["box"]

@@ -20,7 +20,7 @@ GOOD = {"video": "clip.mp4", "prefix": "what is this", "suffix": "a red dog"}
 
 @pytest.fixture
 def write(tmp_path):
-    """Write records beside a clip of 16 frames, two seconds, and the same as a folder of pictures."""
+    """Write records beside a clip of 16 frames, two seconds, and the same as a folder of images."""
     write_clip(tmp_path / "clip.mp4", 16)
     (tmp_path / "frames").mkdir()
     for number in range(16):
@@ -70,7 +70,7 @@ def test_records_of_clips(write):
         ({**GOOD, "video": "https://example.org/a.mp4"}, "address on the web. Download the clip"),
         ({**GOOD, "video": "my.jsonl"}, "cannot be decoded"),
         ({**GOOD, "video": "half.mp4"}, "cannot be decoded"),
-        ({**GOOD, "video": "empty"}, "holds no pictures"),
+        ({**GOOD, "video": "empty"}, "holds no images"),
         ({**GOOD, "image": "a.png"}, r"unknown keys \['image'\]"),
         ({**GOOD, "start": -1}, '"start" is -1. Give "start" in seconds'),
         ({**GOOD, "end": "3"}, "\"end\" is '3'"),
@@ -106,7 +106,7 @@ def test_options_that_make_no_sense(options, write):
         VideoSource(write([GOOD]), **options)
 
 
-def test_both_families_read_every_frame_as_a_picture(write, tiny_processor, tiny_model, tiny_paligemma):
+def test_both_families_read_every_frame_as_a_image(write, tiny_processor, tiny_model, tiny_paligemma):
     source = VideoSource(write([GOOD, GOOD | {"video": "frames", "suffix": "two green cats"}]), num_frames=3)
     data = TaskDataset(source, load_task({"name": "plain"}))
     examples = [data[0], data[1]]

@@ -25,14 +25,14 @@ from openpali.scripts.shards.parallel import write_shard
 
 
 def image_bytes(number: int, kind: str = "PNG") -> bytes:
-    """A flat picture whose colour tells its number."""
+    """A flat image whose colour tells its number."""
     file = io.BytesIO()
     Image.new("RGB", (8, 6), (number % 256, number // 256, 50)).save(file, kind)
     return file.getvalue()
 
 
 def sample(number: int, **others: bytes) -> tuple[str, dict[str, bytes]]:
-    members = {"png": image_bytes(number), "txt": f"picture {number}".encode()}
+    members = {"png": image_bytes(number), "txt": f"image {number}".encode()}
     return f"{number:06}", members | others
 
 
@@ -52,12 +52,12 @@ def good_and_bad(path: Path, **options) -> tuple[list[dict], list[BadRecord]]:
     return good, bad
 
 
-def test_records_in_order_with_pictures_and_captions(shard):
+def test_records_in_order_with_images_and_captions(shard):
     source = load_source({"name": "webdataset", "path": str(shard), "language": "de"})
     assert isinstance(source, WebDataset)
     records = list(source.records())
     assert [record["id"] for record in records] == [f"train-000:{number:06}" for number in range(10)]
-    assert records[3]["captions"] == {"de": "picture 3"}
+    assert records[3]["captions"] == {"de": "image 3"}
     assert records[3]["image"].getpixel((0, 0)) == (3, 0, 50)
     with pytest.raises(BadRecord, match="come in order and not by number"):
         TaskDataset(source, load_task({"name": "caption"}))
@@ -78,7 +78,7 @@ def test_json_gives_captions_by_language_and_other_keys(tmp_path):
     assert second["captions"] == {"en": ["one", "two"]}
     assert third["captions"] == {"en": "three"}
     write_shard(path, [sample(5, json=json.dumps({"captions": {"fr": "cinq"}}).encode())])
-    assert good_and_bad(path)[0][0]["captions"] == {"fr": "cinq", "en": "picture 5"}
+    assert good_and_bad(path)[0][0]["captions"] == {"fr": "cinq", "en": "image 5"}
 
 
 def test_boxes_serve_detection(tmp_path):
@@ -90,7 +90,7 @@ def test_boxes_serve_detection(tmp_path):
     assert (example.boxes[0].y0, example.boxes[0].x1) == (0.5, 1)
 
 
-def test_several_pictures_and_folders_in_names(tmp_path):
+def test_several_images_and_folders_in_names(tmp_path):
     members = {"1.png": image_bytes(1), "0.webp": image_bytes(0, "WEBP"), "txt": b"two"}
     write_shard(tmp_path / "a.tar", [("deep/one", members), ("deep/two", {"png": image_bytes(2), "txt": b"t"})])
     first, second = good_and_bad(tmp_path / "a.tar")[0]
@@ -100,9 +100,9 @@ def test_several_pictures_and_folders_in_names(tmp_path):
 
 
 MALFORMED = {
-    "no picture": ({"txt": b"text"}, "it has no picture, but txt"),
-    "not a picture": ({"png": b"nothing", "txt": b"text"}, "not a picture that can be read"),
-    "cut picture": ({"png": image_bytes(1)[:45], "txt": b"text"}, "truncated|cannot be decoded"),
+    "no image": ({"txt": b"text"}, "it has no image, but txt"),
+    "not an image": ({"png": b"nothing", "txt": b"text"}, "not an image that can be read"),
+    "cut image": ({"png": image_bytes(1)[:45], "txt": b"text"}, "truncated|cannot be decoded"),
     "no text": ({"png": image_bytes(1)}, "it has no text"),
     "blank text": ({"png": image_bytes(1), "txt": b" \n"}, "it has no text"),
     "not UTF-8": ({"png": image_bytes(1), "txt": b"\xff\xfe\xfa"}, "its txt is not UTF-8"),
@@ -133,7 +133,7 @@ def test_malformed_samples_are_named_and_passed_over(tmp_path, case):
         raise bad
 
 
-def test_a_picture_too_large_is_not_decoded(tmp_path, monkeypatch):
+def test_a_image_too_large_is_not_decoded(tmp_path, monkeypatch):
     write_shard(tmp_path / "a.tar", [sample(1)])
     monkeypatch.setattr(open_image, "MAX_PIXELS", 40)
     good, (bad,) = good_and_bad(tmp_path / "a.tar")
@@ -171,7 +171,7 @@ def test_names_that_lead_out_and_links_are_refused(tmp_path):
 def test_a_truncated_shard_gives_what_precedes_the_damage(shard):
     content = shard.read_bytes()
     starts = [own.place.offset for own in read_samples(str(shard), "s")]
-    # in the picture of sample 6, in a header, and between header and content
+    # in the image of sample 6, in a header, and between header and content
     for cut in (starts[6] + 512 + 40, starts[6] + 100, starts[6] + 512):
         shard.write_bytes(content[:cut])
         good, (bad,) = good_and_bad(shard)

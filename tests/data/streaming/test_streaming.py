@@ -24,7 +24,7 @@ from openpali.scripts.shards.parallel import write_shard
 
 FILE = io.BytesIO()
 Image.new("RGB", (8, 8)).save(FILE, "PNG")
-PICTURE = FILE.getvalue()
+IMAGE = FILE.getvalue()
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def make_shards(folder: Path, sizes: list[int], broken: tuple[int, ...] = ()) ->
     for shard, size in enumerate(sizes):
         samples = []
         for _ in range(size):
-            picture = b"broken" if number in broken else PICTURE
-            samples.append((f"{number:05}", {"png": picture, "txt": str(number).encode()}))
+            image = b"broken" if number in broken else IMAGE
+            samples.append((f"{number:05}", {"png": image, "txt": str(number).encode()}))
             number += 1
         write_shard(folder / f"s-{shard:03}.tar", samples)
     return str(folder)

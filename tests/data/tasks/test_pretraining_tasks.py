@@ -1,4 +1,4 @@
-"""Prompts and targets of the tasks of stages 1 and 2, on records written by hand and on the built-in pictures."""
+"""Prompts and targets of the tasks of stages 1 and 2, on records written by hand and on the built-in images."""
 
 import random
 from collections import Counter
@@ -14,7 +14,7 @@ from openpali.data.tasks import load_task
 from openpali.data.tasks.ocr import raster_order, skip_snippets
 from openpali.data.tasks.parts.questions import OBJECT_KINDS, object_phrases, object_question
 
-PICTURE = Image.new("RGB", (8, 8))
+IMAGE = Image.new("RGB", (8, 8))
 NAMES = {
     "dog": {"en": "dog", "de": "hund", "zh": "狗"},
     "cat": {"en": "cat", "de": "katze", "zh": "猫"},
@@ -27,7 +27,7 @@ def thing(name, x=0.1):
 
 
 def record(**parts):
-    return {"id": "1", "image": PICTURE, **parts}
+    return {"id": "1", "image": IMAGE, **parts}
 
 
 SCENE = record(
@@ -61,8 +61,8 @@ def test_splitcap_gives_every_beginning_and_its_rest():
     assert max(cuts.values()) < 1.15 * min(cuts.values())
 
 
-def test_captions_of_any_language_and_of_several_pictures():
-    several = {"id": "1", "images": [PICTURE, PICTURE], "captions": {"sw": "mbwa", "te": ["కుక్క", ""]}}
+def test_captions_of_any_language_and_of_several_images():
+    several = {"id": "1", "images": [IMAGE, IMAGE], "captions": {"sw": "mbwa", "te": ["కుక్క", ""]}}
     for name in ("caption", "splitcap"):
         assert made({"name": name, "languages": []}, several) == {("caption sw", "mbwa"), ("caption te", "కుక్క")}
         assert load_task({"name": name}).example(several, random.Random(0)) is None
@@ -154,8 +154,8 @@ def test_pairs_from_a_built_in_caption():
         ("answer en how many cats are there?", "1"),
         ("answer en what is there besides two dogs?", "cat"),
         ("answer en what is there besides cat?", "two dogs"),
-        ("answer en is there a picture of dog?", "yes"),
-        ("answer en is there a picture of car?", "no"),
+        ("answer en is there an image of dog?", "yes"),
+        ("answer en is there an image of car?", "no"),
     }
     one = record(objects=[thing("dog")], captions={"en": "dog", "de": "hund"})
     assert ("answer de was ist das?", "hund") in made(

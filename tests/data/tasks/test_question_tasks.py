@@ -1,4 +1,4 @@
-"""Questions of public data sets as prompts and targets, and that metrics take what the tasks give them."""
+"""Questions of public datasets as prompts and targets, and that metrics take what the tasks give them."""
 
 import random
 from collections import Counter

@@ -73,7 +73,7 @@ def test_segmentations_are_the_masks_of_every_such_thing(order, records, codec):
     assert orders == ({True} if order == "reading" else {True, False})
 
 
-def test_what_is_scored_has_the_size_of_the_picture(records, codec):
+def test_what_is_scored_has_the_size_of_the_image(records, codec):
     task = task_with(codec, "segment")
     for record, example in examples(task, records[:20]):
         reference = task.reference(example)
@@ -183,11 +183,11 @@ def test_the_red_box_is_the_authors():
     line = np.abs(boxed - plain).max(axis=2) > 0
     assert line.sum() == 60
     assert np.array_equal(ours[line], boxed[line])
-    # outside it only the rounding of the resized picture differs
+    # outside it only the rounding of the resized image differs
     assert np.abs(ours - boxed)[~line].max() <= 1.01 / 127.5
 
 
-def test_the_red_box_on_a_picture_of_any_size():
+def test_the_red_box_on_a_image_of_any_size():
     record = {"id": "1", "image": Image.new("RGB", (900, 400)), "objects": []}
     record["objects"] = [{"box": Box(0.25, 0.25, 0.75, 0.75), "names": {"en": "a"}}]
     example = load_task({"name": "red_box"}).example(record, random.Random(0))
@@ -243,7 +243,7 @@ def test_no_codec_is_told_with_the_remedy(tmp_path, records):
 
 
 @pytest.mark.parametrize("name", ["detect", "segment"])
-def test_a_picture_without_objects_has_an_empty_answer(name, codec, records):
+def test_a_image_without_objects_has_an_empty_answer(name, codec, records):
     task = task_with(codec, name, classes=["dog", "cat"])
     example = task.example(records[0] | {"objects": []}, random.Random(0))
     assert example is not None

@@ -15,7 +15,7 @@ from openpali.data.tasks import TASKS, load_task
 from openpali.modeling.location_tokens import parse_detections
 
 METRICS = Path(package.__file__).parents[2] / "eval" / "metrics"
-# what people's own data and public data sets say of a picture
+# what custom data and public datasets say of an image
 TOLD = {
     "prefix": "a",
     "suffix": "b",

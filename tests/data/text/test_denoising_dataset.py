@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from openpali.data.records import BadRecord, SkipLog
-from openpali.data.text.denoising_dataset import Denoised, pad_collate
+from openpali.data.text.denoising_dataset import SpanCorruptionDataset, pad_collate
 from openpali.data.text.span_corruption import UL2, SpecialTokens, reassemble
 
 END = 1
@@ -35,7 +35,7 @@ def tokenize(text, add_special_tokens):
 
 def dataset(*sizes, max_length=64, num_examples=100, **options):
     texts = Texts(*sizes)
-    return Denoised(texts, tokenize, SPECIAL, max_length, num_examples, **options)  # pyright: ignore
+    return SpanCorruptionDataset(texts, tokenize, SPECIAL, max_length, num_examples, **options)  # pyright: ignore
 
 
 def originals(data):
@@ -70,9 +70,9 @@ def test_the_mixture_is_uniform_or_by_weight():
     assert drawn["S-25"] == pytest.approx(500, abs=80)
     # those that are not drawn need no sentinels
     few = SpecialTokens(SPECIAL.sentinels[:9], SPECIAL.prefixes, END)
-    Denoised(Texts(9), tokenize, few, 64, 1, {"X-3-50": 0, "S-25": 1})  # pyright: ignore
+    SpanCorruptionDataset(Texts(9), tokenize, few, 64, 1, {"X-3-50": 0, "S-25": 1})  # pyright: ignore
     with pytest.raises(ValueError, match="X-3-50 takes 15 spans"):
-        Denoised(Texts(9), tokenize, few, 64, 1)  # pyright: ignore
+        SpanCorruptionDataset(Texts(9), tokenize, few, 64, 1)  # pyright: ignore
 
 
 def test_every_kind_has_its_prefix():
@@ -112,7 +112,7 @@ def test_bad_and_empty_texts_are_passed_over():
 
 
 def test_sentinels_in_texts_are_dropped():
-    data = Denoised([{"text": "20 21 900 22 23"}], tokenize, SPECIAL, 64, 20)  # pyright: ignore
+    data = SpanCorruptionDataset([{"text": "20 21 900 22 23"}], tokenize, SPECIAL, 64, 20)  # pyright: ignore
     assert all(tokens == [20, 21, 22, 23] for tokens in originals(data))
 
 

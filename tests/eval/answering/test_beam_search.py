@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny_models import MODELS, examples
 from tiny_pali3 import END, IMAGE, IMAGE_TOKENS, KINDS, PAD, tiny_batch, tiny_pali3
+from tiny_paligemma import IMAGES, PREFIXES, tiny_paligemma, tiny_paligemma_processor
 from tiny_paligemma import KINDS as GEMMAS
-from tiny_paligemma import PICTURES, PREFIXES, tiny_paligemma, tiny_paligemma_processor
 from torch.nn.functional import pad
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
@@ -145,7 +145,7 @@ def test_wide_beams_of_pali3_find_the_likeliest_of_all_sequences(kind):
 
 
 def several_images():
-    """The first example has two pictures, the second one; padded on the right."""
+    """The first example has two images, the second one; padded on the right."""
     batch = tiny_batch(examples=3)
     ids = torch.full((2, 14), PAD)
     words = batch["input_ids"][:, IMAGE_TOKENS:]
@@ -188,8 +188,8 @@ def test_pali3_with_and_without_cache_together_and_alone(moves, kind):
     model, batch = tiny_pali3(kind), several_images()
     together = search(model, batch, 3, **ENDS)
     assert_same(together, search(model, batch, 3, use_cache=False, **ENDS))
-    ids, pictures = batch["input_ids"], batch["pixel_values"]
-    rows = [(ids[:1], pictures[:2]), (ids[1:, :10], pictures[2:])]
+    ids, images = batch["input_ids"], batch["pixel_values"]
+    rows = [(ids[:1], images[:2]), (ids[1:, :10], images[2:])]
     alone = [search(model, {"input_ids": i, "pixel_values": p}, 3, **ENDS) for i, p in rows]
     assert_each_alone(together, alone)
     assert moves
@@ -197,14 +197,14 @@ def test_pali3_with_and_without_cache_together_and_alone(moves, kind):
 
 @pytest.mark.parametrize("kind", GEMMAS)
 def test_paligemma_with_and_without_cache_together_and_alone(moves, tiny_tokenizer, kind):
-    """Prompts are padded on the left; the second example has three pictures, the third two."""
+    """Prompts are padded on the left; the second example has three images, the third two."""
     processor = tiny_paligemma_processor(tiny_tokenizer)
     model = tiny_paligemma(kind, processor)
-    pictures = [PICTURES[:1], PICTURES[1:], PICTURES[:2], PICTURES[3:]]
+    images = [IMAGES[:1], IMAGES[1:], IMAGES[:2], IMAGES[3:]]
     options: Any = ENDS | {"eos_token_id": list(range(END, 1400, 4))}
 
     def prompts(rows):
-        chosen = {"images": [pictures[row] for row in rows], "text": [PREFIXES[row] for row in rows]}
+        chosen = {"images": [images[row] for row in rows], "text": [PREFIXES[row] for row in rows]}
         return processor(**chosen, return_tensors="pt", padding=True)
 
     together = search(model, prompts(range(4)), 3, **options)
@@ -215,7 +215,7 @@ def test_paligemma_with_and_without_cache_together_and_alone(moves, tiny_tokeniz
 
 def test_prompts_come_back_with_the_answers(tiny_paligemma):
     model, processor = tiny_paligemma
-    inputs = processor(images=PICTURES, text=PREFIXES, return_tensors="pt", padding=True)
+    inputs = processor(images=IMAGES, text=PREFIXES, return_tensors="pt", padding=True)
     ids = model.generate(**inputs, custom_generate=beam_search, num_beams=2, max_new_tokens=5, min_new_tokens=3)
     assert torch.equal(ids[:, :-4], inputs["input_ids"])
     assert (ids[:, -1] == END).all()
@@ -297,7 +297,7 @@ def converted(request, tmp_path_factory):
     images = torch.full((3, 4), model.config.image_token_id)
     ids = torch.cat([images, given["in_decode/text"].long()], 1)
     mask = torch.cat([torch.ones_like(images), given["in_decode/mask_input"].long()], 1)
-    # padding to the left of the pictures
+    # padding to the left of the images
     order = mask.argsort(dim=1, stable=True)[:, -int(mask.sum(1).max()) :]
     inputs = {"input_ids": ids.gather(1, order), "attention_mask": mask.gather(1, order)}
     inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])

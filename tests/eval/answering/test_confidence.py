@@ -113,7 +113,7 @@ def test_boxes_in_another_notation_have_the_score_of_the_whole_answer():
     assert score_boxes([], []) == []
 
 
-def pictures_of(boxes):
+def images_of(boxes):
     image = Image.new("RGB", (32, 32))
     return [
         replace(examples(1)[0], id=f"id-{i}", images=(image,), boxes=tuple(Box(*b, "red dog") for b in some))
@@ -137,7 +137,7 @@ def test_scores_rank_the_boxes_of_an_answer(monkeypatch):
     """The wrong box is written first and is less likely."""
     answer_with(monkeypatch, [written(SECOND, (0, 0), *[-2] * 4) + END + written(FIRST, (0, 0), *[-0.1] * 4)])
     model, processor = tiny_pali3()
-    options = {"dataset": pictures_of([[FIRST]]), "task": Detect(), "progress": False}
+    options = {"dataset": images_of([[FIRST]]), "task": Detect(), "progress": False}
     plain = evaluate_task(model, processor, **options)
     ranked = evaluate_task(model, processor, **options, box_scores=True)
     assert (plain.metrics["map50"], ranked.metrics["map50"]) == pytest.approx((0.5, 1.0))
@@ -159,7 +159,7 @@ def test_map_with_scores_equals_faster_coco_eval(monkeypatch):
         parts = [[*written(box, (0, 0), *[p] * 4), *END] for box, p in zip(moved, scores)]
         answered.append([token for part in parts for token in part])
     answer_with(monkeypatch, answered)
-    found = evaluate_task(*tiny_pali3(), pictures_of(true), Detect(), box_scores=True, progress=False)
+    found = evaluate_task(*tiny_pali3(), images_of(true), Detect(), box_scores=True, progress=False)
     rows = {"true": [], "found": []}
     for i in range(20):
         predicted = [(box["box"], math.exp(p)) for box, p in zip(boxes_in(answered[i]), log_p[i], strict=True)]
@@ -168,14 +168,14 @@ def test_map_with_scores_equals_faster_coco_eval(monkeypatch):
                 row = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "score": score}
                 row |= {"image_id": i + 1, "category_id": 1, "iscrowd": 0, "id": len(rows[kind]) + 1}
                 rows[kind].append(row)
-    pictures = {"images": [{"id": i + 1} for i in range(20)], "categories": [{"id": 1, "name": "x"}]}
-    coco = COCO(pictures | {"annotations": rows["true"]})
+    images = {"images": [{"id": i + 1} for i in range(20)], "categories": [{"id": 1, "name": "x"}]}
+    coco = COCO(images | {"annotations": rows["true"]})
     evaluator = COCOeval_faster(coco, coco.loadRes(rows["found"]), "bbox", print_function=lambda *_: None)
     evaluator.run()
     assert 0.2 < found.metrics["map"] < 0.9
     assert found.metrics["map"] == pytest.approx(evaluator.stats[0], abs=1e-6)
     answer_with(monkeypatch, [[token._replace(log_p=0.0) for token in tokens] for tokens in answered])
-    level = evaluate_task(*tiny_pali3(), pictures_of(true), Detect(), box_scores=True, progress=False)
+    level = evaluate_task(*tiny_pali3(), images_of(true), Detect(), box_scores=True, progress=False)
     assert level.metrics["map"] != pytest.approx(found.metrics["map"], abs=1e-3)
 
 

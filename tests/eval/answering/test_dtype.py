@@ -38,9 +38,9 @@ def checkpoints(request, tmp_path_factory, tiny_tokenizer):
 
 
 @pytest.fixture
-def picture(tmp_path):
-    Image.new("RGB", (20, 24), "red").save(tmp_path / "picture.png")
-    return str(tmp_path / "picture.png")
+def image(tmp_path):
+    Image.new("RGB", (20, 24), "red").save(tmp_path / "image.png")
+    return str(tmp_path / "image.png")
 
 
 @pytest.fixture
@@ -107,10 +107,10 @@ def test_answers_are_the_same_within_the_types_rounding(checkpoints, asked):
 
 
 @pytest.mark.parametrize(("own", "asked"), [("bfloat16", None), ("float32", "bfloat16"), ("bfloat16", "float32")])
-def test_predict_answers_in_it(checkpoints, picture, loads, capsys, caplog, own, asked):
+def test_predict_answers_in_it(checkpoints, image, loads, capsys, caplog, own, asked):
     folder = str(checkpoints / own)
     more = ["--dtype", asked] if asked else []
-    openpali_cli.main(["predict", folder, picture, "what is this", "--device", "cpu", "--max_new_tokens", "3", *more])
+    openpali_cli.main(["predict", folder, image, "what is this", "--device", "cpu", "--max_new_tokens", "3", *more])
     assert capsys.readouterr().out.count("\n") >= 1
     assert [found for _, found in loads] == [{DTYPES[asked or own]}]
     # what a CPU is slow in is said where nobody asked for it
@@ -130,12 +130,12 @@ def test_adapters_answer_beside_weights_in_their_own_type(checkpoints, loads, tm
 
 
 @pytest.mark.adapters
-def test_four_bits_have_the_type_of_their_training(checkpoints, picture, tmp_path):
+def test_four_bits_have_the_type_of_their_training(checkpoints, image, tmp_path):
     save_adapters(checkpoints / "float32", "qlora", tmp_path / "adapters")
     name = str(tmp_path / "adapters")
-    openpali_cli.main(["predict", name, picture, "what is this", "--max_new_tokens", "2", "--dtype", "float32"])
+    openpali_cli.main(["predict", name, image, "what is this", "--max_new_tokens", "2", "--dtype", "float32"])
     with pytest.raises(SystemExit) as stop:
-        openpali_cli.main(["predict", name, picture, "what is this", "--dtype", "bfloat16"])
+        openpali_cli.main(["predict", name, image, "what is this", "--dtype", "bfloat16"])
     assert "compute in float32: leave --dtype out, or merge it first" in str(stop.value.code)
 
 

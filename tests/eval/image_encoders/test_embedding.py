@@ -10,7 +10,7 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2Imag
 
 from openpali.eval.image_encoders.embedding import embed_images, embed_texts, evaluating, image_features
 
-TEXTS = ["red", "a picture of blue", "rot", "red"]
+TEXTS = ["red", "an image of blue", "rot", "red"]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_texts_are_padded_to_the_length_asked_for(siglip):
 
 def test_long_texts_are_cut_and_counted_once(siglip, caplog):
     model, processor = siglip
-    long = "a picture of red a picture of blue a picture of white"
+    long = "an image of red an image of blue an image of white"
     with caplog.at_level(logging.WARNING):
         texts = embed_texts(model, processor.tokenizer, [long, "red", long, long + " black"], batch_size=1)
     assert len(caplog.records) == 1
@@ -112,7 +112,7 @@ def test_an_encoder_without_a_head_says_so():
 
 def test_nothing_to_embed_is_said(siglip):
     model, processor = siglip
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         embed_images(model, processor.image_processor, [])
     with pytest.raises(ValueError, match="no texts"):
         embed_texts(model, processor.tokenizer, [])
@@ -120,8 +120,8 @@ def test_nothing_to_embed_is_said(siglip):
         embed_images(model, processor.image_processor, random_images(1), 0)
 
 
-def test_siglip2_with_pictures_of_several_shapes():
-    """Patches that only fill up a smaller picture have no part in the mean."""
+def test_siglip2_with_images_of_several_shapes():
+    """Patches that only fill up a smaller image have no part in the mean."""
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision = sizes | {"patch_size": VISION["patch_size"], "num_patches": 16}
     torch.manual_seed(0)

@@ -7,7 +7,7 @@ from transformers import SiglipForImageClassification, SiglipVisionModel
 from openpali.data.records import BadRecord, SkipLog
 from openpali.eval.image_encoders.embedding import image_features
 from openpali.eval.image_encoders.models import Encoder, load_encoder, short_names
-from openpali.eval.image_encoders.records import captions_of, class_of, collect, pictures_at
+from openpali.eval.image_encoders.records import captions_of, class_of, collect, images_at
 
 
 class Numbered:
@@ -45,7 +45,7 @@ def encoder():
     return Encoder("tiny", model, processor.image_processor, processor.tokenizer, "mean")
 
 
-def test_records_are_read_once_and_their_texts_kept_by_picture(encoder):
+def test_records_are_read_once_and_their_texts_kept_by_image(encoder):
     source, skipped = Numbered(), SkipLog()
     found = collect(source, [encoder], skipped, batch_size=2)
     assert source.read == [0, 1, 2, 3, 4]
@@ -66,13 +66,13 @@ def test_records_are_read_once_and_their_texts_kept_by_picture(encoder):
         torch.testing.assert_close(found.features["tiny"][pooling], expected, atol=1e-6, rtol=1e-5)
 
 
-def test_a_stream_gives_the_same_and_its_pictures_again(encoder):
+def test_a_stream_gives_the_same_and_its_images_again(encoder):
     stream, source = Streamed(), Numbered()
     found, expected = (collect(one, [encoder], SkipLog(), batch_size=3) for one in (stream, source))
     assert found.texts == expected.texts
     torch.testing.assert_close(found.features["tiny"], expected.features["tiny"])
-    again = pictures_at(stream, [found.places[3], found.places[1]])
-    same = pictures_at(source, [expected.places[3], expected.places[1]])
+    again = images_at(stream, [found.places[3], found.places[1]])
+    same = images_at(source, [expected.places[3], expected.places[1]])
     assert [image.tobytes() for image in again.values()] == [image.tobytes() for image in same.values()]
 
 
@@ -97,7 +97,7 @@ def test_captions_in_every_form():
     assert captions_of({}, None) == {}
 
 
-def test_the_class_of_a_picture():
+def test_the_class_of_a_image():
     dog = {"concept": "dog", "names": {"en": "dog", "de": "Hund"}}
     cat = {"concept": "cat", "names": {"en": "cat"}}
     assert class_of({"objects": [dog, dog]}) == ("dog", {"en": ["dog"], "de": ["Hund"]})

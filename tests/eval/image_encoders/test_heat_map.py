@@ -35,7 +35,7 @@ def test_directions_are_not_mixed_up():
     assert panels["image_to_text"][1].tolist() == [0.5, 0.5, 0.5]
 
 
-def test_picture_grows_with_the_languages_and_shows_the_values(tmp_path):
+def test_image_grows_with_the_languages_and_shows_the_values(tmp_path):
     recalls = dict.fromkeys(LANGUAGE_NAMES, 0.2)
     tall = Image.open(draw_heat_map(table(recalls), tmp_path / "new" / "a.png", "Title"))
     short = Image.open(draw_heat_map(table({"en": 0.2}), tmp_path / "b.png"))

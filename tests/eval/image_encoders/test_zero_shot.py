@@ -21,9 +21,9 @@ def siglip():
 
 def test_a_class_is_the_normalised_mean_of_its_sentences(siglip):
     model, processor = siglip
-    templates = ("{}", "a picture of {}")
+    templates = ("{}", "an image of {}")
     found = class_embeddings(model, processor.tokenizer, ["red", ["blue", "blau"]], templates, batch_size=3)
-    sentences = [["red", "a picture of red"], ["blue", "a picture of blue", "blau", "a picture of blau"]]
+    sentences = [["red", "an image of red"], ["blue", "an image of blue", "blau", "an image of blau"]]
     for row, group in zip(found, sentences, strict=True):
         expected = normalize(embed_texts(model, processor.tokenizer, group).mean(0), dim=0)
         torch.testing.assert_close(row, expected, atol=1e-6, rtol=0)
@@ -70,21 +70,21 @@ def test_accuracy_by_hand():
 
 
 def test_languages_apart(siglip):
-    """A class without a name in a language is no choice there, and its pictures do not count."""
+    """A class without a name in a language is no choice there, and its images do not count."""
     model, processor = siglip
     names = list(COLOURS)
     images = embed_images(model, processor.image_processor, random_images(5))
     labels = torch.arange(5)
     german = [COLOURS[name] for name in names]
     classes = {"en": names, "xx": [german[0], None, german[2], None, None], "yy": [None] * 5}
-    table = zero_shot_per_language(model, processor.tokenizer, images, labels, classes, {"en": ["a picture of {}"]})
+    table = zero_shot_per_language(model, processor.tokenizer, images, labels, classes, {"en": ["an image of {}"]})
     assert table.classes == {"en": 5, "xx": 2}
-    embeds = class_embeddings(model, processor.tokenizer, names, ["a picture of {}"])
+    embeds = class_embeddings(model, processor.tokenizer, names, ["an image of {}"])
     assert table.languages["en"] == zero_shot_accuracy(images, embeds, labels)
     embeds = class_embeddings(model, processor.tokenizer, [german[0], german[2]])
     assert table.languages["xx"] == zero_shot_accuracy(images[[0, 2]], embeds, torch.tensor([0, 1]))
     assert table.languages["xx"]["top_5"] == 1.0
     assert table.mean["top_5"] == pytest.approx((table.languages["en"]["top_5"] + 1) / 2)
     assert table.as_dict()["languages"]["xx"]["classes"] == 2
-    with pytest.raises(ValueError, match="no class of the pictures has a name in yy"):
+    with pytest.raises(ValueError, match="no class of the images has a name in yy"):
         zero_shot_per_language(model, processor.tokenizer, images, labels, {"yy": [None] * 5})

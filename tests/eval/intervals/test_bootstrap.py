@@ -31,27 +31,27 @@ def questions(types, answers=1, count=COUNT):
 
 
 def boxes(scored=True):
-    pictures = []
+    images = []
     for _ in range(COUNT):
         some = []
         for _ in range(RNG.integers(0, 5)):
             (x, y), (width, height) = RNG.integers(0, 4, 2) / 8, RNG.integers(1, 5, 2) / 8
             score = {"score": float(RNG.random())} if scored else {}
             some.append({"box": [x, y, x + width, y + height], "label": str(RNG.choice(["a", "b", "c"])), **score})
-        pictures.append(some)
-    return pictures
+        images.append(some)
+    return images
 
 
 def masks(labels=("a", "b"), most=4, least=0):
-    pictures = []
+    images = []
     for _ in range(COUNT):
         some = []
         for _ in range(RNG.integers(least, most)):
             start, length = (int(number) for number in RNG.integers(1, 30, 2))
             mask = {"size": [8, 8], "counts": [start, length, 64 - start - length]}
             some.append({"box": [0.0, 0.0, start / 30, 1.0], "label": str(RNG.choice(labels)), "mask": mask})
-        pictures.append(some)
-    return pictures
+        images.append(some)
+    return images
 
 
 def captions(count=COUNT):
@@ -195,7 +195,7 @@ def test_models_are_compared_on_the_same_examples_only():
 
 
 def test_ties_of_boxes_are_broken_alike_in_metric_and_bootstrap():
-    """Boxes without scores, some pictures left out, listed in another order."""
+    """Boxes without scores, some images left out, listed in another order."""
     predictions, references = boxes(scored=False), boxes(scored=False)
     order = RNG.permutation(COUNT)
     for rows in (range(COUNT), order):

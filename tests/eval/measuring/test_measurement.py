@@ -61,7 +61,7 @@ def test_the_block_of_the_models_resolution_counts(config, checkpoint):
         assert measured.num_beams == 3
         assert measured.source == EMOJI | {"size": 48}
     assert read_measurement(["large-448"], config).num_beams == 4
-    # models of several resolutions are measured on the same pictures
+    # models of several resolutions are measured on the same images
     assert read_measurement(["small-16", "large-448"], config).source == EMOJI
 
 

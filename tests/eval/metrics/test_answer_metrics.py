@@ -221,8 +221,8 @@ def test_science_qa_reads_the_letter_at_the_start():
 def test_tasks_take_them_by_name(name, key, answers, expected):
     """Every answer of an Example reaches the metric, and each row of the predictions gets its own score."""
     task = load_task({"name": "plain", "metric": name, "metric_key": key})
-    picture = Image.new("RGB", (4, 4))
-    record = {"id": "1", "image": picture, "prefix": "how many?", "suffix": "3", "references": answers}
+    image = Image.new("RGB", (4, 4))
+    record = {"id": "1", "image": image, "prefix": "how many?", "suffix": "3", "references": answers}
     example = task.example(record, random.Random(0))
     rows = [prediction_row(i, example, task, Answer(text)) for i, text in enumerate([" 2 ", "none"])]
     result = scored(task, json.loads(json.dumps(rows)))

@@ -110,7 +110,7 @@ def test_boxes_by_hand():
         references=[[box(0, 0, 0.5, 0.45)], [box(0, 0, 1, 1, "cat")], []],
         return_scores=True,
     )
-    # one of the two dogs matches, the cat is on the wrong picture
+    # one of the two dogs matches, the cat is on the wrong image
     assert result["precision"] == pytest.approx(1 / 3)
     assert result["recall"] == pytest.approx(1 / 2)
     assert result["f1"] == pytest.approx(0.4)
@@ -166,8 +166,8 @@ def test_map_equals_pycocotools_on_random_boxes():
         moved = corners + rng.normal(0, 8, (3, 2))
         found.append([box(*c, *(c + s), str(n), score=rng.random()) for c, s, n in zip(moved, sizes, labels)])
     rows = {"true": [], "found": []}
-    for kind, pictures in (("true", true), ("found", found)):
-        for i, boxes in enumerate(pictures):
+    for kind, images in (("true", true), ("found", found)):
+        for i, boxes in enumerate(images):
             for b in boxes:
                 x0, y0, x1, y1 = b["box"]
                 area = (x1 - x0) * (y1 - y0)
@@ -207,16 +207,16 @@ def test_silence_where_there_are_boxes_is_zero():
     assert result == {"f1": 0.0, "precision": 0.0, "recall": 0.0, "map": 0.0, "map50": 0.0}
 
 
-def test_map_does_not_depend_on_the_order_of_pictures():
-    """Boxes without scores tie: half of these pictures are right."""
+def test_map_does_not_depend_on_the_order_of_images():
+    """Boxes without scores tie: half of these images are right."""
     rng = random.Random(0)
     true = [[box(0, 0, 10 + n, 10), box(20, 20, 30, 30 + n)] for n in range(12)]
     found = [boxes if n % 2 else [box(50, 50, 60 + n, 60), boxes[1]] for n, boxes in enumerate(true)]
     values = set()
     for _ in range(5):
         order = rng.sample(range(12), 12)
-        pictures = {"predictions": [found[n] for n in order], "references": [true[n] for n in order]}
-        values.add(load_metric("box_f1").compute(**pictures)["map"])
+        images = {"predictions": [found[n] for n in order], "references": [true[n] for n in order]}
+        values.add(load_metric("box_f1").compute(**images)["map"])
     assert len(values) == 1
     assert 0.3 < values.pop() < 0.9
 

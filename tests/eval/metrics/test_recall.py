@@ -58,7 +58,7 @@ def test_of_equal_right_texts_the_first_counts():
     assert image_ranks.tolist() == [1, 0]
 
 
-def test_pictures_without_texts_are_in_the_way_but_no_queries():
+def test_images_without_texts_are_in_the_way_but_no_queries():
     images = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
     found = recall_at_k(images, torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([1, 2]), ks=(1,))
     assert found == {"image_to_text_recall_at_1": 1.0, "text_to_image_recall_at_1": 0.5}
@@ -75,7 +75,7 @@ def test_chance_is_what_random_embeddings_reach():
 
 
 def test_languages_are_scored_apart_and_averaged():
-    """German has texts of the first three pictures only: the others are no candidates of its texts."""
+    """German has texts of the first three images only: the others are no candidates of its texts."""
     language = ["en", "de", "en"] * 6
     language = ["en" if int(i) > 2 else name for i, name in zip(OWN, language)]
     table = retrieval_per_language(IMAGES, TEXTS, OWN, language, (1, 2))
@@ -93,7 +93,7 @@ def test_languages_are_scored_apart_and_averaged():
     assert table.as_dict()["languages"]["de"]["images"] == 3
 
 
-def test_texts_that_pictures_share_set_a_ceiling():
+def test_texts_that_images_share_set_a_ceiling():
     """Four dogs and a cat; the cat and one dog have a name of their own too."""
     texts = ["dog", "dog", "dog", "dog", "cat", "rex", "tom", "Hund"]
     language, own = ["en"] * 7 + ["de"], torch.tensor([0, 1, 2, 3, 4, 0, 4, 0])
@@ -108,7 +108,7 @@ def test_texts_that_pictures_share_set_a_ceiling():
 
 
 def test_the_ceiling_is_what_perfect_embeddings_reach():
-    """One axis a text: equal texts have equal embeddings, and chance decides among their pictures."""
+    """One axis a text: equal texts have equal embeddings, and chance decides among their images."""
     kinds = torch.tensor([0] * 5 + [1] * 2 + [2] * 3)
     embeds = torch.eye(3)[kinds]
     found = recall_at_k(embeds, embeds, torch.arange(10))
@@ -119,7 +119,7 @@ def test_the_ceiling_is_what_perfect_embeddings_reach():
 
 @pytest.mark.parametrize(("queries", "copies", "width"), [(100, 2, 5), (27, 5, 16), (64, 2, 768), (1, 50, 33)])
 def test_equal_texts_have_equal_scores_at_whatever_place(queries, copies, width):
-    """Otherwise the last bit of a matrix product would say which of several pictures with one text comes first."""
+    """Otherwise the last bit of a matrix product would say which of several images with one text comes first."""
     torch.manual_seed(0)
     texts = normalize(torch.randn(5, width), dim=1).repeat(copies, 1)
     places, scores = nearest(normalize(torch.randn(queries, width), dim=1), texts, 5 * copies)
@@ -139,9 +139,9 @@ def test_nearest_are_sorted_and_stable():
     [
         (IMAGES, TEXTS, OWN[:-1], r"expected float\[n, D\]"),
         (IMAGES, TEXTS[:, :4], OWN, r"expected float\[n, D\]"),
-        (IMAGES[:5], TEXTS, OWN, "indices of the 5 pictures, from 0 to 4"),
-        (IMAGES, TEXTS, OWN - 1, "indices of the 6 pictures"),
-        (IMAGES[:0], TEXTS, OWN, "nothing to retrieve: 0 pictures and 18 texts"),
+        (IMAGES[:5], TEXTS, OWN, "indices of the 5 images, from 0 to 4"),
+        (IMAGES, TEXTS, OWN - 1, "indices of the 6 images"),
+        (IMAGES[:0], TEXTS, OWN, "nothing to retrieve: 0 images and 18 texts"),
         (IMAGES * float("nan"), TEXTS, OWN, "image embeddings hold NaN"),
         (IMAGES, TEXTS / 0, OWN, "text embeddings hold NaN or infinity"),
     ],

@@ -34,9 +34,9 @@ def test_batches_and_chance():
     assert result["chance_image_to_text_recall_at_1"] == pytest.approx(3 / 18)
 
 
-def test_rows_of_different_lengths_and_unknown_pictures_are_refused():
+def test_rows_of_different_lengths_and_unknown_images_are_refused():
     metric = load_metric("retrieval")
     with pytest.raises(ValueError, match=r"as many numbers as the others, not \[1, 2\]"):
         metric.compute(predictions=[[0.1, 0.2], [0.1]], references=[0, 1])
-    with pytest.raises(ValueError, match="indices of the 2 pictures, from 0 to 1"):
+    with pytest.raises(ValueError, match="indices of the 2 images, from 0 to 1"):
         metric.compute(predictions=[[0.1, 0.2]], references=[2])

@@ -89,7 +89,7 @@ def test_of_each_label_the_larger_number_counts():
     assert score([[dog, thing(10, 10, 20, 20, "dog")]], [[dog, thing(10, 0, 20, 10, "dog")]])["mean_iou"] == 0.5
 
 
-def test_pictures_with_nothing_to_find():
+def test_images_with_nothing_to_find():
     dog = thing(0, 0, 10, 10, "dog")
     result = score([[], [dog], [dog]], [[], [], [dog]])
     assert result["scores"] == [1.0, 0.0, 1.0]
@@ -102,7 +102,7 @@ def test_pictures_with_nothing_to_find():
         assert all(map(math.isnan, undefined))
 
 
-def test_random_pictures_equal_brute_force():
+def test_random_images_equal_brute_force():
     """Blobs of two labels; every pair's pixels are counted by numpy."""
     rng = np.random.default_rng(0)
     found, true, intersections, unions, ious, boxes = [], [], 0, 0, [], []
@@ -143,7 +143,7 @@ def test_counts_that_are_not_compressed():
         (thing(0, 0, 5, 5) | {"box": [0, 1]}, thing(0, 0, 5, 5), "prediction 0: a box is four finite numbers"),
         (thing(0, 0, 5, 5) | {"mask": {"size": [20]}}, thing(0, 0, 5, 5), "prediction 0: a mask is"),
         (thing(0, 0, 5, 5) | {"mask": {"size": [20, 20], "counts": "z#"}}, thing(0, 0, 5, 5), "prediction 0: a mask"),
-        (thing(0, 0, 5, 5, side=10), thing(0, 0, 5, 5), "picture 0 has masks of 10 x 10 and 20 x 20"),
+        (thing(0, 0, 5, 5, side=10), thing(0, 0, 5, 5), "image 0 has masks of 10 x 10 and 20 x 20"),
     ],
 )
 def test_what_cannot_be_compared_is_named(found, true, message):

@@ -16,12 +16,12 @@ from openpali.eval.prompts.florence import florence_prompt, read_florence
 from openpali.eval.prompts.other_models import ADAPTERS, chat_prompt, find_adapter, prompt_kind, read_kosmos, spoken
 from openpali.eval.prompts.request import Asked, read_prompt
 
-PICTURE = Image.new("RGB", (200, 100))
+IMAGE = Image.new("RGB", (200, 100))
 MASK = {"size": [100, 200], "counts": "0"}
 
 
 def asked(prefix, **more):
-    return Example("x", "t", (PICTURE,), prefix, **more)
+    return Example("x", "t", (IMAGE,), prefix, **more)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_peers_answer_in_batches_as_they_do_alone(name):
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_answers_of_peers_do_not_hold_the_prompt_and_blank_pictures_are_shown(name):
+def test_answers_of_peers_do_not_hold_the_prompt_and_blank_images_are_shown(name):
     model, processor = PEERS[name]()
     model.eval()
     data = [replace(one, prefix="caption en") for one in examples(8)]
@@ -88,7 +88,7 @@ def test_each_family_is_asked_in_its_own_words():
     assert words["blip-2"](None, question) == "Question: what is this? Answer:"
     assert words["blip-2"](None, caption) == ""
     assert words["instructblip"](None, question) == "Question: what is this? Short answer:"
-    assert spoken(caption) == "Describe the picture in one sentence in German."
+    assert spoken(caption) == "Describe the image in one sentence in German."
     assert spoken(asked("Question: a Options: b")) == "Question: a Options: b"
     assert chat_prompt(tiny_llava()[1], question) == f"<image> what is this? {short} answer"
 
@@ -120,7 +120,7 @@ def florence_ids(processor, text):
     return torch.tensor(processor.tokenizer.convert_tokens_to_ids(["<bos>", *text.split(), "<eos>", "<pad>"]))
 
 
-def test_florence_boxes_are_read_in_shares_of_the_picture():
+def test_florence_boxes_are_read_in_shares_of_the_image():
     """A place is the middle of its thousandth; names that were not asked for are left out."""
     _, processor = tiny_florence()
     words = "dog <loc_100> <loc_200> <loc_300> <loc_400> cat <loc_0> <loc_0> <loc_900> <loc_900>"
@@ -135,7 +135,7 @@ def test_florence_boxes_are_read_in_shares_of_the_picture():
     assert [one["label"] for one in read_florence(processor, ids, asked("detect bus"))[1]] == ["bus", "bus"]
 
 
-def test_florence_polygons_become_masks_of_the_picture():
+def test_florence_polygons_become_masks_of_the_image():
     _, processor = tiny_florence()
     places = "<loc_0> <loc_0> <loc_500> <loc_0> <loc_500> <loc_500> <loc_0> <loc_500>"
     example = asked("the dog", masks=(MASK,), meta={"sentence": "the dog"})
@@ -221,8 +221,8 @@ def test_a_model_that_cannot_be_asked_is_an_error_with_a_remedy():
     assert prompt_kind("florence2") == "florence2"
 
 
-def test_two_pictures_are_an_error_where_a_model_takes_one():
+def test_two_images_are_an_error_where_a_model_takes_one():
     model, processor = tiny_instruct_blip()
-    two = Example("two", "t", (PICTURE, PICTURE), "caption en")
-    with pytest.raises(ValueError, match="instructblip takes one picture, and example two has 2"):
+    two = Example("two", "t", (IMAGE, IMAGE), "caption en")
+    with pytest.raises(ValueError, match="instructblip takes one image, and example two has 2"):
         generate(model, processor, [two], 1, 4, progress=False)

@@ -9,7 +9,7 @@ from tiny_models import COLOURS, tiny_paligemma
 from tiny_peers import tiny_chameleon, tiny_florence, tiny_idefics
 
 from openpali.eval.answering.evaluate_task import TaskResult
-from openpali.eval.report.compare import card, compare_models, comparison_pictures, shown_examples, write_comparison
+from openpali.eval.report.compare import card, compare_models, comparison_images, shown_examples, write_comparison
 from openpali.eval.run import main
 
 FAMILIES = {
@@ -110,13 +110,13 @@ def test_where_models_differ_comes_first_and_nothing_twice():
     assert "Where they differ most" not in shown_examples({"a": results["a"], "b": results["a"]})
 
 
-def test_a_picture_of_each_model_where_it_found_boxes():
+def test_a_image_of_each_model_where_it_found_boxes():
     box = {"box": [0.1, 0.1, 0.5, 0.5], "label": "dog"}
     images = {"id-0": Image.new("RGB", (32, 32))}
     with_boxes = card({"a": result([1.0], boxes=[box]), "b": result([0.0])}, 0, images)
     assert with_boxes["picture"] is None
     drawn = [answer["picture"] for answer in with_boxes["answers"]]
-    assert all(picture.startswith("data:image/jpeg") for picture in drawn)
+    assert all(image.startswith("data:image/jpeg") for image in drawn)
     assert drawn[0] != drawn[1]
     without = card({"a": result([1.0]), "b": result([0.0])}, 0, images)
     assert without["picture"]
@@ -137,6 +137,6 @@ def test_the_page_shows_intervals_and_differences_and_no_html_of_models(tmp_path
     assert 'class="number clear"' in page
     assert "Where they differ most" in text
     assert (
-        comparison_pictures(results, [type("E", (), {"images": (Image.new("RGB", (8, 8)),)})] * 40).keys()
+        comparison_images(results, [type("E", (), {"images": (Image.new("RGB", (8, 8)),)})] * 40).keys()
         <= images.keys()
     )

@@ -115,7 +115,7 @@ def test_small_masks_are_enlarged_pixel_by_pixel():
 
 
 def test_boxes_beyond_the_edge_stay_inside():
-    predicted = [{"box": [-1.0, -1.0, 2.0, 2.0], "label": "a rather long label for a small picture" * 3}]
+    predicted = [{"box": [-1.0, -1.0, 2.0, 2.0], "label": "a rather long label for a small image" * 3}]
     drawn = draw_comparison(Image.new("RGB", (32, 16)), [], predicted, width=320)
     assert drawn.size == (320, 160)
     assert [drawn.getpixel(xy) for xy in ((0, 0), (319, 0), (319, 100))] == [tuple(colour_of(PREDICTED_COLOUR))] * 3
@@ -123,7 +123,7 @@ def test_boxes_beyond_the_edge_stay_inside():
 
 @pytest.mark.parametrize("side", [64, 224, 896])
 def test_sizes(side):
-    """Larger pictures keep their size unless they are to be reduced, and lines grow with them."""
+    """Larger images keep their size unless they are to be reduced, and lines grow with them."""
     image, boxes = Image.new("RGB", (side, side)), [{"box": [0.25, 0.25, 0.75, 0.75], "label": ""}]
     drawn = draw_comparison(image, [], boxes)
     assert drawn.size == (max(side, 448),) * 2

@@ -12,7 +12,7 @@ from tiny_models import examples
 from openpali.data.sources.builtin.drawings import CREDITS
 from openpali.eval.answering.evaluate_task import TaskResult
 from openpali.eval.report.drawing import PREDICTED_COLOUR, TRUE_COLOUR
-from openpali.eval.report.page import gallery_rows, report_images, show_value, write_report
+from openpali.eval.report.page import format_value, gallery_rows, report_images, write_report
 
 EVIL = "<script>alert('x')</script> & \"quotes\""
 
@@ -140,7 +140,7 @@ def test_without_losses_there_are_no_curves(tmp_path, logs):
     assert "Training" not in text_of(page(tmp_path, [result()], logs=logs))
 
 
-def test_pictures_are_those_of_the_gallery():
+def test_images_are_those_of_the_gallery():
     data = examples(6)
     found = report_images(result([1.0, 0.0, 1.0, 1.0, 1.0, 0.0]), data, worst=2, best=1)
     assert list(found) == ["id-1", "id-5", "id-4"]
@@ -152,7 +152,7 @@ def rle_of(mask):
 
 
 def test_masks_are_drawn_into_the_page(tmp_path):
-    """True on the left of a grey picture, predicted on the right, nothing between."""
+    """True on the left of a grey image, predicted on the right, nothing between."""
     masks = [np.zeros((64, 64), bool) for _ in range(2)]
     masks[0][10:50, 4:24] = masks[1][10:50, 40:60] = True
     boxes = [{"box": [x / 64, 10 / 64, (x + 20) / 64, 50 / 64], "label": ""} for x in (4, 40)]
@@ -176,7 +176,7 @@ def test_masks_are_drawn_into_the_page(tmp_path):
     assert "mean IoU 50.0 % invalid 25.0 %" in text
 
 
-def test_large_pictures_are_reduced(tmp_path):
+def test_large_images_are_reduced(tmp_path):
     html = page(tmp_path, [result((1.0,))], {"id-0": Image.new("RGB", (4000, 3000))})
     source = next(attributes["src"] for tag, attributes in Outline(html).tags if tag == "img")
     assert Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).size == (640, 480)
@@ -193,4 +193,4 @@ def test_large_pictures_are_reduced(tmp_path):
     ],
 )
 def test_values_as_a_reader_wants_them(value, key, shown):
-    assert show_value(value, key) == shown
+    assert format_value(value, key) == shown

@@ -1,4 +1,4 @@
-"""A COCO instances file with pictures, small enough to check by hand."""
+"""A COCO instances file with images, small enough to check by hand."""
 
 import copy
 import json
@@ -46,7 +46,7 @@ CONTENT: dict[str, Any] = {
 
 
 class CocoFiles:
-    """Writes the file and its pictures into a folder."""
+    """Writes the file and its images into a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.root, self.path = folder / "pictures", folder / "instances.json"

@@ -1,4 +1,4 @@
-"""People's data in miniature: pictures of coloured squares, and the files that describe them."""
+"""People's data in miniature: images of coloured squares, and the files that describe them."""
 
 import csv
 import json
@@ -23,19 +23,19 @@ def save_image(path: Path, number: int, name: str = "red", box: tuple[int, int, 
 
 
 def some_box(number: int) -> tuple[int, int, int, int]:
-    """In the picture as left, top, width, height; as corners half of them reach outside."""
+    """In the image as left, top, width, height; as corners half of them reach outside."""
     rng = random.Random(number)
     return rng.randrange(16, 24), rng.randrange(16, 24), rng.randrange(8, 14), rng.randrange(8, 14)
 
 
-def coco(folder: Path, count: int = 20, file: str = "annotations.json", first: int = 0, pictures: str = "") -> Path:
-    """Pictures with one object each, and COCO's JSON; numbers of categories are 0, 1 and 2."""
+def coco(folder: Path, count: int = 20, file: str = "annotations.json", first: int = 0, images: str = "") -> Path:
+    """ImageFolder with one object each, and COCO's JSON; numbers of categories are 0, 1 and 2."""
     content: dict[str, list[Any]] = {"images": [], "annotations": []}
     content["categories"] = [{"id": number, "name": name} for number, name in enumerate(NAMES)]
     for number in range(first, first + count):
         x, y, wide, high = some_box(number)
         name = f"{number}.png"
-        save_image(folder / (pictures or "images") / name, number, NAMES[number % 3], (x, y, wide, high))
+        save_image(folder / (images or "images") / name, number, NAMES[number % 3], (x, y, wide, high))
         content["images"].append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
         outline = [[x, y, x + wide, y, x + wide, y + high, x, y + high]]
         one = {"id": 100 + number, "image_id": number, "category_id": number % 3, "bbox": [x, y, wide, high]}
@@ -55,7 +55,7 @@ def edit(path: Path, change: Any) -> Path:
 
 
 def table(folder: Path, rows: list[dict[str, Any]], file: str = "metadata.jsonl", first: int = 0) -> Path:
-    """A picture for each row that names none, and the rows as JSON lines or CSV."""
+    """An image for each row that names none, and the rows as JSON lines or CSV."""
     rows = [{"file_name": f"{number}.png"} | row for number, row in enumerate(rows, first)]
     for number, row in enumerate(rows, first):
         if not (folder / row["file_name"]).exists():
@@ -72,7 +72,7 @@ def table(folder: Path, rows: list[dict[str, Any]], file: str = "metadata.jsonl"
 
 
 def class_folders(folder: Path, each: int = 5, names: list[str] = NAMES, first: int = 0) -> Path:
-    """A folder of pictures for each class."""
+    """A folder of images for each class."""
     for place, name in enumerate(names):
         for number in range(each):
             save_image(folder / name / f"{number}.png", first + 100 * place + number, name)

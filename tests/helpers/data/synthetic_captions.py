@@ -1,4 +1,4 @@
-"""Miniatures of the data sets of captions, expressions: their public layout with a handful of records.
+"""Miniatures of the datasets of captions, expressions: their public layout with a handful of records.
 
 Each function writes one into a folder and returns what the `source` of its configuration is to be overridden with.
 """
@@ -22,7 +22,7 @@ def overrides(folder: Path) -> dict[str, Any]:
 
 
 def karpathy(folder: Path) -> None:
-    """dataset_coco.json and its pictures."""
+    """dataset_coco.json and its images."""
     images = []
     for number, part in enumerate(PARTS):
         path = "train2014" if part == "train" else "val2014"
@@ -49,7 +49,7 @@ def nocaps(folder: Path) -> dict[str, Any]:
 
 
 def apart(count: int) -> list[str]:
-    """Names of pictures to train on, and as the last one a name that is set aside for validation."""
+    """Names of images to train on, and as the last one a name that is set aside for validation."""
     names = [f"{n:016x}" for n in range(200)]
     return [n for n in names if not held_out(n)][:count] + [n for n in names if held_out(n)][:1]
 
@@ -145,7 +145,7 @@ def widgetcap(folder: Path) -> dict[str, Any]:
 
 
 def refcoco_seg(folder: Path) -> dict[str, Any]:
-    """Pictures 1 to 4 train, 5 is for validation and 6 a test; RefCOCOg's validation has RefCOCO's picture 4."""
+    """ImageFolder 1 to 4 train, 5 is for validation and 6 a test; RefCOCOg's validation has RefCOCO's image 4."""
     images = [
         {"id": n, "file_name": f"COCO_train2014_{n:012d}.jpg", "width": WIDTH, "height": HEIGHT} for n in range(1, 7)
     ]

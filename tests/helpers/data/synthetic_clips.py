@@ -1,4 +1,4 @@
-"""Miniatures of the data sets of clips: their public layout with a handful of records and generated video files."""
+"""Miniatures of the datasets of clips: their public layout with a handful of records and generated video files."""
 
 from collections.abc import Callable
 from pathlib import Path

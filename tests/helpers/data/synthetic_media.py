@@ -1,4 +1,4 @@
-"""Pictures, clips and files of the miniatures: a data set's public layout with a handful of records."""
+"""ImageFolder, clips and files of the miniatures: a dataset's public layout with a handful of records."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ WIDTH, HEIGHT = 40, 30
 
 
 def save_image(path: Path, number: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
-    """A picture of two colours, whose halves say which one it is."""
+    """An image of two colours, whose halves say which one it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", size, COLOURS[number % len(COLOURS)])
     image.paste(COLOURS[(number // len(COLOURS) + 1) % len(COLOURS)], (0, 0, size[0] // 2, size[1]))

@@ -1,4 +1,4 @@
-"""Miniatures of the question data sets: the public layout of each, with a handful of records and generated pictures.
+"""Miniatures of the question datasets: the public layout of each, with a handful of records and generated images.
 
 Each function writes one into a folder, and gives what the `source` of its configuration needs instead of a download.
 """
@@ -23,7 +23,7 @@ def ten(answer: str, other: str = "nothing", agree: int = 7) -> list[dict[str, s
 
 
 def keys(kind: str, kept_out: bool, pattern: str) -> Iterator[str]:
-    """Names of pictures that are kept out of training, or are not."""
+    """Names of images that are kept out of training, or are not."""
     return (name for i in itertools.count() if held_out(f"{kind}/{(name := pattern.format(i))}") == kept_out)
 
 
@@ -117,7 +117,7 @@ def ai2d(folder: Path) -> dict[str, Any]:
 
 
 def science_qa(folder: Path) -> dict[str, Any]:
-    """ScienceQA; the last problem of each part has no picture."""
+    """ScienceQA; the last problem of each part has no image."""
     problems = {}
     for start, part in ((0, "train"), (40, "val"), (80, "test")):
         for number in range(start, start + COUNT + 1):
@@ -183,7 +183,7 @@ def vizwizvqa(folder: Path) -> dict[str, Any]:
 
 
 def tallyqa(folder: Path) -> dict[str, Any]:
-    """TallyQA: pictures of Visual Genome to train on and of COCO in the test part."""
+    """TallyQA: images of Visual Genome to train on and of COCO in the test part."""
     trains, kept = keys("tallyqa", False, "VG_100K/{}.jpg"), keys("tallyqa", True, "VG_100K/{}.jpg")
     shown = [next(trains) for _ in range(COUNT)] + [next(kept) for _ in range(COUNT)]
     rows = {"train": [], "test": []}
@@ -198,7 +198,7 @@ def tallyqa(folder: Path) -> dict[str, Any]:
 
 
 def countbenchqa(folder: Path) -> dict[str, Any]:
-    """CountBenchQA: pictures in a parquet file, of which one is missing, and questions in a file beside it."""
+    """CountBenchQA: images in a parquet file, of which one is missing, and questions in a file beside it."""
     import datasets
 
     shown = [{"bytes": save_image(folder / f"{i}.png", i).read_bytes(), "path": None} for i in range(COUNT)]
@@ -209,7 +209,7 @@ def countbenchqa(folder: Path) -> dict[str, Any]:
     (folder / "data").mkdir(parents=True)
     table = datasets.Dataset.from_dict(columns, features)
     table.to_parquet(str(folder / "data" / "train-00000-of-00001-cf54c241ba947306.parquet"))
-    questions = [{"question": f"How many cups are there in picture {i}?"} for i in range(4)]
+    questions = [{"question": f"How many cups are there in image {i}?"} for i in range(4)]
     write_json(folder / "countbench_paired_questions.json", questions)
     return {"path": str(folder)}
 
@@ -227,7 +227,7 @@ def ocrvqa(folder: Path) -> dict[str, Any]:
 
 
 def textvqa(folder: Path) -> dict[str, Any]:
-    """TextVQA: the pictures of both parts in one folder."""
+    """TextVQA: the images of both parts in one folder."""
     for start, part in ((0, "train"), (40, "val")):
         rows = []
         for number in range(start, start + COUNT):
@@ -309,4 +309,4 @@ MINIATURES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "stvqa": stvqa,
     "pope": pope,
 }
-"""Row of the table of transfers to what writes its data set: `MINIATURES[row](folder)`."""
+"""Row of the table of transfers to what writes its dataset: `MINIATURES[row](folder)`."""

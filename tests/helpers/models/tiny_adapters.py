@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 def save_checkpoint(family: str, tokenizer: Any, folder: Path, side: int = SIDE) -> Path:
     """A model and its processor; T5 with `wo` layers, untied, with dropout in the text model.
 
-    Pictures of any side are four patches.
+    ImageFolder of any side are four patches.
     """
     if family == "paligemma":
         processor: Any = tiny_paligemma_processor(tokenizer, side)
@@ -68,9 +68,9 @@ def save_adapters(checkpoint: Path, kind: str, folder: Path) -> Any:
 
 def training_batch(checkpoint: Path) -> Any:
     """Two examples of different lengths."""
-    pictures = [Image.new("RGB", (20, 24), "red"), Image.new("RGB", (30, 20), "lime")]
+    images = [Image.new("RGB", (20, 24), "red"), Image.new("RGB", (30, 20), "lime")]
     texts, suffixes = ["what is this", "caption en"], ["a red dog", "two green cats and a dog"]
-    return load_processor(checkpoint)(images=pictures, text=texts, suffix=suffixes, return_tensors="pt", padding=True)
+    return load_processor(checkpoint)(images=images, text=texts, suffix=suffixes, return_tensors="pt", padding=True)
 
 
 def loss(model: Any, batch: Any) -> torch.Tensor:
@@ -81,7 +81,7 @@ def loss(model: Any, batch: Any) -> torch.Tensor:
 
 def answer_logits(model: Any, checkpoint: Path) -> torch.Tensor:
     """Of a prompt, by stock classes too."""
-    picture = Image.new("RGB", (20, 24), "red")
-    inputs = load_processor(checkpoint)(images=[[picture]], text=["what is this"], return_tensors="pt")
+    image = Image.new("RGB", (20, 24), "red")
+    inputs = load_processor(checkpoint)(images=[[image]], text=["what is this"], return_tensors="pt")
     with torch.no_grad():
         return model(**inputs).logits

@@ -1,4 +1,4 @@
-"""Tiny models with random weights, and a task and pictures to try them on."""
+"""Tiny models with random weights, and a task and images to try them on."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +55,7 @@ class NamingTask:
 
 
 def examples(count: int = 8) -> list[Example]:
-    """Pictures of different colours and sizes with prompts of different lengths, in no order of length."""
+    """ImageFolder of different colours and sizes with prompts of different lengths, in no order of length."""
     made = []
     for i in range(count):
         prefix = " ".join((WORDS * 2)[i : i + 1 + (i * 5) % 7])

@@ -1,4 +1,4 @@
-"""One tiny PaLI-3 for every text model, with a projector that is not zero so that pictures count."""
+"""One tiny PaLI-3 for every text model, with a projector that is not zero so that images count."""
 
 import copy
 from typing import Any
@@ -63,14 +63,14 @@ def tiny_pali3(kind: str, seed: int = 2, **fields) -> Any:
 
 
 def tiny_batch(examples: int = 2, words: int = 6, targets: int = 5, seed: int = 1) -> dict[str, torch.Tensor]:
-    """One picture and `words` tokens for each example; the last example's labels are one shorter."""
+    """One image and `words` tokens for each example; the last example's labels are one shorter."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, 50, (examples, IMAGE_TOKENS + words), generator=generator)
     ids[:, :IMAGE_TOKENS] = IMAGE
     labels = torch.randint(3, 50, (examples, targets), generator=generator)
     labels[-1, -1] = -100
-    pictures = torch.rand(examples, 3, SIDE, SIDE, generator=generator) * 2 - 1
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pictures, "labels": labels}
+    images = torch.rand(examples, 3, SIDE, SIDE, generator=generator) * 2 - 1
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": images, "labels": labels}
 
 
 def without(batch: dict[str, torch.Tensor], *names: str) -> dict[str, torch.Tensor]:

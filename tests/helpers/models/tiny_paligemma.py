@@ -43,7 +43,7 @@ def tiny_paligemma_processor(tokenizer: Any, side: int = SIDE, **options: Any) -
 def tiny_paligemma(
     kind: str, processor: PaliGemmaProcessor, seed: int = 1, attention: str | None = None, **fields
 ) -> Any:
-    """Weights are large enough for every part to count, the projector's too; four patches a picture of any side."""
+    """Weights are large enough for every part to count, the projector's too; four patches an image of any side."""
     torch.manual_seed(seed)
     tokenizer: Any = processor.tokenizer
     images: Any = processor.image_processor
@@ -71,9 +71,9 @@ PREFIXES = ["what is this", "caption en", "detect dog", "two green cats what is 
 SUFFIXES = ["a red dog", "two green cats and a dog", "dog", "en"]
 
 
-PICTURES = [Image.new("RGB", (20, 24 + i), colour) for i, colour in enumerate(["red", "lime", "blue", "white"])]
+IMAGES = [Image.new("RGB", (20, 24 + i), colour) for i, colour in enumerate(["red", "lime", "blue", "white"])]
 
 
 def tiny_batch(processor: PaliGemmaProcessor, **options: Any) -> Any:
     """Four examples of different lengths, the second is the longest."""
-    return processor(images=PICTURES, text=PREFIXES, suffix=SUFFIXES, return_tensors="pt", padding=True, **options)
+    return processor(images=IMAGES, text=PREFIXES, suffix=SUFFIXES, return_tensors="pt", padding=True, **options)

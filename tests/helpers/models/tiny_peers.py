@@ -75,9 +75,9 @@ def tiny_florence() -> tuple[Florence2ForConditionalGeneration, Florence2Process
     torch.manual_seed(0)
     places = tuple(f"<loc_{i}>" for i in range(0, 1000, 100))
     tokenizer = tokenizer_of(words=places, image_token="<image>")
-    pictures = CLIPImageProcessorPil(size=SIZE, crop_size=SIZE, do_center_crop=False)
+    images = CLIPImageProcessorPil(size=SIZE, crop_size=SIZE, do_center_crop=False)
     # four stages halve the side each; the average of all places is a token of its own
-    pictures.image_seq_length = 2
+    images.image_seq_length = 2
     kinds = (
         "pure_text",
         "description_with_bboxes",
@@ -85,7 +85,7 @@ def tiny_florence() -> tuple[Florence2ForConditionalGeneration, Florence2Process
         "polygons",
         "description_with_bboxes_or_polygons",
     )
-    processor = Florence2Processor(pictures, tokenizer, post_processor_config={kind: {} for kind in kinds})
+    processor = Florence2Processor(images, tokenizer, post_processor_config={kind: {} for kind in kinds})
     vision = Florence2VisionConfig(
         depths=(1, 1), patch_size=(7, 3), patch_stride=(4, 4), patch_padding=(3, 1), patch_prenorm=(False, True),
         embed_dim=(8, 16), num_heads=(2, 2), num_groups=(2, 2), window_size=4, projection_dim=16,
@@ -103,13 +103,13 @@ def tiny_florence() -> tuple[Florence2ForConditionalGeneration, Florence2Process
 
 
 def tiny_chameleon() -> tuple[ChameleonForConditionalGeneration, ChameleonProcessor]:
-    """Its pictures are tokens of the vocabulary."""
+    """Its images are tokens of the vocabulary."""
     torch.manual_seed(0)
     codes = tuple(f"IMGIMG{letter}Z" for letter in "ABCDEFGH")
     tokenizer = tokenizer_of("<image>", "<racm3:break>", "<eoss>", "<sep>", words=codes)
     tokenizer.sep_token = "<sep>"
-    pictures = ChameleonImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=SIZE)
-    processor = ChameleonProcessor(pictures, tokenizer, image_seq_length=IMAGE_TOKENS)
+    images = ChameleonImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=SIZE)
+    processor = ChameleonProcessor(images, tokenizer, image_seq_length=IMAGE_TOKENS)
     codec = {
         "embed_dim": 8, "num_embeddings": 8, "latent_channels": 8, "resolution": SIDE, "base_channels": 32,
         "channel_multiplier": [1, 1, 1, 1], "num_res_blocks": 1,
@@ -125,9 +125,9 @@ def tiny_kosmos() -> tuple[Kosmos2ForConditionalGeneration, Kosmos2Processor]:
     """Its boxes are pairs of patches."""
     torch.manual_seed(0)
     tokenizer = tokenizer_of()
-    pictures = CLIPImageProcessorPil(size=SIZE, crop_size=SIZE, do_center_crop=False)
+    images = CLIPImageProcessorPil(size=SIZE, crop_size=SIZE, do_center_crop=False)
     # 1,024 patches and 64 queries, since its folder does not say their numbers
-    processor = Kosmos2Processor(pictures, tokenizer)
+    processor = Kosmos2Processor(images, tokenizer)
     text = {
         **text_options(tokenizer), "embed_dim": 16, "layers": 1, "ffn_dim": 32, "attention_heads": 2, "init_std": 1.0,
         "max_position_embeddings": 128,
@@ -156,8 +156,8 @@ def tiny_instruct_blip() -> tuple[InstructBlipForConditionalGeneration, Instruct
     """The same whose Q-Former reads the prompt too."""
     torch.manual_seed(0)
     tokenizer = starting(tokenizer_of())
-    pictures = BlipImageProcessorPil(size=SIZE)
-    processor = InstructBlipProcessor(pictures, tokenizer, tokenizer_of(), num_query_tokens=IMAGE_TOKENS)
+    images = BlipImageProcessorPil(size=SIZE)
+    processor = InstructBlipProcessor(images, tokenizer, tokenizer_of(), num_query_tokens=IMAGE_TOKENS)
     config = InstructBlipConfig(
         vision_config=InstructBlipVisionConfig(**LANGUAGE, image_size=SIDE, patch_size=PATCH),
         qformer_config=InstructBlipQFormerConfig(**LANGUAGE, vocab_size=len(tokenizer), encoder_hidden_size=16),
@@ -184,10 +184,10 @@ def tiny_idefics() -> tuple[Idefics3ForConditionalGeneration, Idefics3Processor]
         "<bos>{% for part in messages[0]['content'] %}{% if part['type'] == 'image' %}<image>"
         "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% if add_generation_prompt %} answer{% endif %}"
     )
-    pictures = Idefics3ImageProcessorPil(
+    images = Idefics3ImageProcessorPil(
         size={"longest_edge": SIDE}, max_image_size={"longest_edge": SIDE}, do_image_splitting=False
     )
-    processor = Idefics3Processor(pictures, tokenizer, image_seq_len=1, chat_template=template)
+    processor = Idefics3Processor(images, tokenizer, image_seq_len=1, chat_template=template)
     vision = {**LANGUAGE, "image_size": SIDE, "patch_size": PATCH}
     text = {"model_type": "llama", **text_options(tokenizer), **LANGUAGE, "initializer_range": 1.0}
     config = Idefics3Config(

@@ -1,4 +1,4 @@
-"""A random SigLIP of both towers, its processor, and coloured pictures with texts in two languages."""
+"""A random SigLIP of both towers, its processor, and coloured images with texts in two languages."""
 
 import torch
 from PIL import Image
@@ -15,12 +15,12 @@ VISION = SIZES | {"image_size": SIDE, "patch_size": PATCH}
 
 def tiny_siglip(seed=0, **vision):
     """Model in evaluation mode and processor."""
-    tokenizer = train_tokenizer([*COLOURS, *COLOURS.values(), "a picture of"] * 4, vocab_size=300)
+    tokenizer = train_tokenizer([*COLOURS, *COLOURS.values(), "an image of"] * 4, vocab_size=300)
     text = SIZES | {"vocab_size": len(tokenizer), "max_position_embeddings": TEXT_LENGTH, "projection_size": 16}
     text |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     torch.manual_seed(seed)
     model = SiglipModel(SiglipConfig(vision_config=VISION | vision, text_config=text)).eval()
-    # the stock initialisation is so small that all pictures look alike
+    # the stock initialisation is so small that all images look alike
     for parameter in model.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     image_processor = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})

@@ -23,7 +23,7 @@ ITEMS = 10
 
 
 class Items(torch.utils.data.Dataset):
-    """Random pictures, prefixes and suffixes of different lengths; item i is always the same."""
+    """Random images, prefixes and suffixes of different lengths; item i is always the same."""
 
     def __len__(self):
         return ITEMS

@@ -28,8 +28,8 @@ from openpali.recipes.start.resized import resolution_keys
 
 ROWS = {row["task"]: row for row in csv.DictReader((Path(__file__).parent / "rows.csv").open(encoding="utf-8"))}
 MINIATURES = synthetic_captions.MINIATURES | synthetic_clips.MINIATURES | synthetic_questions.MINIATURES
-# of the built-in pictures, and of people's own
-OTHERS = {"caption", "count", "detect", "jsonl", "own", "refer", "what", "what-de"}
+# of the built-in images, and of people's own
+OTHERS = {"caption", "count", "detect", "custom", "jsonl", "refer", "what", "what-de"}
 # of PaLI-3's checkpoints, whose image encoder stays frozen
 PALI3_SIZES = (812, 1064)
 EVALUATED_ONLY = {"pope"}

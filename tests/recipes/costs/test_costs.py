@@ -15,14 +15,15 @@ from openpali.modeling.auto import model_class
 from openpali.modeling.configuration_paligemma import paligemma_preset
 from openpali.modeling.four_bit import four_bit_layers, sizes
 from openpali.recipes.costs.activation_memory import kept_bytes, shallow, stack_sizes
-from openpali.recipes.costs.command import StageCosts, main, stage_costs
+from openpali.recipes.costs.command import main
 from openpali.recipes.costs.forward_passes import STEPS, Lengths
 from openpali.recipes.costs.layer_flops import stacks_of
 from openpali.recipes.costs.plan import plan
 from openpali.recipes.costs.plan_memory import build, weight_bytes
+from openpali.recipes.costs.stage_costs import StageCosts, stage_costs
 from openpali.recipes.start.adapters import AdapterArguments, add_adapters
 
-IMAGE, PROMPT, TARGET, PICTURES = 4095, 30, 26, 64
+IMAGE, PROMPT, TARGET, IMAGES = 4095, 30, 26, 64
 LENGTHS = Lengths(PROMPT, TARGET)
 PAPER_SIZE = [p for p in sorted(CONFIGS.glob("pali*/*stage[12]*.yaml")) if "nano" not in p.stem]
 
@@ -41,13 +42,13 @@ def loss(config: Any, attention: str, frozen: str = "nothing") -> torch.Tensor:
     model = model_class(config)._from_config(config, attn_implementation=attention)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(frozen not in name)
-    ids = torch.cat([torch.full((1, PICTURES), IMAGE), torch.randint(3, 4000, (1, PROMPT + TARGET))], dim=1)
+    ids = torch.cat([torch.full((1, IMAGES), IMAGE), torch.randint(3, 4000, (1, PROMPT + TARGET))], dim=1)
     inputs = {"pixel_values": torch.randn(1, 3, 64, 64)}
     if config.model_type == "pali3":
-        inputs |= {"input_ids": ids[:, : PICTURES + PROMPT], "labels": ids[:, -TARGET:]}
+        inputs |= {"input_ids": ids[:, : IMAGES + PROMPT], "labels": ids[:, -TARGET:]}
     else:
         labels, types = ids.clone(), torch.ones_like(ids)
-        labels[:, : PICTURES + PROMPT], types[:, : PICTURES + PROMPT] = -100, 0
+        labels[:, : IMAGES + PROMPT], types[:, : IMAGES + PROMPT] = -100, 0
         inputs |= {"input_ids": ids, "labels": labels, "token_type_ids": types}
     return model(**inputs).loss
 
@@ -145,7 +146,7 @@ def test_fused_attention_keeps_no_scores_and_sdpa_a_mask_for_each_layer(attentio
         sizes = {"model.language_model.layers": 4, "model.vision_tower.encoder.layers": 4}
         assert sizes == stack_sizes(model) | sizes
         found.append(kept_bytes(model, sizes, step, None, attention == "sdpa")[0].example)
-    lengths = [PICTURES + prompt + TARGET for prompt in (30, 94)]
+    lengths = [IMAGES + prompt + TARGET for prompt in (30, 94)]
     width, queries, mlp, layers = 128, 128, 512, 4
     # a token: three of float32 for each norm and residual, queries, keys, values and outputs, the MLP's five
     linear = (found[1] - found[0]) / (lengths[1] - lengths[0])
@@ -229,14 +230,14 @@ def test_more_gpus_hold_less_and_what_does_not_fit_is_said(capsys):
     assert "64 of the prompt and 64 of the target at most (assumed" in capsys.readouterr().out
     main(["--config", "pali3/stage2-812", "--processes", "64", "--image_size", "448"])
     shown = capsys.readouterr().out
-    assert "1,024 of its picture" in shown
+    assert "1,024 of its image" in shown
     assert "a step of 1,024" in shown
 
 
 @pytest.mark.adapters
 def test_every_shipped_configuration_says_what_it_needs():
     for path in sorted(CONFIGS.glob("*/*.yaml")):
-        line = ["--config", str(path), *(["--model", "pali3/5b"] if path.stem == "own" else [])]
+        line = ["--config", str(path), *(["--model", "pali3/5b"] if path.stem == "custom" else [])]
         if path.parent.name in ("accelerate", "mask_vqvae"):
             with pytest.raises(ConfigError, match="is no configuration of transfer"):
                 plan(line)
@@ -280,7 +281,7 @@ def test_costs_of_every_recipe(line, kind, capsys):
         (["--model", "paligemma/4b"], "no preset '4b' of PaliGemma; there are nano, 3b"),
         (["--config", "transfers/docvqa", "--lerning_rate", "1"], "did you mean 'learning_rate'"),
         (["--config", "transfers/nothing"], "no configuration file transfers/nothing"),
-        (["--config", "transfers/own"], "there is no model: give --model"),
+        (["--config", "transfers/custom"], "there is no model: give --model"),
     ],
 )
 def test_mistakes_are_one_line(line, message):

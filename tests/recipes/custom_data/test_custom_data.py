@@ -1,4 +1,4 @@
-"""People's own data from one command to a checkpoint and a report, for every kind and every layout of files."""
+"""Custom data from one command to a checkpoint and a report, for every kind and every layout of files."""
 
 import json
 
@@ -13,7 +13,7 @@ from transformers import pipeline
 
 import openpali_cli  # pyright: ignore[reportMissingImports]
 from openpali import MaskVQVAE
-from openpali.data.custom.dataset import own_spec, read_own
+from openpali.data.custom.dataset import custom_spec, read_custom
 from openpali.data.sources import Augmented, load_source
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.recipes import transfer
@@ -52,10 +52,10 @@ def detected(number):
 
 
 def saved(folder, kind):
-    """A data set of `datasets` with pictures in it, on disk."""
+    """A dataset of `datasets` with images in it, on disk."""
     table(folder / "files", rows(answer=lambda n: NAMES[n % 3]))
-    pictures = [str(folder / "files" / f"{number}.png") for number in range(30)]
-    columns = {"img": pictures, "colour": [number % 3 for number in range(30)]}
+    images = [str(folder / "files" / f"{number}.png") for number in range(30)]
+    columns = {"img": images, "colour": [number % 3 for number in range(30)]}
     features = datasets.Features({"img": datasets.Image(), "colour": datasets.ClassLabel(names=NAMES)})
     data = datasets.Dataset.from_dict(columns, features=features)
     data.save_to_disk(str(folder / "saved"))
@@ -98,8 +98,8 @@ def test_one_command_trains_scores_and_saves(kind, layout, checkpoint, codec, tm
     best = json.loads((run / "best" / "best.json").read_text())
     assert best["loss"] > 0
     assert {"report.html", "model.safetensors", "best"} <= {path.name for path in run.iterdir()}
-    with Image.open(run / "examples.png") as picture:
-        assert min(picture.size) > 500
+    with Image.open(run / "examples.png") as image:
+        assert min(image.size) > 500
 
 
 def test_the_checkpoint_answers_in_a_pipeline(checkpoint, tmp_path):
@@ -122,24 +122,24 @@ def test_the_same_command_goes_on_and_a_changed_one_is_refused(checkpoint, tmp_p
         transfer.main([*line, "--save_steps", "1", "--prompt", "which colour?"])
 
 
-def test_parts_are_by_pictures_and_do_not_move_when_records_are_listed_otherwise(tmp_path):
+def test_parts_are_by_images_and_do_not_move_when_records_are_listed_otherwise(tmp_path):
     path = coco(tmp_path / "data", 40)
-    spec = own_spec(str(path), "detect")
-    before = {part: {row.record for row in found} for part, found in read_own(spec).parts().items()}
+    spec = custom_spec(str(path), "detect")
+    before = {part: {row.record for row in found} for part, found in read_custom(spec).splits().items()}
     content = json.loads(path.read_text())
     content["images"].reverse()
     path.write_text(json.dumps(content))
-    read_own.cache_clear()
-    after = {part: {row.record for row in found} for part, found in read_own(spec).parts().items()}
+    read_custom.cache_clear()
+    after = {part: {row.record for row in found} for part, found in read_custom(spec).splits().items()}
     assert after == before
     assert [len(found) for found in before.values()] == [32, 4, 4]
 
 
-def test_all_questions_about_a_picture_are_in_one_part(tmp_path):
+def test_all_questions_about_a_image_are_in_one_part(tmp_path):
     asked = [{"file_name": f"{n % 15}.png", "question": f"{n}?", "answer": "x"} for n in range(60)]
     table(tmp_path, asked)
-    read_own.cache_clear()
-    parts = read_own(own_spec(str(tmp_path), "vqa")).parts()
+    read_custom.cache_clear()
+    parts = read_custom(custom_spec(str(tmp_path), "vqa")).splits()
     digests = [{row.digest for row in found} for found in parts.values()]
     assert [len(found) for found in digests] == [11, 2, 2]
     assert sum(map(len, digests)) == len(set.union(*digests))
@@ -148,9 +148,9 @@ def test_all_questions_about_a_picture_are_in_one_part(tmp_path):
 
 def test_given_parts_are_kept(tmp_path):
     for place, name in enumerate(("train", "valid", "test")):
-        coco(tmp_path / name, 5 + place, "_annotations.coco.json", first=20 * place, pictures=".")
-    read_own.cache_clear()
-    parts = [load_source({"name": "own", "path": str(tmp_path), "kind": "detect", "split": name}) for name in TRIO]
+        coco(tmp_path / name, 5 + place, "_annotations.coco.json", first=20 * place, images=".")
+    read_custom.cache_clear()
+    parts = [load_source({"name": "custom", "path": str(tmp_path), "kind": "detect", "split": name}) for name in TRIO]
     assert [len(part) for part in parts] == [5, 6, 7]
 
 
@@ -159,14 +159,14 @@ TRIO = ("train", "validation", "test")
 
 def test_separate_files_of_parts_are_kept(tmp_path):
     train, valid = coco(tmp_path / "a", 9), coco(tmp_path / "b", 4, first=50)
-    options = {"name": "own", "path": str(train), "kind": "detect", "validation_path": str(valid)}
-    read_own.cache_clear()
+    options = {"name": "custom", "path": str(train), "kind": "detect", "validation_path": str(valid)}
+    read_custom.cache_clear()
     assert [len(load_source(options | {"split": name})) for name in TRIO] == [9, 4, 4]
 
 
 def test_boxes_and_masks_are_those_of_the_file(tmp_path):
-    read_own.cache_clear()
-    source = load_source({"name": "own", "path": str(coco(tmp_path)), "kind": "segment"})
+    read_custom.cache_clear()
+    source = load_source({"name": "custom", "path": str(coco(tmp_path)), "kind": "segment"})
     for record in (source[index] for index in range(len(source))):
         number = int(record["id"].split()[-1])
         x, y, wide, high = some_box(number)
@@ -186,7 +186,7 @@ def arguments(checkpoint, data, kind, tmp_path, *argv):
 
 
 def test_prompts_name_every_class_and_answers_have_room(checkpoint, tmp_path):
-    read_own.cache_clear()
+    read_custom.cache_clear()
     data = coco(tmp_path / "data")
     task = arguments(checkpoint, data, "detect", tmp_path)[0].task
     assert task["classes"] == NAMES
@@ -197,10 +197,10 @@ def test_prompts_name_every_class_and_answers_have_room(checkpoint, tmp_path):
 
 @pytest.mark.adapters
 def test_the_schedule_follows_from_the_data_and_gives_way_to_what_is_said(checkpoint, tmp_path):
-    read_own.cache_clear()
+    read_custom.cache_clear()
     data = class_folders(tmp_path / "data", 60)
     run = arguments(checkpoint, data, "classify", tmp_path)[-1]
-    # 144 of 180 pictures to train on
+    # 144 of 180 images to train on
     assert (run.per_device_train_batch_size, run.num_train_epochs, run.freeze) == (8, 100, ["vision_tower"])
     assert (run.eval_steps, run.save_steps) == (180, 180)
     run = arguments(checkpoint, data, "classify", tmp_path, "--max_steps", "100", "--learning_rate", "5e-5")[-1]
@@ -220,8 +220,8 @@ def test_large_models_see_examples_less_often():
     assert [epochs_for(examples, 2_000_000) for examples in (50, 500, 5_000, 50_000, 500_000)] == [100, 100, 30, 10, 3]
 
 
-def test_few_pictures_with_boxes_are_cropped_and_said_how(checkpoint, tmp_path):
-    read_own.cache_clear()
+def test_few_images_with_boxes_are_cropped_and_said_how(checkpoint, tmp_path):
+    read_custom.cache_clear()
     data = coco(tmp_path / "data")
     for argv, expected in (([], True), (["--augment", "false"], False), (["--source.augment.flip", "0.5"], True)):
         args, *_, run = arguments(checkpoint, data, "detect", tmp_path, *argv)

@@ -28,14 +28,14 @@ def test_good_data_are_told_to_be_good(check, tmp_path):
         "validation": 2,
         "test": 2,
     }
-    assert report["picture_sizes"]["largest"] == f"{SIDE}x{SIDE}"
+    assert report["image_sizes"]["largest"] == f"{SIDE}x{SIDE}"
     assert report["findings"] == []
 
 
 def test_swapped_xywh_and_xyxy_is_caught(check, tmp_path):
     path = edit(coco(tmp_path / "data"), lambda c: boxes(c, lambda x, y, w, h: [x, y, x + w, y + h]))
     error, _, report = check(path, "detect")
-    assert "boxes do not fit their pictures as xywh, and all fit as xyxy" in error
+    assert "boxes do not fit their images as xywh, and all fit as xyxy" in error
     assert f"{path}:annotation 100: its box" in error
     assert "Give --box_format xyxy" in error
     assert found(report, "box_format")[0][0] == "error"
@@ -49,7 +49,7 @@ def test_xywh_read_as_xyxy_is_caught(check, tmp_path):
     assert "and all fit as xywh" in error
 
 
-def test_boxes_in_shares_of_the_picture_are_caught(check, tmp_path):
+def test_boxes_in_shares_of_the_image_are_caught(check, tmp_path):
     path = edit(coco(tmp_path / "data"), lambda c: boxes(c, lambda *box: [value / SIDE for value in box]))
     error, *_ = check(path, "detect")
     assert "all fit as xywh_relative" in error
@@ -72,14 +72,14 @@ def test_rows_before_columns_are_caught(check, tmp_path):
     assert "all fit as yxyx" in error
 
 
-def test_a_box_outside_its_picture_leaves_that_picture_out(check, tmp_path):
+def test_a_box_outside_its_image_leaves_that_image_out(check, tmp_path):
     def outside(content):
         content["annotations"][3]["bbox"] = [30, 30, 30, 30]
 
     path = edit(coco(tmp_path / "data"), outside)
     error, shown, report = check(path, "detect")
     assert not error
-    assert f"{path}:annotation 103: its bbox [30.0, 30.0, 30.0, 30.0] reaches outside the picture of 40 x 40" in shown
+    assert f"{path}:annotation 103: its bbox [30.0, 30.0, 30.0, 30.0] reaches outside the image of 40 x 40" in shown
     assert found(report, "box") == [("warning", 1)]
     assert sum(part["pictures"] for part in report["parts"].values()) == 19
 
@@ -146,7 +146,7 @@ def test_a_misspelt_class_in_a_prompt_is_told(check, tmp_path):
 def test_an_empty_split_is_caught(check, tmp_path, part):
     data = tmp_path / "data"
     for place, name in enumerate(("train", "valid", "test")):
-        coco(data / name, 0 if name == part else 6, "_annotations.coco.json", first=10 * place, pictures=".")
+        coco(data / name, 0 if name == part else 6, "_annotations.coco.json", first=10 * place, images=".")
     error, *_ = check(data, "detect")
     assert f"the {'validation' if part == 'valid' else part} part is empty" in error
     assert "--resplit true" in error
@@ -160,20 +160,20 @@ def test_a_split_without_a_good_record_is_caught(check, tmp_path):
     assert "none of the 5 records of the validation part is good" in error
 
 
-def test_too_few_pictures_to_split_are_caught(check, tmp_path):
+def test_too_few_images_to_split_are_caught(check, tmp_path):
     error, *_ = check(coco(tmp_path / "data", 2), "detect")
-    assert "2 different pictures that can be used, too few" in error
+    assert "2 different images that can be used, too few" in error
     assert "--validation_data" in error
 
 
-def test_validation_pictures_that_are_trained_on_are_caught(check, tmp_path):
+def test_validation_images_that_are_trained_on_are_caught(check, tmp_path):
     data = tmp_path / "data"
     class_folders(data / "train", 4)
     class_folders(data / "val", 2, first=50)
     shutil.copy(data / "train" / "red" / "1.png", data / "val" / "red" / "other name.png")
     error, shown, report = check(data, "classify")
     assert not error
-    assert "1 pictures of the validation part are trained on as well" in shown
+    assert "1 images of the validation part are trained on as well" in shown
     assert f"{data / 'val'}:red/other name.png is {data / 'train'}:red/1.png" in shown
     assert ("warning", 1) in found(report, "leakage")
 
@@ -185,7 +185,7 @@ def test_an_automatic_split_leaks_no_copy(check, tmp_path):
     _, shown, report = check(data, "classify")
     assert not found(report, "leakage")
     assert found(report, "duplicates") == [("warning", 30)]
-    assert "pictures are there more than once" in shown
+    assert "images are there more than once" in shown
     assert [part["records"] for part in report["parts"].values()] == [48, 6, 6]
 
 
@@ -218,13 +218,13 @@ def test_many_bad_records_are_an_error(check, tmp_path):
     assert not check(tmp_path / "data", "caption", "--train_despite_errors", "true")[0]
 
 
-def test_a_missing_picture_is_told(check, tmp_path):
+def test_a_missing_image_is_told(check, tmp_path):
     path = coco(tmp_path / "data")
     (tmp_path / "data" / "images" / "7.png").unlink()
-    assert f"{path}:image 7: there is no picture 7.png" in check(path, "detect")[1]
+    assert f"{path}:image 7: there is no image 7.png" in check(path, "detect")[1]
 
 
-def test_a_missing_folder_of_pictures_is_caught(check, tmp_path):
+def test_a_missing_folder_of_images_is_caught(check, tmp_path):
     path = coco(tmp_path / "data")
     shutil.move(tmp_path / "data" / "images", tmp_path / "elsewhere")
     error, *_ = check(path, "detect")
@@ -232,10 +232,10 @@ def test_a_missing_folder_of_pictures_is_caught(check, tmp_path):
     assert not check(path, "detect", "--image_root", str(tmp_path / "elsewhere"))[0]
 
 
-def test_a_broken_picture_is_told(check, tmp_path):
+def test_a_broken_image_is_told(check, tmp_path):
     path = coco(tmp_path / "data")
-    (tmp_path / "data" / "images" / "7.png").write_bytes(b"no picture")
-    assert "7.png is not a picture that can be read" in check(path, "detect")[1]
+    (tmp_path / "data" / "images" / "7.png").write_bytes(b"no image")
+    assert "7.png is not an image that can be read" in check(path, "detect")[1]
 
 
 def test_another_size_than_the_file_says_is_told(check, tmp_path):
@@ -270,7 +270,7 @@ def test_a_class_without_training_examples_is_told(check, tmp_path):
 def test_boxes_too_small_for_the_resolution_are_told(check, tmp_path):
     path = edit(coco(tmp_path / "data"), lambda c: boxes(c, lambda x, y, w, h: [x, y, 3, 3]))
     shown = check(path, "detect")[1]
-    assert "pixels wide or high in the model's pictures of 16" in shown
+    assert "pixels wide or high in the model's images of 16" in shown
     assert "Give a larger --resolution" in shown
     assert "wide or high" not in check(path, "detect", "--resolution", "64")[1]
 

@@ -13,7 +13,7 @@ from custom_files import NAMES, SIDE, class_folders, coco, edit, found, save_ima
 from PIL import Image
 from tiny_adapters import save_checkpoint
 
-from openpali.data.custom.dataset import own_spec, read_own
+from openpali.data.custom.dataset import custom_spec, read_custom
 from openpali.data.records import BadRecord
 from openpali.data.sources import load_source
 from openpali.recipes import transfer
@@ -29,8 +29,8 @@ def rows(count=20, **columns):
 
 
 def source(path, kind, **options):
-    read_own.cache_clear()
-    return load_source({"name": "own", "path": str(path), "kind": kind, **options})
+    read_custom.cache_clear()
+    return load_source({"name": "custom", "path": str(path), "kind": kind, **options})
 
 
 def every(path, kind, **options):
@@ -41,7 +41,7 @@ def every(path, kind, **options):
 
 def test_joined_files_with_repeated_ids_are_an_error_and_are_left_out(check, tmp_path):
     path = coco(tmp_path / "data", 12)
-    other = json.loads(coco(tmp_path / "other", 4, pictures="../data/images/more").read_text())
+    other = json.loads(coco(tmp_path / "other", 4, images="../data/images/more").read_text())
     for image in other["images"]:
         image["file_name"] = f"more/{image['file_name']}"
     edit(path, lambda c: (c["images"].extend(other["images"]), c["annotations"].extend(other["annotations"])))
@@ -68,7 +68,7 @@ def test_ids_match_as_numbers_and_as_texts(check, tmp_path, kind):
     assert all(record["captions"]["en"] if kind == "caption" else record["objects"] for record in records)
 
 
-def test_lost_annotations_are_an_error_and_make_no_picture_an_empty_one(check, tmp_path):
+def test_lost_annotations_are_an_error_and_make_no_image_an_empty_one(check, tmp_path):
     path = coco(tmp_path / "data")
     edit(path, lambda c: [one.update(image_id=900 + one["id"]) for one in c["annotations"][:5]])
     edit(path, lambda c: c["annotations"].pop())
@@ -81,11 +81,11 @@ def test_lost_annotations_are_an_error_and_make_no_picture_an_empty_one(check, t
 
 def test_data_without_any_object_are_told(check, tmp_path):
     path = edit(coco(tmp_path / "data"), lambda c: c.update(annotations=[]))
-    assert "none of its 20 pictures has an object" in check(path, "detect")[0]
+    assert "none of its 20 images has an object" in check(path, "detect")[0]
     error, *_ = check(path, "detect", "--train_despite_errors", "true")
-    assert "no picture has an object to be found. Give it annotations." in error
+    assert "no image has an object to be found. Give it annotations." in error
     table(tmp_path / "lines", rows(objects=lambda n: []))
-    assert "none of its 20 pictures has an object" in check(tmp_path / "lines", "segment")[0]
+    assert "none of its 20 images has an object" in check(tmp_path / "lines", "segment")[0]
 
 
 @pytest.mark.parametrize("label", [int, str, float, lambda n: f"{n}.0", lambda n: NAMES[n]])
@@ -138,7 +138,7 @@ def test_a_super_category_of_the_same_name_is_asked_for_once(check, checkpoint, 
     error, shown, _ = check(path, "detect")
     assert "nothing is wrong with them" in shown
     line = ["--model", str(checkpoint), "--data", str(path), "--kind", "detect", "--output_dir", str(tmp_path / "x")]
-    read_own.cache_clear()
+    read_custom.cache_clear()
     task = transfer.configure(transfer.with_config([*line, "--use_cpu", "true"]))[0].task
     assert task["classes"] == NAMES
     edit(path, lambda c: c["annotations"][0].update(category_id=0))
@@ -157,14 +157,14 @@ def test_names_that_are_one_to_a_metric_or_to_a_reader_are_told(check, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["float", "int"])
-def test_pictures_of_more_than_8_bits_are_not_black(check, tmp_path, kind):
+def test_images_of_more_than_8_bits_are_not_black(check, tmp_path, kind):
     path = table(tmp_path / "data", rows(label=lambda n: NAMES[n % 3]))
     for file in sorted((tmp_path / "data").glob("*.png")):
         grey = np.asarray(Image.open(file).convert("L"))
         values = (grey / 255).astype(np.float32) if kind == "float" else grey.astype(np.int32)
         Image.fromarray(values).save(file.with_suffix(".tif"))
     path.write_text(path.read_text().replace(".png", ".tif"))
-    assert not found(check(path, "classify")[2], "black_pictures")
+    assert not found(check(path, "classify")[2], "black_images")
     for record in every(path, "classify"):
         name = path.parent / f"{int(record['id'].rpartition(':')[2]) - 1}.png"
         with Image.open(name) as before:
@@ -172,22 +172,22 @@ def test_pictures_of_more_than_8_bits_are_not_black(check, tmp_path, kind):
 
 
 @pytest.mark.parametrize(("black", "level"), [(3, "warning"), (20, "error")])
-def test_black_pictures_are_told(check, tmp_path, black, level):
+def test_black_images_are_told(check, tmp_path, black, level):
     path = table(tmp_path / "data", rows(label=lambda n: NAMES[n % 3]))
     for number in range(black):
         values = np.arange(SIDE * SIDE, dtype=np.uint16).reshape(SIDE, SIDE) + number
         # 12 bits in 16
         Image.fromarray(values).save(tmp_path / "data" / f"{number}.png")
     error, shown, report = check(path, "classify")
-    assert found(report, "black_pictures") == [(level, black)]
-    assert f"{black} of 20 pictures that were looked at are black: no pixel is brighter than 15" in error + shown
+    assert found(report, "black_images") == [(level, black)]
+    assert f"{black} of 20 images that were looked at are black: no pixel is brighter than 15" in error + shown
     assert bool(error) == (level == "error")
 
 
-def test_pictures_of_one_colour_are_told(check, tmp_path):
+def test_images_of_one_colour_are_told(check, tmp_path):
     path = table(tmp_path / "data", rows(label=lambda n: NAMES[n % 3]))
     Image.new("RGB", (40, 40), (90, 90, 90)).save(tmp_path / "data" / "4.png")
-    assert "1 of 20 pictures that were looked at are of one colour. The first: " in check(path, "classify")[1]
+    assert "1 of 20 images that were looked at are of one colour. The first: " in check(path, "classify")[1]
 
 
 def outlines(content, change):
@@ -199,7 +199,7 @@ def outlines(content, change):
 
 @pytest.mark.parametrize(
     ("change", "told"),
-    [(lambda x, y: (x / SIDE, y / SIDE), "shares of the picture's sides"), (lambda x, y: (y, x), "x and y exchanged")],
+    [(lambda x, y: (x / SIDE, y / SIDE), "shares of the image's sides"), (lambda x, y: (y, x), "x and y exchanged")],
 )
 def test_outlines_in_other_units_than_their_boxes_are_told(check, tmp_path, change, told):
     path = edit(coco(tmp_path / "data"), lambda c: outlines(c, change))
@@ -208,7 +208,7 @@ def test_outlines_in_other_units_than_their_boxes_are_told(check, tmp_path, chan
     assert not check(path, "detect")[0]
 
 
-def test_an_outline_elsewhere_than_its_box_leaves_its_picture_out(check, tmp_path):
+def test_an_outline_elsewhere_than_its_box_leaves_its_image_out(check, tmp_path):
     path = edit(coco(tmp_path / "data"), lambda c: c["annotations"][2].update(segmentation=[[0, 0, 6, 0, 6, 6]]))
     error, shown, report = check(path, "segment")
     assert not error
@@ -217,7 +217,7 @@ def test_an_outline_elsewhere_than_its_box_leaves_its_picture_out(check, tmp_pat
 
 
 def turn(path, orientation, wide=80):
-    """Have EXIF turn a picture that is stored with twice the width."""
+    """Have EXIF turn an image that is stored with twice the width."""
     exif = Image.Exif()
     exif[0x112] = orientation
     with Image.open(path) as image:
@@ -232,7 +232,7 @@ def test_photographs_annotated_as_they_are_stored_are_told_and_turned(check, tmp
     for number in range(20):
         turn(tmp_path / "data" / f"{number}.png", 6 if number % 2 else 1)
     error, _, report = check(path, "detect")
-    assert "EXIF turns 10 pictures, and annotations are for them as they are stored" in error
+    assert "EXIF turns 10 images, and annotations are for them as they are stored" in error
     assert "Give --orientation stored." in error
     assert not found(report, "box_format")
     error, shown, _ = check(path, "detect", "--orientation", "stored")
@@ -279,7 +279,7 @@ def test_sizes_of_turned_photographs_matter_to_boxes_alone(check, tmp_path):
     assert "nothing is wrong with them" in check(path, "caption")[1]
 
 
-def test_a_mark_for_the_picture_is_no_part_of_a_question(tmp_path):
+def test_a_mark_for_the_image_is_no_part_of_a_question(tmp_path):
     table(tmp_path, rows(question=lambda n: f"<image>\nwhat is {n}?", answer=lambda n: "x"))
     assert {record["question"][:8] for record in every(tmp_path, "vqa")} == {"what is "}
 
@@ -335,13 +335,13 @@ def test_conversations_of_a_saved_data_set_are_read(tmp_path):
     assert {record["image"].size for record in records} == {(SIDE, SIDE)}
 
 
-def test_records_with_several_pictures_are_told(check, tmp_path):
+def test_records_with_several_images_are_told(check, tmp_path):
     table(tmp_path / "data", rows(text=str))
     path = tmp_path / "data" / "metadata.jsonl"
     lines = [{"images": [f"{n}.png", "0.png"][: 1 + (n == 5)], "text": "x"} for n in range(20)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     _, shown, report = check(path, "caption")
-    assert f"{path}:6: it has 2 pictures, and a record of a kind has one" in shown
+    assert f"{path}:6: it has 2 images, and a record of a kind has one" in shown
     assert found(report, "picture") == [("warning", 1)]
 
 
@@ -388,7 +388,7 @@ def test_folders_beside_parts_are_unclear(check, tmp_path):
     assert set(check(tmp_path / "vehicles", "classify")[2]["parts"]["train"]["classes"]) == {"train", "red"}
 
 
-def test_hidden_files_are_no_pictures(tmp_path):
+def test_hidden_files_are_no_images(tmp_path):
     data = class_folders(tmp_path, 6)
     save_image(data / "red" / ".ipynb_checkpoints" / "0-checkpoint.png", 8)
     (data / "red" / "._0.png").write_bytes(b"\0\5\x16\7")
@@ -496,7 +496,7 @@ def test_boxes_outside_are_clipped_where_that_is_asked_for_and_counted(check, tm
     assert found(check(path, "detect")[2], "box") == [("warning", 1)]
     error, shown, report = check(path, "detect", "--clip_boxes", "true")
     assert not error
-    assert f"1 boxes reach outside their pictures and are clipped, the first is {path}:annotation 103" in shown
+    assert f"1 boxes reach outside their images and are clipped, the first is {path}:annotation 103" in shown
     (record,) = [one for one in every(path, "detect", clip_boxes=True) if one["id"].endswith(" 3")]
     box = record["objects"][0]["box"]
     assert (box.x0, box.y0, box.x1, box.y1) == (0.75, 0.75, 1, 1)
@@ -533,17 +533,17 @@ def test_what_other_tools_export_is_read_or_told(check, tmp_path):
     [
         (b"file_name,text,text\n0.png,a,b\n", ":1: two columns are called 'text'. Rename one of them"),
         (b"PK\3\4\0\0", "it is no text, but a workbook, an archive or the like. Export it as text"),
-        (b"file_name,text\n0.PNG,a\n", "there is no picture 0.PNG in .* There is 0.png: mind the case"),
+        (b"file_name,text\n0.PNG,a\n", "there is no image 0.PNG in .* There is 0.png: mind the case"),
         (b"file_name,text\ndata:image/png;base64,AAAA,a\n", "it has 3 values"),
-        (b'file_name,text\n"data:image/png;base64,AAAA",a\n', "is no name of a file. Save the picture as a file"),
+        (b'file_name,text\n"data:image/png;base64,AAAA",a\n', "is no name of a file. Save the image as a file"),
     ],
 )
 def test_odd_tables_are_told(tmp_path, content, message):
     table(tmp_path, rows(text=str))
     (tmp_path / "my.csv").write_bytes(content)
-    read_own.cache_clear()
+    read_custom.cache_clear()
     try:
-        told = str(read_own(own_spec(str(tmp_path / "my.csv"), "caption")).bad[0])
+        told = str(read_custom(custom_spec(str(tmp_path / "my.csv"), "caption")).bad[0])
     except BadRecord as bad:
         told = str(bad)
     assert re.search(message, told)

@@ -1,4 +1,4 @@
-"""What the check of a person's data says of scores that say nothing, and of texts that will be cut."""
+"""What the check of custom data says of scores that say nothing, and of texts that will be cut."""
 
 import json
 
@@ -6,8 +6,8 @@ import pytest
 from custom_files import NAMES, coco, edit, found, save_image, table
 from tiny_adapters import save_checkpoint
 
-from openpali.data.custom.dataset import own_spec, read_own, share_positives
-from openpali.recipes.custom_data.defaults import own_task
+from openpali.data.custom.dataset import custom_spec, read_custom, share_positives
+from openpali.recipes.custom_data.defaults import custom_task
 from openpali.recipes.custom_data.text_lengths import TextLengths, TextLimits, answer_tokens, chosen, cut_texts
 
 
@@ -27,19 +27,19 @@ def keep_objects(path, kept):
 
 @pytest.mark.parametrize("positives", [1, 2, 3, 5, 19])
 def test_every_part_has_objects_where_there_are_enough(tmp_path, positives):
-    """Whichever pictures they are on; the parts are as large as ever."""
+    """Whichever images they are on; the parts are as large as ever."""
     for first in range(0, 20, 4):
         path = coco(tmp_path / str(first), 20)
         keep_objects(path, {(first + n) % 20 for n in range(positives)})
-        read_own.cache_clear()
-        parts = read_own(own_spec(str(path), "detect")).parts()
+        read_custom.cache_clear()
+        parts = read_custom(custom_spec(str(path), "detect")).splits()
         counts = [sum(bool(row.objects) for row in rows) for rows in parts.values()]
         assert [len(rows) for rows in parts.values()] == [16, 2, 2]
         assert sum(counts) == positives
         assert [bool(count) for count in counts] == [True, positives > 1, positives > 2]
 
 
-def test_pictures_stay_where_every_part_has_objects_already():
+def test_images_stay_where_every_part_has_objects_already():
     digests = [f"{number:02}" for number in range(10)]
     part_of = {"00": 0, "01": 1}
     assert share_positives(part_of, digests, set(digests), 2) == part_of
@@ -47,10 +47,10 @@ def test_pictures_stay_where_every_part_has_objects_already():
 
 
 def parts(folder, *counts):
-    """A COCO JSON for train, valid and test, with objects on so many of the six pictures of each."""
+    """A COCO JSON for train, valid and test, with objects on so many of the six images of each."""
     for place, (name, count) in enumerate(zip(("train", "valid", "test"), counts)):
         first = 10 * place
-        path = coco(folder / name, 6, "_annotations.coco.json", first=first, pictures=".")
+        path = coco(folder / name, 6, "_annotations.coco.json", first=first, images=".")
         keep_objects(path, set(range(first, first + count)))
     return folder
 
@@ -58,23 +58,21 @@ def parts(folder, *counts):
 def test_parts_without_objects_are_told(check, tmp_path):
     error, shown, report = check(parts(tmp_path / "data", 6, 0, 6), "detect")
     assert not error
-    assert (
-        "none of the 6 pictures of the validation part has an object: its scores are undefined, and weights" in shown
-    )
+    assert "none of the 6 images of the validation part has an object: its scores are undefined, and weights" in shown
     assert "are chosen by the validation loss. Give it some, or --resplit true" in shown
     assert found(report, "positives") == [("warning", 6)]
     assert not found(check(tmp_path / "data", "detect", "--resplit", "true")[2], "positives")
     error, _, _ = check(parts(tmp_path / "other", 0, 6, 6), "detect")
-    assert "none of the 6 pictures of the train part has an object: there is nothing to learn" in error
+    assert "none of the 6 images of the train part has an object: there is nothing to learn" in error
 
 
 def test_a_caption_score_that_is_always_zero_is_told(check, tmp_path):
     table(tmp_path / "few", [{"text": f"a dog number {number}"} for number in range(12)])
     _, shown, report = check(tmp_path / "few", "caption")
-    assert "the validation part has one picture, on which CIDEr is always 0, and weights are chosen by" in shown
+    assert "the validation part has one image, on which CIDEr is always 0, and weights are chosen by" in shown
     assert found(report, "scores") == [("warning", 1), ("warning", 1)]
     table(tmp_path / "same", [{"text": "a dog"} for _ in range(40)])
-    assert "the validation part has the same captions for all 4 pictures" in check(tmp_path / "same", "caption")[1]
+    assert "the validation part has the same captions for all 4 images" in check(tmp_path / "same", "caption")[1]
     table(tmp_path / "many", [{"text": f"a dog number {number}"} for number in range(40)])
     assert not found(check(tmp_path / "many", "caption")[2], "scores")
 
@@ -84,16 +82,16 @@ def test_what_is_scored_of_a_part_is_looked_at(check, tmp_path):
     data = parts(tmp_path / "data", 6, 6, 6)
     edit(data / "valid" / "_annotations.coco.json", lambda c: c["annotations"].__delitem__(slice(0, 3)))
     _, shown, _ = check(data, "detect", "--eval_limit", "2")
-    assert "none of the 2 pictures of the scored (--eval_limit 2) validation part has an object" in shown
+    assert "none of the 2 images of the scored (--eval_limit 2) validation part has an object" in shown
     assert "Give a larger --eval_limit." in shown
     assert "has an object" not in check(data, "detect", "--eval_limit", "4")[1]
     table(tmp_path / "many", [{"text": f"a dog number {number}"} for number in range(40)])
     _, shown, _ = check(tmp_path / "many", "caption", "--eval_limit", "1")
-    assert "the scored (--eval_limit 1) validation part has one picture, on which CIDEr is always 0" in shown
+    assert "the scored (--eval_limit 1) validation part has one image, on which CIDEr is always 0" in shown
 
 
 def crowded(folder, boxes, count=20):
-    """Pictures with so many boxes each."""
+    """ImageFolder with so many boxes each."""
     content = {
         "images": [],
         "annotations": [],
@@ -111,8 +109,8 @@ def crowded(folder, boxes, count=20):
 
 
 def test_many_boxes_have_room_in_scoring(tiny_tokenizer, tmp_path):
-    read_own.cache_clear()
-    data = read_own(own_spec(str(crowded(tmp_path, 250, 6)), "detect"))
+    read_custom.cache_clear()
+    data = read_custom(custom_spec(str(crowded(tmp_path, 250, 6)), "detect"))
     (row, *_) = data.rows[""]
     lengths = TextLengths(data, tiny_tokenizer)
     target = " ; ".join(f"<loc0001><loc0002><loc0003><loc0004> {NAMES[n % 3]}" for n in range(250))
@@ -161,17 +159,17 @@ def test_what_prompts_ask_for_is_said(tiny_tokenizer, tmp_path, classes):
         ]
 
     edit(path, categories)
-    read_own.cache_clear()
-    data = read_own(own_spec(str(path), "detect"))
+    read_custom.cache_clear()
+    data = read_custom(custom_spec(str(path), "detect"))
     values = {"kind": "detect", "prompt": "", "language": "en", "max_length": None}
-    task = own_task(values, data, tiny_tokenizer)
+    task = custom_task(values, data, tiny_tokenizer)
     said = chosen(data, task | {"max_new_tokens": 99}, TextLimits(tiny_tokenizer))
     assert said["answers"].startswith("up to 99 tokens in scoring; the longest target has ")
     assert len(task.get("classes", ())) == (classes if classes <= 80 else 0)
     if classes <= 80:
-        assert said["prompts"] == f"name {classes} of {classes} classes, also on pictures without any"
+        assert said["prompts"] == f"name {classes} of {classes} classes, also on images without any"
     else:
-        assert "ask for one class that is on the picture: the names of all 2000 have " in said["prompts"]
+        assert "ask for one class that is on the image: the names of all 2000 have " in said["prompts"]
         assert "What is not there is not learnt so" in said["prompts"]
-    short = own_task(values | {"max_length": 4}, data, tiny_tokenizer)
+    short = custom_task(values | {"max_length": 4}, data, tiny_tokenizer)
     assert short == {"name": "detect"}

@@ -61,7 +61,7 @@ def test_a_file_of_prompts_and_targets_keeps_its_locations(checkpoint, tmp_path,
     )
     assert plain is not None
     assert plain.controls == "places"
-    own = load_task({"name": "own", "kind": "caption"})
+    own = load_task({"name": "custom", "kind": "caption"})
     example = own.example({"id": "a", "image": None, "captions": {"en": ["x"]}}, random.Random(0))
     assert example is not None
     assert example.controls == "none"
@@ -71,7 +71,7 @@ def without_objects(content):
     content["annotations"] = [one for one in content["annotations"] if one["image_id"] % 2]
 
 
-def test_segment_trains_on_pictures_without_objects(pali3, codec, tmp_path, capsys):
+def test_segment_trains_on_images_without_objects(pali3, codec, tmp_path, capsys):
     path = edit(coco(tmp_path / "data", 20), without_objects)
     run(pali3, tmp_path / "run", path.parent, "--kind", "segment", "--codec", str(codec))
     assert "Saved model and processor" in capsys.readouterr().out
@@ -80,7 +80,7 @@ def test_segment_trains_on_pictures_without_objects(pali3, codec, tmp_path, caps
     args, *_ = configure(with_config([*line, "--task", f"{{codec: {codec}}}"]))
     assert args.task["codec"] == str(codec)
     assert args.task["name"] == "segment"
-    assert args.source["name"] == "own"
+    assert args.source["name"] == "custom"
     assert args.task["classes"] == ["red", "lime", "blue"]
 
 
@@ -117,7 +117,7 @@ def test_odd_values_of_objects_name_their_line(pali3, tmp_path, capsys):
     assert f"{path}:6, object 1: its box [1, 2] is not four numbers. Give four numbers." in examples
 
 
-def test_several_classes_of_a_picture_are_told(pali3, tmp_path):
+def test_several_classes_of_a_image_are_told(pali3, tmp_path):
     import datasets
 
     table(tmp_path / "files", [{"text": ""} for _ in range(6)])
@@ -125,5 +125,5 @@ def test_several_classes_of_a_picture_are_told(pali3, tmp_path):
     columns = {"image": [str(tmp_path / "files" / f"{n}.png") for n in range(6)], "labels": [[0, 1]] * 6}
     features = datasets.Features({"image": datasets.Image(), "labels": several})
     datasets.Dataset.from_dict(columns, features=features).save_to_disk(str(tmp_path / "data"))
-    with pytest.raises(SystemExit, match="its column 'labels' holds several classes for a picture"):
+    with pytest.raises(SystemExit, match="its column 'labels' holds several classes for an image"):
         run(pali3, tmp_path / "run", tmp_path / "data", "--kind", "classify")

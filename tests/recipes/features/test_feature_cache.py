@@ -33,7 +33,7 @@ EXAMPLES, DISTINCT = 8, 6
 WORDS = ["a red dog", "two green cats", "dog", "en", "what", "caption", "detect dog", "a dog"]
 
 
-def write_pictures(folder, seed=0):
+def write_images(folder, seed=0):
     generator = torch.Generator().manual_seed(seed)
     for i in range(DISTINCT):
         pixels = torch.randint(0, 256, (20 + i, 24, 3), dtype=torch.uint8, generator=generator)
@@ -42,8 +42,8 @@ def write_pictures(folder, seed=0):
 
 @pytest.fixture
 def data(tmp_path):
-    """Eight records; two of the six pictures are used twice, and the last record has two."""
-    write_pictures(tmp_path)
+    """Eight records; two of the six images are used twice, and the last record has two."""
+    write_images(tmp_path)
     names = [[f"{i % DISTINCT}.png"] for i in range(EXAMPLES - 1)] + [["1.png", "4.png"]]
     lines = [
         {"image": images, "prefix": ("caption en", "what is this")[i % 2], "suffix": WORDS[i]}
@@ -86,7 +86,7 @@ def train(folder, data, made, mode, exact=True, limits=None, **options):
     run = arguments(folder, **options)
     checkpoint = open_run(run)
     set_text_dropout(model, 0.1)
-    collator = Collator(processor, **(limits or {}), exact_pictures=exact)
+    collator = Collator(processor, **(limits or {}), exact_images=exact)
     examples, batches = cached_features(mode, model, dataset(data), collator, run)
     assert isinstance(examples, CachedExamples) == (mode == "on")
     run_training(model, processor, run, examples, batches, resume_from=checkpoint)
@@ -97,7 +97,7 @@ def train(folder, data, made, mode, exact=True, limits=None, **options):
 
 @pytest.mark.parametrize("kind", ["pali3", "paligemma"])
 @pytest.mark.parametrize("exact", [True, False])
-def test_losses_of_three_epochs_are_those_of_the_pictures(make, data, tmp_path, kind, exact):
+def test_losses_of_three_epochs_are_those_of_the_images(make, data, tmp_path, kind, exact):
     runs = [train(tmp_path / mode, data, make(kind), mode, exact) for mode in ("off", "on")]
     assert len(runs[0]) == len(runs[1]) == 8
     assert runs[1] == pytest.approx(runs[0], abs=1e-5)
@@ -123,19 +123,19 @@ def test_packed_rows_and_loader_workers_change_no_loss(make, data, tmp_path):
 
 
 class Count:
-    """How often the encoder is called, and on how many pictures."""
+    """How often the encoder is called, and on how many images."""
 
     def __init__(self, model):
-        self.pictures = 0
+        self.images = 0
         model.get_encoder(modality="image").register_forward_hook(self.add)
 
     def add(self, module, inputs, output):
-        self.pictures += len(output.last_hidden_state)
+        self.images += len(output.last_hidden_state)
 
 
 @pytest.fixture
 def filled(make, data, tmp_path, capsys):
-    """Ask for features as a run does; answers how many pictures were computed, and the examples and collator."""
+    """Ask for features as a run does; answers how many images were computed, and the examples and collator."""
 
     def asked(folder="run", change=None, mode: Any = "on", exact=True, augment=None, source=None, **options):
         model, processor = make("pali3")
@@ -143,17 +143,17 @@ def filled(make, data, tmp_path, capsys):
             change(model, processor)
         count = Count(model)
         run = arguments(tmp_path / folder, **options)
-        collator = Collator(processor, exact_pictures=exact)
+        collator = Collator(processor, exact_images=exact)
         found = cached_features(mode, model, source or dataset(data, augment), collator, run)
-        return count.pictures, *found, capsys.readouterr().out
+        return count.images, *found, capsys.readouterr().out
 
     return asked
 
 
-def test_each_picture_is_computed_once_and_the_next_run_computes_none(filled, tmp_path):
+def test_each_image_is_computed_once_and_the_next_run_computes_none(filled, tmp_path):
     computed, _, _, shown = filled("a")
     assert computed == DISTINCT
-    assert f"{DISTINCT} distinct pictures of 4 x 16 values in float32" in shown
+    assert f"{DISTINCT} distinct images of 4 x 16 values in float32" in shown
     size = sum(path.stat().st_size for path in (tmp_path / FOLDER).glob("*/*.features"))
     assert size == DISTINCT * 4 * 16 * 4
     computed, examples, collator, shown = filled("b")
@@ -199,7 +199,7 @@ def test_numbers_of_another_type_are_kept_apart(filled):
     torch.testing.assert_close(features[1].float(), features[0], atol=0.05, rtol=0.05)
 
 
-def test_a_picture_that_changes_under_the_same_name_is_computed_anew_and_only_it(filled, data):
+def test_a_image_that_changes_under_the_same_name_is_computed_anew_and_only_it(filled, data):
     _, examples, collator, _ = filled()
     before = collator([examples[2]])["image_features"]
     path = data.parent / "2.png"
@@ -224,8 +224,8 @@ def test_changed_texts_are_read_anew(filled, data):
 def test_features_are_the_encoders_own(filled, make, data):
     _, examples, collator, _ = filled()
     model, processor = make("pali3")
-    pictures = [picture for i in range(EXAMPLES) for picture in dataset(data)[i].images]
-    pixels = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+    images = [image for i in range(EXAMPLES) for image in dataset(data)[i].images]
+    pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         expected = model.get_encoder(modality="image")(pixels).last_hidden_state
     found = collator([examples[i] for i in range(EXAMPLES)])["image_features"]
@@ -290,13 +290,13 @@ def test_a_run_killed_while_it_fills_and_while_it_trains_ends_as_an_uninterrupte
     killed(steps, train, folder, data, make("pali3"), "on", save_steps=3, resume="auto")
     computed = Count(make("pali3")[0])
     again = train(folder, data, make("pali3"), "on", save_steps=3, resume="auto")
-    assert computed.pictures == 0
+    assert computed.images == 0
     assert again[-5:] == pytest.approx(whole[-5:], abs=1e-5)
 
 
 REFUSED = {
     "the image encoder trains": {"freeze": "projector"},
-    "augmented pictures are others": {"augment": {"flip": 0.5}},
+    "augmented images are others": {"augment": {"flip": 0.5}},
     "dropout": {"change": lambda model, processor: setattr(model.config.vision_config, "attention_dropout", 0.1)},
 }
 
@@ -321,7 +321,7 @@ def test_where_features_cannot_be_kept_auto_goes_without_and_on_says_why(filled,
         ({"max_steps": 6}, True),
     ],
 )
-def test_auto_is_on_where_pictures_come_twice(filled, options, used):
+def test_auto_is_on_where_images_come_twice(filled, options, used):
     assert isinstance(filled(mode="auto", **options)[1], CachedExamples) == used
     assert not isinstance(filled(mode="off", **options)[1], CachedExamples)
     assert isinstance(filled(mode="on", **options)[1], CachedExamples)
@@ -347,12 +347,12 @@ def test_a_disk_that_fills_up_is_told(filled, monkeypatch):
         filled()
 
 
-def test_a_picture_that_changes_while_the_cache_is_filled_is_told(filled, data, monkeypatch):
+def test_a_image_that_changes_while_the_cache_is_filled_is_told(filled, data, monkeypatch):
     plan = feature_cache.plan
 
     def later(*args):
         found = plan(*args)
-        write_pictures(Path(data).parent, seed=1)
+        write_images(Path(data).parent, seed=1)
         return found
 
     monkeypatch.setattr(feature_cache, "plan", later)
@@ -377,12 +377,12 @@ def test_a_transfer_with_a_frozen_encoder_keeps_features_by_itself(make, data, t
     options |= {"use_cpu": "true", "per_device_train_batch_size": 4, "test_limit": 2, "tensorboard": "false"}
     argv = [str(part) for key, value in options.items() for part in (f"--{key}", value)]
     transfer([*argv, "--freeze", "vision_tower"])
-    assert "distinct pictures of 4 x 16 values in float32" in capsys.readouterr().out
+    assert "distinct images of 4 x 16 values in float32" in capsys.readouterr().out
     assert len([*(tmp_path / FOLDER).glob("*/*.keys")]) == 1
 
 
 class Drawing:
-    """A task that draws on the first picture of every record."""
+    """A task that draws on the first image of every record."""
 
     def __init__(self, task):
         self.task, self.name = task, task.name
@@ -404,8 +404,8 @@ def test_known_files_are_not_decoded_again_and_those_who_draw_on_them_see_them(f
     assert filled(source=examples)[0] == 0
     assert decoded == ["2.png"]
     examples.task = Drawing(examples.task)  # pyright: ignore[reportAttributeAccessIssue]
-    # one more distinct picture than there are files, of which it is known
+    # one more distinct image than there are files, of which it is known
     computed, _, _, shown = filled(source=examples)
     assert computed == DISTINCT
-    assert f"{DISTINCT + 1} distinct pictures" in shown
+    assert f"{DISTINCT + 1} distinct images" in shown
     assert filled(source=examples)[0] == 0

@@ -1,4 +1,4 @@
-"""Two processes fill the cache together, and train on it as one process trains on the pictures."""
+"""Two processes fill the cache together, and train on it as one process trains on the images."""
 
 import json
 import os
@@ -49,6 +49,6 @@ def test_two_processes_share_the_work_and_the_features(tmp_path, tiny_model, tin
         losses.append([row["loss"] for row in rows if "loss" in row])
     assert len(losses[0]) == 6
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
-    # keys of 16 bytes: half of the pictures each
+    # keys of 16 bytes: half of the images each
     parts = [path.stat().st_size // 16 for path in (tmp_path / FOLDER).glob("*/*.keys")]
     assert parts == [EXAMPLES // 2] * 2

@@ -37,7 +37,7 @@ def test_names_of_any_script_are_written_on_any_console(tmp_path, tiny_tokenizer
     data = edit(coco(tmp_path / "data", 12), rename)
     run = ["transfer", "--model", str(model), "--data", str(data), "--kind", "detect", "--output_dir", "run"]
     run += ["--use_cpu", "true", "--max_steps", "1", "--eval_limit", "1", "--test_limit", "1"]
-    source = json.dumps({"name": "own", "path": str(data), "kind": "detect", "split": "test"})
+    source = json.dumps({"name": "custom", "path": str(data), "kind": "detect", "split": "test"})
     score = ["eval", "--model", "run", "--task", "detect", "--source", source, "--output", "eval"]
     lines = [[], *([verb, "--help"] for verb in openpali_cli.VERBS), run, run, score]
     done = subprocess.run(

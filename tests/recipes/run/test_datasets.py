@@ -8,7 +8,7 @@ from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Augmented
 from openpali.data.tasks import load_task
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.run.datasets import skip_log, splits, tell_long_texts
+from openpali.recipes.run.datasets import report_long_texts, skip_log, splits
 
 EMOJI = {"name": "emoji", "split": "train", "size": 64, "length": 10}
 
@@ -21,7 +21,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def coco(tmp_path):
-    """Twenty pictures with a box each; the box of the last is empty."""
+    """Twenty images with a box each; the box of the last is empty."""
     Image.new("RGB", (30, 20), "red").save(tmp_path / "a.png")
     images = [{"id": n, "file_name": "a.png", "width": 30, "height": 20} for n in range(20)]
     boxes = [[5, 5, 10, 10 if n < 19 else 0] for n in range(20)]
@@ -54,7 +54,7 @@ def test_parts_of_a_file_are_augmented_and_its_bad_records_told(run, coco, capsy
     assert [row["record"] for row in skip_log(run).read()] == ["annotation 19"]
 
 
-def test_parts_of_the_built_in_pictures_are_told_anew(run):
+def test_parts_of_the_built_in_images_are_told_anew(run):
     spec = {key: value for key, value in EMOJI.items() if key != "split"} | {"objects": [1, 1]}
     parts = splits(spec | {"augment": {"flip": 1.0}}, run)
     mirror = {"left": "right", "right": "left"}
@@ -82,7 +82,7 @@ def test_long_texts_are_told_by_part(run, tmp_path, capsys, tiny_tokenizer):
         data = {name: TaskDataset(part, task) for name, part in parts.items()}
         capsys.readouterr()
         limits = {"max_length": 12, "suffix_max_length": 30}
-        return tell_long_texts(data, tiny_tokenizer, **limits, run=run), capsys.readouterr().out
+        return report_long_texts(data, tiny_tokenizer, **limits, run=run), capsys.readouterr().out
 
     nothing = {"prefix": 0, "suffix": 0}
     assert told(lambda number: {}) == ({"train": nothing, "validation": nothing}, "")

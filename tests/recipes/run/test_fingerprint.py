@@ -6,7 +6,7 @@ import pytest
 from custom_files import class_folders, coco, edit, save_image, table
 from tiny_adapters import save_checkpoint
 
-from openpali.data.custom.dataset import read_own
+from openpali.data.custom.dataset import read_custom
 from openpali.data.files.config import ConfigError
 from openpali.recipes import contrastive, denoise, transfer
 from openpali.recipes.run.fingerprint import fingerprints
@@ -21,7 +21,7 @@ def checkpoint(tmp_path_factory, tiny_tokenizer):
 
 def claim(line):
     """What a transfer does before it trains, and the mark of a first step: a run that trained nothing may change."""
-    read_own.cache_clear()
+    read_custom.cache_clear()
     args, _, mix, *_, run = configure(with_config([*line, "--use_cpu", "true"]))
     open_run(run, inputs_of(args, member_specs(args, mix)))
     (run.folder / "logs.jsonl").touch()
@@ -44,7 +44,7 @@ def one_class_name(data):
     edit(data / "annotations.json", lambda c: c["categories"][0].update(name="crimson"))
 
 
-def one_picture(data):
+def one_image(data):
     save_image(data / "images" / "3.png", 200)
 
 
@@ -58,7 +58,7 @@ CHANGES = {
     "box": (lambda folder: coco(folder).parent, "detect", one_box),
     "outline": (lambda folder: coco(folder).parent, "segment", one_outline),
     "class name": (lambda folder: coco(folder).parent, "detect", one_class_name),
-    "picture": (lambda folder: coco(folder).parent, "detect", one_picture),
+    "picture": (lambda folder: coco(folder).parent, "detect", one_image),
     "caption": (
         lambda folder: table(folder, [{"text": f"number {n}"} for n in range(20)]).parent,
         "caption",

@@ -9,12 +9,12 @@ from custom_files import NAMES, class_folders, coco, table
 from PIL import Image
 from tiny_adapters import save_checkpoint
 
-from openpali.data.custom.dataset import read_own
+from openpali.data.custom.dataset import read_custom
 from openpali.data.example import Example
 from openpali.data.files.config import ConfigError
 from openpali.modeling.auto import load_processor
 from openpali.recipes import transfer
-from openpali.recipes.custom_data.example_images import caption, model_picture, some_examples
+from openpali.recipes.custom_data.example_images import caption, model_image, some_examples
 from openpali.recipes.run.sweep import Outcome, best_of
 from openpali.recipes.run.sweep import table as sweep_table
 from openpali.recipes.stages.transfer_tasks import few, load_member
@@ -32,7 +32,7 @@ def checkpoint(tmp_path_factory, tiny_tokenizer):
 @pytest.fixture
 def line(checkpoint, tmp_path):
     """A command line for folders of classes."""
-    read_own.cache_clear()
+    read_custom.cache_clear()
     data = class_folders(tmp_path / "data", 10)
     start = ["--model", str(checkpoint), "--data", str(data), "--kind", "classify"]
     return [*start, "--output_dir", str(tmp_path / "run"), *QUICK]
@@ -66,7 +66,7 @@ def test_few_examples_are_of_training_alone(line):
 
 
 def configurations(tmp_path):
-    """Two tasks of people's own data."""
+    """Two tasks of custom data."""
     class_folders(tmp_path / "colours", 10)
     table(tmp_path / "numbers", [{"text": f"number {n}"} for n in range(20)], first=300)
     found = []
@@ -80,7 +80,7 @@ def configurations(tmp_path):
 
 @pytest.mark.parametrize("named", ["true", "false"])
 def test_a_mixture_learns_and_scores_every_task(checkpoint, tmp_path, capsys, named):
-    read_own.cache_clear()
+    read_custom.cache_clear()
     run = tmp_path / "run"
     argv = ["--model", str(checkpoint), "--mix", *configurations(tmp_path), "--output_dir", str(run)]
     transfer.main([*argv, *QUICK[:-2], "--max_steps", "2", "--task_prefix", named])
@@ -95,7 +95,7 @@ def test_a_mixture_learns_and_scores_every_task(checkpoint, tmp_path, capsys, na
 
 
 def test_prompts_of_a_mixture_may_begin_with_the_tasks_name(checkpoint, tmp_path):
-    read_own.cache_clear()
+    read_custom.cache_clear()
     argv = ["--model", str(checkpoint), "--mix", *configurations(tmp_path), "--output_dir", str(tmp_path / "run")]
     prompts = {}
     for named in ("true", "false"):
@@ -154,12 +154,12 @@ SEEDS = [(0.1, 0, 0.5), (0.1, 1, 0.7), (0.2, 0, 0.9), (0.2, 1, 0.1)]
 def test_examples_are_shown_as_the_model_sees_them(checkpoint, tmp_path):
     processor = load_processor(checkpoint)
     image = Image.open(coco(tmp_path).parent / "images" / "3.png").convert("RGB")
-    shown = np.asarray(model_picture(image, processor, 16), np.float32) / 255
+    shown = np.asarray(model_image(image, processor, 16), np.float32) / 255
     pixels = processor(images=image, text="x", return_tensors="np")["pixel_values"][0]
     assert np.abs(shown.transpose(2, 0, 1) - (pixels * 0.5 + 0.5)).max() < 1 / 255
     example = Example("1", "detect", (image, image), "detect red", "")
     text = caption(example, processor.tokenizer, 2, None)
-    assert "prompt (2 pictures)" in text
+    assert "prompt (2 images)" in text
     assert ", cut to 2:" in text
     assert text.endswith("target, 1 tokens:\n  (empty)")
 

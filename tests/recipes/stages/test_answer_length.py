@@ -13,7 +13,7 @@ from openpali.data.tasks import load_task
 from openpali.modeling.auto import load_processor
 from openpali.recipes import transfer
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.run.datasets import tell_long_texts
+from openpali.recipes.run.datasets import report_long_texts
 from openpali.recipes.stages.answer_length import give_room, with_room
 from openpali.recipes.stages.transfer_tasks import NamedTask, add_prefix, load_member
 from openpali.recipes.training.target_lengths import TargetCounter
@@ -29,7 +29,7 @@ def without_outline(annotation):
 
 
 def crowded(folder, boxes=12):
-    """A COCO JSON whose pictures have a dozen boxes of one class."""
+    """A COCO JSON whose images have a dozen boxes of one class."""
 
     def more(content):
         first = content["annotations"]
@@ -107,7 +107,7 @@ def test_suffixes_longer_than_answers_may_be_are_told(tiny_tokenizer, tmp_path, 
     run = RunArguments(output_dir=str(tmp_path / "run"), use_cpu=True)
     data = TaskDataset(JsonlSource(path), load_task({"name": "answer", "max_new_tokens": 16}))
     parts = dict.fromkeys(("train", "validation", "test"), data)
-    counts = tell_long_texts(parts, tiny_tokenizer, 64, 512, run)
+    counts = report_long_texts(parts, tiny_tokenizer, 64, 512, run)
     said = capsys.readouterr().out
     assert counts == {"train": {"prefix": 0, "suffix": 0}, "validation": {"prefix": 0, "suffix": 1}}
     assert f"{path}:3: its suffix has" in said

@@ -29,7 +29,7 @@ def pair(text, true):
     return Example(text, "pairs", (Image.new("RGB", (4, 4)),), "", text, meta={"true": true, "names": []})
 
 
-def test_every_text_that_is_true_of_a_picture_is_its_positive():
+def test_every_text_that_is_true_of_a_image_is_its_positive():
     examples = [pair("dog", ["dog", "dog and cat", "cat"]), pair("dog", ["dog"]), pair("cat", ["cat"])]
     batch = PairCollator(FakeProcessor(), text_length=6)(examples)
     expected = [[True, True, True], [True, True, False], [False, False, True]]
@@ -59,7 +59,7 @@ def test_pairs_draw_from_the_texts_and_languages_asked_for():
         Pairs(texts=("labels",))
 
 
-def test_several_texts_of_a_picture_are_all_its_positives():
+def test_several_texts_of_a_image_are_all_its_positives():
     task = Pairs(("en", "de"), ("names",), number=3)
     examples = [task.example(record(name), Random(i)) for i, name in enumerate(("dog", "cat"))]
     # never the same one twice, while there is another language

@@ -38,7 +38,7 @@ MODELS |= {"llama": (LlamaConfig, LlamaForCausalLM)}
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """Forty words, the first of which are special; it has no pictures, locations or segments yet."""
+    """Forty words, the first of which are special; it has no images, locations or segments yet."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = ["<pad>", "<eos>", "<unk>", "<bos>", "\n", *(f"w{i}" for i in range(WORDS - 5))]
@@ -142,19 +142,19 @@ def test_an_ablation_is_an_option_and_other_language_models_are_refused(backbone
 
 
 def nano(family: str, tokenizer: Any) -> tuple[Any, Any]:
-    """A new model at 64 px, with a projector that lets the picture through, and its processor."""
-    pictures: Any = SiglipImageProcessorPil(size={"height": 64, "width": 64})
-    pictures.image_seq_length = 64
+    """A new model at 64 px, with a projector that lets the image through, and its processor."""
+    images: Any = SiglipImageProcessorPil(size={"height": 64, "width": 64})
+    images.image_seq_length = 64
     torch.manual_seed(0)
     if family == "pali3":
-        processor: Any = Pali3Processor(pictures, tokenizer, image_seq_length=64)
+        processor: Any = Pali3Processor(images, tokenizer, image_seq_length=64)
         config: Any = Pali3Config.from_preset(
             "nano", vocab_size=len(tokenizer), image_token_id=processor.image_token_id, projector_init="normal"
         )
         return Pali3ForConditionalGeneration(config), processor
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_special_tokens({"bos_token": "<bos>"})
-    processor = PaliGemmaProcessor(pictures, tokenizer)
+    processor = PaliGemmaProcessor(images, tokenizer)
     text = {"vocab_size": len(processor.tokenizer), "bos_token_id": processor.tokenizer.bos_token_id}
     config = paligemma_preset("nano", text_config=text, image_token_id=processor.image_token_id)
     model: Any = PaliGemmaForConditionalGeneration(config)
@@ -163,7 +163,7 @@ def nano(family: str, tokenizer: Any) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("family", ["pali3", "paligemma"])
-def test_at_twice_the_size_features_are_nearly_those_of_the_small_picture(family, tiny_tokenizer, tmp_path):
+def test_at_twice_the_size_features_are_nearly_those_of_the_small_image(family, tiny_tokenizer, tmp_path):
     model, processor = nano(family, tiny_tokenizer)
     model.eval()
     small = interpolate(torch.randn(2, 3, 4, 4), size=(64, 64), mode="bicubic")

@@ -1,4 +1,4 @@
-"""The transfer recipe with adapters, as a person runs it, on the built-in pictures."""
+"""The transfer recipe with adapters, as a person runs it, on the built-in images."""
 
 import json
 import shutil
@@ -73,12 +73,12 @@ def test_the_result_merges_and_both_answer_alike(checkpoint, qlora, tmp_path, ca
     openpali_cli.main(["merge", str(qlora), str(whole), "--device", "cpu"])
     expected = answer_logits(load_model(str(qlora), "cpu")[0], checkpoint)
     assert (answer_logits(load_model(str(whole), "cpu")[0], checkpoint) - expected).abs().max() < 2e-4
-    picture = tmp_path / "picture.png"
+    image = tmp_path / "image.png"
     answers = []
-    Image.new("RGB", (40, 30), "red").save(picture)
+    Image.new("RGB", (40, 30), "red").save(image)
     for folder in (qlora, qlora / "best", whole):
         capsys.readouterr()
-        arguments = [str(folder), str(picture), "answer en what is this?", "--device", "cpu", "--max_new_tokens", "5"]
+        arguments = [str(folder), str(image), "answer en what is this?", "--device", "cpu", "--max_new_tokens", "5"]
         openpali_cli.main(["predict", *arguments])
         answers.append(capsys.readouterr().out)
     assert answers[0] == answers[1] == answers[2]

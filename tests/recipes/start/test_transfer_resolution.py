@@ -83,8 +83,8 @@ def test_model_and_processor_are_resized_and_load_again(tmp_path, checkpoint, pe
     model, processor = load_model(str(tmp_path / "run"), "cpu")
     assert model.config.vision_config.image_size == 32
     assert processor.image_processor.size == {"height": 32, "width": 32}
-    picture = Image.new("RGB", (20, 20), "red")
-    inputs = processor(images=picture, text="what is this?", return_tensors="pt")
+    image = Image.new("RGB", (20, 20), "red")
+    inputs = processor(images=image, text="what is this?", return_tensors="pt")
     inputs.pop("labels", None)
     ids = inputs["input_ids"][0]
     assert int((ids == processor.image_token_id).sum()) == (32 // model.config.vision_config.patch_size) ** 2

@@ -20,7 +20,7 @@ from openpali.data.streaming.stream import TaskStream
 from openpali.recipes.features.examples import loader_of
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.datasets import task_data
-from openpali.recipes.training.bad_losses import FAILURE, Careful, NamedCollator, raised
+from openpali.recipes.training.bad_losses import FAILURE, NamedCollator, SafeDataset, raised
 from openpali.recipes.training.stream_loader import StreamLoader
 
 
@@ -32,7 +32,7 @@ class Torn:
 
     def __getitem__(self, index):
         if index == 5:
-            raise BadRecord("my.jsonl", index, "the picture is torn", "Mend it.")
+            raise BadRecord("my.jsonl", index, "the image is torn", "Mend it.")
         return Example(str(index), "naming", (), "what", "dog")
 
 
@@ -42,11 +42,11 @@ def sizes(items):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_is_wrong_in_a_worker_arrives_as_it_is(workers, tmp_path):
-    batches = list(DataLoader(Careful(Torn()), 2, collate_fn=NamedCollator(sizes), num_workers=workers))
+    batches = list(DataLoader(SafeDataset(Torn()), 2, collate_fn=NamedCollator(sizes), num_workers=workers))
     assert batches[1] == {"labels": 2, "record_names": ["2", "3"]}
-    assert str(batches[2][FAILURE]) == "my.jsonl:5: the picture is torn. Mend it."
+    assert str(batches[2][FAILURE]) == "my.jsonl:5: the image is torn. Mend it."
     run = RunArguments(output_dir=str(tmp_path), dataloader_num_workers=workers, use_cpu=True)
-    with pytest.raises(BadRecord, match="^my.jsonl:5: the picture is torn. Mend it.$"):
+    with pytest.raises(BadRecord, match="^my.jsonl:5: the image is torn. Mend it.$"):
         list(raised(loader_of(Torn(), run, None)))
 
 
@@ -87,7 +87,7 @@ def torn_record(read):
     return record
 
 
-def torn_pictures(folder, total):
+def torn_images(folder, total):
     """A fifth ends too early; the check decodes the first hundred, which are blue, and no others."""
     for number in range(total):
         path = folder / ("red" if number % 2 else "blue") / f"{number:03}.jpg"
@@ -102,7 +102,7 @@ def torn_pictures(folder, total):
 
 def test_the_reason_is_the_last_line(tiny_tokenizer, tmp_path):
     checkpoint = save_checkpoint("pali3", tiny_tokenizer, tmp_path / "checkpoint")
-    data, run = torn_pictures(tmp_path / "data", 200), tmp_path / "run"
+    data, run = torn_images(tmp_path / "data", 200), tmp_path / "run"
     line = [sys.executable, "-m", "openpali.recipes.transfer", "--model", checkpoint, "--data", data]
     line += ["--kind", "classify", "--output_dir", run, "--use_cpu", "true", "--tensorboard", "false"]
     line += ["--dataloader_num_workers", 2, "--max_steps", "200", "--feature_cache", "off"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_run import tiny_run, validation_loss
 
-from openpali.recipes.training.best_weights import beats, describe_best, read_best
+from openpali.recipes.training.best_weights import describe_best, is_better, read_best
 from openpali.recipes.training.progress import read_log
 
 
@@ -85,8 +85,8 @@ def test_undefined_scores_are_null_in_files(tmp_path):
 
 
 def test_best_weights_of_an_older_run_have_no_loss():
-    assert beats({"value": 0.5, "loss": 9.0}, {"step": 1, "metric": "f1", "value": 0.5})
-    assert not beats({"value": 0.4, "loss": 0.1}, {"step": 1, "metric": "f1", "value": 0.5})
+    assert is_better({"value": 0.5, "loss": 9.0}, {"step": 1, "metric": "f1", "value": 0.5})
+    assert not is_better({"value": 0.4, "loss": 0.1}, {"step": 1, "metric": "f1", "value": 0.5})
 
 
 def test_a_run_that_goes_on_keeps_the_ties_of_the_whole_run(tmp_path):

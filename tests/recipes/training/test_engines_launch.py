@@ -10,7 +10,7 @@ from accelerate.commands.config.config_args import ClusterConfig, load_config_fr
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
 from openpali.eval.answering.processes import joined
-from openpali.recipes.training.engines import ASKED, asked_processes
+from openpali.recipes.training.engines import ASKED, requested_processes
 
 ROOT = Path(__file__).parents[3]
 LAUNCH, SLURM = ROOT / "scripts" / "launch" / "train.sh", ROOT / "scripts" / "slurm" / "train.sbatch"
@@ -78,7 +78,7 @@ def launched_by(monkeypatch, tmp_path):
         given = command.replace(" ", "\0").encode("utf-8", "surrogateescape") + b"\0"
         with monkeypatch.context() as patch:
             patch.setattr(Path, "read_bytes", lambda self: given if self.name == "cmdline" else b"")
-            return asked_processes()
+            return requested_processes()
 
     return asked
 

@@ -158,10 +158,10 @@ def test_out_of_memory_is_told_with_its_remedies(tmp_path):
 
 
 @pytest.mark.parametrize("pixels", ["pixel_values", "image_features"])
-def test_a_batch_in_parts_keeps_rows_and_their_pictures_together(pixels):
+def test_a_batch_in_parts_keeps_rows_and_their_images_together(pixels):
     ids = torch.tensor([[IMAGE, IMAGE, 5, 5], [IMAGE, IMAGE, IMAGE, IMAGE], [IMAGE, IMAGE, 5, 5]])
-    pictures = torch.arange(4.0)[:, None, None, None]
-    parts = split({"input_ids": ids, pixels: pictures, "labels": ids}, 2, IMAGE)
+    images = torch.arange(4.0)[:, None, None, None]
+    parts = split({"input_ids": ids, pixels: images, "labels": ids}, 2, IMAGE)
     assert [len(part["labels"]) for part, _ in parts] == [1, 2]
     assert [part[pixels].flatten().tolist() for part, _ in parts] == [[0], [1, 2, 3]]
     assert [share for _, share in parts] == pytest.approx([1 / 3, 2 / 3])

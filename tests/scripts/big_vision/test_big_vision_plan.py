@@ -191,7 +191,7 @@ def test_options_that_do_not_fit(tmp_path, options, message):
 
 def test_options_of_the_wrong_family(tmp_path):
     message = failure("siglip2_naflex_tiny", options=["--resolution", "64"], tmp_path=tmp_path)
-    assert "pictures of any size" in message
+    assert "images of any size" in message
     tokenizer = save_tokenizer(tmp_path / "tokenizer", 300)
     message = failure("siglip2_naflex_tiny", options=["--tokenizer", str(tokenizer)], tmp_path=tmp_path)
     assert "takes no texts" in message

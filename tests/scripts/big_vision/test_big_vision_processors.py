@@ -34,7 +34,7 @@ def test_a_bare_gemma_tokenizer_is_extended_in_the_order_of_the_table(tmp_path):
 
 
 def test_a_converted_checkpoint_answers_chats_and_pads_on_the_left(tmp_path, caplog):
-    """The chat template of an instruction-tuned Gemma shows no pictures: it is replaced, with a line."""
+    """The chat template of an instruction-tuned Gemma shows no images: it is replaced, with a line."""
     folder = save_tokenizer(tmp_path / "gemma-it", 2000)
     (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}<end_of_turn>")
     with caplog.at_level(logging.WARNING):

@@ -55,7 +55,7 @@ def test_overrides_name_real_concepts():
     assert set(table["colours"].values()) <= {None, *COLOURS}
 
 
-def test_a_drawing_fills_its_picture(drawings):
+def test_a_drawing_fills_its_image(drawings):
     for char in concept_chars("seen", 32):
         alpha = np.asarray(load_drawing(char, drawings).image.getchannel("A")) > 100
         assert 96 <= max(alpha.shape) <= SMALLEST_RASTER
@@ -141,7 +141,7 @@ def test_photographs_ship_with_scikit_image(name):
     assert np.asarray(image).std() > 5
 
 
-def test_larger_pictures_get_larger_drawings(drawings):
+def test_larger_images_get_larger_drawings(drawings):
     assert [raster_for(size) for size in (32, 128, 129, 224, 448)] == [128, 128, 256, 256, 512]
     small, large = (load_drawing("🐕", drawings, raster).image for raster in (128, 256))
     assert max(large.size) == pytest.approx(2 * max(small.size), abs=2)

@@ -111,7 +111,7 @@ def test_words_are_in_reading_order_and_apart(scenes):
                 assert apart
 
 
-def test_written_words_are_legible_in_the_picture(scenes):
+def test_written_words_are_legible_in_the_image(scenes):
     """Inside a word's box, its ink and its outline differ strongly in brightness."""
     for record in scenes:
         grey = np.asarray(record["image"].convert("L"), int)

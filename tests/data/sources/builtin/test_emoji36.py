@@ -61,7 +61,7 @@ def test_a_record_tells_everything_of_its_one_drawing(folder):
 
 
 def test_drawings_cover_their_masks_are_never_mirrored_and_have_all_sizes(folder, plain):
-    """Ink on the left, black on the right: in every picture the ink's middle is left of the black one's."""
+    """Ink on the left, black on the right: in every image the ink's middle is left of the black one's."""
     source = Emoji36(folder=folder, length=150)
     sides = []
     for index in range(150):
@@ -100,7 +100,7 @@ def test_turning_and_scaling_put_a_spot_where_geometry_says(degrees, middle):
     assert np.abs(np.asarray(found)[alpha > 250][:, :3].astype(int) - (200, 40, 90)).max() <= 2
 
 
-def test_pictures_are_a_pure_function_of_seed_split_and_index(folder):
+def test_images_are_a_pure_function_of_seed_split_and_index(folder):
     source = Emoji36(folder=folder, length=20)
     forwards = [digest(source[index]) for index in range(20)]
     again = Emoji36(folder=folder, length=99)
@@ -112,7 +112,7 @@ def test_pictures_are_a_pure_function_of_seed_split_and_index(folder):
     assert [digest(record) for batch in loader for record in batch] == forwards
 
 
-def test_no_picture_of_one_split_is_in_another_whatever_the_seeds(folder):
+def test_no_image_of_one_split_is_in_another_whatever_the_seeds(folder):
     found = set()
     for seed in (0, 1, 10):
         for split in ("train", "validation", "test"):
@@ -160,7 +160,7 @@ def test_the_gallery_shows_each_concept_once_in_the_order_of_its_names(folder):
     assert [record["concept"] for record in records] == [concept["concept"] for concept in source.concepts]
     assert {record["style"] for record in records} == {"noto"}
     assert source.concepts[2]["names"]["th"] == records[2]["captions"]["th"] == "th 2"
-    with pytest.raises(IndexError, match="picture 7 of 7"):
+    with pytest.raises(IndexError, match="image 7 of 7"):
         source[SEEN]
 
 
@@ -217,7 +217,7 @@ def test_which_concepts_are_held_out_never_changes():
     [
         ({"split": "dev"}, "split is one of"),
         ({"size": 16}, "at least 32"),
-        ({"size": 150}, "enough for pictures of up to 142.*--raster 192"),
+        ({"size": 150}, "enough for images of up to 142.*--raster 192"),
         ({"length": 0}, "at least 1"),
         ({"length": 5, "gallery": True}, "left out with `gallery`"),
         ({"concepts": 2}, "has 7; give 3 or more"),
@@ -260,7 +260,7 @@ def test_a_damaged_folder_is_named(tmp_path):
     assert len(Emoji36(folder=without, style_split="held_out")) == 20_000
 
 
-@pytest.mark.parametrize("content", [b"no picture", png("noto")[:200], png("noto", (2000, 8))])
+@pytest.mark.parametrize("content", [b"no image", png("noto")[:200], png("noto", (2000, 8))])
 def test_a_damaged_drawing_is_named(tmp_path, content):
     folder = write_set(tmp_path / "set")
     with zipfile.ZipFile(folder / "drawings" / "noto.zip", "w") as archive:

@@ -1,4 +1,4 @@
-"""Public data sets of captions, expressions and clips, from miniatures of their folders."""
+"""Public datasets of captions, expressions and clips, from miniatures of their folders."""
 
 import json
 import random
@@ -80,7 +80,7 @@ def test_coco_trains_on_the_rest_of_validation_too(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"filename": "none.jpg"}, "there is no picture val2014/none.jpg"),
+        ({"filename": "none.jpg"}, "there is no image val2014/none.jpg"),
         ({"filename": "../../x.jpg"}, "../../x.jpg is outside"),
         ({"filepath": None}, 'its "filepath" is NoneType'),
         ({"sentences": []}, "it has no caption"),
@@ -113,7 +113,7 @@ def test_nocaps_is_for_evaluation(tmp_path):
         load_source({"name": "nocaps", "path": str(tmp_path), "split": "train"})
 
 
-def test_text_captions_are_grouped_by_picture_and_written_in_lower_case(tmp_path):
+def test_text_captions_are_grouped_by_image_and_written_in_lower_case(tmp_path):
     synthetic_captions.textcaps(tmp_path)
     train, validation, test = (records(tmp_path, "textcaps", part) for part in PARTS)
     assert [len(part) for part in (train, validation, test)] == [4, 1, 2]
@@ -201,10 +201,10 @@ def test_a_widget_that_the_hierarchy_lacks_is_named(tmp_path):
     assert len(source) == 2
 
 
-def test_expressions_train_by_picture_and_are_scored_by_sentence(tmp_path):
+def test_expressions_train_by_image_and_are_scored_by_sentence(tmp_path):
     synthetic_captions.refcoco_seg(tmp_path)
     train = records(tmp_path, "refcoco")
-    # RefCOCOg evaluates on picture 4, so that nothing of it is trained on
+    # RefCOCOg evaluates on image 4, so that nothing of it is trained on
     assert short(train) == [f"COCO_train2014_{number:012d}.jpg" for number in (1, 2, 3)]
     objects = train[0]["objects"]
     assert len(objects) == 6
@@ -239,7 +239,7 @@ def test_frames_are_a_number_of_frames_apart(tmp_path):
     assert spread["captions"] == {"en": ["a Red dog", "two green cats", "what is this"]}
 
 
-def test_pictures_of_a_folder_are_frames(tmp_path):
+def test_images_of_a_folder_are_frames(tmp_path):
     synthetic_clips.vatex_cap(tmp_path)
     clip = next((tmp_path / "videos").glob("publ*.mp4"))
     clip.unlink()

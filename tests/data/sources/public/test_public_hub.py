@@ -24,11 +24,11 @@ def shown(tmp_path: Path, number: int) -> dict[str, Any]:
     return {"bytes": save_image(tmp_path / "pictures" / f"{number}.png", number).read_bytes(), "path": f"{number}.png"}
 
 
-def copy(folder: Path, pictures: tuple[str, ...] = ("image",), split: str = "validation", **columns: Any) -> str:
+def copy(folder: Path, images: tuple[str, ...] = ("image",), split: str = "validation", **columns: Any) -> str:
     """A copy of one split, in a file as the Hub has them."""
     (folder / "data").mkdir(parents=True)
     table = datasets.Dataset.from_dict(columns)
-    for name in pictures:
+    for name in images:
         table = table.cast_column(name, datasets.Image())
     table.to_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))
     return str(folder)
@@ -36,25 +36,25 @@ def copy(folder: Path, pictures: tuple[str, ...] = ("image",), split: str = "val
 
 @pytest.fixture
 def vqav2(tmp_path):
-    """Three rows, one without a picture, the last one's damaged; columns called otherwise."""
-    pictures = [shown(tmp_path, 0), None, {"bytes": b"no picture", "path": "2.png"}]
+    """Three rows, one without an image, the last one's damaged; columns called otherwise."""
+    images = [shown(tmp_path, 0), None, {"bytes": b"no image", "path": "2.png"}]
     asked = ["Which colour?", "What?", "Who?"]
-    return copy(tmp_path / "hub", image=pictures, query=asked, answers=[PEOPLE] * 3)
+    return copy(tmp_path / "hub", image=images, query=asked, answers=[PEOPLE] * 3)
 
 
 def test_a_copy_is_read_by_its_columns(vqav2):
     source: Any = load_source({"name": "vqav2", "hub": vqav2, "split": "validation", "columns": {"question": "query"}})
     assert len(source) == 2
-    assert source.notes == ["1 left out: no picture"]
+    assert source.notes == ["1 left out: no image"]
     record = source[0]
     assert (record["image"].size, record["image"].mode) == ((40, 30), "RGB")
     del record["image"]
     assert record == {"id": "vqav2:0", "question": "Which colour?", "answers": ["red"] * 10}
 
 
-def test_a_damaged_picture_of_a_copy_is_a_bad_record(vqav2):
+def test_a_damaged_image_of_a_copy_is_a_bad_record(vqav2):
     source: Any = load_source({"name": "vqav2", "hub": vqav2, "split": "validation", "columns": {"question": "query"}})
-    with pytest.raises(BadRecord, match="hub:2: .*not a picture that can be read"):
+    with pytest.raises(BadRecord, match="hub:2: .*not an image that can be read"):
         _ = source[1]
 
 
@@ -62,7 +62,7 @@ def test_columns_that_are_not_there_are_named_with_those_that_are(vqav2):
     spec = {"name": "vqav2", "hub": vqav2, "split": "validation"}
     with pytest.raises(MissingData, match=r"no column 'question'; there are image, query, answers.*columns: \{"):
         load_source(spec)
-    with pytest.raises(MissingData, match=r"no column 'picture' for pictures; there are image, query"):
+    with pytest.raises(MissingData, match=r"no column 'picture' for images; there are image, query"):
         load_source(spec | {"columns": {"question": "query", "image": "picture"}})
 
 
@@ -73,9 +73,9 @@ def test_splits_may_be_called_otherwise(vqav2):
     assert len(load_source(spec | {"hub_splits": {"test": "validation"}})) == 2
 
 
-def test_two_columns_of_pictures_are_two_pictures(tmp_path):
-    pictures: Any = {"left_image": [shown(tmp_path, 0)], "right_image": [shown(tmp_path, 1)]}
-    path = copy(tmp_path / "hub", ("left_image", "right_image"), sentence=["Both are red."], label=[True], **pictures)
+def test_two_columns_of_images_are_two_images(tmp_path):
+    images: Any = {"left_image": [shown(tmp_path, 0)], "right_image": [shown(tmp_path, 1)]}
+    path = copy(tmp_path / "hub", ("left_image", "right_image"), sentence=["Both are red."], label=[True], **images)
     source: Any = load_source({"name": "nlvr2", "hub": path, "split": "validation"})
     left, right = source[0]["images"]
     assert [left.getpixel((30, 10)), right.getpixel((30, 10))] == [(255, 0, 0), (0, 255, 0)]
@@ -103,7 +103,7 @@ def test_kinds_of_charts_may_be_numbers(tmp_path):
     ]
 
 
-def test_scienceqa_of_a_copy_leaves_out_questions_without_a_picture(tmp_path):
+def test_scienceqa_of_a_copy_leaves_out_questions_without_a_image(tmp_path):
     columns = {"image": [None, shown(tmp_path, 1)], "question": ["Which?"] * 2, "choices": [["a", "b"]] * 2}
     path = copy(tmp_path / "hub", split="train", answer=[0, 1], hint=["", "See."], subject=["art"] * 2, **columns)
     source: Any = load_source({"name": "science_qa", "hub": path, "split": "train"})

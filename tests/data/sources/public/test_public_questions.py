@@ -1,4 +1,4 @@
-"""Public data sets of questions: every layout gives the records that its miniature holds."""
+"""Public datasets of questions: every layout gives the records that its miniature holds."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -82,15 +82,15 @@ def loaded(name: str, folder: Path, **options: Any) -> Any:
     return load_source({"name": name, **given, **options})
 
 
-def test_two_pictures_are_left_and_right(tmp_path):
+def test_two_images_are_left_and_right(tmp_path):
     source = loaded("nlvr2", tmp_path / "nlvr2", split="train")
     left, right = source[0]["images"]
-    assert left.getpixel((30, 10)) == (255, 0, 0)  # the first two colours of the generated pictures
+    assert left.getpixel((30, 10)) == (255, 0, 0)  # the first two colours of the generated images
     assert right.getpixel((30, 10)) == (0, 255, 0)
 
 
 @pytest.mark.parametrize("name", ["ai2d", "tallyqa", "stvqa"])
-def test_pictures_held_out_are_not_trained_on(name, tmp_path):
+def test_images_held_out_are_not_trained_on(name, tmp_path):
     sources = [loaded(name, tmp_path / name, split=split) for split in SPLITS[:2]]
     shown = [{source._rows[i][1]["images"][0] for i in range(len(source))} for source in sources]
     assert shown[0]
@@ -111,7 +111,7 @@ def test_translated_questions_have_their_language_as_type(tmp_path):
 
 
 def test_notes_say_what_is_left_out_by_design(tmp_path):
-    assert loaded("science_qa", tmp_path / "science_qa").notes == ["1 left out: no picture"]
+    assert loaded("science_qa", tmp_path / "science_qa").notes == ["1 left out: no image"]
     assert "numbers: true takes them" in loaded("rsvqa_lr", tmp_path / "rsvqa").notes[0]
     hard = loaded("aokvqa_direct", tmp_path / "aokvqa", split="validation")
     assert hard.notes == ["1 left out: too hard to be answered without choices, so not scored"]
@@ -159,7 +159,7 @@ def test_pope_asks_the_same_in_every_split(tmp_path):
     assert questions[0] == questions[1] == questions[2] == [["yes"], ["no"]] * 3
 
 
-def test_pictures_may_lie_in_another_folder(tmp_path):
+def test_images_may_lie_in_another_folder(tmp_path):
     loaded("vqav2", tmp_path / "vqav2")
     (tmp_path / "coco").mkdir()
     for part in ("train2014", "val2014"):

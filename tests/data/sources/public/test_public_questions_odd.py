@@ -1,4 +1,4 @@
-"""Public data sets with something missing or wrong: what is said, and what is still used."""
+"""Public datasets with something missing or wrong: what is said, and what is still used."""
 
 import json
 import shutil
@@ -59,13 +59,13 @@ def test_a_folder_without_its_annotations_says_which_file_is_missing(name, tmp_p
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if name not in ("countbenchqa",)])
-def test_annotations_without_any_picture_say_what_to_download(name, tmp_path):
+def test_annotations_without_any_image_say_what_to_download(name, tmp_path):
     folder = write(name, tmp_path / name)
-    for picture in [path for path in folder.rglob("*.*") if path.suffix in (".jpg", ".jpeg", ".png", ".tif")]:
-        picture.unlink()
+    for image in [path for path in folder.rglob("*.*") if path.suffix in (".jpg", ".jpeg", ".png", ".tif")]:
+        image.unlink()
     with pytest.raises(BadRecord) as error:
         load(name, folder)
-    assert "there is no picture" in str(error.value)
+    assert "there is no image" in str(error.value)
     assert "Download" in error.value.remedy
 
 
@@ -84,7 +84,7 @@ def test_an_unknown_split_names_those_there_are(tmp_path):
         load("rsvqa_hr", folder, split="test_phili")
 
 
-def test_a_missing_picture_costs_its_own_record_alone(tmp_path):
+def test_a_missing_image_costs_its_own_record_alone(tmp_path):
     folder = write("vqav2", tmp_path / "vqav2")
     (folder / "train2014" / "COCO_train2014_000000000001.jpg").unlink()
     source = load("vqav2", folder)
@@ -93,17 +93,17 @@ def test_a_missing_picture_costs_its_own_record_alone(tmp_path):
     assert (bad.record, "COCO_train2014_000000000001.jpg" in bad.reason) == ("10", True)
 
 
-def test_a_damaged_picture_is_a_bad_record_when_it_is_asked_for(tmp_path):
+def test_a_damaged_image_is_a_bad_record_when_it_is_asked_for(tmp_path):
     folder = write("textvqa", tmp_path / "textvqa")
     source = load("textvqa", folder)
-    (folder / "train_images" / f"{1:016x}.jpg").write_bytes(b"no picture")
-    with pytest.raises(BadRecord, match="textvqa:1: .*not a picture that can be read"):
+    (folder / "train_images" / f"{1:016x}.jpg").write_bytes(b"no image")
+    with pytest.raises(BadRecord, match="textvqa:1: .*not an image that can be read"):
         _ = source[1]
     assert source[0]["image"].size == (40, 30)
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "https://example.org/a.jpg"])
-def test_pictures_are_looked_for_in_their_folder_alone(name, tmp_path):
+def test_images_are_looked_for_in_their_folder_alone(name, tmp_path):
     folder = write("tallyqa", tmp_path / "tallyqa")
     change(folder / "test.json", lambda rows: rows[0].update(image=name))
     source = load("tallyqa", folder, split="test")

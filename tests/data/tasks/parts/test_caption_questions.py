@@ -16,7 +16,7 @@ def asked(caption):
         ("two sports cars racing", {"how many sports cars are there?": "2"}),
         ("an orange cat", {"what is this?": "orange cat", "which colour is the cat?": "orange"}),
         ("A city bus", {"what is this?": "city bus"}),
-        ("A picture of a city bus", {"what is this?": "city bus"}),
+        ("An image of a city bus", {"what is this?": "city bus"}),
         ("A room with yellow and blue walls", {"which colour are the walls?": "yellow and blue"}),
         ("A red fire hydrant on the side of a road.", {"which colour is the fire hydrant?": "red"}),
         (

@@ -84,7 +84,7 @@ def fits(expression, item):
     return place is None or all(halves[word] for word in place.split())
 
 
-def test_expressions_on_the_built_in_pictures_mean_one_thing(drawings):
+def test_expressions_on_the_built_in_images_mean_one_thing(drawings):
     source = EmojiScenes(objects=(2, 5), length=200, size=96, cache_dir=drawings)
     total, kinds = 0, set()
     for index in range(200):
