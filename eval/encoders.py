@@ -30,7 +30,7 @@ from openpali.eval.image_encoders.scores import Measured, Probe
 from openpali.eval.image_encoders.tables import language_rows, write_tables
 from openpali.eval.image_encoders.zero_shot import zero_shot_per_language
 from openpali.eval.measuring.measurement import describe, read_source
-from openpali.eval.metrics.shared.recall import retrieval_per_language
+from openpali.eval.scoring.recall import retrieval_per_language
 from openpali.modeling.checkpoints import INCOMPLETE_HELP
 from openpali.modeling.dtypes import DtypeName
 from openpali.modeling.mistakes import command

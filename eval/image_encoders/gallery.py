@@ -10,9 +10,9 @@ from PIL import Image
 from openpali.data.sources import Source
 from openpali.eval.image_encoders.records import Collected, StreamedSource, images_at
 from openpali.eval.image_encoders.scores import Measured
-from openpali.eval.metrics.shared.recall import nearest
 from openpali.eval.prompts.language_names import language_name
 from openpali.eval.report.page import data_uri
+from openpali.eval.scoring.recall import nearest
 
 QUERIES, SHOWN = 8, 5
 LONGEST = 240  # pixels; larger images are reduced, so that the page stays small

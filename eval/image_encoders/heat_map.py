@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from openpali.eval.metrics.shared.recall import DIRECTIONS, RetrievalTable, recall_key
 from openpali.eval.prompts.language_names import language_name
+from openpali.eval.scoring.recall import DIRECTIONS, RetrievalTable, recall_key
 
 TITLES = {"image_to_text": "image → text", "text_to_image": "text → image"}
 _COLOURS = "YlGnBu"

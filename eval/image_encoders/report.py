@@ -12,7 +12,7 @@ from openpali.eval.image_encoders.gallery import galleries
 from openpali.eval.image_encoders.records import Collected, StreamedSource
 from openpali.eval.image_encoders.scores import Measured, percent, summary_rows
 from openpali.eval.image_encoders.tables import column_title, columns_of, format_cell
-from openpali.eval.metrics.shared.recall import RetrievalTable
+from openpali.eval.scoring.recall import RetrievalTable
 
 
 def write_encoder_report(

@@ -8,7 +8,7 @@ import torch
 
 from openpali.eval.image_encoders.linear_probe import ProbeResult
 from openpali.eval.image_encoders.zero_shot import ZeroShotTable
-from openpali.eval.metrics.shared.recall import DIRECTIONS, RetrievalTable, recall_key
+from openpali.eval.scoring.recall import DIRECTIONS, RetrievalTable, recall_key
 
 WORDS = {"image_to_text": "image → text", "text_to_image": "text → image"}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from openpali.eval.image_encoders.zero_shot import ZeroShotTable
-from openpali.eval.metrics.shared.recall import RetrievalTable
 from openpali.eval.prompts.language_names import language_name
+from openpali.eval.scoring.recall import RetrievalTable
 
 SHORT = {"image_to_text_recall_at": "I→T R@", "text_to_image_recall_at": "T→I R@", "zero_shot_top": "zero-shot top-"}
 COUNTS = ("images", "texts", "classes")

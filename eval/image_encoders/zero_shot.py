@@ -15,7 +15,7 @@ import yaml
 from torch.nn.functional import normalize
 
 from openpali.eval.image_encoders.embedding import embed_texts
-from openpali.eval.metrics.shared.recall import mean_of, own_ranks
+from openpali.eval.scoring.recall import mean_of, own_ranks
 
 TEMPLATES = Path(__file__).with_name("zero_shot_templates.yaml")
 BARE = ("{}",)

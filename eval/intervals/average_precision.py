@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from openpali.eval.metrics.shared.image_order import image_order
+from openpali.eval.scoring.image_order import image_order
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)

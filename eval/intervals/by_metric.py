@@ -34,7 +34,7 @@ from openpali.eval.intervals.bootstrap import (
 )
 from openpali.eval.intervals.captions import caption_statistics
 from openpali.eval.intervals.regions import box_statistics, mask_statistics
-from openpali.eval.metrics.shared.answer_metric import AnswerMetric, Reference, read_reference
+from openpali.eval.scoring.answer_metric import AnswerMetric, Reference, read_reference
 
 Rows = Sequence[Mapping[str, Any]]
 

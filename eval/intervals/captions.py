@@ -9,8 +9,8 @@ from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from pycocoevalcap.rouge.rouge import Rouge
 
 from openpali.eval.intervals.bootstrap import Statistic, mean_by_type, ratio
-from openpali.eval.metrics.shared.answer_metric import keyed, read_reference
-from openpali.eval.metrics.shared.caption_text import tokenize_captions
+from openpali.eval.scoring.answer_metric import keyed, read_reference
+from openpali.eval.scoring.caption_text import tokenize_captions
 
 ORDERS = 4
 # what the scorer adds so that nothing is divided by 0

@@ -16,7 +16,7 @@ from openpali.eval.encoders import main
 from openpali.eval.image_encoders.embedding import embed_images, embed_texts, image_features
 from openpali.eval.image_encoders.gallery import QUERIES, evenly, ranked
 from openpali.eval.image_encoders.linear_probe import linear_probe
-from openpali.eval.metrics.shared.recall import recall_at_k
+from openpali.eval.scoring.recall import recall_at_k
 
 EVIL = "<script>alert('x')</script>"
 CREDITS = "Drawn by nobody, see https://example.org/licence"

@@ -69,7 +69,7 @@ def test_revival_is_what_keeps_codes_in_use(threshold):
 
 # two processes see half of each batch; afterwards their codebooks must be that of one process that saw all of it
 TWO = """
-import sys, torch
+import os, sys, torch
 from torch import distributed
 sys.path += sys.argv[1].split(os.pathsep)
 from tiny_mask_vqvae import tiny

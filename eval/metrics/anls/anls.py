@@ -2,9 +2,9 @@
 
 import evaluate
 
-from openpali.eval.metrics.shared import answer_metric
-from openpali.eval.metrics.shared.answer_metric import Reference, by_type, keyed, mean
-from openpali.eval.metrics.shared.answer_text import anls, fold
+from openpali.eval.scoring import answer_metric
+from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
+from openpali.eval.scoring.answer_text import anls, fold
 
 _DESCRIPTION = """
 ANLS, for answers that are read from an image: 1 - d for the nearest right answer where d < 0.5, else 0; d is the

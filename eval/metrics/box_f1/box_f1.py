@@ -7,7 +7,7 @@ import evaluate
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from openpali.eval.metrics.shared import image_order as image_order
+from openpali.eval.scoring import image_order as image_order
 
 _DESCRIPTION = "Precision, recall, F1 of labelled boxes at IoU 0.5, and COCO mAP by faster-coco-eval."
 _CITATION = """

@@ -5,9 +5,9 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from openpali.eval.metrics.shared import answer_metric
-from openpali.eval.metrics.shared.answer_metric import Reference, keyed, mean
-from openpali.eval.metrics.shared.caption_text import tokenize_captions
+from openpali.eval.scoring import answer_metric
+from openpali.eval.scoring.answer_metric import Reference, keyed, mean
+from openpali.eval.scoring.caption_text import tokenize_captions
 
 _DESCRIPTION = """
 The COCO caption evaluation (arXiv:1504.00325): CIDEr x 100, BLEU-1 to 4 over the whole set, and ROUGE-L, after Penn

@@ -3,9 +3,9 @@
 import evaluate
 from pycocoevalcap.cider.cider import Cider
 
-from openpali.eval.metrics.shared import answer_metric
-from openpali.eval.metrics.shared.answer_metric import Reference
-from openpali.eval.metrics.shared.caption_text import tokenize_captions
+from openpali.eval.scoring import answer_metric
+from openpali.eval.scoring.answer_metric import Reference
+from openpali.eval.scoring.caption_text import tokenize_captions
 
 _DESCRIPTION = "CIDEr x 100 after Penn Treebank tokenisation, as in the COCO caption evaluation."
 _CITATION = """

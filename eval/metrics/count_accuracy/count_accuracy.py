@@ -2,9 +2,9 @@
 
 import evaluate
 
-from openpali.eval.metrics.shared import answer_metric
-from openpali.eval.metrics.shared.answer_metric import Reference, mean
-from openpali.eval.metrics.shared.answer_text import to_digits
+from openpali.eval.scoring import answer_metric
+from openpali.eval.scoring.answer_metric import Reference, mean
+from openpali.eval.scoring.answer_text import to_digits
 
 _DESCRIPTION = "Share of exactly right counts, after turning the words none, zero … twenty into digits."
 _CITATION = """

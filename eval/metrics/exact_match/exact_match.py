@@ -2,8 +2,8 @@
 
 import evaluate
 
-from openpali.eval.metrics.shared import answer_metric
-from openpali.eval.metrics.shared.answer_metric import Reference, by_type, keyed, mean
+from openpali.eval.scoring import answer_metric
+from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
 
 _DESCRIPTION = "Share of predictions that equal one of their references."
 _CITATION = ""

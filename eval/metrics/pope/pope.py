@@ -2,8 +2,8 @@
 
 import evaluate
 
-from openpali.eval.metrics.shared import answer_metric
-from openpali.eval.metrics.shared.answer_metric import Reference, by_type, keyed, mean
+from openpali.eval.scoring import answer_metric
+from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
 
 _DESCRIPTION = """
 Accuracy of yes and no about objects that are or are not on the image, with precision, recall and F1 of yes, and the

@@ -2,9 +2,9 @@
 
 import evaluate
 
-from openpali.eval.metrics.shared import answer_metric
-from openpali.eval.metrics.shared.answer_metric import Reference, by_type, keyed, mean
-from openpali.eval.metrics.shared.answer_text import fold
+from openpali.eval.scoring import answer_metric
+from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
+from openpali.eval.scoring.answer_text import fold
 
 _DESCRIPTION = """
 Share of answers that are right within five per cent where both sides are numbers ("5%" is 0.05) and the true one is

@@ -5,7 +5,7 @@ import evaluate
 import numpy as np
 import torch
 
-from openpali.eval.metrics.shared.recall import KS, chance_at_k, recall_at_k
+from openpali.eval.scoring.recall import KS, chance_at_k, recall_at_k
 
 _DESCRIPTION = (
     "Recall at k: a text finds its own image, and an image any of its own texts, among the first k by similarity."

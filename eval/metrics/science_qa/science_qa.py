@@ -4,8 +4,8 @@ import re
 
 import evaluate
 
-from openpali.eval.metrics.shared import answer_metric
-from openpali.eval.metrics.shared.answer_metric import Reference, by_type, keyed, mean
+from openpali.eval.scoring import answer_metric
+from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
 
 _DESCRIPTION = """
 Share of answers that begin with "The answer is X." and name the right letter, without regard to case. What follows

@@ -2,9 +2,9 @@
 
 import evaluate
 
-from openpali.eval.metrics.shared import answer_metric
-from openpali.eval.metrics.shared.answer_metric import Reference, by_type, keyed, mean
-from openpali.eval.metrics.shared.answer_text import to_digits
+from openpali.eval.scoring import answer_metric
+from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
+from openpali.eval.scoring.answer_text import to_digits
 
 _DESCRIPTION = """
 Share of exactly right counts, after the words none, zero ... twenty have become digits. TallyQA is published as two

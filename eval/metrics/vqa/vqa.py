@@ -2,9 +2,9 @@
 
 import evaluate
 
-from openpali.eval.metrics.shared import answer_metric
-from openpali.eval.metrics.shared.answer_metric import Reference, by_type, keyed, mean
-from openpali.eval.metrics.shared.answer_text import anls, fold
+from openpali.eval.scoring import answer_metric
+from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
+from openpali.eval.scoring.answer_text import anls, fold
 
 _DESCRIPTION = """
 Exact match with a single right answer; with several, min(matches / 3, 1), as A-OKVQA's evaluation counts

@@ -2,9 +2,9 @@
 
 import evaluate
 
-from openpali.eval.metrics.shared import answer_metric
-from openpali.eval.metrics.shared.answer_metric import Reference, by_type, keyed, mean
-from openpali.eval.metrics.shared.answer_text import vqav2_normalise, vqav2_space
+from openpali.eval.scoring import answer_metric
+from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
+from openpali.eval.scoring.answer_text import vqav2_normalise, vqav2_space
 
 _DESCRIPTION = """
 Accuracy of the VQA evaluation (https://visualqa.org/evaluation.html), for VQAv2 and TextVQA: min(matches / 3, 1),

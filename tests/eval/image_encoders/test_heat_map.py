@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from openpali.eval.image_encoders.heat_map import draw_heat_map, heat_rows
-from openpali.eval.metrics.shared.recall import LanguageRecall, RetrievalTable, recall_key
 from openpali.eval.prompts.language_names import LANGUAGE_NAMES, language_name
+from openpali.eval.scoring.recall import LanguageRecall, RetrievalTable, recall_key
 
 
 def table(recalls):

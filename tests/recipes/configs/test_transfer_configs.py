@@ -183,7 +183,7 @@ SHORT |= {"activation_checkpointing": "false", "task.max_new_tokens": 4}
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_row_trains_two_steps_and_is_evaluated(name, tiny_checkpoints, codec, tmp_path, monkeypatch):
     # starting Java for every score would take most of the time
-    monkeypatch.setattr("openpali.eval.metrics.shared.caption_text.shutil.which", lambda name: None)
+    monkeypatch.setattr("openpali.eval.scoring.caption_text.shutil.which", lambda name: None)
     family = ("pali3", "paligemma")[TRAINED.index(name) % 2]
     data, folder = tmp_path / "data", tmp_path / "run"
     data.mkdir()

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from openpali.eval.metrics.shared import recall as retrieval
-from openpali.eval.metrics.shared.recall import chance_at_k, nearest, own_ranks, recall_at_k, retrieval_per_language
+from openpali.eval.scoring import recall as retrieval
+from openpali.eval.scoring.recall import chance_at_k, nearest, own_ranks, recall_at_k, retrieval_per_language
 
 FIXTURE = np.load(Path(__file__).parents[2] / "fixtures" / "retrieval.npz")
 IMAGES, TEXTS, OWN = (torch.from_numpy(FIXTURE[f"in/{key}"]) for key in ("zimg", "ztxt", "corr"))

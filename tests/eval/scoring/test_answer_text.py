@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from openpali.eval.metrics.shared.answer_text import anls, edit_distance, to_digits, vqav2_normalise
+from openpali.eval.scoring.answer_text import anls, edit_distance, to_digits, vqav2_normalise
 
 CASES = json.loads((Path(__file__).parents[2] / "fixtures" / "metric_cases.json").read_text())
 
