@@ -5,6 +5,7 @@ import torch
 
 import openpali.modeling
 from openpali import MaskVQVAE
+from openpali.data.files.config import find_config
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 
 PAGE = (Path(openpali.modeling.__file__).parents[1] / "docs" / "masks.md").read_text("utf-8")
@@ -29,8 +30,10 @@ def test_what_the_page_runs_runs(tmp_path, monkeypatch, capsys):
 
 def test_files_and_names_on_the_page_exist():
     root = Path(openpali.modeling.__file__).parents[1]
-    for name in re.findall(r"recipes/configs/[\w/.-]+\.yaml", PAGE):
-        assert (root / name).is_file()
+    names = re.findall(r"--config (\w+/\w+)", PAGE)
+    assert {"mask_vqvae/builtin", "mask_vqvae/released"} <= set(names)
+    for name in names:
+        assert find_config(name).is_file()
     for module in re.findall(r"`openpali\.modeling\.(\w+)`", PAGE):
         assert (root / "modeling" / f"{module}.py").is_file()
     assert "mask-vqvae:" in (root / "Makefile").read_text()
