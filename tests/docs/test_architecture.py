@@ -1,0 +1,109 @@
+"""The page of the architecture: its drawing is that of the imports, its files are there, its ways are what runs."""
+
+import ast
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import page_folders as given
+import pytest
+from page_blocks import QUICK, ROOT, as_words
+
+from openpali.recipes import transfer
+
+PAGE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+# file and function of the rows of both ways
+WAYS = [
+    re.findall(r"^\| \d+ \| `([\w/]+\.py)` \| `([\w.]+)` \|", part, re.MULTILINE)
+    for part in PAGE.split("## Where is")[0].split("The way back")
+]
+
+
+@pytest.fixture(scope="module")
+def drawing() -> Any:
+    spec = importlib.util.spec_from_file_location("draw_architecture", ROOT / "docs" / "draw_architecture.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_drawing_is_that_of_the_imports(drawing):
+    remedy = "the imports have changed: run python docs/draw_architecture.py"
+    assert drawing.drawn() == drawing.graph(), remedy
+
+
+def test_the_drawing_shows_what_it_describes(drawing):
+    texts = set(re.findall(r"<text [^>]*>([^<]+)</text>", drawing.DRAWING.read_text("utf-8")))
+    labels = {
+        line
+        for rooms in drawing.graph()["rooms"].values()
+        for room in rooms
+        for line in drawing.label(room).split("\n")
+    }
+    assert labels <= texts
+
+
+def test_arrows_that_follow_from_others_are_left_out(drawing):
+    chain = {("a", "b"), ("b", "c"), ("c", "d")}
+    assert drawing.thinned(chain | {("a", "c"), ("a", "d")}) == chain
+
+
+def test_every_file_of_the_page_exists():
+    paths = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", PAGE))
+    assert len(paths) > 70
+    assert sorted(path for path in paths if not (ROOT / path).exists()) == []
+
+
+def defined(path: str) -> set[str]:
+    """Functions and methods of a file."""
+    tree = ast.parse((ROOT / path).read_text("utf-8"))
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    return functions | {
+        f"{c.name}.{node.name}" for c in classes for node in c.body if isinstance(node, ast.FunctionDef)
+    }
+
+
+def test_every_function_of_the_page_exists():
+    assert [len(way) > 10 for way in WAYS] == [True, True]
+    assert [(path, name) for way in WAYS for path, name in way if name not in defined(path)] == []
+
+
+class Calls:
+    """The calls of some functions while it is entered, in their order."""
+
+    def __init__(self, wanted: set[tuple[str, str]]):
+        self.wanted, self.made = wanted, []
+
+    def __enter__(self) -> "Calls":
+        sys.setprofile(self.note)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        sys.setprofile(None)
+
+    def note(self, frame: Any, event: str, argument: object) -> None:
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(str(ROOT)):
+            call = Path(code.co_filename).relative_to(ROOT).as_posix(), code.co_qualname
+            if call in self.wanted:
+                self.made.append(call)
+
+
+def test_an_example_goes_the_way_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given.paligemma("base")
+    given.jsonl("my.jsonl")
+    words = ["--model", "base", "--data", "my.jsonl", "--output_dir", "run", *as_words(QUICK["recipes.transfer"])]
+    way = [call for part in WAYS for call in part]
+    with Calls(set(way)) as calls:
+        transfer.main(words)
+    rest = iter(calls.made)
+    missing = [call for call in way if call not in rest]
+    assert missing == [], f"not called, or not in the order of the page: {missing[0]}"
+    assert json.loads(Path("run", "metrics.json").read_text())
