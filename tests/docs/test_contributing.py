@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md and AGENTS.md: their files, targets and links are there, and losses are compared as they say."""
+"""CONTRIBUTING.md and AGENTS.md: their files and targets are there, and losses are compared as they say."""
 
 import re
 
@@ -8,13 +8,6 @@ from page_blocks import ROOT, blocks, run_command, run_python
 from openpali.data.files.config import CONFIGS
 
 PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "AGENTS.md"]
-
-
-def headings(text: str) -> set[str]:
-    """Anchors of a page."""
-    return {
-        re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -27,9 +20,6 @@ def test_what_the_page_names_is_there(page):
     targets = set(re.findall(r"^(?:`?)make ([\w-]+)", text, re.MULTILINE))
     assert all(re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE) for target in targets)
     assert {"setup", "test", "lint"} <= targets
-    for target, _, anchor in re.findall(r"\]\(([\w./-]+\.md)(#([\w-]+))?\)", text):
-        assert not anchor or anchor in headings((ROOT / target).read_text("utf-8")), (target, anchor)
-        assert (ROOT / target).is_file()
 
 
 def test_tables_that_are_to_be_extended_are_there():
