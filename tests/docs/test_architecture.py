@@ -1,15 +1,14 @@
 """The page of the architecture: its drawing is that of the imports, its files are there, its ways are what runs."""
 
 import ast
-import importlib.util
 import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import draw_architecture as drawing
 import page_folders as given
-import pytest
 from page_blocks import QUICK, ROOT, as_words
 
 from openpali.recipes import transfer
@@ -22,22 +21,12 @@ WAYS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def drawing() -> Any:
-    spec = importlib.util.spec_from_file_location("draw_architecture", ROOT / "docs" / "draw_architecture.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_drawing_is_that_of_the_imports(drawing):
-    remedy = "the imports have changed: run python docs/draw_architecture.py"
+def test_the_drawing_is_that_of_the_imports():
+    remedy = "the imports have changed: run python tests/docs/draw_architecture.py"
     assert drawing.drawn() == drawing.graph(), remedy
 
 
-def test_the_drawing_shows_what_it_describes(drawing):
+def test_the_drawing_shows_what_it_describes():
     texts = set(re.findall(r"<text [^>]*>([^<]+)</text>", drawing.DRAWING.read_text("utf-8")))
     labels = {
         line
@@ -48,7 +37,7 @@ def test_the_drawing_shows_what_it_describes(drawing):
     assert labels <= texts
 
 
-def test_arrows_that_follow_from_others_are_left_out(drawing):
+def test_arrows_that_follow_from_others_are_left_out():
     chain = {("a", "b"), ("b", "c"), ("c", "d")}
     assert drawing.thinned(chain | {("a", "c"), ("a", "d")}) == chain
 

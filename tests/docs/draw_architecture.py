@@ -1,6 +1,6 @@
 """Draw docs/architecture.svg from the imports: the rooms of docs/architecture.md in five layers.
 
-    python docs/draw_architecture.py
+    python tests/docs/draw_architecture.py
 
 Inside a layer an arrow is an import, left to right. Arrows that follow from others (a → c beside a → b → c) are left
 out. The data of the drawing are in its description, where a test compares them with the imports.
@@ -19,12 +19,11 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrow, FancyBboxPatch
 
-DOCS = Path(__file__).parent
-DRAWING = DOCS / "architecture.svg"
-sys.path.insert(0, str(DOCS.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from test_house import CHECKOUT, MODULES, ORDER, ROOMS, imported, place  # noqa: E402
 
+DRAWING = CHECKOUT / "docs" / "architecture.svg"
 LAYERS = ROOMS[::-1]
 WIDTH, PX = 900, 1 / 96  # pixels of the drawing, inches of one
 BOX, ROW, EDGE, HEAD, GAP = 34, 50, 12, 24, 26  # pixels: height of a box, pitch of rows, margin, title, between layers
