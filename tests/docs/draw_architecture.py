@@ -1,4 +1,4 @@
-"""Draw docs/architecture.svg from the imports: the rooms of docs/architecture.md in five layers.
+"""Draw docs/figures/architecture.svg from the imports: the rooms of docs/architecture.md in five layers.
 
     python tests/docs/draw_architecture.py
 
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from test_house import CHECKOUT, MODULES, ORDER, ROOMS, imported, place  # noqa: E402
 
-DRAWING = CHECKOUT / "docs" / "architecture.svg"
+DRAWING = CHECKOUT / "docs" / "figures" / "architecture.svg"
 LAYERS = ROOMS[::-1]
 WIDTH, PX = 900, 1 / 96  # pixels of the drawing, inches of one
 BOX, ROW, EDGE, HEAD, GAP = 34, 50, 12, 24, 26  # pixels: height of a box, pitch of rows, margin, title, between layers

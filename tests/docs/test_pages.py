@@ -33,7 +33,7 @@ BEFORE: dict[str, Prepared] = {
         (given.coco, ("instances.json", "train")),
         (given.jsonl, ("my.jsonl",)),
         (given.jsonl, ("pairs.jsonl", 40)),
-        (given.save_images, ("photo.png", "outputs/demo/pictures/1.png")),
+        (given.images, ("photo.png", "outputs/demo/pictures/1.png")),
         (given.miniature, ("docvqa",)),
         (given.miniature, ("vqav2",)),
         (given.released_paligemma, ("paligemma-3b-pt-224.npz", "gemma-2b")),
@@ -47,7 +47,7 @@ BEFORE: dict[str, Prepared] = {
         (given.siglip, ("google/siglip-base-patch16-224", "outputs/encoders/contrastive")),
         (given.classifier, ("outputs/encoders/classification",)),
         (given.shards, ("raw/{:03}.tar", 100)),
-        (given.save_images, ("eval_images/1.png", "eval_images/2.png")),
+        (given.images, ("eval_images/1.png", "eval_images/2.png")),
         (given.metrics, ()),
     ],
     "evaluation": [
@@ -58,13 +58,13 @@ BEFORE: dict[str, Prepared] = {
         (given.miniature, ("coco35l",)),
         (given.miniature, ("textvqa",)),
         (given.codec, ("outputs/mask-vqvae",)),
-        (given.save_images, ("photo.jpg",)),
+        (given.images, ("photo.jpg",)),
         (given.metrics, ()),
     ],
     "paligemma": [
         (given.paligemma, ("google/paligemma2-3b-pt-224", "outputs/my-run")),
         (given.jsonl, ("my.jsonl",)),
-        (given.save_images, ("dog.png",)),
+        (given.images, ("dog.png",)),
     ],
     "training": [
         (given.paligemma, ("google/paligemma2-3b-pt-224",)),
