@@ -64,10 +64,10 @@ def test_every_function_of_the_page_exists():
 
 
 class Calls:
-    """The calls of some functions while it is entered, in their order."""
+    """The calls of some functions while it is entered, in their order, and what the first call of each returned."""
 
     def __init__(self, wanted: set[tuple[str, str]]):
-        self.wanted, self.made = wanted, []
+        self.wanted, self.made, self.returned = wanted, [], {}
 
     def __enter__(self) -> "Calls":
         sys.setprofile(self.note)
@@ -76,23 +76,42 @@ class Calls:
     def __exit__(self, *exc: object) -> None:
         sys.setprofile(None)
 
-    def note(self, frame: Any, event: str, argument: object) -> None:
+    def note(self, frame: Any, event: str, argument: Any) -> None:
         code = frame.f_code
-        if event == "call" and code.co_filename.startswith(str(ROOT)):
+        if event in ("call", "return") and code.co_filename.startswith(str(ROOT)):
             call = Path(code.co_filename).relative_to(ROOT).as_posix(), code.co_qualname
-            if call in self.wanted:
+            if call in self.wanted and event == "call":
                 self.made.append(call)
+            elif call in self.wanted:
+                self.returned.setdefault(code.co_qualname, argument)
 
 
 def test_an_example_goes_the_way_of_the_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given.paligemma("base")
     given.jsonl("my.jsonl")
-    words = ["--model", "base", "--data", "my.jsonl", "--output_dir", "run", *as_words(QUICK["recipes.transfer"])]
+    options = QUICK["recipes.transfer"] | {"attention": "sdpa"}
     way = [call for part in WAYS for call in part]
     with Calls(set(way)) as calls:
-        transfer.main(words)
+        transfer.main(["--model", "base", "--data", "my.jsonl", "--output_dir", "run", *as_words(options)])
     rest = iter(calls.made)
     missing = [call for call in way if call not in rest]
     assert missing == [], f"not called, or not in the order of the page: {missing[0]}"
     assert json.loads(Path("run", "metrics.json").read_text())
+    shapes_are_those_of_the_page(calls.returned)
+
+
+def shapes_are_those_of_the_page(returned: dict[str, Any]) -> None:
+    """B examples of L tokens, N of them supervised; images of 16 pixels, and a text model of width D."""
+    embeds, _ = returned["PaliGemmaForConditionalGeneration.embed"]
+    mask, losses = returned["prefix_lm_mask"], returned["ChunkedCrossEntropy.forward"]
+    batch, length, width = embeds.shape
+    assert batch == QUICK["recipes.transfer"]["per_device_train_batch_size"]
+    assert returned["FastImageProcessor.pixel_values"].shape == (batch, 3, 16, 16)
+    assert (mask.shape, str(mask.dtype)) == ((batch, 1, length, length), "torch.bool")
+    assert returned["example_losses"].shape == (batch,)
+    assert losses.ndim == 1
+    assert batch <= len(losses) < batch * length
+    for_hidden, for_head, *_ = returned["ChunkedCrossEntropy.backward"]
+    assert for_hidden.shape == (len(losses), width)
+    assert for_head.shape[1] == width
