@@ -41,7 +41,7 @@ class Hub(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Create, prepare and commit."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        match self.splits():
+        match self.parts():
             case ["api", "repos", "create"]:
                 asked = json.loads(body)
                 name = "/".join(filter(None, [asked.get("organization"), asked["name"]]))
@@ -67,7 +67,7 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Describe a repository, list its files, or give one."""
-        match self.splits():
+        match self.parts():
             case ["api", "models", owner, name, "tree", _, *folder]:
                 self.list_files(f"{owner}/{name}", "/".join([*folder, ""]))
             case ["api", "models", owner, name, *rest] if not rest or rest[0] == "revision":

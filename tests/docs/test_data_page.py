@@ -25,7 +25,7 @@ def blocks(language: str) -> list[str]:
 
 def test_the_files_that_it_shows_can_be_read(tmp_path):
     jsonl, refs = blocks("json")
-    for name in ("pictures/dog.png", "left.png", "right.png", "kitchen.png"):
+    for name in ("images/dog.png", "left.png", "right.png", "kitchen.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (80, 80)).save(tmp_path / name)
     (tmp_path / "my.jsonl").write_text(jsonl)

@@ -25,9 +25,8 @@ def test_every_named_test_exists():
 
 def test_every_stage_has_its_row():
     stages = {path.stem for path in (ROOT / "recipes").glob("*.py") if "def main(" in path.read_text("utf-8")}
-    stages &= {"contrastive", "classification", "dense", "denoise", "mask_vqvae", "pretrain", "transfer"}
     assert stages == {stage for stage in stages if re.search(rf"^\|[^|]*`{stage}`", PAGE, re.MULTILINE)}
-    assert len(stages) == 7
+    assert len(stages) >= 7
 
 
 def test_the_releases_are_the_bounds_of_setup():
