@@ -9,6 +9,7 @@ import evaluate
 from transformers import PreTrainedModel
 
 from openpali.data.example import Example
+from openpali.data.files import renamed
 from openpali.data.tasks import Task
 from openpali.eval.answering.predictions import Examples, PredictionStore, answer_examples
 
@@ -50,11 +51,12 @@ class TaskResult:
 
 
 def load_metric(name: str) -> evaluate.EvaluationModule:
-    """The metric of that folder under eval/metrics.
+    """Load the metric of that folder of eval/metrics; a metric of version 0.1 may have its old name.
 
     Raises:
         ValueError: naming the metrics that there are.
     """
+    name = renamed.current(name, renamed.METRICS)
     if not (METRICS / name).is_dir():
         known = ", ".join(sorted(path.name for path in METRICS.iterdir() if path.is_dir()))
         raise ValueError(f"there is no metric {name!r}; there are {known}")

@@ -1,7 +1,7 @@
 """COCO's mean average precision of weighted images, for the bootstrap.
 
 Which predicted box matches which true one is decided within an image, so that it is the same in every resample; what
-changes is how often the images count in the ranking. For images drawn once it is the value of the metric `box_f1`.
+changes is how often the images count in the ranking. For images drawn once it is the value of the metric `detection`.
 """
 
 from collections.abc import Sequence

@@ -20,6 +20,7 @@ from typing import Any
 import evaluate
 import numpy as np
 
+from openpali.data.files import renamed
 from openpali.eval.answering.evaluate_task import TaskResult, load_metric
 from openpali.eval.intervals.bootstrap import (
     RESAMPLES,
@@ -64,7 +65,7 @@ def compare_results(metric: str, first: TaskResult, other: TaskResult) -> dict[s
 def statistics(metric: str, result: TaskResult) -> dict[str, Statistic]:
     """The statistics of a result's numbers by name; those that give the number itself on the whole set."""
     rows, known = result.predictions, result.metrics
-    made = STATISTICS.get(metric, answer_statistics)(metric, rows)
+    made = STATISTICS.get(renamed.current(metric, renamed.METRICS), answer_statistics)(metric, rows)
     scores = ratio([row["score"] for row in rows], np.ones(len(rows)))
     made = {key: made.get(key, scores) for key in known if key != "examples"}
     return {key: one for key, one in made.items() if abs(whole(one, len(rows)) - known[key]) <= 1e-6}
@@ -108,7 +109,7 @@ def pope_statistics(name: str, rows: Rows) -> dict[str, Statistic]:
 
 
 STATISTICS: dict[str, Callable[[str, Rows], dict[str, Statistic]]] = {
-    "box_f1": box_statistics,
+    "detection": box_statistics,
     "captions": caption_statistics,
     # the mean of its scores
     "cider": lambda name, rows: {},

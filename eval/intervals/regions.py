@@ -7,15 +7,15 @@ import numpy as np
 
 from openpali.eval.intervals.average_precision import map_statistics
 from openpali.eval.intervals.bootstrap import Defined, Statistic, ratio
-from openpali.eval.metrics.box_f1 import box_f1
+from openpali.eval.metrics.detection import detection
 from openpali.eval.metrics.segmentation import segmentation
 
 
 def box_statistics(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Statistic]:
-    """F1, precision, recall and mAP of the metric box_f1."""
-    found = [[box_f1.clean(box, row["id"]) for box in row["prediction"]] for row in rows]
-    true = [[box_f1.clean(box, row["id"]) for box in row["reference"]] for row in rows]
-    hits = [box_f1.count_matches(*pair, 0.5) for pair in zip(found, true, strict=True)]
+    """F1, precision, recall and mAP of the metric detection."""
+    found = [[detection.clean(box, row["id"]) for box in row["prediction"]] for row in rows]
+    true = [[detection.clean(box, row["id"]) for box in row["reference"]] for row in rows]
+    hits = [detection.count_matches(*pair, 0.5) for pair in zip(found, true, strict=True)]
     written, wanted = [len(boxes) for boxes in found], [len(boxes) for boxes in true]
     both = [a + b for a, b in zip(written, wanted, strict=True)]
     made: dict[str, Statistic] = {

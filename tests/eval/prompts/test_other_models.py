@@ -170,7 +170,7 @@ def test_kosmos_boxes_belong_to_the_phrase_that_was_asked_for():
 
 @dataclass(frozen=True)
 class Boxes(NamingTask):
-    metric: str = "box_f1"
+    metric: str = "detection"
     metric_key: str = "f1"
 
     def prediction(self, text, example):

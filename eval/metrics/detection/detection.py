@@ -1,4 +1,4 @@
-"""Boxes: precision, recall and F1 at IoU 0.5, and COCO mean average precision."""
+"""Object detection: mAP by COCO's protocol, and precision, recall and F1 at IoU 0.5."""
 
 import math
 
@@ -9,7 +9,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 from openpali.eval.scoring import image_order as image_order
 
-_DESCRIPTION = "Precision, recall, F1 of labelled boxes at IoU 0.5, and COCO mAP by faster-coco-eval."
+_DESCRIPTION = "COCO mAP of labelled boxes by faster-coco-eval, and their precision, recall and F1 at IoU 0.5."
 _CITATION = """
 @inproceedings{lin2014microsoft,
     title={Microsoft COCO: Common objects in context},
@@ -40,8 +40,8 @@ Boxes = list[dict]
 NUMBERS = ("f1", "precision", "recall", "map", "map50")
 
 
-class BoxF1(evaluate.Metric):
-    """F1 and mAP of labelled boxes."""
+class Detection(evaluate.Metric):
+    """mAP and F1 of labelled boxes."""
 
     def _info(self) -> evaluate.MetricInfo:
         number, text = datasets.Value("float64"), datasets.Value("string")
