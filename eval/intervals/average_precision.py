@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from openpali.eval.scoring.boxes import box_ious
 from openpali.eval.scoring.image_order import image_order
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -81,18 +82,18 @@ def rank(
         wanted[index] = len(truth)
         images += [index] * len(mine)
         scores += [box["score"] for box in mine]
-        right.append(matches(np.array([box["box"] for box in mine]).reshape(-1, 4), np.array(truth).reshape(-1, 4)))
+        right.append(matches([box["box"] for box in mine], truth))
     ranks = np.argsort(-np.array(scores), kind="stable")
     return Ranked(np.array(images, int)[ranks], np.concatenate(right, axis=1)[:, ranks], np.array(wanted, float))
 
 
-def matches(found: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """bool[T, D]: whether each of D boxes, the surest first, takes one of G true boxes at each threshold of IoU.
+def matches(found: Sequence[Sequence[float]], true: Sequence[Sequence[float]]) -> np.ndarray:
+    """bool[T, D]: whether each of D boxes, by falling score, takes one of G true boxes at each threshold of IoU.
 
     A box takes the true one with the highest IoU that is still free, of equal ones the last, as COCO's code does.
     """
     right = np.zeros((len(THRESHOLDS), len(found)), bool)
-    overlaps = ious(found, true)
+    overlaps = box_ious(found, true)
     for level, threshold in enumerate(THRESHOLDS):
         free = np.ones(len(true), bool)
         for index, row in enumerate(overlaps):
@@ -102,12 +103,3 @@ def matches(found: np.ndarray, true: np.ndarray) -> np.ndarray:
                 free[len(values) - 1 - np.argmax(values[::-1])] = False
                 right[level, index] = True
     return right
-
-
-def ious(found: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """float[D, G] of boxes x0, y0, x1, y1; 0 where both are empty."""
-    low, high = np.maximum(found[:, None, :2], true[None, :, :2]), np.minimum(found[:, None, 2:], true[None, :, 2:])
-    shared = np.maximum(high - low, 0).prod(axis=-1)
-    areas = [np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=-1) for boxes in (found, true)]
-    union = areas[0][:, None] + areas[1][None] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)

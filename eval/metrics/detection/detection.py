@@ -4,10 +4,10 @@ import math
 
 import datasets
 import evaluate
-import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
 from openpali.eval.scoring import image_order as image_order
+from openpali.eval.scoring.boxes import box_ious, check_box, fold_label
 
 _DESCRIPTION = "COCO mAP of labelled boxes by faster-coco-eval, and their precision, recall and F1 at IoU 0.5."
 _CITATION = """
@@ -79,11 +79,9 @@ class Detection(evaluate.Metric):
 
 def clean(box: dict, where: str) -> dict:
     """A box with its score filled in and its label folded; complain about a malformed one."""
-    if len(box["box"]) != 4 or not np.isfinite(box["box"]).all():
-        raise ValueError(f"{where}: a box is four finite numbers x0, y0, x1, y1, not {box['box']}")
     score = box.get("score")
-    label = (box["label"] or "").strip().lower()
-    return {"box": list(box["box"]), "label": label, "score": 1.0 if score is None else score}
+    score = 1.0 if score is None else score
+    return {"box": check_box(box["box"], where), "label": fold_label(box["label"]), "score": score}
 
 
 def f1(hits: int, found: int, true: int) -> float:
@@ -92,26 +90,16 @@ def f1(hits: int, found: int, true: int) -> float:
 
 
 def count_matches(found: Boxes, true: Boxes, threshold: float) -> int:
-    """Boxes that match a true box of their label one to one, the highest score choosing first."""
+    """Boxes that match a true box of their label one to one; the highest score chooses first."""
     free = list(range(len(true)))
-    hits = 0
-    for box in sorted(found, key=lambda box: -box["score"]):
-        overlaps = [(intersection_over_union(box["box"], true[i]["box"]), i) for i in free]
-        overlaps = [(value, i) for value, i in overlaps if true[i]["label"] == box["label"]]
-        value, best = max(overlaps, key=lambda pair: pair[0], default=(-1.0, -1))
-        if best >= 0 and value >= threshold:
+    ranked = sorted(found, key=lambda box: -box["score"])
+    overlaps = box_ious([box["box"] for box in ranked], [box["box"] for box in true])
+    for box, row in zip(ranked, overlaps):
+        candidates = [i for i in free if true[i]["label"] == box["label"]]
+        best = max(candidates, key=lambda i: row[i], default=None)
+        if best is not None and row[best] >= threshold:
             free.remove(best)
-            hits += 1
-    return hits
-
-
-def intersection_over_union(a: list[float], b: list[float]) -> float:
-    """IoU of two boxes x0, y0, x1, y1; 0 when both are empty."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    union = area(a) + area(b) - shared
-    return shared / union if union > 0 else 0.0
+    return len(true) - len(free)
 
 
 def area(box: list[float]) -> float:

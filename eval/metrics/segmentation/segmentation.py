@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import datasets
 import evaluate
-import numpy as np
 from faster_coco_eval.core import mask as coco_masks
+
+from openpali.eval.scoring.boxes import box_ious, check_box, fold_label
 
 _DESCRIPTION = "IoU of masks at full resolution, cumulative IoU, and box accuracy at IoU 0.5 and 0.75."
 _CITATION = """
@@ -116,13 +117,12 @@ class Segmentation(evaluate.Metric):
 
 def clean(one: dict, where: str) -> dict:
     """A prediction or reference with its label folded and its mask as a compressed RLE; complain about others."""
-    if len(one["box"]) != 4 or not np.isfinite(one["box"]).all():
-        raise ValueError(f"{where}: a box is four finite numbers x0, y0, x1, y1, not {one['box']}")
+    box = check_box(one["box"], where)
     rle = one.get("mask")
     if rle is None and where.startswith("reference"):
         raise ValueError(f"{where}: a reference needs a mask")
     mask = NO_MASK if rle is None else clean_rle(rle, where)
-    return {"box": list(one["box"]), "label": (one["label"] or "").strip().lower(), "mask": mask}
+    return {"box": box, "label": fold_label(one["label"]), "mask": mask}
 
 
 def clean_rle(rle: dict, where: str) -> dict:
@@ -176,21 +176,12 @@ def compare(found: dict, true: dict) -> Pair:
     both = [found["mask"], true["mask"]]
     intersection = float(coco_masks.area(coco_masks.merge(both, True)))
     union = area(found) + area(true) - intersection
-    return Pair(intersection, union, intersection_over_union(found["box"], true["box"]))
+    return Pair(intersection, union, float(box_ious([found["box"]], [true["box"]])[0, 0]))
 
 
 def area(one: dict) -> float:
     """Pixels of a mask."""
     return float(coco_masks.area(one["mask"]))
-
-
-def intersection_over_union(a: list[float], b: list[float]) -> float:
-    """IoU of two boxes x0, y0, x1, y1; 0 when both are empty."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    areas = [max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0) for box in (a, b)]
-    union = sum(areas) - shared
-    return shared / union if union > 0 else 0.0
 
 
 def mean(values: list[float]) -> float:
