@@ -1,8 +1,8 @@
 """What the metrics of answers share: the forms of a reference, checks, and means by type of question."""
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any, TypedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, TypedDict
 
 import datasets
 import evaluate
@@ -27,7 +27,23 @@ class AnswerMetric(evaluate.Metric):
     """A metric of texts. Its `_compute` gets predictions as str and references as `Reference`.
 
     Import the module, not this class: `evaluate` takes the first metric that it finds in a file.
+
+    Attributes:
+        documentation: description, citation, and arguments with results.
     """
+
+    documentation: ClassVar[tuple[str, str, str]]
+
+    def _info(self) -> evaluate.MetricInfo:
+        description, citation, inputs = self.documentation
+        text = datasets.Value("string")
+        reference = {"answers": datasets.Sequence(text), "type": text}
+        return evaluate.MetricInfo(
+            description=description,
+            citation=citation,
+            inputs_description=inputs,
+            features=datasets.Features({"predictions": text, "references": reference}),
+        )
 
     def add_batch(self, *, predictions: Sequence[str], references: Sequence[Any], **kwargs: object) -> None:
         """Add answers, checked. A column has one form, so a reference in any of the forms becomes a dict.
@@ -44,18 +60,6 @@ class AnswerMetric(evaluate.Metric):
     def add(self, *, prediction: str, reference: Any, **kwargs: object) -> None:
         """Add one answer."""
         self.add_batch(predictions=[prediction], references=[reference], **kwargs)
-
-
-def answer_info(description: str, citation: str, inputs_description: str) -> evaluate.MetricInfo:
-    """Info of an `AnswerMetric`, with its features."""
-    text = datasets.Value("string")
-    reference = {"answers": datasets.Sequence(text), "type": text}
-    return evaluate.MetricInfo(
-        description=description,
-        citation=citation,
-        inputs_description=inputs_description,
-        features=datasets.Features({"predictions": text, "references": reference}),
-    )
 
 
 def check_prediction(prediction: Any, index: int) -> str:
@@ -86,6 +90,14 @@ def mean(scores: Sequence[float]) -> float:
     if not scores:
         raise ValueError("nothing to score: give at least one prediction and its reference")
     return sum(scores) / len(scores)
+
+
+def match_scores(
+    predictions: Sequence[str], references: Sequence[Reference], form: Callable[[str], str]
+) -> list[float]:
+    """1.0 for each prediction that equals one of its answers, both after `form`; 0.0 for the others."""
+    pairs = zip(predictions, references, strict=True)
+    return [float(form(text) in {form(answer) for answer in reference["answers"]}) for text, reference in pairs]
 
 
 def by_type(scores: Sequence[float], references: Sequence[Reference]) -> dict[str, float]:

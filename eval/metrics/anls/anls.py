@@ -1,7 +1,5 @@
 """Average normalised Levenshtein similarity: DocVQA, InfographicVQA, ST-VQA."""
 
-import evaluate
-
 from openpali.eval.scoring import answer_metric
 from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
 from openpali.eval.scoring.answer_text import anls, fold
@@ -34,8 +32,7 @@ Returns:
 class Anls(answer_metric.AnswerMetric):
     """Similarity to the nearest answer."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
 
     def _compute(
         self,

@@ -1,6 +1,5 @@
 """CIDEr, BLEU and ROUGE-L of captions, by the COCO caption evaluation's own scorers."""
 
-import evaluate
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
@@ -42,8 +41,7 @@ Returns:
 class Captions(answer_metric.AnswerMetric):
     """CIDEr x 100, BLEU and ROUGE-L."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
 
     def _compute(
         self,

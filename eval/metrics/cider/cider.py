@@ -1,6 +1,5 @@
 """CIDEr of captions, by the COCO caption evaluation's own scorer."""
 
-import evaluate
 from pycocoevalcap.cider.cider import Cider
 
 from openpali.eval.scoring import answer_metric
@@ -31,8 +30,7 @@ Returns:
 class CiderMetric(answer_metric.AnswerMetric):
     """CIDEr x 100."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
 
     def _compute(
         self,

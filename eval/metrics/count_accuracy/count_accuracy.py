@@ -1,9 +1,7 @@
 """Accuracy of counting: number words become digits, then the strings must be equal (TallyQA, CountBenchQA)."""
 
-import evaluate
-
 from openpali.eval.scoring import answer_metric
-from openpali.eval.scoring.answer_metric import Reference, mean
+from openpali.eval.scoring.answer_metric import Reference, match_scores, mean
 from openpali.eval.scoring.answer_text import to_digits
 
 _DESCRIPTION = "Share of exactly right counts, after turning the words none, zero … twenty into digits."
@@ -27,15 +25,11 @@ Returns:
 class CountAccuracy(answer_metric.AnswerMetric):
     """Exactly right counts."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
 
     def _compute(
         self, predictions: list[str], references: list[Reference], return_scores: bool = False
     ) -> dict[str, float | list[float]]:
-        scores = [
-            float(to_digits(prediction) in {to_digits(count) for count in reference["answers"]})
-            for prediction, reference in zip(predictions, references, strict=True)
-        ]
+        scores = match_scores(predictions, references, to_digits)
         result: dict[str, float | list[float]] = {"count_accuracy": mean(scores)}
         return result | {"scores": scores} if return_scores else result

@@ -1,9 +1,7 @@
 """Exact match against any of several references."""
 
-import evaluate
-
 from openpali.eval.scoring import answer_metric
-from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
+from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, match_scores, mean
 
 _DESCRIPTION = "Share of predictions that equal one of their references."
 _CITATION = ""
@@ -24,8 +22,7 @@ Returns:
 class ExactMatch(answer_metric.AnswerMetric):
     """Exact string match, any reference counts."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
 
     def _compute(
         self,
@@ -35,10 +32,7 @@ class ExactMatch(answer_metric.AnswerMetric):
         strip: bool = True,
         return_scores: bool = False,
     ) -> dict[str, float | list[float]]:
-        scores = []
-        for prediction, reference in zip(predictions, references, strict=True):
-            right = {normalise(answer, lower, strip) for answer in reference["answers"]}
-            scores.append(float(normalise(prediction, lower, strip) in right))
+        scores = match_scores(predictions, references, lambda text: normalise(text, lower, strip))
         result: dict[str, float | list[float]] = {"exact_match": mean(scores)}
         result |= keyed("exact_match", by_type(scores, references))
         return result | {"scores": scores} if return_scores else result

@@ -1,7 +1,5 @@
 """POPE: does a model see what is not there? Yes or no, and how often it says yes."""
 
-import evaluate
-
 from openpali.eval.scoring import answer_metric
 from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
 
@@ -34,8 +32,7 @@ Returns:
 class Pope(answer_metric.AnswerMetric):
     """Yes or no."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
 
     def _compute(
         self, predictions: list[str], references: list[Reference], return_scores: bool = False

@@ -1,7 +1,5 @@
 """Relaxed accuracy of ChartQA: a number may be off by five per cent."""
 
-import evaluate
-
 from openpali.eval.scoring import answer_metric
 from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
 from openpali.eval.scoring.answer_text import fold
@@ -36,8 +34,7 @@ Returns:
 class RelaxedAccuracy(answer_metric.AnswerMetric):
     """Right within five per cent."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
 
     def _compute(
         self,

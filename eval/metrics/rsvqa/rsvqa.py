@@ -1,9 +1,7 @@
 """Accuracy of RSVQA, questions about images from above: overall, and the mean over types of question."""
 
-import evaluate
-
 from openpali.eval.scoring import answer_metric
-from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
+from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, match_scores, mean
 from openpali.eval.scoring.answer_text import fold
 
 _DESCRIPTION = """
@@ -39,8 +37,7 @@ NUMBERS = ("count", "area")
 class RsVqa(answer_metric.AnswerMetric):
     """Exact match by type of question."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
 
     def _compute(
         self,
@@ -50,10 +47,7 @@ class RsVqa(answer_metric.AnswerMetric):
         strip: bool = True,
         return_scores: bool = False,
     ) -> dict[str, float | list[float]]:
-        scores = [
-            float(fold(text, lower, strip) in {fold(answer, lower, strip) for answer in reference["answers"]})
-            for text, reference in zip(predictions, references, strict=True)
-        ]
+        scores = match_scores(predictions, references, lambda text: fold(text, lower, strip))
         types = by_type(scores, references)
         words = [value for kind, value in types.items() if kind not in NUMBERS]
         result: dict[str, float | list[float]] = {"accuracy": mean(scores)}

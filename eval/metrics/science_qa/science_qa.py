@@ -2,8 +2,6 @@
 
 import re
 
-import evaluate
-
 from openpali.eval.scoring import answer_metric
 from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
 
@@ -36,8 +34,7 @@ SENTENCE = re.compile(r"the answer is ([a-z])\.")
 class ScienceQa(answer_metric.AnswerMetric):
     """The right letter."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
 
     def _compute(
         self, predictions: list[str], references: list[Reference], return_scores: bool = False

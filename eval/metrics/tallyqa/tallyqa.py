@@ -1,9 +1,7 @@
 """Accuracy of TallyQA and CountBenchQA: counts that are right, simple and complex questions apart."""
 
-import evaluate
-
 from openpali.eval.scoring import answer_metric
-from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
+from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, match_scores, mean
 from openpali.eval.scoring.answer_text import to_digits
 
 _DESCRIPTION = """
@@ -31,16 +29,12 @@ Returns:
 class TallyQa(answer_metric.AnswerMetric):
     """Exactly right counts, by type."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
 
     def _compute(
         self, predictions: list[str], references: list[Reference], return_scores: bool = False
     ) -> dict[str, float | list[float]]:
-        scores = [
-            float(to_digits(prediction) in {to_digits(count) for count in reference["answers"]})
-            for prediction, reference in zip(predictions, references, strict=True)
-        ]
+        scores = match_scores(predictions, references, to_digits)
         result: dict[str, float | list[float]] = {"accuracy": mean(scores)}
         result |= keyed("accuracy", by_type(scores, references))
         return result | {"scores": scores} if return_scores else result

@@ -1,7 +1,5 @@
 """Accuracy of short answers: OKVQA, A-OKVQA, VizWiz, GQA, NLVR2, AI2D, questions about videos."""
 
-import evaluate
-
 from openpali.eval.scoring import answer_metric
 from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
 from openpali.eval.scoring.answer_text import anls, fold
@@ -37,8 +35,7 @@ Returns:
 class Vqa(answer_metric.AnswerMetric):
     """Exact match, and a third for each person who agrees."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
 
     def _compute(
         self,

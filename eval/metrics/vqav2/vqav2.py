@@ -1,7 +1,5 @@
 """Accuracy of VQAv2 and TextVQA: ten people's answers, three of which make an answer wholly right."""
 
-import evaluate
-
 from openpali.eval.scoring import answer_metric
 from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
 from openpali.eval.scoring.answer_text import vqav2_normalise, vqav2_space
@@ -35,8 +33,7 @@ PEOPLE = 10
 class Vqav2(answer_metric.AnswerMetric):
     """VQA accuracy against ten people."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
 
     def _compute(
         self, predictions: list[str], references: list[Reference], return_scores: bool = False
