@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, TypedDict
+from typing import Any, TypedDict
 
 import datasets
-import evaluate
+
+from openpali.eval.scoring.documented_metric import TEXT, DocumentedMetric
 
 FORMS = 'a str, a list of str, or {"answers": list of str, "type": str}'
 NO_WORD = re.compile(r"\W+")
@@ -23,27 +24,13 @@ class Reference(TypedDict):
     type: str
 
 
-class AnswerMetric(evaluate.Metric):
+class AnswerMetric(DocumentedMetric):
     """A metric of texts. Its `_compute` gets predictions as str and references as `Reference`.
 
     Import the module, not this class: `evaluate` takes the first metric that it finds in a file.
-
-    Attributes:
-        documentation: description, citation, and arguments with results.
     """
 
-    documentation: ClassVar[tuple[str, str, str]]
-
-    def _info(self) -> evaluate.MetricInfo:
-        description, citation, inputs = self.documentation
-        text = datasets.Value("string")
-        reference = {"answers": datasets.Sequence(text), "type": text}
-        return evaluate.MetricInfo(
-            description=description,
-            citation=citation,
-            inputs_description=inputs,
-            features=datasets.Features({"predictions": text, "references": reference}),
-        )
+    columns = {"predictions": TEXT, "references": {"answers": datasets.Sequence(TEXT), "type": TEXT}}
 
     def add_batch(self, *, predictions: Sequence[str], references: Sequence[Any], **kwargs: object) -> None:
         """Add answers, checked. A column has one form, so a reference in any of the forms becomes a dict.
@@ -56,10 +43,6 @@ class AnswerMetric(evaluate.Metric):
         texts = [check_prediction(prediction, index) for index, prediction in enumerate(predictions)]
         answers = [read_reference(reference, index) for index, reference in enumerate(references)]
         super().add_batch(predictions=texts, references=answers, **kwargs)
-
-    def add(self, *, prediction: str, reference: Any, **kwargs: object) -> None:
-        """Add one answer."""
-        self.add_batch(predictions=[prediction], references=[reference], **kwargs)
 
 
 def check_prediction(prediction: Any, index: int) -> str:

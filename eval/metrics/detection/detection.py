@@ -3,11 +3,12 @@
 import math
 
 import datasets
-import evaluate
 from faster_coco_eval import COCO, COCOeval_faster
 
-from openpali.eval.scoring import image_order as image_order
+from openpali.eval.scoring import documented_metric
 from openpali.eval.scoring.boxes import box_ious, check_box, fold_label
+from openpali.eval.scoring.documented_metric import NUMBER, TEXT
+from openpali.eval.scoring.image_order import image_order
 
 _DESCRIPTION = "COCO mAP of labelled boxes by faster-coco-eval, and their precision, recall and F1 at IoU 0.5."
 _CITATION = """
@@ -37,21 +38,15 @@ Returns:
 """
 
 Boxes = list[dict]
-NUMBERS = ("f1", "precision", "recall", "map", "map50")
+BOXES = [{"box": datasets.Sequence(NUMBER), "label": TEXT, "score": NUMBER}]
+KEYS = ("f1", "precision", "recall", "map", "map50")
 
 
-class Detection(evaluate.Metric):
+class Detection(documented_metric.DocumentedMetric):
     """mAP and F1 of labelled boxes."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        number, text = datasets.Value("float64"), datasets.Value("string")
-        boxes = [{"box": datasets.Sequence(number), "label": text, "score": number}]
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS,
-            features=datasets.Features({"predictions": boxes, "references": boxes}),
-        )
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
+    columns = {"predictions": BOXES, "references": BOXES}
 
     def add_batch(self, *, predictions: list[Boxes], references: list[Boxes], **kwargs: object) -> None:
         """Add images; fills in missing scores, since a column of records has no optional fields."""
@@ -59,17 +54,13 @@ class Detection(evaluate.Metric):
         true = [[clean(box, f"reference {i}") for box in boxes] for i, boxes in enumerate(references)]
         super().add_batch(predictions=found, references=true, **kwargs)
 
-    def add(self, *, prediction: Boxes, reference: Boxes, **kwargs: object) -> None:
-        """Add one image."""
-        self.add_batch(predictions=[prediction], references=[reference], **kwargs)
-
     def _compute(
         self, predictions: list[Boxes], references: list[Boxes], iou: float = 0.5, return_scores: bool = False
     ) -> dict[str, float | list[float]]:
         pairs = list(zip(predictions, references, strict=True))
         hits = [count_matches(found, true, iou) for found, true in pairs]
         hit, written, wanted = sum(hits), sum(map(len, predictions)), sum(map(len, references))
-        result: dict[str, float | list[float]] = dict.fromkeys(NUMBERS, math.nan)
+        result: dict[str, float | list[float]] = dict.fromkeys(KEYS, math.nan)
         if wanted:
             result |= {"f1": f1(hit, written, wanted), "precision": hit / written if written else 0.0}
             result |= {"recall": hit / wanted, **coco_map(predictions, references)}
@@ -112,7 +103,7 @@ def coco_map(found: list[Boxes], true: list[Boxes]) -> dict[str, float]:
 
     It ranks boxes of one score by image, in the order in which images are given.
     """
-    order = image_order.image_order(found, true)
+    order = image_order(found, true)
     found, true = [found[i] for i in order], [true[i] for i in order]
     labels = sorted({box["label"] for boxes in true for box in boxes})
     detections = annotations(found, labels)

@@ -1,10 +1,10 @@
 """Image-text retrieval: recall at k in both directions."""
 
 import datasets
-import evaluate
 import numpy as np
 import torch
 
+from openpali.eval.scoring import documented_metric
 from openpali.eval.scoring.recall import KS, chance_at_k, recall_at_k
 
 _DESCRIPTION = (
@@ -31,17 +31,11 @@ Returns:
 """
 
 
-class Retrieval(evaluate.Metric):
+class Retrieval(documented_metric.DocumentedMetric):
     """Recall at k of texts and images."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        row = datasets.Sequence(datasets.Value("float32"))
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS,
-            features=datasets.Features({"predictions": row, "references": datasets.Value("int64")}),
-        )
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
+    columns = {"predictions": datasets.Sequence(datasets.Value("float32")), "references": datasets.Value("int64")}
 
     def _compute(
         self,

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import datasets
-import evaluate
 from faster_coco_eval.core import mask as coco_masks
 
+from openpali.eval.scoring import documented_metric
 from openpali.eval.scoring.boxes import box_ious, check_box, fold_label
+from openpali.eval.scoring.documented_metric import NUMBER, TEXT
 
 _DESCRIPTION = "IoU of masks at full resolution, cumulative IoU, and box accuracy at IoU 0.5 and 0.75."
 _CITATION = """
@@ -43,6 +44,8 @@ Returns:
 """
 
 Masks = list[dict]
+RLE = {"size": datasets.Sequence(datasets.Value("int64")), "counts": TEXT}
+MASKS = [{"box": datasets.Sequence(NUMBER), "label": TEXT, "mask": RLE}]
 NO_MASK = {"size": [0, 0], "counts": ""}
 
 
@@ -59,19 +62,11 @@ class Pair(NamedTuple):
         return self.intersection / self.union if self.union else 0.0
 
 
-class Segmentation(evaluate.Metric):
+class Segmentation(documented_metric.DocumentedMetric):
     """IoU of masks, and accuracy of their boxes."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        number, text = datasets.Value("float64"), datasets.Value("string")
-        mask = {"size": datasets.Sequence(datasets.Value("int64")), "counts": text}
-        masks = [{"box": datasets.Sequence(number), "label": text, "mask": mask}]
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS,
-            features=datasets.Features({"predictions": masks, "references": masks}),
-        )
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
+    columns = {"predictions": MASKS, "references": MASKS}
 
     def add_batch(self, *, predictions: list[Masks], references: list[Masks], **kwargs: object) -> None:
         """Add images, checked; what has no mask gets an empty one, since a column has no optional fields."""
@@ -80,10 +75,6 @@ class Segmentation(evaluate.Metric):
         for i, masks in enumerate(true):
             check_sizes(found[i], masks, i)
         super().add_batch(predictions=found, references=true, **kwargs)
-
-    def add(self, *, prediction: Masks, reference: Masks, **kwargs: object) -> None:
-        """Add one image."""
-        self.add_batch(predictions=[prediction], references=[reference], **kwargs)
 
     def _compute(
         self,
