@@ -16,7 +16,7 @@ from openpali.eval.answering.processes import Processes
 from openpali.eval.intervals.bootstrap import LEVEL, RESAMPLES, SEED
 from openpali.eval.intervals.by_metric import add_intervals
 from openpali.eval.measuring.measurement import Measurement, describe
-from openpali.eval.prompts.other_models import BARE, prompt_kind
+from openpali.eval.prompts.other_models import BARE, prompt_format
 from openpali.eval.report.json_numbers import json_numbers
 from openpali.eval.report.page import report_images, write_report
 from openpali.modeling.auto import checkpoint_config
@@ -68,7 +68,7 @@ def measure_model(
         The result in the first process, None in the others.
 
     Raises:
-        ValueError: predictions of other settings are in the folder, or it is not known how to ask the model.
+        ValueError: predictions of other settings are in the folder, or the model has no prompt format.
         OSError: there is no such checkpoint.
     """
     settings = settings_of(model, measurement, options)
@@ -152,7 +152,7 @@ def settings_of(model: str, measurement: Measurement, options: Options) -> dict[
         settings["dtype"] = options.dtype
     if measurement.max_length is not None:
         settings["max_length"] = measurement.max_length
-    prompts = prompt_kind(checkpoint_config(model).model_type)
+    prompts = prompt_format(checkpoint_config(model).model_type)
     return settings if prompts == BARE.name else settings | {"prompts": prompts}
 
 
