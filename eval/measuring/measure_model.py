@@ -8,7 +8,7 @@ from typing import Any
 
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import credits_of
-from openpali.eval.answering.evaluate_task import TaskResult, scored
+from openpali.eval.answering.evaluate_task import TaskResult, score_predictions
 from openpali.eval.answering.load_model import load_model
 from openpali.eval.answering.prediction_file import PredictionFile, fingerprint
 from openpali.eval.answering.predictions import answer_examples
@@ -130,7 +130,7 @@ def answer_and_score(
     )
     if not processes.main:
         return None
-    result = scored(dataset.task, rows)
+    result = score_predictions(dataset.task, rows)
     store.replace(result.predictions)
     return result
 

@@ -34,7 +34,7 @@ def answered(monkeypatch, codec, name, answer):
         for i, example in enumerate(examples):
             yield i, Answer(answer(example))
 
-    monkeypatch.setattr("openpali.eval.answering.predictions.answers", fake)
+    monkeypatch.setattr("openpali.eval.answering.predictions.generate_answers", fake)
     monkeypatch.setenv("OPENPALI_CACHE", str(codec.parent))
     source = load_source({"name": "emoji", "split": "test", "size": 32, "objects": [1, 2], "length": COUNT})
     dataset = TaskDataset(source, load_task({"name": name, "codec": str(codec)}))

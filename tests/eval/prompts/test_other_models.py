@@ -10,16 +10,16 @@ from tiny_peers import PEERS, starting, tiny_chameleon, tiny_florence, tiny_idef
 from openpali.data.example import Box, Example
 from openpali.data.masks.rle import decode_rle
 from openpali.eval.answering.decoding import Answer, Token, encode, generate
-from openpali.eval.answering.evaluate_task import evaluate_task, scored
+from openpali.eval.answering.evaluate_task import evaluate_task, score_predictions
 from openpali.eval.answering.predictions import prediction_row
 from openpali.eval.prompts.florence import florence_prompt, read_florence
 from openpali.eval.prompts.other_models import (
     ADAPTERS,
     chat_prompt,
     find_adapter,
+    natural_prompt,
     prompt_format,
     read_kosmos,
-    natural_prompt,
 )
 from openpali.eval.prompts.request import PromptRequest, read_prompt
 
@@ -196,7 +196,7 @@ def test_what_a_model_found_in_its_own_way_goes_to_the_metric():
     row = prediction_row(0, example, Boxes(), answer)
     assert row["found"] == [box]
     assert row["predicted_boxes"] == row["prediction"] == [box | {"score": pytest.approx(np.exp(-1))}]
-    assert scored(Boxes(), [row]).metrics["f1"] == 1.0
+    assert score_predictions(Boxes(), [row]).metrics["f1"] == 1.0
     # a task about words has no use for them
     assert prediction_row(0, example, NamingTask(), answer)["prediction"] == "dog<loc_1>"
 
