@@ -40,7 +40,7 @@ TASKS = ("retrieval", "zero_shot", "probe")
 
 @dataclass
 class EncoderArguments:
-    """What to measure, on what, and where to put it."""
+    """Options of `openpali encoders`."""
 
     model: str = field(metadata={"help": "folder or Hub name of a SigLIP"})
     source: str = field(

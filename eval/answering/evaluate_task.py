@@ -25,7 +25,7 @@ class TaskResult:
         metrics: values by name, nan where one is undefined (of boxes without any true box); `examples` is the number
             of examples.
         predictions: rows of JSON values in the order of the dataset: `id`, `index` (in the dataset), `pictures`
-            (number of images), `task`, `prefix`, `text` (the answer), `prediction` (parsed for the metric), `reference`
+            (number of images), `task`, `prefix`, `text` (answer), `prediction` (parsed for the metric), `reference`
             (likewise), `references` (strings), `boxes` (true ones) and `predicted_boxes` (both lists of
             `{"box": [x0, y0, x1, y1] in [0, 1], "label"}`, predicted ones perhaps with `mask` and `score`), `masks`
             (of the true boxes, where there are any), `score`; `tokens` where boxes have scores, `found` where the

@@ -9,7 +9,7 @@ from PIL import Image
 
 from openpali.data.tasks import load_task
 from openpali.eval.answering.decoding import Answer
-from openpali.eval.answering.evaluate_task import load_metric, scored
+from openpali.eval.answering.evaluate_task import load_metric, score_predictions
 from openpali.eval.answering.predictions import prediction_row
 
 CASES = json.loads((Path(__file__).parents[2] / "fixtures" / "metric_cases.json").read_text())
@@ -225,7 +225,7 @@ def test_tasks_take_them_by_name(name, key, answers, expected):
     record = {"id": "1", "image": image, "prefix": "how many?", "suffix": "3", "references": answers}
     example = task.example(record, random.Random(0))
     rows = [prediction_row(i, example, task, Answer(text)) for i, text in enumerate([" 2 ", "none"])]
-    result = scored(task, json.loads(json.dumps(rows)))
+    result = score_predictions(task, json.loads(json.dumps(rows)))
     assert [row["score"] for row in result.predictions] == pytest.approx(expected)
     assert result.score == pytest.approx(sum(expected) / 2)
 
