@@ -85,7 +85,7 @@ def first_device() -> str:
 
 
 def chosen_device(name: str | None) -> str:
-    """The device, checked; the first accelerator or the CPU when None. Raises OSError where there is no such device."""
+    """The device, checked; the first accelerator or the CPU when None. Raises OSError for an unknown device."""
     if name is None:
         return first_device()
     try:

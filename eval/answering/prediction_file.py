@@ -40,9 +40,8 @@ class PredictionFile:
         # read before any process changes it, so that all of them refuse or none
         settings_path = self.path.with_suffix(".settings.json")
         if not overwrite and (self.path.exists() or self.parts()):
-            check_settings(
-                self.path, json.loads(settings_path.read_text()) if settings_path.exists() else {}, settings
-            )
+            before = json.loads(settings_path.read_text()) if settings_path.exists() else {}
+            check_settings(self.path, before, settings)
         processes.wait()
         if processes.main:
             self._begin(settings, overwrite)

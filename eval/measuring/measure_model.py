@@ -18,7 +18,7 @@ from openpali.eval.intervals.by_metric import add_intervals
 from openpali.eval.measuring.measurement import Measurement, describe
 from openpali.eval.prompts.other_models import BARE, prompt_format
 from openpali.eval.report.json_numbers import json_numbers
-from openpali.eval.report.page import report_images, write_report
+from openpali.eval.report.page import gallery_images, write_report
 from openpali.modeling.auto import checkpoint_config
 
 
@@ -94,7 +94,7 @@ def measure_model(
         folder / "report.html",
         options.title or f"{Path(model).name} on {dataset.task.name}",
         [result],
-        report_images(result, dataset),
+        gallery_images(result, dataset),
         options.logs,
         credits_of(dataset.source),
         settings={"checkpoint": model, **report_settings(measurement, options, len(dataset.skip_log.read()))},
