@@ -95,7 +95,7 @@ def gallery(
     """Headings, each with the cards of its examples."""
     binary = all(row["score"] in (0.0, 1.0) for row in result.predictions)
     low, high = gallery_rows(result, worst, best)
-    groups = [("Worst first", low), ("Best", high)]
+    groups = [("Lowest scores", low), ("Highest scores", high)]
     return [(heading, [gallery_card(row, images, result, binary) for row in rows]) for heading, rows in groups if rows]
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from openpali.eval.answering.evaluate_task import TaskResult, load_metric
-from openpali.eval.intervals.bootstrap import Ratios, differences, intervals, ratio, resamples, whole
+from openpali.eval.intervals.bootstrap import Ratios, differences, full_sample, intervals, ratio, resamples
 from openpali.eval.intervals.by_metric import add_intervals, compare_results, statistics
 
 RNG = np.random.default_rng(7)
@@ -153,7 +153,7 @@ def test_a_paired_difference_is_narrower_than_two_intervals():
     one, two = ratio(hard < 0.6, np.ones(300)), ratio(hard < 0.65, np.ones(300))
     found = differences({"share": one}, {"share": two}, 300)["share"]
     low, high = intervals({"share": one}, 300)["share"]
-    assert found.value == pytest.approx(whole(two, 300) - whole(one, 300))
+    assert found.value == pytest.approx(full_sample(two, 300) - full_sample(one, 300))
     assert 0 < found.low < found.value < found.high
     assert found.high - found.low < (high - low) / 2
     assert found.p < 0.05

@@ -88,7 +88,7 @@ def test_worst_come_first_then_the_best_and_none_twice():
 
 def test_cards_carry_marks(tmp_path):
     text = text_of(page(tmp_path, [result()], worst=2, best=2))
-    assert re.search(r"Worst first .* wrong .* wrong .* Best .* right .* right", text)
+    assert re.search(r"Lowest scores .* wrong .* wrong .* Highest scores .* right .* right", text)
     partly = result((0.5, 1.0, 0.0))
     partly.metric_key = "f1"
     partly.metrics["f1"] = 0.5
