@@ -73,7 +73,7 @@ def read_measurement(
     source_spec = read_source(source) if source else config_source(given, str(config), split or "test")
     if source and split:
         source_spec["split"] = split
-    # a training configuration's; scores are of the images as they are
+    # of a training configuration; evaluation does not augment
     source_spec.pop("augment", None)
     return Measurement(
         source=source_spec,

@@ -13,6 +13,7 @@ import torch
 
 KS = (1, 5, 10)
 DIRECTIONS = ("image_to_text", "text_to_image")
+DIRECTION_NAMES = {"image_to_text": "image-to-text", "text_to_image": "text-to-image"}
 LARGEST_BLOCK = 1 << 22  # similarities at a time, 16 MB in float32
 
 

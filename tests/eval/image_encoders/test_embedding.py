@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 from transformers import Siglip2Config, Siglip2Model, SiglipForImageClassification, SiglipVisionModel
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
-from openpali.eval.image_encoders.embedding import embed_images, embed_texts, evaluating, image_features
+from openpali.eval.image_encoders.embedding import embed_images, embed_texts, eval_mode, image_features
 
 TEXTS = ["red", "an image of blue", "rot", "red"]
 
@@ -67,7 +67,7 @@ def test_every_part_is_in_its_mode_afterwards_even_after_an_error(siglip):
     seen = []
 
     def fail():
-        with evaluating(model):
+        with eval_mode(model):
             seen.extend([part.training for part in model.modules()] + [torch.is_grad_enabled()])
             raise RuntimeError("stop")
 
