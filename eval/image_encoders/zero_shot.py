@@ -15,7 +15,7 @@ import yaml
 from torch.nn.functional import normalize
 
 from openpali.eval.image_encoders.embedding import embed_texts
-from openpali.eval.scoring.recall import mean_of, own_ranks
+from openpali.eval.scoring.recall import match_ranks, mean_of
 
 TEMPLATES = Path(__file__).with_name("zero_shot_templates.yaml")
 BARE = ("{}",)
@@ -138,7 +138,7 @@ def zero_shot_accuracy(
         ValueError: shapes or labels do not fit together, or an embedding is not finite.
     """
     # images retrieve their class as texts retrieve their image
-    ranks = own_ranks(class_embeds, image_embeds, labels)[1]
+    ranks = match_ranks(class_embeds, image_embeds, labels)[1]
     return {f"top_{k}": float((ranks < k).double().mean()) for k in ks}
 
 

@@ -1,4 +1,4 @@
-"""What the metrics of answers share: the forms of a reference, checks, and means by type of question."""
+"""Base class of the metrics of answers: forms of a reference, checks, and means by type of question."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -13,11 +13,11 @@ NO_WORD = re.compile(r"\W+")
 
 
 class Reference(TypedDict):
-    """Right answers of one question.
+    """Reference answers of one question.
 
     Attributes:
         answers: at least one.
-        type: kind of question by which means are taken apart; empty when there is none.
+        type: of the question, for a mean per type; empty when there is none.
     """
 
     answers: list[str]
@@ -33,10 +33,10 @@ class AnswerMetric(DocumentedMetric):
     columns = {"predictions": TEXT, "references": {"answers": datasets.Sequence(TEXT), "type": TEXT}}
 
     def add_batch(self, *, predictions: Sequence[str], references: Sequence[Any], **kwargs: object) -> None:
-        """Add answers, checked. A column has one form, so a reference in any of the forms becomes a dict.
+        """Add answers, checked. A column has one type, so every reference becomes a dict.
 
         Raises:
-            ValueError: a prediction that is no text, a reference without an answer, or numbers that differ.
+            ValueError: a prediction is no text, a reference has no answer, or their numbers differ.
         """
         if len(predictions) != len(references):
             raise ValueError(f"{len(predictions)} predictions and {len(references)} references: give one for each")
@@ -46,15 +46,15 @@ class AnswerMetric(DocumentedMetric):
 
 
 def check_prediction(prediction: Any, index: int) -> str:
-    """The prediction, or a complaint about one that is no text."""
+    """The prediction. Raises ValueError unless it is a text."""
     if not isinstance(prediction, str):
-        remedy = "an answer that is missing is ''" if prediction is None else "turn it into a str"
-        raise ValueError(f"prediction {index} is {prediction!r} and no text: {remedy}")
+        remedy = "a missing answer is ''" if prediction is None else "turn it into a str"
+        raise ValueError(f"prediction {index} is {prediction!r}, which is no text: {remedy}")
     return prediction
 
 
 def read_reference(reference: Any, index: int) -> Reference:
-    """The dict of a reference in any of the forms, or a complaint about what is no reference."""
+    """The reference as a dict. Raises ValueError where it has none of the forms."""
     given = reference if isinstance(reference, dict) else {"answers": reference}
     answers, kind = given.get("answers"), given.get("type") or ""
     answers = [answers] if isinstance(answers, str) else answers
@@ -69,7 +69,7 @@ def read_reference(reference: Any, index: int) -> Reference:
 
 
 def mean(scores: Sequence[float]) -> float:
-    """The mean; a complaint where there is nothing."""
+    """The mean. Raises ValueError for no scores."""
     if not scores:
         raise ValueError("nothing to score: give at least one prediction and its reference")
     return sum(scores) / len(scores)
@@ -84,7 +84,7 @@ def match_scores(
 
 
 def by_type(scores: Sequence[float], references: Sequence[Reference]) -> dict[str, float]:
-    """Means over the questions of each type, sorted by type; questions without a type are in none."""
+    """Mean of each type of question, sorted by type; questions without a type do not count."""
     groups: dict[str, list[float]] = {}
     for score, reference in zip(scores, references, strict=True):
         if reference["type"]:
@@ -93,5 +93,5 @@ def by_type(scores: Sequence[float], references: Sequence[Reference]) -> dict[st
 
 
 def keyed(name: str, means: dict[str, float]) -> dict[str, float]:
-    """Means under the names of metrics: `accuracy` and "yes/no" give `accuracy_yes_no`."""
+    """Means by key: `accuracy` and the type "yes/no" make `accuracy_yes_no`."""
     return {f"{name}_{NO_WORD.sub('_', kind.lower())}": value for kind, value in means.items()}

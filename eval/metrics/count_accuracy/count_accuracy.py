@@ -13,9 +13,9 @@ _CITATION = """
 """
 _KWARGS = """
 Args:
-    predictions: list of str. Only a whole answer is read as a number: "twenty one" and " three" stay as they are.
+    predictions: list of str. Only a whole answer is converted: "twenty one" and " three" do not change.
     references: per question a str, a list of str where several answers are right, or {"answers": list of str,
-        "type": str}, whose type is passed over (the metric tallyqa takes types apart).
+        "type": str}, whose type is ignored (the metric tallyqa has types).
     return_scores: also return `scores`, 0.0 or 1.0 per prediction (default False).
 Returns:
     count_accuracy: float in [0, 1].

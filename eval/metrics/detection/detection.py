@@ -20,21 +20,20 @@ _CITATION = """
 _KWARGS = """
 Args:
     predictions: per image a list of {"box": [x0, y0, x1, y1], "label": str, "score": float, optional}.
-        A box without a score has 1.0. Boxes written as text have none, so all of them tie, and their mAP is not that
-        of a ranked detector, unless they are given scores from the probabilities of their tokens
-        (`evaluate_task(..., box_scores=True)`). Ties are broken by a fixed rule: boxes of one image as they were
-        written, those of several images by a hash of the images' boxes, so that no number depends on the order in
-        which images are listed.
+        A box without a score has 1.0. Boxes written as text have none, so they all tie, and their mAP is not that of a
+        detector, unless they have confidences from the probabilities of their tokens
+        (`evaluate_task(..., box_scores=True)`). Ties are broken by a fixed rule: boxes of one image in the order of
+        the answer, those of several images by a hash of the images' boxes, so that no score depends on the order of
+        the images.
     references: per image a list of {"box": [x0, y0, x1, y1], "label": str}, in the same units as the
-        predictions; any unit will do. Labels match without regard to case and surrounding space.
+        predictions; any unit will do. Labels match without case and surrounding space.
     iou: threshold of precision, recall and F1 (default 0.5).
     return_scores: also return `scores`, the F1 of each image (default False).
 Returns:
-    precision, recall, f1: over all boxes of the set. An image with no box and none predicted is right (per-image
-        F1 1.0).
-    map, map50: COCO's AP at IoU 0.50:0.95 and at 0.50, averaged over the labels that occur in the references, so boxes
-        of other labels lower the precision and not the mAP.
-    All are nan, undefined, where the references of the whole set have no box: silence would be perfect there.
+    precision, recall, f1: over all boxes of the set. The F1 of an image without boxes and predictions is 1.0.
+    map, map50: COCO's AP at IoU 0.50:0.95 and at 0.50, averaged over the labels of the references, so boxes of other
+        labels lower the precision, but not the mAP.
+    All are nan (undefined) where the whole set has no reference box: an empty answer would be perfect there.
 """
 
 Boxes = list[dict]
@@ -69,19 +68,19 @@ class Detection(documented_metric.DocumentedMetric):
 
 
 def clean(box: dict, where: str) -> dict:
-    """A box with its score filled in and its label folded; complain about a malformed one."""
+    """A box with a score and a folded label. Raises ValueError for a malformed one."""
     score = box.get("score")
     score = 1.0 if score is None else score
     return {"box": check_box(box["box"], where), "label": fold_label(box["label"]), "score": score}
 
 
 def f1(hits: int, found: int, true: int) -> float:
-    """Harmonic mean of hits / found and hits / true; 1.0 when there was nothing to find and nothing found."""
+    """Harmonic mean of hits / found and hits / true; 1.0 without any boxes."""
     return 2 * hits / (found + true) if found + true else 1.0
 
 
 def count_matches(found: Boxes, true: Boxes, threshold: float) -> int:
-    """Boxes that match a true box of their label one to one; the highest score chooses first."""
+    """Number of one-to-one matches of boxes with the same label; the highest score matches first."""
     free = list(range(len(true)))
     ranked = sorted(found, key=lambda box: -box["score"])
     overlaps = box_ious([box["box"] for box in ranked], [box["box"] for box in true])
@@ -94,14 +93,14 @@ def count_matches(found: Boxes, true: Boxes, threshold: float) -> int:
 
 
 def area(box: list[float]) -> float:
-    """Area, 0 for a box turned inside out."""
+    """Area of a box; 0 for an inverted one."""
     return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
 
 
 def coco_map(found: list[Boxes], true: list[Boxes]) -> dict[str, float]:
     """AP at IoU 0.50:0.95 and at 0.50 by the COCO protocol (at most 100 boxes an image and label).
 
-    It ranks boxes of one score by image, in the order in which images are given.
+    Boxes of equal score are ranked by `image_order`.
     """
     order = image_order(found, true)
     found, true = [found[i] for i in order], [true[i] for i in order]
@@ -113,14 +112,14 @@ def coco_map(found: list[Boxes], true: list[Boxes]) -> dict[str, float]:
     images = [{"id": index + 1} for index in range(len(true))]
     truth = COCO({"images": images, "categories": categories, "annotations": annotations(true, labels)})
     evaluator = COCOeval_faster(truth, truth.loadRes(detections), "bbox", print_function=lambda *_: None)
-    # sizes depend on the unit of the boxes, so only the size range "all" is meant, without its usual limit
+    # areas depend on the unit of the boxes, so there is one range of sizes, without COCO's upper limit
     evaluator.params.areaRng = [[0, float("inf")]] * 4
     evaluator.run()
     return {"map": max(evaluator.stats_as_dict["AP_all"], 0.0), "map50": max(evaluator.stats_as_dict["AP_50"], 0.0)}
 
 
 def annotations(images: list[Boxes], labels: list[str]) -> list[dict]:
-    """COCO annotations (x, y, width, height) of the boxes that have one of these labels."""
+    """COCO annotations (x, y, width, height) of the boxes with one of these labels."""
     rows = []
     for index, boxes in enumerate(images):
         for box in boxes:

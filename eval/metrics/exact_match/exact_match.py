@@ -7,20 +7,20 @@ _DESCRIPTION = "Share of predictions that equal one of their references."
 _CITATION = ""
 _KWARGS = """
 Args:
-    predictions: list of str. An empty answer is an answer: it is right only where a reference is empty too.
+    predictions: list of str. An empty answer matches only an empty reference.
     references: per question a str, a list of str where several answers are right, or {"answers": list of str,
         "type": str}.
-    lower: compare without regard to case (default True).
-    strip: drop white space around both sides, and squeeze it inside (default True).
+    lower: ignore case (default True).
+    strip: strip both sides, and collapse white space inside (default True).
     return_scores: also return `scores`, 0.0 or 1.0 per prediction (default False).
 Returns:
     exact_match: float in [0, 1].
-    exact_match_TYPE: likewise over the questions of each type that is given.
+    exact_match_TYPE: likewise over the questions of each type.
 """
 
 
 class ExactMatch(answer_metric.AnswerMetric):
-    """Exact string match, any reference counts."""
+    """Exact match with any reference."""
 
     documentation = _DESCRIPTION, _CITATION, _KWARGS
 
@@ -39,6 +39,6 @@ class ExactMatch(answer_metric.AnswerMetric):
 
 
 def normalise(text: str, lower: bool, strip: bool) -> str:
-    """Fold case and white space as asked."""
+    """Fold case and white space, each where requested."""
     text = " ".join(text.split()) if strip else text
     return text.lower() if lower else text

@@ -21,26 +21,25 @@ _CITATION = """
 _KWARGS = """
 Args:
     predictions: per image a list of {"box": [x0, y0, x1, y1], "label": str, "mask": RLE or None}, in the order in
-        which the model wrote them. A mask is COCO's run-length encoding at the size of the image:
-        {"size": [height, width], "counts": str, or a list where it is not compressed}. None is no mask: such a
-        prediction is dropped, whatever its box is.
+        which the model wrote them. A mask is COCO's RLE at the size of the image:
+        {"size": [height, width], "counts": str, or a list where it is not compressed}. A prediction with the mask None
+        is dropped, whatever its box is.
     references: per image a list of the same, every one with a mask. Boxes are in the units of the predictions'.
-    referring: one prediction against one reference, whatever their labels are: the first prediction counts, others
-        are passed over. False matches several things by label. None (default) takes images with a single
-        reference that has no label as referring, and matches labels in the others.
+    referring: True compares the first prediction with the only reference, whatever their labels are; other
+        predictions are ignored. False matches several objects by label. None (default) is True for images with a
+        single reference without a label, else False.
     return_scores: also return `scores`, the mean IoU of each image (default False).
 Returns:
-    mean_iou: over pairs. Of the masks of one label the two with the highest IoU make a pair, then the next two, and
-        so on; IoU 0 makes pairs too. A mask that is left over, a reference or a prediction, is a pair of IoU 0: of
-        each label as many pairs count as there are references or predictions, whichever is more. Labels match
-        without regard to case and surrounding space.
-    cumulative_iou: all intersections by all unions (cIoU), so large things weigh more. Masks that are left over add
-        to the union.
+    mean_iou: over pairs. Of the masks of one label the two with the highest IoU are a pair, then the next two, and so
+        on, also with IoU 0. A mask without a partner, reference or prediction, is a pair of IoU 0: each label has as
+        many pairs as references or predictions, whichever is more. Labels match without case and surrounding space.
+    cumulative_iou: sum of intersections divided by sum of unions (cIoU), so large objects weigh more. Masks without a
+        partner add to the union.
     box_accuracy_50, box_accuracy_75: share of these pairs whose boxes have an IoU of at least 0.5 and 0.75.
-    invalid: share of the images with references for which there is no prediction with a mask, in referring for
-        which the first has none. They are in the scores above as 0.
+    invalid: share of the images with references that have no prediction with a mask; in referring, whose first
+        prediction has none. They count as 0 in the scores above.
     All are in [0, 1]. An image without references and predictions scores 1.0 and has no pairs. Where the whole set
-    has no reference, all but `invalid` are nan, undefined: silence would be perfect there.
+    has no reference, all but `invalid` are nan (undefined): an empty answer would be perfect there.
 """
 
 Masks = list[dict]
@@ -50,7 +49,7 @@ NO_MASK = {"size": [0, 0], "counts": ""}
 
 
 class Pair(NamedTuple):
-    """A predicted and a true mask, areas in pixels; one of the two may be missing."""
+    """A predicted and a reference mask, areas in pixels; one of the two may be missing."""
 
     intersection: float = 0.0
     union: float = 0.0
@@ -69,7 +68,7 @@ class Segmentation(documented_metric.DocumentedMetric):
     columns = {"predictions": MASKS, "references": MASKS}
 
     def add_batch(self, *, predictions: list[Masks], references: list[Masks], **kwargs: object) -> None:
-        """Add images, checked; what has no mask gets an empty one, since a column has no optional fields."""
+        """Add images, checked; predictions without a mask get an empty one, since columns have no optional fields."""
         found = [[clean(one, f"prediction {i}") for one in masks] for i, masks in enumerate(predictions)]
         true = [[clean(one, f"reference {i}") for one in masks] for i, masks in enumerate(references)]
         for i, masks in enumerate(true):
@@ -83,13 +82,13 @@ class Segmentation(documented_metric.DocumentedMetric):
         referring: bool | None = None,
         return_scores: bool = False,
     ) -> dict[str, float | list[float]]:
-        images, invalid, asked = [], 0, 0
+        images, invalid, with_reference = [], 0, 0
         for found, true in zip(predictions, references, strict=True):
             if referring or (referring is None and len(true) == 1 and not true[0]["label"]):
                 found, true = ([{**one, "label": ""} for one in masks[:1]] for masks in (found, true))
             found = [one for one in found if has_mask(one)]
             images.append(list(pairs(found, true)))
-            asked += bool(true)
+            with_reference += bool(true)
             invalid += bool(true) and not found
         every = [pair for image in images for pair in image]
         union = sum(pair.union for pair in every)
@@ -98,16 +97,16 @@ class Segmentation(documented_metric.DocumentedMetric):
             "cumulative_iou": sum(pair.intersection for pair in every) / union if union else 0.0,
             "box_accuracy_50": mean([pair.box_iou >= 0.5 for pair in every]),
             "box_accuracy_75": mean([pair.box_iou >= 0.75 for pair in every]),
-            "invalid": invalid / asked if asked else 0.0,
+            "invalid": invalid / with_reference if with_reference else 0.0,
         }
-        if not asked:
+        if not with_reference:
             result |= dict.fromkeys([key for key in result if key != "invalid"], math.nan)
         scores = [mean([pair.iou for pair in image]) for image in images]
         return result | {"scores": scores} if return_scores else result
 
 
 def clean(one: dict, where: str) -> dict:
-    """A prediction or reference with its label folded and its mask as a compressed RLE; complain about others."""
+    """A prediction or reference with a folded label and a compressed RLE. Raises ValueError for others."""
     box = check_box(one["box"], where)
     rle = one.get("mask")
     if rle is None and where.startswith("reference"):
@@ -117,7 +116,7 @@ def clean(one: dict, where: str) -> dict:
 
 
 def clean_rle(rle: dict, where: str) -> dict:
-    """A mask with its counts as str; complain about one that is none."""
+    """A mask with its counts as str. Raises ValueError for a malformed one."""
     try:
         height, width = (int(side) for side in rle["size"])
         counts = rle["counts"]
@@ -127,25 +126,25 @@ def clean_rle(rle: dict, where: str) -> dict:
         coco_masks.area(mask)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         shape = '{"size": [height, width], "counts": str}'
-        raise ValueError(f"{where}: a mask is {shape}, COCO's run-length encoding, not {rle} ({error})") from error
+        raise ValueError(f"{where}: a mask is {shape}, COCO's RLE, not {rle} ({error})") from error
     return mask
 
 
 def has_mask(one: dict) -> bool:
-    """Whether there was a mask."""
+    """Whether the prediction or reference has a mask."""
     return 0 not in one["mask"]["size"]
 
 
 def check_sizes(found: Masks, true: Masks, image: int) -> None:
-    """Complain about masks of one image that differ in size."""
+    """Raise ValueError where masks of one image differ in size."""
     sizes = {tuple(one["mask"]["size"]) for one in (*found, *true) if has_mask(one)}
     if len(sizes) > 1:
-        shown = " and ".join(f"{height} x {width}" for height, width in sorted(sizes))
-        raise ValueError(f"image {image} has masks of {shown}: all must have the size of the image")
+        listed = " and ".join(f"{height} x {width}" for height, width in sorted(sizes))
+        raise ValueError(f"image {image} has masks of {listed}: all must have the size of the image")
 
 
 def pairs(found: Masks, true: Masks) -> Iterator[Pair]:
-    """Pairs of the masks of an image, of each label the highest IoU first, and those that are left over."""
+    """Pairs of the masks of an image, of each label the highest IoU first, then masks without a partner."""
     table = {
         (i, j): compare(one, other)
         for i, one in enumerate(found)
@@ -163,7 +162,7 @@ def pairs(found: Masks, true: Masks) -> Iterator[Pair]:
 
 
 def compare(found: dict, true: dict) -> Pair:
-    """A predicted and a true mask."""
+    """The pair of a predicted and a reference mask."""
     both = [found["mask"], true["mask"]]
     intersection = float(coco_masks.area(coco_masks.merge(both, True)))
     union = area(found) + area(true) - intersection
@@ -176,5 +175,5 @@ def area(one: dict) -> float:
 
 
 def mean(values: list[float]) -> float:
-    """The mean; 1.0 of nothing, since then there was nothing to find and nothing was found."""
+    """The mean; 1.0 without values, since then there are neither references nor predictions."""
     return sum(values) / len(values) if values else 1.0

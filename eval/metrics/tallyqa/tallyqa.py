@@ -1,12 +1,12 @@
-"""Accuracy of TallyQA and CountBenchQA: counts that are right, simple and complex questions apart."""
+"""Accuracy of TallyQA and CountBenchQA: exact counts, for simple and complex questions separately."""
 
 from openpali.eval.scoring import answer_metric
 from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, match_scores, mean
 from openpali.eval.scoring.answer_text import to_digits
 
 _DESCRIPTION = """
-Share of exactly right counts, after the words none, zero ... twenty have become digits. TallyQA is published as two
-numbers: simple questions, which a detector could answer, and complex ones, about relations and attributes.
+Share of exact counts, after the words none, zero ... twenty have become digits. TallyQA has two published
+scores: simple questions, which a detector could answer, and complex ones, about relations and attributes.
 """
 _CITATION = """
 @inproceedings{acharya2019tallyqa,
@@ -16,13 +16,13 @@ _CITATION = """
 """
 _KWARGS = """
 Args:
-    predictions: list of str. Only a whole answer is read as a number: "twenty one" and " three" stay as they are.
+    predictions: list of str. Only a whole answer is converted: "twenty one" and " three" do not change.
     references: per question a str, a list of str of which any counts, or {"answers": list of str, "type": str} with
         the type "simple" or "complex"; the training set and CountBenchQA have none.
     return_scores: also return `scores`, 0.0 or 1.0 per prediction (default False).
 Returns:
     accuracy: float in [0, 1], over all questions.
-    accuracy_simple, accuracy_complex, ...: over the questions of each type that is given.
+    accuracy_simple, accuracy_complex, ...: over the questions of each type.
 """
 
 

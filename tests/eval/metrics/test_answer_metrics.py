@@ -27,9 +27,9 @@ def compute(name, predictions, references, **options):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_no_text_is_named_with_a_remedy(name):
     fine = ten("the answer is b.")
-    with pytest.raises(ValueError, match="prediction 1 is None and no text: an answer that is missing is ''"):
+    with pytest.raises(ValueError, match="prediction 1 is None, which is no text: a missing answer is ''"):
         compute(name, ["a", None], [fine, fine])
-    with pytest.raises(ValueError, match="prediction 0 is 5 and no text: turn it into a str"):
+    with pytest.raises(ValueError, match="prediction 0 is 5, which is no text: turn it into a str"):
         compute(name, [5], [fine])
     with pytest.raises(ValueError, match="reference 1 is None: it must be a str, a list of str"):
         compute(name, ["a", "a"], [fine, None])
@@ -100,7 +100,7 @@ def test_vqav2_where_all_agree_only_space_is_forgiven():
 
 
 def test_vqav2_takes_ten_answers():
-    with pytest.raises(ValueError, match="reference 1 has 1 answers: this protocol takes ten people's"):
+    with pytest.raises(ValueError, match="reference 1 has 1 answers: this protocol takes ten annotators'"):
         compute("vqav2", ["a", "a"], [ten("a"), "a"])
 
 
@@ -187,7 +187,7 @@ def test_pope_refuses_what_is_neither_yes_nor_no():
     for wrong in ("maybe", "", ["yes", "no"]):
         with pytest.raises(ValueError, match="POPE's answers are 'yes' or 'no'"):
             compute("pope", ["yes", "yes"], ["yes", wrong])
-    with pytest.raises(ValueError, match="prediction 0 is None and no text"):
+    with pytest.raises(ValueError, match="prediction 0 is None, which is no text"):
         compute("pope", [None], ["yes"])
 
 
