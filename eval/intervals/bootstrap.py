@@ -91,7 +91,7 @@ def mean_by_type(values: Sequence[float], there: Sequence[bool] | np.ndarray, ty
 
 
 def resamples(examples: int, count: int = RESAMPLES, seed: int = SEED) -> Iterator[np.ndarray]:
-    """How often each example was drawn: float[r, N], some resamples at a time, `count` rows in all."""
+    """Number of draws of each example, float[r, N], in blocks of resamples with `count` rows in all."""
     generator = np.random.default_rng(seed)
     at_once = max(1, _NUMBERS_AT_ONCE // examples)
     for start in range(0, count, at_once):

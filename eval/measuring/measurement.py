@@ -65,9 +65,7 @@ def read_measurement(
     """
     given = read_config(config, models) if config else {}
     if not (task or given.get("task")) or not (source or given):
-        raise ValueError(
-            "it is not said what to measure: give --config with a transfer's YAML, or --task and --source"
-        )
+        raise ValueError("there is nothing to measure: give --config with a transfer's YAML, or --task and --source")
     options = read_mapping(task_options)
     task_spec = {"name": task, **options} if task else as_dict(given["task"], "task") | options
     source_spec = read_source(source) if source else config_source(given, str(config), split or "test")

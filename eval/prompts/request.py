@@ -1,4 +1,4 @@
-"""What a prompt of a task asks for, so that it can be written in another model's format."""
+"""Parsing of a task's prompt, so that it can be written in another model's format."""
 
 import re
 from dataclasses import dataclass

@@ -61,15 +61,15 @@ def save_comparison(
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def select_examples(results: Results, apart: int = 12, worst: int = 6, best: int = 3) -> dict[str, list[int]]:
+def select_examples(results: Results, differ: int = 12, worst: int = 6, best: int = 3) -> dict[str, list[int]]:
     """Indices of rows by heading: the largest differences in score, then the lowest and highest mean scores."""
     scores = np.array([[row["score"] for row in result.predictions] for result in results.values()])
     spread, mean = scores.max(axis=0) - scores.min(axis=0), scores.mean(axis=0)
     order = np.argsort(-spread, kind="stable")
-    differ = [int(i) for i in order[:apart] if spread[i] > 0]
-    rest = [int(i) for i in np.argsort(mean, kind="stable") if int(i) not in set(differ)]
+    largest = [int(i) for i in order[:differ] if spread[i] > 0]
+    rest = [int(i) for i in np.argsort(mean, kind="stable") if int(i) not in set(largest)]
     low, high = rest[:worst], rest[worst:][::-1][:best]
-    groups = {"Largest differences": differ, "Lowest scores": low, "Highest scores": high}
+    groups = {"Largest differences": largest, "Lowest scores": low, "Highest scores": high}
     return {heading: rows for heading, rows in groups.items() if rows}
 
 

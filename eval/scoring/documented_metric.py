@@ -1,4 +1,4 @@
-"""What every metric says of itself to `evaluate`: its documentation and its columns."""
+"""Base class of the metrics: documentation and columns for `evaluate`."""
 
 from typing import Any, ClassVar
 

@@ -111,7 +111,7 @@ def test_differences_are_of_the_first_model_and_paired():
 
 def test_where_models_differ_comes_first_and_nothing_twice():
     results = {"a": result([1.0, 1.0, 0.0, 0.5, 0.0, 1.0]), "b": result([1.0, 0.0, 0.0, 0.75, 0.0, 1.0])}
-    groups = select_examples(results, apart=5, worst=2, best=1)
+    groups = select_examples(results, differ=5, worst=2, best=1)
     assert groups == {"Largest differences": [1, 3], "Lowest scores": [2, 4], "Highest scores": [5]}
     assert "Largest differences" not in select_examples({"a": results["a"], "b": results["a"]})
 
