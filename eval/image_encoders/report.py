@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
-
 from openpali.data.sources import Source, credits_of
 from openpali.eval.image_encoders.gallery import galleries
 from openpali.eval.image_encoders.records import EncoderData, StreamedSource
 from openpali.eval.image_encoders.scores import EncoderScores, percent, summary_rows
 from openpali.eval.image_encoders.tables import column_title, columns_of, format_cell
+from openpali.eval.report.page import write_page
 from openpali.eval.scoring.recall import RetrievalTable
 
 
@@ -37,24 +36,22 @@ def write_encoder_report(
     folder = Path(folder)
     queries, texts = galleries(scores, data, source) if scores.retrieval else ([], [])
     heat_map = folder / "heat_map.png"
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(percent=percent, column_title=column_title)
-    page = environment.get_template("report.html.j2").render(
+    return write_page(
+        folder / "report.html",
+        "image_encoders/report.html.j2",
+        title=scores.title,
+        settings=scores.settings,
         scores=scores,
         summary=summary_rows(scores),
-        columns=columns_of(rows),
-        table=[[(key, format_cell(key, row.get(key)), row.get(key)) for key in columns_of(rows)] for row in rows],
+        columns=[column_title(key) for key in columns_of(rows)],
+        table=[[(format_cell(key, row.get(key)), row.get(key)) for key in columns_of(rows)] for row in rows],
         shared=shared_note(scores.retrieval),
         heat_map=base64.b64encode(heat_map.read_bytes()).decode() if scores.retrieval else None,
         image_queries=queries,
         text_queries=texts,
         credits=credits_of(source),
+        percent=percent,
     )
-    path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
-    return path
 
 
 def shared_note(table: RetrievalTable | None) -> str:

@@ -108,7 +108,7 @@ def write_comparison(
     groups = select_examples(results)
     return write_page(
         path,
-        "compare.html.j2",
+        "report/compare.html.j2",
         title=title,
         results=results,
         first=next(iter(results)),

@@ -48,7 +48,7 @@ def write_report(
     """
     return write_page(
         path,
-        "report.html.j2",
+        "report/report.html.j2",
         title=title,
         results=results,
         galleries=[gallery(result, images, worst, best) for result in results],
@@ -59,9 +59,9 @@ def write_report(
 
 
 def write_page(path: str | Path, template: str, **content: Any) -> Path:
-    """Render a template of this folder, with all text escaped, and write it."""
+    """Render a template of eval/, such as `report/report.html.j2`, with all text escaped, and write it."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parents[1]), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"value": format_value, "interval": format_interval, "metric_name": format_metric_name}
     colours = {"true_colour": TRUE_COLOUR, "predicted_colour": PREDICTED_COLOUR}
