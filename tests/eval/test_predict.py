@@ -147,12 +147,12 @@ def test_a_box_alone_is_the_answer_to_a_referring_expression(image, says, tmp_pa
 
 @pytest.mark.parametrize("option", ["--num_beams", "--max_new_tokens"])
 @pytest.mark.parametrize("value", ["0", "-3", "some"])
-def test_numbers_below_one_are_told(image, option, value, capsys):
+def test_numbers_below_one_are_an_error(image, option, value, capsys):
     with pytest.raises(SystemExit) as stop:
         predict(["model", str(image), "x", option, value])
     assert stop.value.code == 2
-    told = f"it is at least 1, not {value}" if value != "some" else "invalid whole number value: 'some'"
-    assert f"argument {option}: {told}" in capsys.readouterr().err
+    message = f"it is at least 1, not {value}" if value != "some" else "invalid whole number value: 'some'"
+    assert f"argument {option}: {message}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta"])

@@ -33,7 +33,7 @@ def test_embeddings_are_those_of_the_model(siglip):
     assert (texts[0] - texts[1]).norm() > 1e-3
 
 
-def test_texts_are_padded_to_the_length_asked_for(siglip):
+def test_texts_are_padded_to_the_requested_length(siglip):
     model, processor = siglip
     ids = processor.tokenizer(["red"], padding="max_length", max_length=6, return_tensors="pt")["input_ids"]
     with torch.no_grad():

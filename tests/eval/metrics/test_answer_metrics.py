@@ -104,7 +104,7 @@ def test_vqav2_takes_ten_answers():
         compute("vqav2", ["a", "a"], [ten("a"), "a"])
 
 
-def test_vqa_counts_people_who_agree():
+def test_vqa_counts_matching_annotators():
     references = ["dog", ["dog"], ["dog", "cat"], ["dog", "dog", "cat"], ["dog"] * 3 + ["cat"], ["Dog"] * 3, ["cat "]]
     result = compute("vqa", ["dog"] * 6 + ["cat"], references)
     assert result["scores"] == pytest.approx([1.0, 1.0, 1 / 3, 2 / 3, 1.0, 0.0, 1.0])
@@ -117,7 +117,7 @@ def test_vqa_counts_people_who_agree():
 def test_vqa_can_mind_case_and_space():
     assert compute("vqa", ["dog"], [["Dog"] * 3], lower=True)["accuracy"] == 1.0
     assert compute("vqa", ["dog"], ["dog "], strip=False)["accuracy"] == 0.0
-    # people's answers are not normalised, unlike in vqav2
+    # answers are not normalised, unlike in vqav2
     assert compute("vqa", ["2"], [["two"] * 10])["accuracy"] == 0.0
 
 
@@ -145,7 +145,7 @@ def test_relaxed_accuracy_equals_the_reference(case):
 
 
 def test_relaxed_accuracy_is_the_mean_of_human_and_augmented():
-    """Three machines' questions, two of them right, weigh as much as one of people, which is wrong."""
+    """Three augmented questions, two of them right, weigh as much as one human question, which is wrong."""
     references = [{"answers": ["10"], "type": kind} for kind in ("augmented", "human", "augmented", "augmented")]
     result = compute("relaxed_accuracy", ["10.4", "11", "10", "1"], references)
     assert result["relaxed_accuracy_augmented"] == pytest.approx(2 / 3)
