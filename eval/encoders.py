@@ -1,4 +1,4 @@
-r"""Measure image encoders: retrieval by language, zero-shot classification, linear probe; and write the report.
+r"""Evaluate image encoders: retrieval by language, zero-shot classification, linear probe, and a report.
 
     openpali encoders --model outputs/contrastive --source '{"name": "emoji", "split": "test", "objects": [1, 1]}' \
         --limit 500 --output outputs/encoders
@@ -24,9 +24,9 @@ from openpali.eval.image_encoders.embedding import embed_texts
 from openpali.eval.image_encoders.heat_map import draw_heat_map
 from openpali.eval.image_encoders.linear_probe import linear_probe
 from openpali.eval.image_encoders.models import Encoder, load_encoder, short_names
-from openpali.eval.image_encoders.records import Collected, collect
+from openpali.eval.image_encoders.records import EncoderData, encode_source
 from openpali.eval.image_encoders.report import write_encoder_report
-from openpali.eval.image_encoders.scores import Measured, Probe
+from openpali.eval.image_encoders.scores import EncoderScores, Probe
 from openpali.eval.image_encoders.tables import language_rows, write_tables
 from openpali.eval.image_encoders.zero_shot import zero_shot_per_language
 from openpali.eval.measuring.measurement import describe, read_source
@@ -40,7 +40,7 @@ TASKS = ("retrieval", "zero_shot", "probe")
 
 @dataclass
 class EncoderArguments:
-    """What to measure, on what, and where to put it."""
+    """Options of `openpali encoders`."""
 
     model: str = field(metadata={"help": "folder or Hub name of a SigLIP"})
     source: str = field(
@@ -54,11 +54,11 @@ class EncoderArguments:
     limit: int | None = field(default=None, metadata={"help": "number of records; all when left out"})
     text_length: int | None = field(default=None, metadata={"help": "tokens of a text; all of the model's positions"})
     compare: list[str] = field(default_factory=list, metadata={"help": "other encoders for the linear probe"})
-    shots: int = field(default=10, metadata={"help": "training examples a class of the linear probe"})
+    shots: int = field(default=10, metadata={"help": "training examples per class of the linear probe"})
     seeds: int = field(default=3, metadata={"help": "draws of the shots"})
     shots_source: str | None = field(default=None, metadata={"help": "source of the shots; --source when left out"})
     pooling: str = field(default="auto", metadata={"help": "features of the probe: head, mean or the model's own"})
-    batch_size: int = field(default=64, metadata={"help": "images or texts a batch"})
+    batch_size: int = field(default=64, metadata={"help": "images or texts per batch"})
     device: str | None = field(default=None, metadata={"help": "the first accelerator, else the CPU, when left out"})
     dtype: DtypeName = field(default="auto", metadata={"help": "of the weights; auto: each checkpoint's own"})
     title: str | None = field(default=None, metadata={"help": "heading of the report"})
@@ -78,47 +78,47 @@ def main(argv: list[str] | None = None) -> None:
     """Run it."""
     parser = HfArgumentParser(EncoderArguments, prog="openpali encoders", description="Measure image encoders.")  # type: ignore[arg-type]
     args = EncoderArguments(**vars(parser.parse_args(argv)))
-    measured = run(args)
-    print("\n".join(measured.summary()))
+    scores = run(args)
+    print("\n".join(scores.summary()))
     print(f"Report: {Path(args.output) / 'report.html'}")
 
 
-def run(args: EncoderArguments) -> Measured:
+def run(args: EncoderArguments) -> EncoderScores:
     """Measure, and write metrics.json, the tables, the heat map and the report.
 
     Raises:
-        ValueError: an unknown source, option or language, a checkpoint that is no SigLIP, or none of the tasks can
-            be done; the message says why.
+        ValueError: an unknown source, option or language, a checkpoint that is no SigLIP, or no task can be measured;
+            the message says why.
         OSError: there is no such checkpoint or file.
         ImportError: scikit-learn or matplotlib is missing.
         BadRecord: the source has no good records.
     """
     output = Path(args.output)
     spec = read_source(args.source)
-    # a training configuration's; scores are of the images as they are
+    # of a training configuration; evaluation does not augment
     spec.pop("augment", None)
     source = load_source(spec)
     output.mkdir(parents=True, exist_ok=True)
     encoders = load_encoders(args)
     skipped = SkipLog(output / "skipped_records.jsonl")
-    found = collect(source, encoders, skipped, args.limit, args.languages, args.batch_size, progress=True)
-    check_languages(args.languages, found)
-    settings = report_settings(args, describe(spec), found, len(skipped.read()))
-    measured = Measured(args.title or f"{encoders[0].name} on {source.name}", settings)
-    measure(args, encoders, found, measured)
-    rows = language_rows(measured.retrieval, measured.zero_shot)
-    if measured.retrieval or measured.zero_shot:
+    data = encode_source(source, encoders, skipped, args.limit, args.languages, args.batch_size, progress=True)
+    check_languages(args.languages, data)
+    settings = report_settings(args, describe(spec), data, len(skipped.read()))
+    scores = EncoderScores(args.title or f"{encoders[0].name} on {source.name}", settings)
+    measure(args, encoders, data, scores)
+    rows = language_rows(scores.retrieval, scores.zero_shot)
+    if scores.retrieval or scores.zero_shot:
         write_tables(rows, output)
-    if measured.retrieval:
-        draw_heat_map(measured.retrieval, output / "heat_map.png", measured.title)
-    content = measured.as_dict() | {"images": len(found.places), "source": spec, "arguments": asdict(args)}
+    if scores.retrieval:
+        draw_heat_map(scores.retrieval, output / "heat_map.png", scores.title)
+    content = scores.as_dict() | {"images": len(data.places), "source": spec, "arguments": asdict(args)}
     (output / "metrics.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_encoder_report(output, measured, rows, found, source)
-    return measured
+    write_encoder_report(output, scores, rows, data, source)
+    return scores
 
 
 def load_encoders(args: EncoderArguments) -> list[Encoder]:
-    """The model, then those to compare it with."""
+    """Load the model, then those of `--compare`."""
     checkpoints = [args.model, *(args.compare if "probe" in args.tasks else ())]
     device, incomplete = chosen_device(args.device), args.incomplete_checkpoint
     names = short_names(checkpoints)
@@ -126,110 +126,112 @@ def load_encoders(args: EncoderArguments) -> list[Encoder]:
     return [load_encoder(one, device, args.pooling, name, *options) for one, name in zip(checkpoints, names)]
 
 
-def check_languages(languages: Sequence[str] | None, found: Collected) -> None:
-    """Raise ValueError for a language of which the records have nothing."""
-    missing = [language for language in languages or () if language not in found.languages]
+def check_languages(languages: Sequence[str] | None, data: EncoderData) -> None:
+    """Raise ValueError for a language without any text."""
+    missing = [language for language in languages or () if language not in data.languages]
     if missing:
         raise ValueError(f"no record has texts in {', '.join(missing)}; see the captions of the source")
 
 
-def measure(args: EncoderArguments, encoders: Sequence[Encoder], found: Collected, measured: Measured) -> None:
-    """Do every task that the model and the records allow, and note why the others cannot be done.
+def measure(args: EncoderArguments, encoders: Sequence[Encoder], data: EncoderData, scores: EncoderScores) -> None:
+    """Measure every task that the model and the records allow, and note why others are not measured.
 
     Raises:
-        ValueError: none can be done.
+        ValueError: no task can be measured.
     """
     steps = {"retrieval": measure_retrieval, "zero_shot": measure_zero_shot, "probe": measure_probes}
     for task in [task for task in TASKS if task in args.tasks]:
         try:
-            steps[task](args, encoders, found, measured)
+            steps[task](args, encoders, data, scores)
         except ValueError as error:
-            measured.notes.append(f"{task.replace('_', '-')}: not measured, {error}")
-    if not (measured.retrieval or measured.zero_shot or measured.probes):
-        raise ValueError("; ".join(measured.notes))
+            scores.notes.append(f"{task.replace('_', '-')}: not measured, {error}")
+    if not (scores.retrieval or scores.zero_shot or scores.probes):
+        raise ValueError("; ".join(scores.notes))
 
 
 def measure_retrieval(
-    args: EncoderArguments, encoders: Sequence[Encoder], found: Collected, measured: Measured
+    args: EncoderArguments, encoders: Sequence[Encoder], data: EncoderData, scores: EncoderScores
 ) -> None:
-    """Retrieval by language."""
-    model = with_texts(encoders[0])
-    if not found.texts:
+    """Measure retrieval by language."""
+    model = require_text_tower(encoders[0])
+    if not data.texts:
         raise ValueError("the records have no captions")
     options = {"text_length": args.text_length, "batch_size": args.batch_size, "progress": True}
-    measured.image_embeds = normalize(found.features[model.name]["head"], dim=-1)
-    measured.text_embeds = embed_texts(model.model, model.tokenizer, found.texts, **options)
-    where = torch.tensor(found.text_image), found.text_language
-    measured.retrieval = retrieval_per_language(measured.image_embeds, measured.text_embeds, *where, texts=found.texts)
+    scores.image_embeds = normalize(data.features[model.name]["head"], dim=-1)
+    scores.text_embeds = embed_texts(model.model, model.tokenizer, data.texts, **options)
+    where = torch.tensor(data.text_image), data.text_language
+    scores.retrieval = retrieval_per_language(scores.image_embeds, scores.text_embeds, *where, texts=data.texts)
 
 
 def measure_zero_shot(
-    args: EncoderArguments, encoders: Sequence[Encoder], found: Collected, measured: Measured
+    args: EncoderArguments, encoders: Sequence[Encoder], data: EncoderData, scores: EncoderScores
 ) -> None:
-    """Zero-shot classification by language, among the classes that the records have."""
-    model = with_texts(encoders[0])
-    rows, concepts = labelled(found)
+    """Measure zero-shot classification by language, among the classes of the records."""
+    model = require_text_tower(encoders[0])
+    rows, concepts = labelled_images(data)
     if len(concepts) < 2:
         raise ValueError(f"the records have {len(concepts)} classes")
-    languages = sorted({language for names in found.names.values() for language in names})
-    classes = {language: [found.names[concept].get(language) for concept in concepts] for language in languages}
-    images = normalize(found.features[model.name]["head"][rows], dim=-1)
+    languages = sorted({language for names in data.names.values() for language in names})
+    classes = {language: [data.names[concept].get(language) for concept in concepts] for language in languages}
+    images = normalize(data.features[model.name]["head"][rows], dim=-1)
     number = {concept: i for i, concept in enumerate(concepts)}
-    labels = torch.tensor([number[str(found.concepts[row])] for row in rows])
+    labels = torch.tensor([number[str(data.concepts[row])] for row in rows])
     options: dict[str, Any] = {"text_length": args.text_length, "batch_size": args.batch_size}
-    measured.zero_shot = zero_shot_per_language(model.model, model.tokenizer, images, labels, classes, **options)
+    scores.zero_shot = zero_shot_per_language(model.model, model.tokenizer, images, labels, classes, **options)
 
 
-def measure_probes(args: EncoderArguments, encoders: Sequence[Encoder], found: Collected, measured: Measured) -> None:
-    """The linear probe of every encoder, on the same shots."""
-    rows, concepts = labelled(found)
+def measure_probes(
+    args: EncoderArguments, encoders: Sequence[Encoder], data: EncoderData, scores: EncoderScores
+) -> None:
+    """Measure the linear probe of every encoder, on the same shots."""
+    rows, concepts = labelled_images(data)
     if len(concepts) < 2:
         raise ValueError(f"the records have {len(concepts)} classes")
-    labels = [str(found.concepts[row]) for row in rows]
+    labels = [str(data.concepts[row]) for row in rows]
     shots = collect_shots(args, encoders)
     for encoder in encoders:
-        features = found.features[encoder.name][encoder.pooling][rows]
+        features = data.features[encoder.name][encoder.pooling][rows]
         options: dict[str, Any] = {"shots": args.shots, "seeds": range(args.seeds)}
         if shots is None:
             result = linear_probe(features, labels, **options)
         else:
-            own, names = labelled(shots)[0], [str(name) for name in shots.concepts if name is not None]
+            own, names = labelled_images(shots)[0], [str(name) for name in shots.concepts if name is not None]
             few = shots.features[encoder.name][encoder.pooling][own]
             result = linear_probe(few, names, test=(features, labels), **options)
-        measured.probes.append(Probe(encoder.name, encoder.pooling, features.shape[1], result))
+        scores.probes.append(Probe(encoder.name, encoder.pooling, features.shape[1], result))
 
 
-def collect_shots(args: EncoderArguments, encoders: Sequence[Encoder]) -> Collected | None:
-    """Features of the records that shots are drawn from, where those are not the ones that are measured."""
+def collect_shots(args: EncoderArguments, encoders: Sequence[Encoder]) -> EncoderData | None:
+    """Features of `--shots_source`; None without one, where shots are drawn from the source itself."""
     if args.shots_source is None:
         return None
     source = load_source(read_source(args.shots_source))
     skipped = SkipLog(Path(args.output) / "skipped_shots.jsonl")
-    return collect(source, encoders, skipped, None, None, args.batch_size, progress=True)
+    return encode_source(source, encoders, skipped, None, None, args.batch_size, progress=True)
 
 
-def with_texts(encoder: Encoder) -> Encoder:
-    """The encoder, where it has a text tower; ValueError otherwise."""
+def require_text_tower(encoder: Encoder) -> Encoder:
+    """The encoder. Raises ValueError where it has no text tower."""
     if encoder.tokenizer is None:
         raise ValueError(f"{encoder.name} has no text tower")
     return encoder
 
 
-def labelled(found: Collected) -> tuple[list[int], list[str]]:
-    """Numbers of the images that have a class, and all classes in alphabetical order."""
-    rows = [row for row, concept in enumerate(found.concepts) if concept is not None]
-    return rows, sorted({concept for concept in found.concepts if concept is not None})
+def labelled_images(data: EncoderData) -> tuple[list[int], list[str]]:
+    """Indices of the images with a class, and all classes in alphabetical order."""
+    rows = [row for row, concept in enumerate(data.concepts) if concept is not None]
+    return rows, sorted({concept for concept in data.concepts if concept is not None})
 
 
-def report_settings(args: EncoderArguments, source: str, found: Collected, skipped: int) -> dict[str, str | int]:
-    """What the head of the report says."""
-    shown: dict[str, str | int] = {"checkpoint": args.model, "source": source, "pictures": f"{len(found.places):,}"}
-    if found.texts:
-        languages = len(set(found.text_language))
-        shown["texts"] = f"{len(found.texts):,} in {languages} language{'s' if languages > 1 else ''}"
+def report_settings(args: EncoderArguments, source: str, data: EncoderData, skipped: int) -> dict[str, str | int]:
+    """Checkpoint, source and counts for the head of the report."""
+    settings: dict[str, str | int] = {"checkpoint": args.model, "source": source, "images": f"{len(data.places):,}"}
+    if data.texts:
+        languages = len(set(data.text_language))
+        settings["texts"] = f"{len(data.texts):,} in {languages} language{'s' if languages > 1 else ''}"
     if args.shots_source:
-        shown["shots"] = describe(read_source(args.shots_source))
-    return shown | ({"skipped records": skipped} if skipped else {})
+        settings["shots"] = describe(read_source(args.shots_source))
+    return settings | ({"skipped records": skipped} if skipped else {})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from openpali.data.masks.mask_tokenizer import DEFAULT_CODEC, load_codec
 from openpali.data.masks.rle import decode_rle, encode_rle
 from openpali.eval.answering.decoding import generate
 from openpali.eval.answering.load_model import load_model
-from openpali.eval.report.drawing import draw_found
+from openpali.eval.report.drawing import draw_predictions
 from openpali.modeling.checkpoints import add_incomplete
 from openpali.modeling.dtypes import CHOICES
 from openpali.modeling.location_tokens import LocatedBox, parse_detections
@@ -34,16 +34,16 @@ from openpali.modeling.segmentation_tokens import parse_segmentations
 def main(argv: list[str] | None = None) -> None:
     """Run it: print the answer, then a line for each box and mask in it, in pixels, and draw them."""
     args = parse_arguments(argv)
-    # the image and the codec first: they fail sooner than a checkpoint loads
+    # image and mask tokenizer first: they fail faster than a checkpoint loads
     image = load_image(args.image)
     codec = load_codec(args.codec or DEFAULT_CODEC) if args.codec or args.masks else None
     model, processor = load_model(args.model, args.device, args.dtype, args.incomplete_checkpoint)
     example = Example(id=args.image, task="predict", images=(image,), prefix=args.text)
     answer = generate(model, processor, [example], 1, args.max_new_tokens, args.num_beams, progress=False)[0]
     print(answer)
-    found, rejected = read_answer(answer, image, codec or default_codec(answer))
+    found, rejected = parse_answer(answer, image, codec or default_codec(answer))
     for one in found:
-        print(describe(one, image))
+        print(format_object(one, image))
     for part, reason in rejected:
         print(f"not read: {part!r}, since {reason}")
     if found or args.save:
@@ -76,7 +76,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def default_codec(answer: str) -> MaskVQVAE | None:
-    """The codec at its usual place, if the answer has masks; without it a word about where to get one, and None."""
+    """The mask VQ-VAE of `DEFAULT_CODEC` where the answer has masks; None with a message where there is none."""
     if not parse_segmentations(answer).masks:
         return None
     try:
@@ -86,38 +86,38 @@ def default_codec(answer: str) -> MaskVQVAE | None:
         return None
 
 
-def read_answer(
+def parse_answer(
     answer: str, image: Image.Image, codec: MaskVQVAE | None
 ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    """The boxes and masks of an answer in its order, and the parts that look like one and cannot be used.
+    """Parse the boxes and masks of an answer, in its order.
 
     Returns:
-        `{"box": [x0, y0, x1, y1] in [0, 1], "label", "mask": run lengths or None}` of each, without a mask where the
-        answer has none or there is no codec; and parts with the reason.
+        Objects `{"box": [x0, y0, x1, y1] in [0, 1], "label", "mask": RLE or None}`, without masks where there is no
+        codec; and malformed parts with the reason.
     """
     found, rejected = [], []
     for part in answer.split(";") if "<loc" in answer else ():
-        # of a referring answer the box stands alone
+        # a referring answer has a box without a label
         boxes, masks = parse_detections(part, labelled=False), parse_segmentations(part)
         if masks.masks and codec is not None:
             read = codec.read(part, image.height, image.width)
-            found += [located(box, mask.cpu().numpy()) for box, mask in zip(read.boxes, read.masks)]
+            found += [object_dict(box, mask.cpu().numpy()) for box, mask in zip(read.boxes, read.masks)]
             rejected += read.rejected
         else:
-            found += [located(box) for box in [mask.box for mask in masks.masks] + boxes.boxes]
+            found += [object_dict(box) for box in [mask.box for mask in masks.masks] + boxes.boxes]
         if not masks.masks and not boxes.boxes:
             rejected += masks.rejected if "<seg" in part else boxes.rejected
     return found, [(part, reason) for part, reason in rejected]
 
 
-def located(box: LocatedBox, mask: np.ndarray | None = None) -> dict[str, Any]:
-    """A box, and bool[H, W], as metrics and drawings have them."""
+def object_dict(box: LocatedBox, mask: np.ndarray | None = None) -> dict[str, Any]:
+    """A box and its mask, bool[H, W], in the format of metrics and drawings."""
     rle = None if mask is None else encode_rle(mask)
     return {"box": list(box.normalised_xyxy()), "label": box.label, "mask": rle}
 
 
-def describe(one: dict[str, Any], image: Image.Image) -> str:
-    """A line in pixels of the image."""
+def format_object(one: dict[str, Any], image: Image.Image) -> str:
+    """An object on one line, in pixels of the image."""
     x0, y0, x1, y1 = (round(x * side) for x, side in zip(one["box"], (*image.size, *image.size)))
     line = f"{one['label'] or 'no label'}: x {x0} to {x1}, y {y0} to {y1}"
     return line if one["mask"] is None else f"{line}, mask of {decode_rle(one['mask']).sum()} pixels"
@@ -126,11 +126,11 @@ def describe(one: dict[str, Any], image: Image.Image) -> str:
 def save_drawing(path: Path, image: Image.Image, found: Sequence[dict[str, Any]]) -> None:
     """Write the image with boxes and masks."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw_found(image, found).save(path)
+    draw_predictions(image, found).save(path)
     masks = sum(one["mask"] is not None for one in found)
     counts = [f"{len(found)} {'box' if len(found) == 1 else 'boxes'}"]
     counts += [f"{masks} {'mask' if masks == 1 else 'masks'}"] if masks else []
-    print(f"ImageLike with {' and '.join(counts)}: {path}")
+    print(f"Image with {' and '.join(counts)}: {path}")
 
 
 def save_masks(folder: Path, found: Sequence[dict[str, Any]]) -> None:

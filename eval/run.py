@@ -7,8 +7,8 @@ r"""Score checkpoints on a task, keep the predictions and write the report.
     accelerate launch -m openpali.eval.run --config transfers/vqav2 --model outputs/vqav2 \
         --model florence-community/Florence-2-base-ft
 
-`python -m openpali.eval.run` is the same as `openpali eval`. A run that was stopped goes on where it was when it is
-started again, by however many processes.
+`python -m openpali.eval.run` is the same as `openpali eval`. The same command resumes an interrupted run, with any
+number of processes.
 """
 
 import json
@@ -35,11 +35,11 @@ from openpali.modeling.mistakes import command
 
 @dataclass
 class EvalArguments:
-    """What to measure, on what, and where to put it."""
+    """Options of `openpali eval`."""
 
     model: list[str] = field(
         metadata={
-            "help": "folder or Hub name of any image-text-to-text checkpoint; several are put side by side",
+            "help": "folder or Hub name of any image-text-to-text checkpoint; several are compared",
             "action": "extend",
         }
     )
@@ -54,23 +54,26 @@ class EvalArguments:
         metadata={"help": "a .jsonl file, a .yaml or .json file with a source's name and options, or those in braces"},
     )
     split: str | None = field(
-        default=None, metadata={"help": "part of the source; of a configuration's the test part when left out"}
+        default=None, metadata={"help": "of the source; the test split of a configuration's source when left out"}
     )
     output: str | None = field(
         default=None, metadata={"help": "folder for predictions, metrics and report; one under outputs/eval if unset"}
     )
     task_options: str = field(default="{}", metadata={"help": "options of the task, as JSON or YAML"})
     limit: int | None = field(default=None, metadata={"help": "number of examples; all when left out"})
-    blank_images: bool = field(default=False, metadata={"help": "measure with blank images as well"})
+    blank_images: bool = field(default=False, metadata={"help": "measure the blind baseline (blank images) as well"})
     batch_size: int | None = field(default=None, metadata={"help": "examples a batch; 32, or the configuration's"})
     num_beams: int | None = field(default=None, metadata={"help": "1 is greedy; the configuration's when left out"})
-    box_scores: bool = field(default=False, metadata={"help": "rank boxes for mAP by the probability of their tokens"})
+    box_scores: bool = field(
+        default=False,
+        metadata={"help": "rank boxes for mAP by their confidence, from the probabilities of their tokens"},
+    )
     seed: int | None = field(default=None, metadata={"help": "of the choices that the task draws; 0 when left out"})
     device: str | None = field(default=None, metadata={"help": "the first accelerator, else the CPU, when left out"})
     dtype: DtypeName = field(default="auto", metadata={"help": "of the weights; auto: each checkpoint's own"})
     title: str | None = field(default=None, metadata={"help": "heading of the report"})
     logs: str | None = field(default=None, metadata={"help": "logs.jsonl of a training run, for the loss curve"})
-    overwrite: bool = field(default=False, metadata={"help": "forget predictions of an earlier run"})
+    overwrite: bool = field(default=False, metadata={"help": "delete predictions of an earlier run"})
     incomplete_checkpoint: bool = field(default=False, metadata={"help": INCOMPLETE_HELP})
 
     def __post_init__(self) -> None:
@@ -92,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(args: EvalArguments) -> dict[str, TaskResult]:
-    """Measure every model, and write predictions, metrics and the report; shared by the processes of a launch.
+    """Measure every model, and write predictions, metrics and the report; the processes of a launch share the work.
 
     Returns:
         A result for each model by its short name; none in processes other than the first.
@@ -126,7 +129,7 @@ def measure(args: EvalArguments, processes: Processes) -> dict[str, TaskResult]:
     if len(results) > 1:
         differences = compare_models(results, task.metric)
         save_comparison(output / "comparison.json", results, differences, task.metric, dict(zip(names, args.model)))
-        shown = dict(zip(names, args.model)) | report_settings(measurement, Options(**same), len(skipped.read()))
+        settings = dict(zip(names, args.model)) | report_settings(measurement, Options(**same), len(skipped.read()))
         write_comparison(
             output / "report.html",
             args.title or f"{len(names)} models on {task.name}",
@@ -134,16 +137,16 @@ def measure(args: EvalArguments, processes: Processes) -> dict[str, TaskResult]:
             differences,
             comparison_images(results, dataset),
             credits_of(source),
-            settings=shown,
+            settings=settings,
         )
     return results
 
 
 def folder_names(models: list[str]) -> list[str]:
-    """The last parts of paths and Hub names, as many as it takes to tell the models apart.
+    """The last parts of paths and Hub names, as many as make the names unique.
 
     Raises:
-        ValueError: one is given twice.
+        ValueError: a model is given twice.
     """
     parts = [[part for part in Path(model).parts if part not in ("/", ".", "..")] for model in models]
     for length in range(1, max(map(len, parts)) + 1):
@@ -154,7 +157,7 @@ def folder_names(models: list[str]) -> list[str]:
 
 
 def output_folder(args: EvalArguments) -> Path:
-    """The folder that is given, or one that is named after models and task."""
+    """The `--output` folder, or one named after models and task."""
     if args.output:
         return Path(args.output)
     what = "-".join(filter(None, [args.task or Path(args.config or "").stem, args.split]))
@@ -165,10 +168,12 @@ def summary(result: TaskResult) -> str:
     """The metrics on one line."""
     values = [f"{key} {format_value(value, key)}" for key, value in result.metrics.items()]
     if ends := result.intervals.get(result.metric_key):
-        values.append(f"95 % interval of {result.metric_key} {format_interval(ends, result.metric_key)}")
+        values.append(
+            f"95 % bootstrap confidence interval of {result.metric_key} {format_interval(ends, result.metric_key)}"
+        )
     if result.blank_metrics:
         key = result.metric_key
-        values.append(f"with blank images {key} {format_value(result.blank_metrics[key], key)}")
+        values.append(f"blind baseline (blank images) {key} {format_value(result.blank_metrics[key], key)}")
     return f"{result.name}: " + ", ".join([*values, *(f"{key} {note}" for key, note in result.notes.items())])
 
 

@@ -10,6 +10,7 @@ KEYS = {"exact_pictures": "exact_images", "texts_per_picture": "texts_per_image"
 # sources and tasks
 NAMES = {"own": "custom"}
 CONFIGS = {"transfers/own": "transfers/custom"}
+METRICS = {"box_f1": "detection"}
 
 
 def current(name: str, table: Mapping[str, str]) -> str:

@@ -31,7 +31,7 @@ class Detect:
     order: str = "reading"
     classes: tuple[str, ...] = ()
     prompt: str = ""
-    metric: str = "box_f1"
+    metric: str = "detection"
     metric_key: str = "f1"
     max_new_tokens: int = 64
     name: str = "detect"

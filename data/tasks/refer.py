@@ -43,7 +43,7 @@ class Refer:
     @property
     def metric(self) -> str:
         """Of masks, or of boxes."""
-        return "box_f1" if self.boxes_only else "segmentation"
+        return "detection" if self.boxes_only else "segmentation"
 
     @property
     def metric_key(self) -> str:

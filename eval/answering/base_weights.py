@@ -1,4 +1,4 @@
-"""Which weights adapters were trained on, so that they are not put on others of the same shape without a word."""
+"""The base weights of adapters: saved with them and checked, so that adapters never load on others by mistake."""
 
 import functools
 import json
@@ -20,10 +20,10 @@ _NUMBERS = 64
 
 
 def fingerprint(name: str | Path) -> str | None:
-    """What tells the weights of a checkpoint from others: a hash of some numbers of every tensor.
+    """Hash the weights of a checkpoint: some numbers of every tensor.
 
-    They are rounded to bfloat16, and neither names nor files count, so that a copy in that precision, in other shards
-    or under newer names is the same. A merged adapter, a fine-tuning or another model is not.
+    The numbers are rounded to bfloat16, and names and files do not count, so that a copy in that precision, in other
+    shards or under newer names has the same hash. A merged adapter, a fine-tuned model or another one has not.
 
     Args:
         name: folder or Hub name of a whole checkpoint.
@@ -32,7 +32,7 @@ def fingerprint(name: str | Path) -> str | None:
         None where its weights are not in safetensors files.
 
     Raises:
-        CheckpointError: the files are not there, or cannot be read.
+        CheckpointError: the files are missing or cannot be read.
     """
     with reading(name):
         digests = {digest for path in weight_files(str(name)) for digest in tensor_digests(path)}
@@ -40,7 +40,7 @@ def fingerprint(name: str | Path) -> str | None:
 
 
 def tensor_digests(path: str) -> Iterator[str]:
-    """A hash of the shape and of some numbers, out of the middle, of each tensor of a file."""
+    """A hash of the shape and of some numbers, from the middle, of each tensor of a file."""
     with safe_open(path, framework="pt") as file:
         names = file.keys()
         for key in names:
@@ -54,7 +54,7 @@ def tensor_digests(path: str) -> Iterator[str]:
 
 
 def weight_files(name: str) -> list[str]:
-    """The safetensors files of a checkpoint; none where it has others."""
+    """The safetensors files of a checkpoint; none where it has files of another format."""
     whole = cached_file(name, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False)
     if whole is not None:
         return [whole]
@@ -65,12 +65,12 @@ def weight_files(name: str) -> list[str]:
     return [str(cached_file(name, part)) for part in parts]
 
 
-# the weights that a run began with, whatever becomes of their folder meanwhile
+# the weights at the start of a run, whatever happens to their folder meanwhile
 first_fingerprint = functools.cache(fingerprint)
 
 
-def note_base(folder: str | Path) -> None:
-    """Write into a folder of adapters which weights they were trained on; nothing where those cannot be read."""
+def save_base_fingerprint(folder: str | Path) -> None:
+    """Save the hash of the base weights in a folder of adapters; nothing where those cannot be read."""
     path = Path(folder, BASE_FILE)
     path.unlink(missing_ok=True)
     try:
@@ -83,14 +83,14 @@ def note_base(folder: str | Path) -> None:
 
 
 def check_base(name: str, base: str) -> None:
-    """Compare a base with the one that adapters were trained on; say so on stderr where that cannot be done.
+    """Compare a base with the one that adapters were trained on; a line on stderr says where that is impossible.
 
     Args:
         name: folder or Hub name of adapters.
-        base: of the whole checkpoint that they are to be put on.
+        base: folder or Hub name of the base checkpoint.
 
     Raises:
-        CheckpointError: it has other weights.
+        CheckpointError: the base has other weights.
     """
     path = cached_file(name, BASE_FILE, _raise_exceptions_for_missing_entries=False)
     found = fingerprint(base)
@@ -99,8 +99,8 @@ def check_base(name: str, base: str) -> None:
         print(f"It was not checked that {base} is what the adapters were trained on: {why}", file=sys.stderr)
         return
     with reading(name):
-        noted = json.loads(Path(path).read_text("utf-8"))
-        wanted, where = noted["fingerprint"], noted["base"]
+        saved = json.loads(Path(path).read_text("utf-8"))
+        wanted, where = saved["fingerprint"], saved["base"]
     if found != wanted:
         trained = f"what was at {where}" if where != base else "what was there then"
         raise CheckpointError(

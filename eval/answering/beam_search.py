@@ -1,18 +1,18 @@
-"""The beam search of PaliGemma's authors, for `generate` of any model that can answer.
+"""big_vision's beam search for PaliGemma, for `generate` of any model that generates.
 
     ids = model.generate(**inputs, custom_generate=beam_search, num_beams=3, max_new_tokens=20)
 
-It is that of their code (big_vision, trainers/proj/paligemma/predict_fns.py).
-What departs from Transformers' own, which finds other answers whatever its options are:
-- every beam could end in every step: with the end token behind it, it competes for the best finished answer, however
-  unlikely that token is; Transformers looks at the end token only where it is among the likeliest continuations;
-- one finished answer is kept, and the beams go on with other tokens, so there are always `num_beams` of them;
+Source: big_vision, trainers/proj/paligemma/predict_fns.py. Differences from Transformers' beam search, which gives
+other answers whatever its options are:
+- every beam may end in every step: followed by the end token it competes for the best finished answer, however
+  unlikely that token is; Transformers considers the end token only among the most likely continuations;
+- one finished answer is kept, and the beams continue with other tokens, so there are always `num_beams` of them;
 - an answer always ends: beams that are unfinished at the limit do not compete with finished ones. The shortest answer
-  is the end token alone, and it wins if the limit leaves no room for what the model would say;
+  is the end token alone, and it wins if the limit is too short for any other;
 - scores are sums of log-probabilities, whatever the length.
 
-One difference from the authors is left: their code caps Gemma 2's logits from an answer's second token on, `generate`
-those of the first as well. Models without that cap (`final_logit_softcapping` null) are not concerned.
+One difference from big_vision remains: it caps Gemma 2's logits from an answer's second token on, `generate` those of
+the first as well. Models without that cap (`final_logit_softcapping` null) do not differ.
 """
 
 from dataclasses import dataclass
@@ -33,10 +33,10 @@ from openpali.modeling.transformers_versions import CACHE
 
 @dataclass
 class BeamAnswers(ModelOutput):
-    """What `beam_search` returns when `generate` is asked for a dict.
+    """Output of `beam_search` when `generate` returns a dict.
 
     Args:
-        sequences: int[B, L + T], the ids given and the best finished answers, padded to the longest.
+        sequences: int[B, L + T], the input ids and the best finished answers, padded to the longest.
         sequences_scores: float[B], their log-probabilities.
         token_scores: float[B, T], the log-probability of each of the answer's tokens; 0 for padding.
     """
@@ -55,7 +55,7 @@ class Beams:
         scores: float[B, k], their log-probabilities.
         token_scores: float[B, k, T], those of each token.
         best_tokens: int[B, T], the best finished answer of each search, padded; it ends in an end token.
-        best_scores: float[B], its log-probability; -inf as long as there is none.
+        best_scores: float[B], its log-probability; -inf while there is none.
         best_token_scores: float[B, T], that of each token.
         length: tokens of an unfinished answer.
     """
@@ -70,7 +70,7 @@ class Beams:
 
     @classmethod
     def empty(cls, searches: int, num_beams: int, limit: int, pad: int, device: torch.device) -> "Beams":
-        """Nothing said so far. All beams are alike then, so the first alone has a chance."""
+        """Beams without tokens. They are equal, so all but the first have the score -inf."""
         tokens = torch.full((searches, num_beams, limit), pad, device=device)
         scores = torch.full((searches, num_beams), -torch.inf, device=device)
         best_scores = scores[:, 0].clone()
@@ -79,7 +79,7 @@ class Beams:
         return cls(tokens, scores, token_scores, tokens[:, 0].clone(), best_scores, token_scores[:, 0].clone())
 
     def finish(self, log_p: torch.Tensor, ends: torch.Tensor) -> None:
-        """Keep the best answer among the former best and every beam with an end token behind it.
+        """Keep the best answer among the previous best and every beam followed by an end token.
 
         Args:
             log_p: float[B, k, V], log-probabilities of the next token.
@@ -96,10 +96,10 @@ class Beams:
         self.best_scores = torch.where(better, scores, self.best_scores)
 
     def grow(self, log_p: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-        """Go on with the k likeliest continuations that do not end; arguments as in `finish`.
+        """Continue with the k most likely tokens that do not end; arguments as in `finish`.
 
         Returns:
-            int[B * k], the former row of each beam, for what is kept of the former step.
+            int[B * k], the previous row of each beam, to reorder the cache.
         """
         searches, num_beams, vocabulary = log_p.shape
         scores = self.scores[..., None] + log_p
@@ -126,7 +126,7 @@ def beam_search(
     generation_config: GenerationConfig,
     **model_kwargs: Any,
 ) -> Any:
-    """To be given to `generate`, which makes all arguments; see the module's example.
+    """Beam search for `generate`'s `custom_generate`; `generate` makes all arguments.
 
     Options that change log-probabilities work as in Transformers; `length_penalty` and `early_stopping` do nothing.
 
@@ -134,16 +134,16 @@ def beam_search(
         model: encoder-decoder or decoder-only.
         input_ids: int[B * k, L], start tokens of an encoder-decoder, otherwise prompts padded on the left.
         logits_processor: changes of the log-probabilities.
-        stopping_criteria: length and end tokens; others are refused.
+        stopping_criteria: length and end tokens only.
         generation_config: with `num_beams`, k, and `max_length`, tokens of prompt and answer together.
         **model_kwargs: further inputs of the model, for B * k rows; the cache.
 
     Returns:
-        int[B, L + T], the ids given and the best finished answers, padded to the longest; with
+        int[B, L + T], the input ids and the best finished answers, padded to the longest; with
         `return_dict_in_generate` a `BeamAnswers`.
 
     Raises:
-        ValueError: if there is no end token, or samples, several answers or another way to stop are asked for.
+        ValueError: there is no end token, or sampling, several answers or other stopping criteria are requested.
     """
     _check(generation_config, stopping_criteria)
     num_beams, limit = generation_config.num_beams, generation_config.max_length - input_ids.shape[1]
@@ -182,9 +182,9 @@ def _check(generation_config: Any, stopping_criteria: StoppingCriteriaList) -> N
 
 
 def _result(generation_config: Any, prompts: torch.Tensor, beams: Beams) -> Any:
-    """What `generate` is to return; prompts: int[B, L]."""
+    """The output of `generate`; prompts: int[B, L]."""
     ended = torch.isin(beams.best_tokens, generation_config._eos_token_tensor)
-    # a search without a finished answer, where an option forbids the end token, is all padding
+    # a search without a finished answer, where an option forbids the end token, has only padding
     length = int(torch.where(ended.any(1), ended.int().argmax(1) + 1, 0).max())
     sequences = torch.cat([prompts, beams.best_tokens[:, :length]], dim=1)
     if not generation_config.return_dict_in_generate:

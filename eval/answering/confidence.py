@@ -1,12 +1,12 @@
-"""How sure a model is of the boxes that it wrote, from the probabilities of their tokens.
+"""Confidences of predicted boxes, from the probabilities of their tokens.
 
-Mean average precision ranks boxes by score, and text has none. Here the score of a box is
+Mean average precision ranks boxes by confidence, which text lacks. Here the confidence of a box is
 
     (p(y1) p(x1) p(y2) p(x2)) ^ (1/4)  times  the product of p over the tokens of its label,
 
-each p being the probability of the token after the prompt and everything before it, the boxes before it included.
-That is how sure the model is of the place, and how sure of the name. The geometric mean keeps the four tokens of the
-place from outweighing the name. A label in many tokens is a single name, so its tokens are multiplied. Segmentation
+where p is the probability of a token given the prompt and everything before it, the boxes before it included. It is
+the confidence in the location times that in the label. The geometric mean keeps the four location tokens from
+outweighing the label. A label of several tokens is one name, so their probabilities are multiplied. Segmentation
 tokens and the `;` between boxes do not count.
 """
 
@@ -23,28 +23,28 @@ _LOCATION = re.compile(r"<loc[0-9]{4}>")
 _CODE = re.compile(r"<seg[0-9]{3}>")
 
 
-def score_boxes(tokens: Sequence[Token], boxes: Sequence[dict[str, Any]]) -> list[float]:
-    """A score in [0, 1] for each box that a task read from an answer.
+def box_confidences(tokens: Sequence[Token], boxes: Sequence[dict[str, Any]]) -> list[float]:
+    """A confidence in [0, 1] for each box that a task parsed from an answer.
 
-    A box that is not written in location tokens (another model's, a task's own format) has the geometric mean of the
-    probabilities of all tokens of the answer.
+    A box in another format than location tokens (of another model or task) has the geometric mean of the probabilities
+    of all tokens of the answer.
 
     Args:
         tokens: of the answer.
         boxes: `{"box": [x0, y0, x1, y1] in [0, 1], …}`, in the order of the answer.
     """
-    parts = written_boxes(tokens)
+    parts = parse_boxes(tokens)
     whole = math.exp(sum(token.log_p for token in tokens) / max(len(tokens), 1))
-    scores = []
+    confidences = []
     for box in boxes:
-        match = next((i for i, (found, _) in enumerate(parts) if same_place(found, box["box"])), None)
-        # each part of the text is one box, so that one written twice has two scores
-        scores.append(whole if match is None else parts.pop(match)[1])
-    return scores
+        match = next((i for i, (found, _) in enumerate(parts) if same_box(found, box["box"])), None)
+        # each part of the text is one box, so that a box written twice has two confidences
+        confidences.append(whole if match is None else parts.pop(match)[1])
+    return confidences
 
 
-def written_boxes(tokens: Sequence[Token]) -> list[tuple[LocatedBox, float]]:
-    """The boxes between semicolons and their scores, each of exactly four location tokens."""
+def parse_boxes(tokens: Sequence[Token]) -> list[tuple[LocatedBox, float]]:
+    """The boxes between semicolons, each of exactly four location tokens, and their confidences."""
     found = []
     for separator, group in groupby(tokens, key=lambda token: ";" in token.text):
         places, names = [], []
@@ -60,6 +60,6 @@ def written_boxes(tokens: Sequence[Token]) -> list[tuple[LocatedBox, float]]:
     return found
 
 
-def same_place(box: LocatedBox, other: Sequence[float]) -> bool:
-    """Whether x0, y0, x1, y1 are those of the box."""
+def same_box(box: LocatedBox, other: Sequence[float]) -> bool:
+    """Whether x0, y0, x1, y1 are the box's."""
     return all(abs(a - b) < 1e-6 for a, b in zip(box.normalised_xyxy(), other, strict=True))

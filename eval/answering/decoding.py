@@ -1,4 +1,4 @@
-"""Answers of any image-text-to-text model of Transformers for a list of Examples."""
+"""Generation of answers by any image-text-to-text model of Transformers, for a list of Examples."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,20 +17,20 @@ GREY = (128, 128, 128)
 
 
 class Token(NamedTuple):
-    """A token of an answer: its text, and its log-probability after the prompt and the tokens before it."""
+    """A token of an answer: its text, and its log-probability given the prompt and the tokens before it."""
 
     text: str
     log_p: float
 
 
 class Answer(NamedTuple):
-    """What a model wrote.
+    """A model's answer to one example.
 
     Attributes:
-        text: stripped, special tokens left out and location tokens kept.
-        tokens: those of the text, where they were asked for.
-        found: things that a model which writes them in its own way has found, `{"box": [x0, y0, x1, y1] in [0, 1],
-            "label", "mask": run lengths or None}`; None where the task reads them from the text.
+        text: stripped, without special tokens but with location tokens.
+        tokens: of the text, where they were requested.
+        found: objects of a model that writes them in a format of its own, `{"box": [x0, y0, x1, y1] in [0, 1],
+            "label", "mask": RLE or None}`; None where the task parses them from the text.
     """
 
     text: str
@@ -48,34 +48,34 @@ def generate(
     blank_images: bool = False,
     progress: bool = True,
 ) -> list[str]:
-    """Answer every example, greedily or by the beam search of PaliGemma's authors (see `beam_search`).
+    """Answer every example, greedily or by big_vision's beam search for PaliGemma (see `beam_search`).
 
-    Prompts of like length share a batch, so that little is padded; the answers come back in the given order.
+    Prompts of similar length share a batch, so that little is padded; the answers are in the order of the examples.
 
     Args:
-        model: encoder-decoder or decoder-only, on any device, in training mode or not; it is left as it was.
+        model: encoder-decoder or decoder-only, on any device; its training mode does not change.
         processor: the model's processor.
-        examples: what to answer; suffixes and references are not shown to the model.
+        examples: prompts and images; the model does not see suffixes and references.
         batch_size: examples a batch.
-        max_new_tokens: limit of an answer, end token included. Greedy answers are cut there; beam search gives the
-            likeliest answer that ends before, which may be empty.
+        max_new_tokens: limit of an answer, end token included. Greedy answers are cut there; beam search returns the
+            most likely answer that ends before, which may be empty.
         num_beams: 1 is greedy.
-        blank_images: show mid-grey images of the same sizes instead, to see what the text alone gives away.
+        blank_images: use mid-grey images of the same sizes instead (blind baseline).
         progress: show a progress bar.
 
     Returns:
-        One stripped text per example, special tokens left out and location tokens kept.
+        One stripped text per example, without special tokens but with location tokens.
     """
     options = (batch_size, max_new_tokens, num_beams, blank_images)
     with tqdm(total=len(examples), unit="ex", disable=not progress) as bar:
         texts = {}
-        for index, answer in answers(model, processor, examples, *options):
+        for index, answer in generate_answers(model, processor, examples, *options):
             texts[index] = answer.text
             bar.update()
     return [texts[index] for index in range(len(examples))]
 
 
-def answers(
+def generate_answers(
     model: PreTrainedModel,
     processor: Any,
     examples: Sequence[Example],
@@ -83,31 +83,30 @@ def answers(
     max_new_tokens: int,
     num_beams: int = 1,
     blank_images: bool = False,
-    return_token_scores: bool = False,
+    return_log_p: bool = False,
     max_length: int | None = None,
 ) -> Iterator[tuple[int, Answer]]:
-    """As `generate`, but yields index and answer of each example as soon as its batch is done, in batch order.
+    """As `generate`, but yields index and answer of each example when its batch is done, in batch order.
 
-    With more than one beam the search is `beam_search`, not Transformers'. With `return_token_scores` answers have
-    their tokens with log-probabilities; one number a token is kept, not the logits of the vocabulary. Prompts are cut
-    to `max_length` tokens, images not counted, where a configuration does so.
+    With `return_log_p` answers have their tokens with log-probabilities; memory holds one number per token, not the
+    logits of the vocabulary. `max_length` cuts prompts to that many tokens, images not counted.
     """
     adapter = find_adapter(model, processor)
-    # the longest first: if memory is short, it is short at once
+    # the longest first, so that a lack of memory shows at once
     order = sorted(range(len(examples)), key=lambda i: prompt_size(examples[i]), reverse=True)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        with evaluating(model):
+        with eval_mode(model):
             inputs = encode(model, processor, [examples[i] for i in chosen], blank_images, max_length)
-            ids, log_p = generate_ids(model, inputs, max_new_tokens, num_beams, return_token_scores)
+            ids, log_p = generate_ids(model, inputs, max_new_tokens, num_beams, return_log_p)
         tokens = read_tokens(processor, ids, log_p) if log_p is not None else [None] * len(chosen)
         for index, row, some in zip(chosen, ids, tokens):
             text, found = adapter.read(processor, row, examples[index])
             yield index, Answer(text, some, found)
 
 
-class RecordedScores(LogitsProcessor):
-    """Changes nothing, and keeps the log-probability of the token that greedy decoding takes in each step."""
+class GreedyLogProbabilities(LogitsProcessor):
+    """Records the log-probability of the token that greedy decoding takes in each step; changes nothing."""
 
     def __init__(self) -> None:
         self.steps: list[torch.Tensor] = []
@@ -119,20 +118,20 @@ class RecordedScores(LogitsProcessor):
 
 
 def generate_ids(
-    model: PreTrainedModel, inputs: BatchFeature, max_new_tokens: int, num_beams: int, with_scores: bool
+    model: PreTrainedModel, inputs: BatchFeature, max_new_tokens: int, num_beams: int, with_log_p: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """int[B, T] new tokens, padded on the right, and with scores float[B, T], their log-probabilities."""
+    """Generate int[B, T] new tokens, padded on the right, and float[B, T], their log-probabilities or None."""
     options: dict[str, Any] = {"num_beams": num_beams, "do_sample": False, "use_cache": True}
-    recorded = RecordedScores()
+    recorded = GreedyLogProbabilities()
     if num_beams > 1:
         options |= {"custom_generate": beam_search, "return_dict_in_generate": True}
-    elif with_scores:
+    elif with_log_p:
         options["logits_processor"] = LogitsProcessorList([recorded])
     found: Any = model.generate(**inputs, max_new_tokens=max_new_tokens, **options)  # type: ignore[operator]
     ids = found.sequences if num_beams > 1 else found
     if not model.config.is_encoder_decoder:
         ids = ids[:, inputs["input_ids"].shape[1] :]
-    if not with_scores:
+    if not with_log_p:
         return ids, None
     log_p = found.token_scores if num_beams > 1 else torch.stack(recorded.steps, dim=1)
     # without an encoder-decoder's start token
@@ -140,9 +139,9 @@ def generate_ids(
 
 
 def read_tokens(processor: Any, ids: torch.Tensor, log_p: torch.Tensor) -> list[list[Token]]:
-    """The tokens of each answer that are no special ones, from int[B, T] and float[B, T]."""
+    """The tokens of each answer without special ones, from int[B, T] and float[B, T]."""
     special = set(processor.tokenizer.all_special_ids)
-    # five digits are plenty, and keep files of predictions small
+    # five digits suffice, and keep files of predictions small
     return [
         [Token(processor.decode([i]), round(p, 5)) for i, p in zip(*row) if i not in special]
         for row in zip(ids.tolist(), log_p.tolist())
@@ -150,13 +149,13 @@ def read_tokens(processor: Any, ids: torch.Tensor, log_p: torch.Tensor) -> list[
 
 
 def prompt_size(example: Example) -> tuple[int, int]:
-    """What decides how long the model's input is: images first, then characters."""
+    """Sort key for the length of the model's input: number of images, then characters."""
     return len(example.images), len(example.prefix)
 
 
 @contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation and inference mode; afterwards every module has the mode that it had before."""
+def eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation and inference mode; afterwards every module has its previous mode."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -176,13 +175,13 @@ def encode(
     max_length: int | None = None,
 ) -> BatchFeature:
     """Model inputs of prompts and images, on the model's device and in its precision."""
-    images = [[blank(image) if blank_images else image for image in example.images] for example in examples]
+    images = [[blank_image(image) if blank_images else image for image in example.images] for example in examples]
     inputs = model_inputs(model, processor, examples, images, max_length)
     # PaliGemma's processor returns labels even when there is no suffix
     inputs.pop("labels", None)
     return inputs.to(model.device, dtype=model.dtype)
 
 
-def blank(image: Image.Image) -> Image.Image:
+def blank_image(image: Image.Image) -> Image.Image:
     """A mid-grey image of the same size."""
     return Image.new("RGB", image.size, GREY)

@@ -1,4 +1,4 @@
-"""Measure a model on a task: answer, parse, score, and keep every prediction."""
+"""Evaluate a model on a task: generate, parse and score predictions, and keep them all."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,6 +9,7 @@ import evaluate
 from transformers import PreTrainedModel
 
 from openpali.data.example import Example
+from openpali.data.files import renamed
 from openpali.data.tasks import Task
 from openpali.eval.answering.predictions import Examples, PredictionStore, answer_examples
 
@@ -21,18 +22,18 @@ class TaskResult:
 
     Attributes:
         name: of the task.
-        metrics: values by name, nan where one is undefined (of boxes where there is none to find); `metric_key` is the
-            one to select checkpoints by, `examples` their number.
-        predictions: rows of JSON values in the order of the dataset: `id`, `index` (in the dataset), `images`
-            (how many), `task`, `prefix`, `text` (the answer), `prediction` (parsed for the metric), `reference`
+        metrics: values by name, nan where one is undefined (of boxes without any true box); `examples` is the number
+            of examples.
+        predictions: rows of JSON values in the order of the dataset: `id`, `index` (in the dataset), `pictures`
+            (number of images), `task`, `prefix`, `text` (answer), `prediction` (parsed for the metric), `reference`
             (likewise), `references` (strings), `boxes` (true ones) and `predicted_boxes` (both lists of
             `{"box": [x0, y0, x1, y1] in [0, 1], "label"}`, predicted ones perhaps with `mask` and `score`), `masks`
-            (of the true boxes, where there are any), `score`; `tokens` where boxes have scores, `found` where a model
-            has written boxes and masks in its own way.
-        metric_key: the task's chief metric.
-        notes: what a metric says in words, such as the tokeniser of CIDEr.
-        blank_metrics: the same metrics with blank images, where somebody measured them.
-        intervals: low and high end of metrics by name, where they were computed (`openpali.eval.intervals`).
+            (of the true boxes, where there are any), `score`; `tokens` where boxes have scores, `found` where the
+            model writes boxes and masks in a format of its own.
+        metric_key: the task's main metric, by which checkpoints are selected.
+        notes: text results of a metric, such as CIDEr's tokenizer.
+        blank_metrics: the blind baseline: the same metrics with blank images, where it was measured.
+        intervals: ends of the 95 % bootstrap confidence interval by metric (`openpali.eval.intervals`).
     """
 
     name: str
@@ -45,16 +46,17 @@ class TaskResult:
 
     @property
     def score(self) -> float:
-        """Value of the chief metric."""
+        """Value of the main metric."""
         return self.metrics[self.metric_key]
 
 
 def load_metric(name: str) -> evaluate.EvaluationModule:
-    """The metric of that folder under eval/metrics.
+    """Load the metric of that folder of eval/metrics; a metric of version 0.1 may have its old name.
 
     Raises:
-        ValueError: naming the metrics that there are.
+        ValueError: there is no such metric; the message names those that there are.
     """
+    name = renamed.current(name, renamed.METRICS)
     if not (METRICS / name).is_dir():
         known = ", ".join(sorted(path.name for path in METRICS.iterdir() if path.is_dir()))
         raise ValueError(f"there is no metric {name!r}; there are {known}")
@@ -77,31 +79,30 @@ def evaluate_task(
     store: PredictionStore | None = None,
     max_length: int | None = None,
 ) -> TaskResult:
-    """Answer and score the examples of a dataset.
+    """Predict and score the examples of a dataset.
 
-    It may be called in the middle of training: the model's mode and the random states are left as they were.
+    It may be called during training: the model's mode and the random states do not change.
 
     Args:
         model: any image-text-to-text model, on any device.
         processor: its processor.
-        dataset: Examples of the task. One that comes again (in place of a bad or unsuitable record) counts once.
+        dataset: Examples of the task. A duplicate (in place of a bad or unsuitable record) counts once.
         task: parses answers and names the metric.
         batch_size: examples a batch.
         limit: number of examples; all when None.
         num_beams: 1 is greedy.
-        blank_images: measure with mid-grey images instead.
-        box_scores: give predicted boxes a `score` from the probabilities of their tokens (see `score_boxes`), by
-            which the metric can rank them; rows then hold the tokens as well.
+        blank_images: measure the blind baseline: mid-grey images of the same sizes instead.
+        box_scores: give each predicted box its confidence as `score` (see `box_confidences`), by which the metric
+            ranks boxes; rows then hold the tokens as well.
         progress: show a progress bar.
-        store: predictions are written to it as they come, and those that it has are not made again.
-
-        max_length: tokens of a prompt, for models of ours; longer ones are cut, as in a training with that limit.
+        store: receives predictions as they are made; those that it has are not generated again.
+        max_length: tokens of a prompt, for openpali's processors; longer ones are cut, as in training.
 
     Returns:
         Metrics and one row per example.
 
     Raises:
-        ValueError: if there is no example.
+        ValueError: there is no example.
     """
     rows = answer_examples(
         model,
@@ -117,11 +118,11 @@ def evaluate_task(
         store=store,
         max_length=max_length,
     )
-    return scored(task, rows)
+    return score_predictions(task, rows)
 
 
-def scored(task: Task, rows: list[dict[str, Any]]) -> TaskResult:
-    """Compute the metric over all rows, and give each its own score."""
+def score_predictions(task: Task, rows: list[dict[str, Any]]) -> TaskResult:
+    """Compute the metric over all rows, and add each row's own score to it."""
     predictions, references = [row["prediction"] for row in rows], [row["reference"] for row in rows]
     metric = load_metric(task.metric)
     result = metric.compute(predictions=predictions, references=references, return_scores=True)

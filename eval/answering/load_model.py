@@ -1,4 +1,4 @@
-"""A checkpoint and its processor, ready to answer: a whole one, or adapters (LoRA) on the one they were trained on."""
+"""Loading of a checkpoint and its processor: a whole model, or adapters (LoRA) on their base model."""
 
 import logging
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file, find_adapter_config_file
 
-from openpali.eval.answering.base_weights import check_base, note_base
+from openpali.eval.answering.base_weights import check_base, save_base_fingerprint
 from openpali.modeling.auto import (
     base_checkpoint,
     check_tokens,
@@ -28,7 +28,7 @@ from openpali.modeling.transformers_versions import peft_refusal
 logger = logging.getLogger(__name__)
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# what peft's LoRA and DoRA add to a layer is called like this
+# parts of the names of peft's LoRA and DoRA parameters
 ADAPTER_MARK, DORA_MARK = ".lora_", ".lora_magnitude_vector"
 
 
@@ -39,32 +39,32 @@ def load_model(
 
     Args:
         name: folder or Hub name, of a whole checkpoint or of adapters. Adapters that were trained on 4-bit weights
-            (QLoRA) get them again.
+            (QLoRA) load with them.
         device: such as "cuda:1"; the first accelerator, else the CPU, when None.
         dtype: of the weights: "float32", "bfloat16", "float16", or "auto", which is the checkpoint's own. Weights are
-            read in it, and never held in another one on the way. 4-bit weights compute in the type of their training.
-        incomplete: take weights as they are, with random ones in place of what is missing.
+            read in it, and never held in another one. 4-bit weights compute in the type of their training.
+        incomplete: accept missing weights, which are then random.
 
     Returns:
         Model and processor.
 
     Raises:
-        OSError: there is no such checkpoint or device, weights are missing or not the model's, its base is not where
-            it was, or a library that it needs is missing.
-        ValueError: there is no such type, or 4-bit weights are asked for in another one than that of their training.
+        OSError: there is no such checkpoint or device, weights are missing or not the model's, the base of adapters
+            has moved, or a library is missing.
+        ValueError: there is no such type, or 4-bit weights are requested in another type than that of their training.
     """
-    device, asked = chosen_device(device), requested_dtype(dtype)
+    device, requested = chosen_device(device), requested_dtype(dtype)
     try:
         with reading(name):
             has_adapters = find_adapter_config_file(str(name))
         if has_adapters:
-            model = load_adapted(name, device, asked, incomplete=incomplete)
+            model = load_adapted(name, device, requested, incomplete=incomplete)
         else:
-            whole: Any = load_answering(name, incomplete=incomplete, dtype=asked)
+            whole: Any = load_answering(name, incomplete=incomplete, dtype=requested)
             model = whole.to(torch.device(device))
     except ImportError as error:
         raise OSError(str(error)) from error
-    if asked == "auto":
+    if requested == "auto":
         warn_slow(name, model, device)
     processor = load_processor(name)
     check_tokens(name, model, processor)
@@ -72,7 +72,7 @@ def load_model(
 
 
 def warn_slow(name: str, model: PreTrainedModel, device: str) -> None:
-    """Say that a CPU computes in the checkpoint's own type, where most CPUs are slow in it; nothing is changed."""
+    """Warn that a CPU computes in a 16-bit type of the checkpoint, in which most CPUs are slow."""
     if torch.device(device).type == "cpu" and model.dtype in (torch.bfloat16, torch.float16):
         kind = dtype_name(model.dtype)
         logger.warning("%s is in %s: most CPUs are faster with --dtype float32, in twice the memory", name, kind)
@@ -85,11 +85,11 @@ def first_device() -> str:
 
 
 def chosen_device(name: str | None) -> str:
-    """A device of this machine, the first accelerator or the CPU when None. Raises OSError where there is no such."""
+    """The device, checked; the first accelerator or the CPU when None. Raises OSError for an unknown device."""
     if name is None:
         return first_device()
     try:
-        # all that can be known of a device beforehand
+        # the only check of a device before its use
         if torch.zeros(1, device=name).device.type != "meta":
             return name
         reason = "it computes nothing"
@@ -101,18 +101,18 @@ def chosen_device(name: str | None) -> str:
 def load_adapted(
     name: str, device: str, dtype: torch.dtype | str, base: str | None = None, incomplete: bool = False
 ) -> PreTrainedModel:
-    """The model that adapters were trained on, with the adapters.
+    """Load the base model of adapters, with the adapters.
 
     Args:
         name: folder or Hub name of the adapters.
         device: where the model goes.
         dtype: of the base's weights, "auto" for its own; 4-bit weights have that of their training.
-        base: where the base is now; where it was at the training when None.
-        incomplete: as of `load_model`.
+        base: folder or Hub name of the base; that of the training when None.
+        incomplete: as in `load_model`.
 
     Raises:
-        OSError: the base is not there, or is another one.
-        ValueError: 4-bit weights are asked for in another type than that of their training.
+        OSError: the base is missing or has other weights.
+        ValueError: 4-bit weights are requested in another type than that of their training.
     """
     base = base or find_base(name)
     check_base(name, base)
@@ -133,10 +133,10 @@ def load_adapted(
 
 
 def find_base(name: str) -> str:
-    """Folder or Hub name of the checkpoint that adapters were trained on.
+    """Folder or Hub name of the base model of adapters.
 
     Raises:
-        OSError: it was a folder, which is not there any more.
+        OSError: it was a folder that no longer exists.
     """
     base = base_checkpoint(name)
     if Path(base).is_absolute() and not Path(base).is_dir():
@@ -148,7 +148,7 @@ def find_base(name: str) -> str:
 
 
 def attach_adapters(model: PreTrainedModel, name: str | Path) -> None:
-    """Add trained adapters to the model that they belong to, in float32 whatever the model's precision is.
+    """Add trained adapters to their base model, in float32 whatever the model's precision is.
 
     Raises:
         OSError: Transformers refuses the installed peft.
@@ -165,21 +165,21 @@ def attach_adapters(model: PreTrainedModel, name: str | Path) -> None:
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters of a model that belong to adapters; none of a plain model's do."""
+    """Parameters of a model's adapters; empty for a model without adapters."""
     return {name: parameter for name, parameter in model.named_parameters() if ADAPTER_MARK in name}
 
 
 def widen_adapters(model: nn.Module) -> None:
-    """Adapters to float32: peft makes them in the type of the layer's weight, in which small updates vanish."""
+    """Cast adapters to float32: peft makes them in the type of the layer's weight, in which small updates vanish."""
     for parameter in adapter_parameters(model).values():
         parameter.data = parameter.data.float()
 
 
 def load_adapter_weights(model: PreTrainedModel, name: str | Path) -> None:
-    """Put saved adapters into the ones that a model has, all of them.
+    """Load saved adapters into the adapters of a model.
 
     Raises:
-        CheckpointError: naming adapters that are missing on either side.
+        CheckpointError: adapters are missing on either side; the message names some.
     """
     from peft import set_peft_model_state_dict
 
@@ -196,16 +196,16 @@ def load_adapter_weights(model: PreTrainedModel, name: str | Path) -> None:
 
 
 def finish_adapters(model: nn.Module, folder: str | Path) -> None:
-    """Complete a folder into which `save_pretrained` wrote a model's adapters; a whole model is left alone.
+    """Complete a folder into which `save_pretrained` wrote a model's adapters; a whole model does not change.
 
-    What they were trained on is noted: its weights, and how they were made 4-bit. DoRA's lengths are renamed: peft
-    reads them under both names, Transformers only under the new one and would begin with untrained lengths otherwise.
+    It saves the hash of the base weights and their 4-bit quantization. It renames DoRA's magnitude vectors: peft reads
+    both names, Transformers only the new one, and would start from untrained magnitudes otherwise.
     """
     path = Path(folder, ADAPTER_WEIGHTS)
     if not path.exists():
         return
     save_quantization(model, folder)
-    note_base(folder)
+    save_base_fingerprint(folder)
     saved = load_file(path)
     renamed = {key.removesuffix(".weight") + ".weight" if DORA_MARK in key else key: saved[key] for key in saved}
     if renamed.keys() != saved.keys():

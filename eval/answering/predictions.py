@@ -1,4 +1,4 @@
-"""The examples of a task answered, by one process or by several: a row of predictions.jsonl for each."""
+"""Predictions of a model for the examples of a task, by one process or several: a row of predictions.jsonl each."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -8,11 +8,11 @@ from transformers import PreTrainedModel
 
 from openpali.data.example import Box, Example
 from openpali.data.tasks import Task
-from openpali.eval.answering.confidence import score_boxes
-from openpali.eval.answering.decoding import Answer, answers
+from openpali.eval.answering.confidence import box_confidences
+from openpali.eval.answering.decoding import Answer, generate_answers
 from openpali.eval.answering.processes import ALONE, Processes
 
-WINDOW = 8  # batches of which prompts are sorted by length; bounds how many images are held at once
+WINDOW = 8  # batches whose prompts are sorted by length together; bounds the images in memory
 
 
 class Examples(Protocol):
@@ -24,7 +24,7 @@ class Examples(Protocol):
 
 
 class PredictionStore(Protocol):
-    """Where predictions go as they come, and where an interrupted run finds those that it has already."""
+    """Storage of predictions as they are made, from which an interrupted run resumes."""
 
     @property
     def done(self) -> Mapping[str, Answer]:
@@ -32,7 +32,7 @@ class PredictionStore(Protocol):
         ...
 
     def write(self, row: dict[str, Any]) -> None:
-        """Keep a row; its score is not known yet."""
+        """Store a row, still without its score."""
         ...
 
 
@@ -52,27 +52,27 @@ def answer_examples(
     max_length: int | None = None,
     processes: Processes = ALONE,
 ) -> list[dict[str, Any]]:
-    """The rows of `evaluate_task`, still without scores, in the order of the dataset.
+    """Predict the rows of `evaluate_task`, without scores, in the order of the dataset.
 
     Several processes take windows of eight batches in turn, in the same batches as a single process, and each returns
-    all rows. Batches differ only where records are bad, since the next one stands in for such a one.
+    all rows. Batches differ only where bad records are replaced by the next good one.
 
     Raises:
-        ValueError: if there is no example.
+        ValueError: there is no example.
     """
     done = dict(store.done) if store else {}
     options = (batch_size, task.max_new_tokens, num_beams, blank_images, box_scores, max_length)
     total = len(dataset) if limit is None else min(limit, len(dataset))
     with tqdm(total=-(-total // processes.count), desc=task.name, unit="ex", disable=not progress) as bar:
 
-        def answered(parts: Iterable[list[tuple[int, Example]]]) -> Iterator[dict[str, Any]]:
+        def predict_windows(parts: Iterable[list[tuple[int, Example]]]) -> Iterator[dict[str, Any]]:
             for window in parts:
                 missing = [(index, example) for index, example in window if example.id not in done]
                 for index, example in window:
                     if example.id in done:
                         yield prediction_row(index, example, task, done[example.id])
                         bar.update()
-                for i, answer in answers(model, processor, [example for _, example in missing], *options):
+                for i, answer in generate_answers(model, processor, [example for _, example in missing], *options):
                     row = prediction_row(*missing[i], task, answer)
                     if store:
                         store.write(row)
@@ -80,25 +80,25 @@ def answer_examples(
                     bar.update()
 
         if processes.count == 1:
-            rows = list(answered(windows(dataset, limit, WINDOW * batch_size)))
+            rows = list(predict_windows(windows(dataset, limit, WINDOW * batch_size)))
         else:
-            rows = gathered(answered, dataset, limit, WINDOW * batch_size, processes)
+            rows = gather_predictions(predict_windows, dataset, limit, WINDOW * batch_size, processes)
     if not rows:
         raise ValueError(f"nothing to evaluate on the task {task.name}: the dataset or the limit is empty")
     return sorted(rows, key=lambda row: row["index"])
 
 
-def gathered(
-    answered: Callable[[Iterable[list[tuple[int, Example]]]], Iterable[dict[str, Any]]],
+def gather_predictions(
+    predict_windows: Callable[[Iterable[list[tuple[int, Example]]]], Iterable[dict[str, Any]]],
     dataset: Examples | Sequence[Example],
     limit: int | None,
     size: int,
     processes: Processes,
 ) -> list[dict[str, Any]]:
-    """Rows of all processes, every id once with its first index, `limit` in all.
+    """Rows of all processes, each id once with its first index, `limit` in all.
 
-    An id that comes again is found out only when it has been read, perhaps by another process; so what is missing to
-    the limit is taken from further on, in another round.
+    A duplicate id is noticed only after it is read, perhaps by another process; so further rounds read more examples
+    until the limit is reached.
     """
     rows: dict[str, dict[str, Any]] = {}
     start, wanted = 0, len(dataset) if limit is None else limit
@@ -106,15 +106,15 @@ def gathered(
         stop = min(start + wanted - len(rows), len(dataset))
         starts = range(start + processes.index * size, stop, processes.count * size)
         mine = ([(i, dataset[i]) for i in range(at, min(at + size, stop))] for at in starts)
-        new = processes.gather(list(answered(first_of_each(window) for window in mine)))
+        new = processes.gather(list(predict_windows(without_duplicates(window) for window in mine)))
         for row in sorted(new, key=lambda row: row["index"]):
             rows.setdefault(row["id"], row)
         start = stop
     return list(rows.values())
 
 
-def first_of_each(window: Iterable[tuple[int, Example]]) -> list[tuple[int, Example]]:
-    """Pairs of index and Example without those whose id has come before."""
+def without_duplicates(window: Iterable[tuple[int, Example]]) -> list[tuple[int, Example]]:
+    """Pairs of index and Example, the first of each id."""
     kept: dict[str, tuple[int, Example]] = {}
     for index, example in window:
         kept.setdefault(example.id, (index, example))
@@ -124,7 +124,7 @@ def first_of_each(window: Iterable[tuple[int, Example]]) -> list[tuple[int, Exam
 def windows(
     dataset: Examples | Sequence[Example], limit: int | None, size: int
 ) -> Iterator[list[tuple[int, Example]]]:
-    """Lists of up to `size` pairs of index and Example, every id once, `limit` in all."""
+    """Lists of up to `size` pairs of index and Example, each id once, `limit` in all."""
     seen: set[str] = set()
     window = []
     for index in range(len(dataset)):
@@ -143,16 +143,16 @@ def windows(
 
 
 def prediction_row(index: int, example: Example, task: Task, answer: Answer) -> dict[str, Any]:
-    """The line of predictions.jsonl of one example, still without its score."""
+    """The row of predictions.jsonl of one example, without its score."""
     prediction = json_value(task.prediction(answer.text, example))
     if answer.found is not None and isinstance(prediction, list):
-        # copies, since scores are added below
+        # copies, since confidences are added below
         prediction = [dict(one) for one in answer.found]
-    found = prediction if isinstance(prediction, list) else []
-    found = [box for box in found if isinstance(box, dict) and "box" in box]
+    boxes = prediction if isinstance(prediction, list) else []
+    boxes = [box for box in boxes if isinstance(box, dict) and "box" in box]
     if answer.tokens is not None:
-        for box, score in zip(found, score_boxes(answer.tokens, found)):
-            box["score"] = score
+        for box, confidence in zip(boxes, box_confidences(answer.tokens, boxes)):
+            box["score"] = confidence
     row = {
         "id": example.id,
         "index": index,
@@ -165,14 +165,14 @@ def prediction_row(index: int, example: Example, task: Task, answer: Answer) -> 
         "references": list(example.references or (example.suffix,)),
         "boxes": json_value(example.boxes),
         "masks": json_value(example.masks),
-        "predicted_boxes": found,
+        "predicted_boxes": boxes,
     }
     row |= {} if answer.tokens is None else {"tokens": json_value(answer.tokens)}
     return row | ({} if answer.found is None else {"found": answer.found})
 
 
 def json_value(value: Any) -> Any:
-    """A copy with boxes as `{"box": [x0, y0, x1, y1], "label"}`, as files and metrics want them."""
+    """A copy in JSON values, with boxes as `{"box": [x0, y0, x1, y1], "label"}`, the format of files and metrics."""
     if isinstance(value, Box):
         return {"box": [float(x) for x in (value.x0, value.y0, value.x1, value.y1)], "label": value.label}
     if isinstance(value, dict):

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 import torch.distributed
 
-# one waits for the slowest: its last window may hold the longest answers, and models are downloaded one by one
-PATIENCE = timedelta(hours=12)
+# processes wait for the slowest: its last window may have the longest answers, and models are downloaded one by one
+TIMEOUT = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Processes:
     """This process among those that share the work.
 
     Attributes:
-        index: of this process, from 0; number 0 scores and writes.
+        index: of this process, from 0; process 0 scores and writes.
         count: of all.
         local_index: of this process on its machine.
     """
@@ -30,11 +30,11 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this one scores and writes."""
+        """Whether this process scores and writes."""
         return self.index == 0
 
     def wait(self) -> None:
-        """Go on when every process is here."""
+        """Wait until every process calls this."""
         if self.count > 1:
             torch.distributed.barrier()
 
@@ -59,15 +59,15 @@ ALONE = Processes()
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """The processes of this launch; one alone where nothing launched several."""
-    # a cluster may leave anything there for a command that no launcher has started
+    """The processes of this launch; a single one without a launcher."""
+    # a cluster may set it to anything for a command without a launcher
     given = os.environ.get("WORLD_SIZE", "")
     count = int(given) if given.isdecimal() else 1
     if count == 1:
         yield ALONE
         return
-    # gloo: only rows of text travel, and models may be on any kind of device
-    torch.distributed.init_process_group("gloo", timeout=PATIENCE)
+    # gloo: only rows of text are gathered, and models may be on any kind of device
+    torch.distributed.init_process_group("gloo", timeout=TIMEOUT)
     try:
         yield Processes(torch.distributed.get_rank(), count, int(os.environ.get("LOCAL_RANK", "0")))
     finally:

@@ -32,14 +32,14 @@ def embed_images(
     *,
     progress: bool = False,
 ) -> torch.Tensor:
-    """Embeddings of images, comparable with those of `embed_texts` by their inner products.
+    """Embed images; inner products with embeddings of `embed_texts` are similarities.
 
     Args:
-        model: with two towers; its training mode is as before afterwards.
+        model: with two towers; its training mode does not change.
         image_processor: of the model.
-        images: PIL RGB; a generator is read batch by batch, so that not all images are in memory at once.
+        images: PIL RGB; a generator is read batch by batch, to save memory.
         batch_size: images at a time.
-        progress: show a bar.
+        progress: show a progress bar.
 
     Returns:
         float[n, D] of length 1, on the CPU.
@@ -62,12 +62,12 @@ def image_features(
     """Features of the image encoder, not normalised.
 
     Args:
-        model: with an image tower, or being one.
+        model: an image tower, or a model with one.
         image_processor: of the model.
         images: PIL RGB.
         pooling: one of `POOLINGS`.
         batch_size: images at a time.
-        progress: show a bar.
+        progress: show a progress bar.
 
     Returns:
         float[n, D] on the CPU.
@@ -87,12 +87,12 @@ def pooled_features(
     *,
     progress: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """`image_features` with several poolings at the cost of one."""
+    """`image_features` with several poolings in one forward pass."""
     check_poolings(model, poolings)
     tower = image_tower(model)
     rows: list[dict[str, torch.Tensor]] = []
-    with evaluating(model):
-        for batch in tqdm(batches(images, batch_size), desc="pictures", unit="batch", disable=not progress):
+    with eval_mode(model):
+        for batch in tqdm(batches(images, batch_size), desc="images", unit="batch", disable=not progress):
             inputs = image_processor(batch, return_tensors="pt")
             rows.append(pool(tower, inputs.to(model.device, dtype=model.dtype), poolings))
     if not rows:
@@ -101,7 +101,7 @@ def pooled_features(
 
 
 def pool(tower: nn.Module, inputs: Mapping[str, torch.Tensor], poolings: Sequence[str]) -> dict[str, torch.Tensor]:
-    """float[n, D] of a batch by pooling; patches that only fill up a NaFlex image have no part in the mean."""
+    """float[n, D] of a batch by pooling; padding patches of a NaFlex image do not count in the mean."""
     outputs = tower(**inputs)
     tokens, mask = outputs.last_hidden_state.float(), inputs.get("pixel_attention_mask")
     if mask is None:
@@ -114,7 +114,7 @@ def pool(tower: nn.Module, inputs: Mapping[str, torch.Tensor], poolings: Sequenc
 
 
 def image_tower(model: PreTrainedModel) -> PreTrainedModel:
-    """The image encoder of a model with two towers or with a classifier; an image encoder itself."""
+    """The image encoder of a model with two towers or with a classifier; an image encoder is its own."""
     if isinstance(model, (SiglipVisionModel, Siglip2VisionModel)):
         return model
     return cast(PreTrainedModel, model.vision_model)
@@ -126,7 +126,7 @@ def has_head(model: PreTrainedModel) -> bool:
 
 
 def check_poolings(model: PreTrainedModel, poolings: Sequence[str]) -> None:
-    """Raise ValueError for a pooling that there is not, or that the encoder lacks."""
+    """Raise ValueError for an unknown pooling, or one that the encoder lacks."""
     unknown = [pooling for pooling in poolings if pooling not in POOLINGS]
     if unknown:
         raise ValueError(f"pooling is one of {', '.join(POOLINGS)}, not {unknown[0]!r}")
@@ -143,18 +143,18 @@ def embed_texts(
     *,
     progress: bool = False,
 ) -> torch.Tensor:
-    """Embeddings of texts, comparable with those of `embed_images`.
+    """Embed texts; inner products with embeddings of `embed_images` are similarities.
 
-    SigLIP attends to padding, and pools the last position: every text is filled up to the length of the training.
-    Longer ones are cut, and a warning counts them. Equal texts are embedded once, so that their scores tie exactly.
+    SigLIP attends to padding and pools the last position, so every text is padded to the training length. Longer texts
+    are cut, and a warning counts them. Equal texts are embedded once, so that their scores tie exactly.
 
     Args:
-        model: with two towers; its training mode is as before afterwards.
+        model: with two towers; its training mode does not change.
         tokenizer: of the model.
         texts: of any languages.
         text_length: tokens of every text; the model's `max_position_embeddings` when None.
         batch_size: texts at a time.
-        progress: show a bar.
+        progress: show a progress bar.
 
     Returns:
         float[n, D] of length 1, on the CPU.
@@ -164,13 +164,13 @@ def embed_texts(
     """
     if not texts:
         raise ValueError("there are no texts to embed")
-    length = checked_length(model, text_length)
+    length = check_text_length(model, text_length)
     place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     chunks, too_long = [], set()
-    with evaluating(model):
+    with eval_mode(model):
         bar = tqdm(total=len(place), desc="texts", unit="text", disable=not progress)
         for batch in batches(place, batch_size):
-            # without padding first: only so is it known which are too long
+            # first without padding, to find the texts that are too long
             lengths = [len(ids) for ids in tokenizer(batch, truncation=False, verbose=False)["input_ids"]]
             too_long |= {text for text, tokens in zip(batch, lengths) if tokens > length}
             ids = tokenizer(batch, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
@@ -178,20 +178,20 @@ def embed_texts(
             chunks.append(normalize(features.pooler_output.float(), dim=-1).cpu())
             bar.update(len(batch))
         bar.close()
-    warn_of_cuts([text for text in place if text in too_long], len(place), length)
+    warn_truncated([text for text in place if text in too_long], len(place), length)
     return torch.cat(chunks)[[place[text] for text in texts]]
 
 
-def checked_length(model: Any, text_length: int | None) -> int:
-    """Tokens of every text."""
+def check_text_length(model: Any, text_length: int | None) -> int:
+    """Tokens of every text, checked."""
     positions = int(model.config.text_config.max_position_embeddings)
     if text_length is not None and not 1 <= text_length <= positions:
         raise ValueError(f"text_length={text_length}: the model's text tower has 1 to {positions} positions")
     return text_length or positions
 
 
-def warn_of_cuts(cut: Sequence[str], total: int, length: int) -> None:
-    """One warning for all texts that lost their ends."""
+def warn_truncated(cut: Sequence[str], total: int, length: int) -> None:
+    """One warning for all truncated texts."""
     if cut:
         logger.warning(
             "%d of %d different texts are longer than %d tokens and were cut, the first of them: %r",
@@ -200,8 +200,8 @@ def warn_of_cuts(cut: Sequence[str], total: int, length: int) -> None:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """No gradients and no dropout inside; afterwards every part is in the mode that it had, frozen towers too."""
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module has its previous mode, frozen towers too."""
     modes = {part: part.training for part in model.modules()}
     model.eval()
     try:
@@ -213,7 +213,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of up to `size` items, read only as they are asked for."""
+    """Lists of up to `size` items, read lazily."""
     if size < 1:
         raise ValueError(f"batch_size={size}: at least 1")
     iterator = iter(items)

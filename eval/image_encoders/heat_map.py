@@ -1,4 +1,4 @@
-"""An image of recalls: languages down, recall at k in both directions across."""
+"""Heat map of recalls: a row for each language, and columns for recall at k in both directions."""
 
 from pathlib import Path
 from typing import Any
@@ -6,17 +6,16 @@ from typing import Any
 import numpy as np
 
 from openpali.eval.prompts.language_names import language_name
-from openpali.eval.scoring.recall import DIRECTIONS, RetrievalTable, recall_key
+from openpali.eval.scoring.recall import DIRECTION_NAMES, DIRECTIONS, RetrievalTable, recall_key
 
-TITLES = {"image_to_text": "image → text", "text_to_image": "text → image"}
 _COLOURS = "YlGnBu"
 _MISSING = 'the heat map needs matplotlib: pip install "openpali[eval]"'
 
 
 def draw_heat_map(table: RetrievalTable, path: str | Path, title: str = "") -> Path:
-    """Draw the recalls of every language, best first, between their mean and what chance would give.
+    """Draw the recalls of every language, highest first, between the rows of their mean and of chance.
 
-    Colours go from 0 to the next full tenth above the largest value, so that the differences of a weak model show.
+    Colours range from 0 to the next tenth above the largest value, so that a weak model has visible differences.
 
     Args:
         table: of `retrieval_per_language`.
@@ -36,12 +35,12 @@ def draw_heat_map(table: RetrievalTable, path: str | Path, title: str = "") -> P
     names, panels = heat_rows(table)
     top = max(0.1, np.ceil(10 * max(values.max() for values in panels.values())) / 10)
     wide = 2.6 + 1.5 * len(table.ks)
-    # not pyplot: an image of its own, whatever window or backend the process has
+    # not pyplot, whose state and backend belong to the process
     figure = Figure(figsize=(wide, 1.6 + 0.27 * len(names)), dpi=150, layout="constrained")
     axes = figure.subplots(1, len(DIRECTIONS), sharey=True)
     for axis, direction in zip(axes, DIRECTIONS):
         image = draw_panel(axis, panels[direction], table.ks, top)
-        axis.set_title(TITLES[direction], fontsize=10)
+        axis.set_title(DIRECTION_NAMES[direction], fontsize=10)
     axes[0].set_yticks(range(len(names)), names, fontsize=9)
     for place in (0, len(names) - 1):
         axes[0].get_yticklabels()[place].set_fontweight("bold")
@@ -56,7 +55,7 @@ def draw_heat_map(table: RetrievalTable, path: str | Path, title: str = "") -> P
 
 
 def heat_rows(table: RetrievalTable) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Names of the rows, and by direction their recalls as float[rows, k]: mean, languages, chance."""
+    """Names of the rows (mean, languages, chance), and by direction their recalls, float[rows, k]."""
     first = [recall_key(direction, table.ks[0]) for direction in DIRECTIONS]
     order = sorted(table.languages, key=lambda name: -sum(table.languages[name].recalls[key] for key in first))
     rows = [table.mean, *(table.languages[name].recalls for name in order), table.chance]
@@ -68,7 +67,7 @@ def heat_rows(table: RetrievalTable) -> tuple[list[str], dict[str, np.ndarray]]:
 
 
 def draw_panel(axis: Any, values: np.ndarray, ks: tuple[int, ...], top: float) -> Any:
-    """One direction: coloured cells with their per cent, the mean and chance set apart by lines."""
+    """Draw one direction: coloured cells with values in per cent, and lines beside the mean and chance."""
     image = axis.imshow(100 * values, cmap=_COLOURS, vmin=0, vmax=100 * top, aspect="auto")
     axis.set_xticks(range(len(ks)), [f"R@{k}" for k in ks], fontsize=9)
     axis.xaxis.tick_top()

@@ -1,7 +1,7 @@
-"""Few-shot linear probe: how well a linear classifier tells classes apart from a few images' frozen features.
+"""Few-shot linear probe: accuracy of a linear classifier on frozen features of a few images per class.
 
-PaLI-3 compares its two image encoders so. The classifier is scikit-learn's logistic regression on standardised
-features; how strongly it is regularised is chosen on a fifth of the shots, at least one a class, held out for that.
+The PaLI-3 paper compares its two image encoders by it. The classifier is scikit-learn's logistic regression on
+standardised features; its regularisation is selected on a fifth of the shots, at least one per class, held out.
 """
 
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 REGULARISATIONS = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
 """scikit-learn's C, the inverse of the strength, on standardised features."""
 FIXED = 1e-2
-"""C where one shot a class leaves nothing to choose by."""
+"""C with one shot per class, which leaves no held-out shot."""
 _MISSING = 'the linear probe needs scikit-learn: pip install "openpali[eval]"'
 
 
@@ -30,12 +30,12 @@ class ProbeResult:
         mean: of the draws, in [0, 1].
         std: their standard deviation (of a sample: divided by one less than their number); 0 for one draw.
         accuracies: of each draw.
-        regularisations: the C that each chose.
-        shots: training examples a class.
+        regularisations: the selected C of each draw.
+        shots: training examples per class.
         classes: number of classes.
         tests: test examples of each draw.
         left_out: classes with too few examples.
-        chance: accuracy of naming always the most frequent class.
+        chance: accuracy of always predicting the most frequent class.
     """
 
     mean: float
@@ -60,20 +60,20 @@ def linear_probe(
     seeds: Sequence[int] = (0, 1, 2),
     test: tuple[Any, Sequence[Hashable]] | None = None,
 ) -> ProbeResult:
-    """Train on `shots` examples of each class, test on all others or on a set of their own.
+    """Train on `shots` examples of each class, test on all others or on a separate set.
 
     Args:
         features: float[n, D], frozen: a tensor on the CPU or an array.
         labels: n classes.
         shots: examples of each class to train on.
         seeds: one draw of shots for each.
-        test: features and labels to test on; without, the examples that are no shots.
+        test: features and labels to test on; the examples that are no shots when None.
 
     Returns:
-        Accuracies; a class with too few examples is left out with a warning, in the test too.
+        Accuracies; a class with too few examples is left out of training and test, with a warning.
 
     Raises:
-        ValueError: fewer than two classes have enough examples, or the arguments make no sense.
+        ValueError: fewer than two classes have enough examples, or an argument is invalid.
         ImportError: scikit-learn is missing.
     """
     table, known = np.asarray(features, dtype=np.float32), np.asarray([str(label) for label in labels])
@@ -88,7 +88,7 @@ def linear_probe(
         if test is None:
             held_features, held = table[rest], known[rest]
         else:
-            held_features, held = rows_to_test(test, classes, table.shape[1])
+            held_features, held = test_examples(test, classes, table.shape[1])
         scores.append(fit(table[train], known[train], held_features, held, shots, seed))
     accuracies = [accuracy for accuracy, _ in scores]
     spread = float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0
@@ -99,7 +99,7 @@ def linear_probe(
 
 
 def usable_classes(labels: np.ndarray, shots: int, more: int) -> tuple[list[str], list[str]]:
-    """Classes with `shots + more` examples, and those with fewer, which are told."""
+    """Classes with `shots + more` examples, and those with fewer, with a warning."""
     counts = Counter(labels.tolist())
     classes = sorted(name for name, count in counts.items() if count >= shots + more)
     left_out = sorted(set(counts) - set(classes))
@@ -119,16 +119,16 @@ def usable_classes(labels: np.ndarray, shots: int, more: int) -> tuple[list[str]
 def draw_shots(
     labels: np.ndarray, rows: np.ndarray, classes: Sequence[str], shots: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers to train on, the same number of each class, and the remaining ones of `rows`."""
+    """Indices of the training examples, the same number of each class, and the others of `rows`."""
     rng = np.random.default_rng(seed)
     train = np.concatenate([rng.permutation(np.flatnonzero(labels == name))[:shots] for name in classes])
     return train, np.setdiff1d(rows, train)
 
 
-def rows_to_test(
+def test_examples(
     test: tuple[Any, Sequence[Hashable]], classes: Sequence[str], width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features and labels of a test set's examples of known classes."""
+    """Features and labels of a test set's examples of the known classes."""
     features, labels = np.asarray(test[0], dtype=np.float32), np.asarray([str(label) for label in test[1]])
     if features.shape != (len(labels), width):
         raise ValueError(f"test features are float[{len(labels)}, {width}], not {list(features.shape)}")
@@ -141,7 +141,7 @@ def rows_to_test(
 def fit(
     features: np.ndarray, labels: np.ndarray, held_features: np.ndarray, held: np.ndarray, shots: int, seed: int
 ) -> tuple[float, float]:
-    """Accuracy on the held-out examples, and the C that was chosen on a part of the others."""
+    """Accuracy on the test examples, and the C that was selected on a part of the shots."""
     try:
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit
@@ -151,11 +151,11 @@ def fit(
         raise ImportError(_MISSING) from error
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=FIXED, max_iter=1000))
     if shots > 1:
-        # one fold: a class of ten has two to choose by, and the winner is trained on all ten again
+        # one fold: of ten shots per class two are held out, and the best C is trained on all ten
         fold = StratifiedShuffleSplit(1, test_size=len(labels) // shots * max(1, shots // 5), random_state=seed)
         probe = GridSearchCV(probe, {"logisticregression__C": list(REGULARISATIONS)}, cv=fold)
     with warnings.catch_warnings():
-        # where classes have one or two shots, scikit-learn suspects that they are numbers
+        # with one or two shots per class, scikit-learn takes labels for regression targets
         warnings.filterwarnings("ignore", message="The number of unique classes is greater")
         probe.fit(features, labels)
     chosen = probe.best_params_["logisticregression__C"] if isinstance(probe, GridSearchCV) else FIXED

@@ -1,4 +1,4 @@
-"""Image encoders to compare: SigLIP's two towers, an encoder with a classifier, or an encoder alone."""
+"""Loading of image encoders: SigLIP's two towers, an encoder with a classifier, or an encoder alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ from openpali.modeling.checkpoints import load_checkpoint, load_config, reading
 from openpali.modeling.dtypes import requested_dtype
 
 TWO_TOWERS = ("siglip", "siglip2")
-ENCODERS = ("siglip_vision_model", "siglip2_vision_model")
+IMAGE_TOWERS = ("siglip_vision_model", "siglip2_vision_model")
 CLASSIFIER = "ForImageClassification"
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A model that is measured.
+    """An image encoder, perhaps with a text tower.
 
     Attributes:
-        name: what tables call it.
+        name: in tables.
         model: in evaluation mode.
         image_processor: of the model.
         tokenizer: None for a model without a text tower.
@@ -44,7 +44,7 @@ class Encoder:
 
     @property
     def poolings(self) -> list[str]:
-        """Of all features that are needed: a model with two towers embeds images by its head."""
+        """All poolings that are needed: a model with two towers embeds images with its head."""
         return sorted({self.pooling} | ({"head"} if self.tokenizer is not None else set()))
 
 
@@ -61,23 +61,23 @@ def load_encoder(
     Args:
         checkpoint: folder or Hub name.
         device: such as "cuda:0" or "cpu".
-        pooling: one of `POOLINGS`, or `auto`: what the model was trained with, that is the mean of the tokens for a
-            classifier of Transformers, and the pooling head for others that have one.
-        name: what tables call it; the checkpoint when None.
+        pooling: one of `POOLINGS`, or `auto`, that of the training: the mean of the tokens for a classifier of
+            Transformers, and the pooling head for others that have one.
+        name: in tables; the checkpoint when None.
         dtype: of the weights: "float32", "bfloat16", "float16", or "auto", which is the checkpoint's own.
-        incomplete: take a checkpoint that lacks weights as it is.
+        incomplete: accept a checkpoint that lacks weights.
 
     Raises:
         ValueError: the checkpoint is no SigLIP, or the pooling is unknown or missing.
-        OSError: there is no such checkpoint, or its weights are not the model's.
+        OSError: there is no such checkpoint, or its weights do not fit the model.
     """
     if pooling not in ("auto", *POOLINGS):
         raise ValueError(f"pooling is one of auto, {', '.join(POOLINGS)}, not {pooling!r}")
     config = load_config(checkpoint)
-    if config.model_type not in TWO_TOWERS + ENCODERS:
-        known = ", ".join(TWO_TOWERS + ENCODERS)
+    if config.model_type not in TWO_TOWERS + IMAGE_TOWERS:
+        known = ", ".join(TWO_TOWERS + IMAGE_TOWERS)
         raise ValueError(f"{checkpoint} is of the type {config.model_type}; this reads {known}")
-    # the configuration of a classifier is that of two towers, only the architecture tells
+    # a classifier has the configuration of two towers; only the architecture differs
     classifier = CLASSIFIER in (config.architectures or [""])[0]
     kind = AutoModelForImageClassification if classifier else AutoModel
     model: Any = load_checkpoint(kind, checkpoint, incomplete=incomplete, dtype=requested_dtype(dtype))
@@ -96,6 +96,6 @@ def load_encoder(
 
 
 def short_names(checkpoints: Sequence[str]) -> list[str]:
-    """Last parts of the checkpoints' names, or the names as they are where the last parts are not all different."""
+    """Last parts of the checkpoints' names, or the full names where the last parts are not unique."""
     short = [Path(checkpoint).name or checkpoint for checkpoint in checkpoints]
     return short if len(set(short)) == len(short) else list(checkpoints)

@@ -1,6 +1,6 @@
-"""What an encoder is measured on: features, texts and classes of a source's records, read as a stream.
+"""Evaluation data of image encoders: features, texts and classes of a source's records.
 
-ImageFolder are embedded batch by batch and forgotten; those that a report shows are read again.
+Images are embedded batch by batch and not kept; the report reads those that it shows again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,27 +20,27 @@ from openpali.eval.image_encoders.models import Encoder
 
 @runtime_checkable
 class StreamedSource(Protocol):
-    """A source whose records come in order and not by number, such as `WebDataset`."""
+    """An iterable-style source, such as `WebDataset`."""
 
     name: str
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Every good record once, in the same order each time."""
+        """Every good record once, in a fixed order."""
         ...
 
 
 @dataclass
-class Collected:
-    """What is kept of the records that were read.
+class EncoderData:
+    """Features, texts and classes of the images of a source.
 
     Attributes:
-        places: of each image, the number of its record in the source.
+        places: index of each image's record in the source.
         features: by name of the encoder and by pooling, float[n, D], not normalised.
         texts: all captions of all images.
-        text_image: the image of each, counted from 0.
-        text_language: and its language.
-        concepts: the class of each image; None where it has none, or shows things of several.
-        names: by class and language, what it is called.
+        text_image: 0-based image of each text.
+        text_language: language of each text.
+        concepts: class of each image; None where it has none or several.
+        names: names of each class by language.
     """
 
     places: list[int] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Collected:
     names: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     def add(self, place: int, record: dict[str, Any], languages: Sequence[str] | None) -> None:
-        """Note everything of a record but its image."""
+        """Add a record, without its image."""
         number = len(self.places)
         self.places.append(place)
         for language, texts in captions_of(record, languages).items():
@@ -70,11 +70,11 @@ class Collected:
 
     @property
     def languages(self) -> list[str]:
-        """Of texts and class names, in alphabetical order."""
+        """Languages of texts and class names, in alphabetical order."""
         return sorted({*self.text_language, *(language for names in self.names.values() for language in names)})
 
 
-def collect(
+def encode_source(
     source: Source | StreamedSource,
     encoders: Sequence[Encoder],
     skipped: SkipLog,
@@ -83,28 +83,28 @@ def collect(
     batch_size: int = 64,
     *,
     progress: bool = False,
-) -> Collected:
-    """Read records once, and keep every encoder's features of their images.
+) -> EncoderData:
+    """Read the records of a source once, and compute every encoder's features of their images.
 
     Args:
-        source: of records with images; those with several count by their first.
-        encoders: whose features to keep.
-        skipped: where records that cannot be used are listed.
+        source: of records with images; of several images in a record the first counts.
+        encoders: to compute features with.
+        skipped: log of records that cannot be used.
         limit: number of records, all when None.
-        languages: whose texts to keep, all when None.
+        languages: of the texts to keep, all when None.
         batch_size: images in memory at once.
-        progress: show a bar.
+        progress: show a progress bar.
 
     Raises:
-        ValueError: there is no record that can be used.
+        ValueError: no record can be used.
     """
-    found = Collected()
+    data = EncoderData()
     chunks: dict[str, dict[str, list[torch.Tensor]]] = {
         encoder.name: {pooling: [] for pooling in encoder.poolings} for encoder in encoders
     }
     streamed = isinstance(source, StreamedSource)
     total = limit if streamed else min(limit or len(source), len(source))
-    with tqdm(total=total, desc="pictures", unit="image", disable=not progress) as bar:
+    with tqdm(total=total, desc="images", unit="image", disable=not progress) as bar:
         for batch in batches(records_of(source, skipped, limit), batch_size):
             images = [image_of(record) for _, record in batch]
             for encoder in encoders:
@@ -113,20 +113,20 @@ def collect(
                 for pooling, rows in features.items():
                     chunks[encoder.name][pooling].append(rows)
             for place, record in batch:
-                found.add(place, record, languages)
+                data.add(place, record, languages)
             bar.update(len(batch))
-    if not found.places:
+    if not data.places:
         raise ValueError(f"the source {source.name!r} has no record that can be used; see skipped_records.jsonl")
-    found.features = {
+    data.features = {
         name: {pooling: torch.cat(rows) for pooling, rows in kinds.items()} for name, kinds in chunks.items()
     }
-    return found
+    return data
 
 
 def records_of(
     source: Source | StreamedSource, skipped: SkipLog, limit: int | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Good records with their places: numbers in the source, or in the order of a stream."""
+    """Good records with their indices in the source or stream."""
     if isinstance(source, StreamedSource):
         yield from islice(enumerate(source.records()), limit)
         return
@@ -138,7 +138,7 @@ def records_of(
 
 
 def images_at(source: Source | StreamedSource, places: Sequence[int]) -> dict[int, Image.Image]:
-    """ImageFolder of records that were read before, by their places; a stream is read again up to the last of them."""
+    """Images of records by index; a stream is read again up to the last of them."""
     if not isinstance(source, StreamedSource):
         return {place: image_of(source[place]) for place in sorted(set(places))}
     records = islice(enumerate(source.records()), max(places, default=-1) + 1)
@@ -146,14 +146,14 @@ def images_at(source: Source | StreamedSource, places: Sequence[int]) -> dict[in
 
 
 def image_of(record: dict[str, Any]) -> Image.Image:
-    """The image of a record, the first of several."""
+    """The first image of a record."""
     return record["images"][0] if "images" in record else record["image"]
 
 
 def captions_of(record: dict[str, Any], languages: Sequence[str] | None) -> dict[str, list[str]]:
-    """Texts of a record by language, those of `languages` only when they are given.
+    """Texts of a record by language, restricted to `languages` unless None.
 
-    A record without captions has its suffix for one, in the first of the languages, or in English.
+    A record without captions has its suffix as one, in the first of the languages, or in English.
     """
     captions = record.get("captions")
     if not captions:
@@ -166,12 +166,12 @@ def captions_of(record: dict[str, Any], languages: Sequence[str] | None) -> dict
 def class_of(record: dict[str, Any]) -> tuple[str | None, dict[str, list[str]]]:
     """The class of a record's image and its names by language.
 
-    It is the record's `concept`, or that of its objects where all are of one. Its names are those of the objects, or
-    the captions where there are no objects.
+    The class is the record's `concept`, or that of its objects where all share one. Its names are those of the
+    objects, or the captions of a record without objects.
     """
     objects = record.get("objects") or []
-    shown = {item["concept"] for item in objects if item.get("concept")}
-    concept = record.get("concept") or (next(iter(shown)) if len(shown) == 1 else None)
+    concepts = {item["concept"] for item in objects if item.get("concept")}
+    concept = record.get("concept") or (next(iter(concepts)) if len(concepts) == 1 else None)
     if concept is None:
         return None, {}
     named = [item["names"] for item in objects if item.get("concept") == concept and item.get("names")]
@@ -181,5 +181,5 @@ def class_of(record: dict[str, Any]) -> tuple[str | None, dict[str, list[str]]]:
 
 
 def as_list(texts: str | Sequence[str]) -> list[str]:
-    """One text or several, without empty ones and each once."""
+    """The distinct texts as a list, without empty ones."""
     return [text for text in dict.fromkeys([texts] if isinstance(texts, str) else texts) if text]

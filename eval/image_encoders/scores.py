@@ -1,4 +1,4 @@
-"""All scores of an image encoder in one place, and the lines that sum them up."""
+"""All scores of an image encoder, and their summary."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,9 +8,7 @@ import torch
 
 from openpali.eval.image_encoders.linear_probe import ProbeResult
 from openpali.eval.image_encoders.zero_shot import ZeroShotTable
-from openpali.eval.scoring.recall import DIRECTIONS, RetrievalTable, recall_key
-
-WORDS = {"image_to_text": "image → text", "text_to_image": "text → image"}
+from openpali.eval.scoring.recall import DIRECTION_NAMES, DIRECTIONS, RetrievalTable, recall_key
 
 
 @dataclass(frozen=True)
@@ -24,16 +22,16 @@ class Probe:
 
 
 @dataclass
-class Measured:
-    """Everything that was measured; None and empty where it was not, `notes` say why.
+class EncoderScores:
+    """All scores of an evaluation of image encoders; None or empty where not measured, and `notes` say why.
 
     Attributes:
         title: of the report.
-        settings: for its head.
+        settings: for the head of the report.
         retrieval: of the first encoder.
         zero_shot: likewise.
         probes: of all encoders.
-        notes: in words.
+        notes: why a task was not measured.
         image_embeds: float[n, D] of the first encoder, normalised.
         text_embeds: float[m, D], likewise.
     """
@@ -58,7 +56,7 @@ class Measured:
         }
 
     def summary(self) -> list[str]:
-        """The main scores, a line each."""
+        """The main scores, one per line."""
         lines = [
             f"{row['name']}: "
             + ", ".join(f"{key} {value}" for key, value in row["values"])
@@ -73,29 +71,29 @@ class Measured:
 
 
 def percent(value: float) -> str:
-    """ "12.3 %"."""
+    """A share in per cent, such as 12.3 %."""
     return f"{100 * value:.1f} %"
 
 
-def summary_rows(measured: Measured) -> list[dict[str, Any]]:
-    """Retrieval both ways and zero-shot classification: values by name, chance and how far above it the first is."""
+def summary_rows(scores: EncoderScores) -> list[dict[str, Any]]:
+    """Retrieval in both directions and zero-shot classification: values by name, chance, and the ratio to chance."""
     rows = []
-    if measured.retrieval:
-        table = measured.retrieval
+    if scores.retrieval:
+        table = scores.retrieval
         for direction in DIRECTIONS:
             keys = [(f"R@{k}", recall_key(direction, k)) for k in table.ks]
-            name = f"retrieval, {WORDS[direction]}"
-            rows.append(summary_row(name, keys, table.mean, table.chance) | limit(table.ceiling[keys[0][1]]))
-    if measured.zero_shot:
-        keys = [(key.replace("top_", "top-"), key) for key in measured.zero_shot.mean]
-        rows.append(summary_row("zero-shot", keys, measured.zero_shot.mean, measured.zero_shot.chance))
+            name = f"{DIRECTION_NAMES[direction]} retrieval"
+            rows.append(summary_row(name, keys, table.mean, table.chance) | ceiling_entry(table.ceiling[keys[0][1]]))
+    if scores.zero_shot:
+        keys = [(key.replace("top_", "top-"), key) for key in scores.zero_shot.mean]
+        rows.append(summary_row("zero-shot", keys, scores.zero_shot.mean, scores.zero_shot.chance))
     return rows
 
 
 def summary_row(
     name: str, keys: Sequence[tuple[str, str]], mean: Mapping[str, float], chance: Mapping[str, float]
 ) -> dict[str, Any]:
-    """One row; the score and chance of its first key stand apart."""
+    """One row of the summary; its first key has the ratio of score to chance."""
     first = keys[0][1]
     times = mean[first] / chance[first]
     return {
@@ -108,6 +106,6 @@ def summary_row(
     }
 
 
-def limit(ceiling: float) -> dict[str, str]:
-    """What nobody can exceed, where that is less than everything."""
+def ceiling_entry(ceiling: float) -> dict[str, str]:
+    """The highest possible score, where it is less than 1."""
     return {"limit": percent(ceiling)} if ceiling < 1 else {}

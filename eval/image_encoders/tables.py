@@ -1,4 +1,4 @@
-"""Tables of an encoder's scores: a line a language as CSV for programs and as Markdown for people."""
+"""Tables of an encoder's scores, one row per language, as CSV and Markdown."""
 
 import csv
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ COUNTS = ("images", "texts", "classes")
 
 
 def language_rows(retrieval: RetrievalTable | None, zero_shot: ZeroShotTable | None) -> list[dict[str, Any]]:
-    """A row for each language, then the mean and chance; `language` and what was measured, None where it was not."""
+    """A row for each language, then mean and chance: `language` and scores, None where not measured."""
     names = dict.fromkeys([*(retrieval.languages if retrieval else ()), *(zero_shot.languages if zero_shot else ())])
     rows: list[dict[str, Any]] = [{"language": name} for name in sorted(names)]
     mean: dict[str, Any] = {"language": "mean"}
@@ -37,7 +37,7 @@ def language_rows(retrieval: RetrievalTable | None, zero_shot: ZeroShotTable | N
 
 
 def columns_of(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Keys of all rows in their order."""
+    """Keys of all rows, in order."""
     return list(dict.fromkeys(key for row in rows for key in row))
 
 
@@ -48,7 +48,7 @@ def column_title(key: str) -> str:
 
 
 def format_cell(key: str, value: Any) -> str:
-    """A value as people read it: shares as per cent."""
+    """A value as text: shares in per cent."""
     if value is None:
         return ""
     if key == "language":
@@ -57,7 +57,7 @@ def format_cell(key: str, value: Any) -> str:
 
 
 def write_tables(rows: Sequence[dict[str, Any]], folder: str | Path) -> None:
-    """Write per_language.csv, shares in [0, 1], and per_language.md, per cent."""
+    """Write per_language.csv, shares in [0, 1], and per_language.md, in per cent."""
     folder, columns = Path(folder), columns_of(rows)
     with (folder / "per_language.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")

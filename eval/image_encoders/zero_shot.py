@@ -1,7 +1,7 @@
-"""Zero-shot classification: the class whose name, put into several sentences, is nearest to the image.
+"""Zero-shot classification: the nearest class by embeddings of its name in several prompt templates.
 
-An embedding of a class is the mean of the normalised embeddings of all its sentences, normalised again (as in CLIP,
-2103.00020 section 3.1.4, and the reference code of SigLIP).
+The embedding of a class is the mean of the normalised embeddings of all its prompts, normalised again (as in CLIP,
+2103.00020 section 3.1.4, and in big_vision's code for SigLIP).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ import yaml
 from torch.nn.functional import normalize
 
 from openpali.eval.image_encoders.embedding import embed_texts
-from openpali.eval.scoring.recall import mean_of, own_ranks
+from openpali.eval.scoring.recall import match_ranks, mean_of
 
 TEMPLATES = Path(__file__).with_name("zero_shot_templates.yaml")
 BARE = ("{}",)
@@ -26,13 +26,13 @@ Names = str | Sequence[str]
 
 @dataclass(frozen=True)
 class ZeroShotTable:
-    """Accuracies of every language, and their plain means over the languages.
+    """Accuracies of every language, and their unweighted means over the languages.
 
     Attributes:
         languages: by language `top_1` and `top_5` in [0, 1].
         mean: averaged over the languages.
-        chance: likewise, of guessing.
-        classes: by language how many there were to choose from.
+        chance: likewise, of random predictions.
+        classes: number of classes by language.
     """
 
     languages: dict[str, dict[str, float]]
@@ -47,7 +47,7 @@ class ZeroShotTable:
 
 
 def templates_of(language: str) -> tuple[str, ...]:
-    """Prompt templates of a language, `{}` in place of the name; only `{}` where we have none."""
+    """Prompt templates of a language, `{}` in place of the name; only `{}` where there are none."""
     return tuple(read_templates().get(language, BARE))
 
 
@@ -58,7 +58,7 @@ def read_templates() -> dict[str, list[str]]:
 
 
 def prompts(names: Names, templates: Sequence[str] = BARE) -> list[str]:
-    """Every name in every template, each sentence once.
+    """Every name in every template, each prompt once.
 
     Raises:
         ValueError: a template has no place for the name, or there is no name.
@@ -123,7 +123,7 @@ def mean_embeddings(
 def zero_shot_accuracy(
     image_embeds: torch.Tensor, class_embeds: torch.Tensor, labels: torch.Tensor, ks: Sequence[int] = KS
 ) -> dict[str, float]:
-    """How often an image's class is the nearest, or among the k nearest.
+    """Share of images whose class is the nearest, or among the k nearest.
 
     Args:
         image_embeds: float[n, D], normalised.
@@ -132,13 +132,13 @@ def zero_shot_accuracy(
         ks: ranks that count.
 
     Returns:
-        `top_1`, `top_5` in [0, 1]. Of classes that are equally near the first counts as nearest.
+        `top_1`, `top_5` in [0, 1]. Ties are broken by the order of the classes.
 
     Raises:
         ValueError: shapes or labels do not fit together, or an embedding is not finite.
     """
-    # images look for their class as texts look for their image
-    ranks = own_ranks(class_embeds, image_embeds, labels)[1]
+    # images retrieve their class as texts retrieve their image
+    ranks = match_ranks(class_embeds, image_embeds, labels)[1]
     return {f"top_{k}": float((ranks < k).double().mean()) for k in ks}
 
 
@@ -161,8 +161,8 @@ def zero_shot_per_language(
         tokenizer: of the model.
         image_embeds: float[n, D], normalised.
         labels: int[n], index of each image's class.
-        classes: by language the names of all classes; None where a class has none in that language, which then is no
-            choice, and its images do not count there.
+        classes: names of all classes by language; a class with None in a language is no candidate there, and its
+            images do not count.
         templates: by language; those of `templates_of` where they are left out.
         text_length: as for `embed_texts`.
         batch_size: sentences at a time.
@@ -172,16 +172,16 @@ def zero_shot_per_language(
         ValueError: no language has names for the images' classes.
     """
     known = {language: [i for i, own in enumerate(names) if own] for language, names in classes.items()}
-    # classes of images, not of the list: a language may have names for other classes only
-    shown = set(labels.tolist())
-    languages = [language for language, own in known.items() if shown & set(own)]
+    # a language may have names only for classes without images
+    present = set(labels.tolist())
+    languages = [language for language, own in known.items() if present & set(own)]
     if not languages:
         raise ValueError(f"no class of the images has a name in {', '.join(classes) or 'any language'}")
     groups = []
     for language in languages:
         chosen = (templates or {}).get(language) or templates_of(language)
         groups += [prompts(classes[language][i] or (), chosen) for i in known[language]]
-    # all languages at once, so that one warning tells of all long sentences
+    # all languages at once, so that one warning counts all long prompts
     embeds = mean_embeddings(model, tokenizer, groups, text_length, batch_size, progress=progress)
     sizes = {language: len(known[language]) for language in languages}
     rows = {}

@@ -1,7 +1,7 @@
 """COCO's mean average precision of weighted images, for the bootstrap.
 
-Which predicted box matches which true one is decided within an image, so that it is the same in every resample; what
-changes is how often the images count in the ranking. For images drawn once it is the value of the metric `box_f1`.
+Predicted boxes are matched to ground-truth boxes within an image, so matches are the same in every resample; only the
+weights of the images in the ranking change. With weights of 1 it is the mAP of the metric `detection`, up to rounding.
 """
 
 from collections.abc import Sequence
@@ -10,30 +10,31 @@ from typing import Any
 
 import numpy as np
 
+from openpali.eval.scoring.boxes import box_ious
 from openpali.eval.scoring.image_order import image_order
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
-_MOST = 100  # boxes of an image and label
+_MOST_BOXES = 100  # of an image and label
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """The boxes of one label, the surest first.
+class RankedBoxes:
+    """The predicted boxes of one label, by falling confidence.
 
     Attributes:
         images: int[D], the image of each.
-        right: bool[T, D], whether it matches a true box at each IoU threshold.
-        wanted: float[N], true boxes of each image.
+        right: bool[T, D], whether it matches a ground-truth box at each IoU threshold.
+        true_counts: float[N], ground-truth boxes of each image.
     """
 
     images: np.ndarray
     right: np.ndarray
-    wanted: np.ndarray
+    true_counts: np.ndarray
 
     def precision(self, weights: np.ndarray) -> np.ndarray:
-        """Average precision float[R] of weights float[R, N]; nan where no true box was drawn."""
-        wanted = weights @ self.wanted
+        """Average precision float[R] of weights float[R, N]; nan where no ground-truth box was drawn."""
+        wanted = weights @ self.true_counts
         drawn = weights[:, self.images]
         found = np.maximum(np.cumsum(drawn, axis=1), 1e-12)
         total = np.zeros(len(weights))
@@ -41,7 +42,7 @@ class Ranked:
             hits = np.cumsum(drawn * right, axis=1)
             best = np.maximum.accumulate((hits / found)[:, ::-1], axis=1)[:, ::-1]
             recall = hits / np.maximum(wanted, 1e-12)[:, None]
-            # how many of the 101 levels of recall are reached by each box and not before
+            # how many of the 101 levels of recall each box is the first to reach
             levels = np.searchsorted(_RECALLS, recall.ravel(), side="right").reshape(recall.shape)
             total += (np.diff(levels, axis=1, prepend=0) * best).sum(axis=1) / len(_RECALLS)
         return np.where(wanted > 0, total / len(self.right), np.nan)
@@ -49,9 +50,9 @@ class Ranked:
 
 @dataclass(frozen=True)
 class MeanAveragePrecision:
-    """The mean over the labels of which a true box was drawn; 0 where none was."""
+    """The mean over the labels with a ground-truth box among the drawn images; 0 where there is none."""
 
-    labels: tuple[Ranked, ...]
+    labels: tuple[RankedBoxes, ...]
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
         """float[R] of weights float[R, N]."""
@@ -61,38 +62,38 @@ class MeanAveragePrecision:
 
 
 def map_statistics(found: Sequence[list[dict[str, Any]]], true: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
-    """mAP, and at IoU 0.5, of the boxes of each image, with labels folded and scores filled in."""
+    """mAP at IoU 0.50:0.95 and at 0.50, of boxes with folded labels and scores."""
     names = sorted({box["label"] for boxes in true for box in boxes})
     order = image_order(found, true)
     ranked = [rank(found, true, name, order) for name in names]
-    half = tuple(Ranked(one.images, one.right[:1], one.wanted) for one in ranked)
+    half = tuple(RankedBoxes(one.images, one.right[:1], one.true_counts) for one in ranked)
     return {"map": MeanAveragePrecision(tuple(ranked)), "map50": MeanAveragePrecision(half)}
 
 
 def rank(
     found: Sequence[list[dict[str, Any]]], true: Sequence[list[dict[str, Any]]], label: str, order: Sequence[int]
-) -> Ranked:
-    """Boxes of a label over all images, by score; of equal ones those of the image that is earlier in `order`."""
+) -> RankedBoxes:
+    """Rank the boxes of a label over all images by score; ties by the images' `order`."""
     images, scores, right, wanted = [], [], [], [0] * len(true)
     for index in order:
         boxes, others = found[index], true[index]
-        mine = sorted((box for box in boxes if box["label"] == label), key=lambda box: -box["score"])[:_MOST]
+        mine = sorted((box for box in boxes if box["label"] == label), key=lambda box: -box["score"])[:_MOST_BOXES]
         truth = [box["box"] for box in others if box["label"] == label]
         wanted[index] = len(truth)
         images += [index] * len(mine)
         scores += [box["score"] for box in mine]
-        right.append(matches(np.array([box["box"] for box in mine]).reshape(-1, 4), np.array(truth).reshape(-1, 4)))
+        right.append(matches([box["box"] for box in mine], truth))
     ranks = np.argsort(-np.array(scores), kind="stable")
-    return Ranked(np.array(images, int)[ranks], np.concatenate(right, axis=1)[:, ranks], np.array(wanted, float))
+    return RankedBoxes(np.array(images, int)[ranks], np.concatenate(right, axis=1)[:, ranks], np.array(wanted, float))
 
 
-def matches(found: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """bool[T, D]: whether each of D boxes, the surest first, takes one of G true boxes at each threshold of IoU.
+def matches(found: Sequence[Sequence[float]], true: Sequence[Sequence[float]]) -> np.ndarray:
+    """bool[T, D]: whether each of D boxes, by falling score, matches one of G true boxes at each IoU threshold.
 
-    A box takes the true one with the highest IoU that is still free, of equal ones the last, as COCO's code does.
+    A box matches the free ground-truth box with the highest IoU, of equal ones the last, as in COCO's code.
     """
     right = np.zeros((len(THRESHOLDS), len(found)), bool)
-    overlaps = ious(found, true)
+    overlaps = box_ious(found, true)
     for level, threshold in enumerate(THRESHOLDS):
         free = np.ones(len(true), bool)
         for index, row in enumerate(overlaps):
@@ -102,12 +103,3 @@ def matches(found: np.ndarray, true: np.ndarray) -> np.ndarray:
                 free[len(values) - 1 - np.argmax(values[::-1])] = False
                 right[level, index] = True
     return right
-
-
-def ious(found: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """float[D, G] of boxes x0, y0, x1, y1; 0 where both are empty."""
-    low, high = np.maximum(found[:, None, :2], true[None, :, :2]), np.minimum(found[:, None, 2:], true[None, :, 2:])
-    shared = np.maximum(high - low, 0).prod(axis=-1)
-    areas = [np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=-1) for boxes in (found, true)]
-    union = areas[0][:, None] + areas[1][None] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)

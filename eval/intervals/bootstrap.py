@@ -1,11 +1,11 @@
-"""How far a score would be off with other examples of the same kind: percentile intervals by bootstrap.
+"""95 % bootstrap confidence intervals of scores (percentile method), and of differences between models.
 
-Examples are drawn anew, with replacement, as many as there are, a thousand times with a fixed seed; the interval holds
-the middle 95 % of the scores. Models are compared on the same draws, so that what is hard for both cancels out.
-Nothing is generated again and nothing is drawn by loops over examples: a resample is a row of weights, how often each
-example was drawn, and a metric is computed from weighted sums (`openpali.eval.intervals.by_metric` says how).
+A resample draws as many examples as there are, with replacement; there are 1,000 resamples with a fixed seed, and the
+interval is the middle 95 % of their scores. Differences are paired: both models are scored on the same resamples.
+Nothing is generated again, and there is no loop over examples: a resample is a row of weights, the number of draws of
+each example, and a metric is computed from weighted sums (see `openpali.eval.intervals.by_metric`).
 
-The interval is about the choice of examples alone. Training with another seed moves a score further than that.
+An interval covers the choice of examples alone. Training with another seed changes a score by more.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,13 +23,13 @@ Statistic: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Difference:
-    """Another model's score less the first one's, on the same examples.
+    """Another model's score minus the first one's, on the same examples.
 
     Attributes:
         value: on all examples.
-        low: end of the interval.
-        high: likewise.
-        p: share of resamples on the other side of 0, or at 0, doubled: small where the sign is hardly chance.
+        low: lower end of its 95 % bootstrap confidence interval.
+        high: upper end.
+        p: two-sided p-value: twice the share of resamples with the other sign or 0.
     """
 
     value: float
@@ -45,7 +45,7 @@ class Ratios:
     Attributes:
         above: float[N, G], what each example adds to the numerator of each group.
         below: float[N, G], likewise to the denominator.
-        empty: value of a single group with nothing in the denominator. Of several groups such a one does not count.
+        empty: value where all denominators are 0. Of several groups those with a denominator of 0 do not count.
     """
 
     above: np.ndarray
@@ -63,11 +63,11 @@ class Ratios:
 
 @dataclass(frozen=True)
 class Defined:
-    """A statistic that has no value, nan, in resamples of which no example counts.
+    """A statistic that is nan in resamples without any example that counts.
 
     Attributes:
         statistic: of weights.
-        counting: float[N], above 0 where an example counts, such as its number of true boxes.
+        counting: float[N], above 0 where an example counts, such as its number of ground-truth boxes.
     """
 
     statistic: Statistic
@@ -91,7 +91,7 @@ def mean_by_type(values: Sequence[float], there: Sequence[bool] | np.ndarray, ty
 
 
 def resamples(examples: int, count: int = RESAMPLES, seed: int = SEED) -> Iterator[np.ndarray]:
-    """How often each example was drawn: float[r, N], some resamples at a time, `count` rows in all."""
+    """Number of draws of each example, float[r, N], in blocks of resamples with `count` rows in all."""
     generator = np.random.default_rng(seed)
     at_once = max(1, _NUMBERS_AT_ONCE // examples)
     for start in range(0, count, at_once):
@@ -102,12 +102,14 @@ def resamples(examples: int, count: int = RESAMPLES, seed: int = SEED) -> Iterat
         yield np.bincount(shifted, minlength=rows * examples).reshape(rows, examples).astype(np.float64)
 
 
-def whole(statistic: Statistic, examples: int) -> float:
-    """A statistic of every example once."""
+def full_sample(statistic: Statistic, examples: int) -> float:
+    """A statistic of the examples themselves, each with weight 1."""
     return float(statistic(np.ones((1, examples)))[0])
 
 
-def drawn_values(statistics: Mapping[str, Statistic], examples: int, count: int, seed: int) -> dict[str, np.ndarray]:
+def resampled_values(
+    statistics: Mapping[str, Statistic], examples: int, count: int, seed: int
+) -> dict[str, np.ndarray]:
     """float[count] of each statistic, all on the same resamples."""
     parts: dict[str, list[np.ndarray]] = {key: [] for key in statistics}
     for weights in resamples(examples, count, seed):
@@ -119,7 +121,7 @@ def drawn_values(statistics: Mapping[str, Statistic], examples: int, count: int,
 def intervals(
     statistics: Mapping[str, Statistic], examples: int, count: int = RESAMPLES, seed: int = SEED
 ) -> dict[str, tuple[float, float]]:
-    """Low and high end of the 95 % interval of each statistic.
+    """Ends of the 95 % bootstrap confidence interval of each statistic.
 
     Args:
         statistics: by name.
@@ -127,7 +129,9 @@ def intervals(
         count: of resamples.
         seed: of the draws.
     """
-    return {key: ends(values) for key, values in drawn_values(statistics, examples, count, seed).items()}
+    return {
+        key: percentile_interval(values) for key, values in resampled_values(statistics, examples, count, seed).items()
+    }
 
 
 def differences(
@@ -137,7 +141,7 @@ def differences(
     count: int = RESAMPLES,
     seed: int = SEED,
 ) -> dict[str, Difference]:
-    """The paired difference of each statistic that both have, other less first.
+    """The paired difference of each statistic that both have, other minus first.
 
     Args:
         first: statistics of one model by name.
@@ -147,19 +151,21 @@ def differences(
         seed: of the draws, the same for both.
     """
     shared = [key for key in first if key in other]
-    before = drawn_values({key: first[key] for key in shared}, examples, count, seed)
-    after = drawn_values({key: other[key] for key in shared}, examples, count, seed)
+    before = resampled_values({key: first[key] for key in shared}, examples, count, seed)
+    after = resampled_values({key: other[key] for key in shared}, examples, count, seed)
     found = {}
     for key in shared:
         values = after[key] - before[key]
         values = values[~np.isnan(values)]
         p = min(1.0, 2 * min(float((values <= 0).mean()), float((values >= 0).mean())))
-        found[key] = Difference(whole(other[key], examples) - whole(first[key], examples), *ends(values), p)
+        found[key] = Difference(
+            full_sample(other[key], examples) - full_sample(first[key], examples), *percentile_interval(values), p
+        )
     return found
 
 
-def ends(values: np.ndarray) -> tuple[float, float]:
-    """The percentiles that enclose 95 % of float[R]; without resamples that have no value, as of an absent type."""
+def percentile_interval(values: np.ndarray) -> tuple[float, float]:
+    """The percentiles that enclose 95 % of float[R]; nan values, as of an absent type, do not count."""
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.nanpercentile(values, [tail, 100 - tail])
     return float(low), float(high)

@@ -13,7 +13,7 @@ from openpali.eval.scoring.answer_metric import keyed, read_reference
 from openpali.eval.scoring.caption_text import tokenize_captions
 
 ORDERS = 4
-# what the scorer adds so that nothing is divided by 0
+# constants of pycocoevalcap's BLEU scorer against division by 0
 _SMALL, _TINY = 1e-9, 1e-15
 
 
@@ -43,7 +43,7 @@ class Bleu:
 
 
 def bleu_counts(found: str, true: list[str]) -> list[float]:
-    """Words, words of the reference whose length is nearest, then of each order: n-grams that are right, and all."""
+    """Words, words of the reference of the nearest length, then by order: matching n-grams, and all n-grams."""
     scorer = BleuScorer(n=ORDERS)
     scorer += (found, true)
     (counts,) = scorer.ctest
@@ -53,7 +53,7 @@ def bleu_counts(found: str, true: list[str]) -> list[float]:
 
 
 def caption_statistics(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Statistic]:
-    """Those of the metric captions; CIDEr of each caption is its row's score."""
+    """Statistics of the metric captions; CIDEr of each caption is its row's score."""
     references = [read_reference(row["reference"], index) for index, row in enumerate(rows)]
     types, scores = [one["type"] for one in references], [row["score"] for row in rows]
     found, true, _ = tokenize_captions([row["prediction"] for row in rows], [one["answers"] for one in references])

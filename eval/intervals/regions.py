@@ -7,15 +7,15 @@ import numpy as np
 
 from openpali.eval.intervals.average_precision import map_statistics
 from openpali.eval.intervals.bootstrap import Defined, Statistic, ratio
-from openpali.eval.metrics.box_f1 import box_f1
+from openpali.eval.metrics.detection import detection
 from openpali.eval.metrics.segmentation import segmentation
 
 
 def box_statistics(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Statistic]:
-    """F1, precision, recall and mAP of the metric box_f1."""
-    found = [[box_f1.clean(box, row["id"]) for box in row["prediction"]] for row in rows]
-    true = [[box_f1.clean(box, row["id"]) for box in row["reference"]] for row in rows]
-    hits = [box_f1.count_matches(*pair, 0.5) for pair in zip(found, true, strict=True)]
+    """Statistics of the metric detection: F1, precision, recall and mAP."""
+    found = [[detection.clean(box, row["id"]) for box in row["prediction"]] for row in rows]
+    true = [[detection.clean(box, row["id"]) for box in row["reference"]] for row in rows]
+    hits = [detection.count_matches(*pair, 0.5) for pair in zip(found, true, strict=True)]
     written, wanted = [len(boxes) for boxes in found], [len(boxes) for boxes in true]
     both = [a + b for a, b in zip(written, wanted, strict=True)]
     made: dict[str, Statistic] = {
@@ -23,20 +23,20 @@ def box_statistics(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, St
         "precision": ratio(hits, written, 0.0),
         "recall": ratio(hits, wanted),
     }
-    return defined(made | map_statistics(found, true), wanted)
+    return where_defined(made | map_statistics(found, true), wanted)
 
 
-def defined(made: Mapping[str, Statistic], wanted: Sequence[int]) -> dict[str, Statistic]:
-    """The statistics where at least one of the images that were drawn has something to find."""
+def where_defined(made: Mapping[str, Statistic], wanted: Sequence[int]) -> dict[str, Statistic]:
+    """The statistics, nan in resamples without any image that has a reference."""
     return {key: Defined(one, np.array(wanted, np.float64)) for key, one in made.items()}
 
 
 def mask_statistics(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Statistic]:
-    """IoU, box accuracy and share of invalid answers of the metric segmentation."""
-    read = [read_image(row) for row in rows]
-    images = [pairs for pairs, _ in read]
-    asked = [bool(row["reference"]) for row in rows]
-    missing = [there and not found for there, (_, found) in zip(asked, read, strict=True)]
+    """Statistics of the metric segmentation: IoU, box accuracy and share of invalid answers."""
+    matched = [match_masks(row) for row in rows]
+    images = [pairs for pairs, _ in matched]
+    has_reference = [bool(row["reference"]) for row in rows]
+    missing = [there and not found for there, (_, found) in zip(has_reference, matched, strict=True)]
     count = [len(pairs) for pairs in images]
     made: dict[str, Statistic] = {"mean_iou": ratio([sum(pair.iou for pair in pairs) for pairs in images], count)}
     shared = [sum(pair.intersection for pair in pairs) for pairs in images]
@@ -44,11 +44,11 @@ def mask_statistics(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, S
     for percent in (50, 75):
         hits = [sum(pair.box_iou >= percent / 100 for pair in pairs) for pairs in images]
         made[f"box_accuracy_{percent}"] = ratio(hits, count)
-    return defined(made, asked) | {"invalid": ratio(missing, asked, 0.0)}
+    return where_defined(made, has_reference) | {"invalid": ratio(missing, has_reference, 0.0)}
 
 
-def read_image(row: Mapping[str, Any]) -> tuple[list[segmentation.Pair], int]:
-    """Pairs of masks of an image, and how many predictions have a mask; as the metric reads them by default."""
+def match_masks(row: Mapping[str, Any]) -> tuple[list[segmentation.Pair], int]:
+    """Pairs of masks of an image, and the number of predictions with a mask, by the metric's defaults."""
     found = [segmentation.clean(one, "prediction") for one in row["prediction"]]
     true = [segmentation.clean(one, "reference") for one in row["reference"]]
     if len(true) == 1 and not true[0]["label"]:

@@ -1,4 +1,4 @@
-"""One model measured: predictions.jsonl, metrics.json and its report in a folder."""
+"""Measurement of one model: predictions.jsonl, metrics.json and report.html in a folder."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,32 +8,32 @@ from typing import Any
 
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import credits_of
-from openpali.eval.answering.evaluate_task import TaskResult, scored
+from openpali.eval.answering.evaluate_task import TaskResult, score_predictions
 from openpali.eval.answering.load_model import load_model
-from openpali.eval.answering.prediction_file import PredictionFile, fingerprint
+from openpali.eval.answering.prediction_file import PredictionFile, file_signature
 from openpali.eval.answering.predictions import answer_examples
 from openpali.eval.answering.processes import Processes
 from openpali.eval.intervals.bootstrap import LEVEL, RESAMPLES, SEED
 from openpali.eval.intervals.by_metric import add_intervals
 from openpali.eval.measuring.measurement import Measurement, describe
-from openpali.eval.prompts.other_models import BARE, prompt_kind
+from openpali.eval.prompts.other_models import BARE, prompt_format
 from openpali.eval.report.json_numbers import json_numbers
-from openpali.eval.report.page import report_images, write_report
+from openpali.eval.report.page import gallery_images, write_report
 from openpali.modeling.auto import checkpoint_config
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to measure, beside what a `Measurement` says.
+    """Options of a measurement that are not part of a `Measurement`.
 
     Attributes:
         limit: number of examples; all when None.
-        blank_images: measure with blank images as well.
+        blank_images: measure the blind baseline (blank images) as well.
         box_scores: rank boxes by the probability of their tokens.
         device: of the model; the first accelerator, else the CPU, when None.
         dtype: of the model's weights; auto is the checkpoint's own.
-        overwrite: forget predictions of an earlier run.
-        incomplete: take a checkpoint that lacks weights as it is.
+        overwrite: delete predictions of an earlier run.
+        incomplete: accept a checkpoint that lacks weights.
         title: heading of the report; model and task when None.
         logs: lines of a training run's logs.jsonl, for the loss curve.
         arguments: of the command line, for metrics.json.
@@ -54,26 +54,26 @@ class Options:
 def measure_model(
     model: str, measurement: Measurement, options: Options, dataset: TaskDataset, folder: Path, processes: Processes
 ) -> TaskResult | None:
-    """Answer, score and write; an earlier run's predictions of the same settings are used.
+    """Predict, score and write; predictions of an earlier run with the same settings are used.
 
     Args:
         model: folder or Hub name of a checkpoint.
-        measurement: what is measured; `dataset` is made of it.
-        options: how.
+        measurement: source, task and decoding; `dataset` is made from it.
+        options: of the measurement.
         dataset: the examples.
         folder: for the files.
-        processes: that share the work; each must come here.
+        processes: that share the work; each must call this.
 
     Returns:
         The result in the first process, None in the others.
 
     Raises:
-        ValueError: predictions of other settings are in the folder, or it is not known how to ask the model.
+        ValueError: predictions of other settings are in the folder, or the model has no prompt format.
         OSError: there is no such checkpoint.
     """
-    settings = settings_of(model, measurement, options)
+    settings = prediction_settings(model, measurement, options)
     kinds = (False, True) if options.blank_images else (False,)
-    # before the model is loaded, which takes long and may be for nothing
+    # before the model loads, so that other settings are refused at once
     stores = {
         blank: PredictionFile(folder / f"{name}.jsonl", settings, options.overwrite, processes)
         for blank, name in ((False, "predictions"), (True, "predictions_blank"))
@@ -81,7 +81,7 @@ def measure_model(
     }
     loaded = load_model(model, processes.device(options.device), options.dtype, options.incomplete)
     results = [
-        answer_and_score(*loaded, measurement, options, dataset, stores[blank], blank, processes) for blank in kinds
+        predict_and_score(*loaded, measurement, options, dataset, stores[blank], blank, processes) for blank in kinds
     ]
     result = results[0]
     if result is None:
@@ -89,12 +89,12 @@ def measure_model(
     add_intervals(result, dataset.task.metric)
     if options.blank_images and results[1]:
         result.blank_metrics = results[1].metrics
-    save(folder / "metrics.json", result, settings, dataset.task.metric, options)
+    save_metrics(folder / "metrics.json", result, settings, dataset.task.metric, options)
     write_report(
         folder / "report.html",
         options.title or f"{Path(model).name} on {dataset.task.name}",
         [result],
-        report_images(result, dataset),
+        gallery_images(result, dataset),
         options.logs,
         credits_of(dataset.source),
         settings={"checkpoint": model, **report_settings(measurement, options, len(dataset.skip_log.read()))},
@@ -102,7 +102,7 @@ def measure_model(
     return result
 
 
-def answer_and_score(
+def predict_and_score(
     model: Any,
     processor: Any,
     measurement: Measurement,
@@ -112,7 +112,7 @@ def answer_and_score(
     blank: bool,
     processes: Processes,
 ) -> TaskResult | None:
-    """Rows of every process; scored and written by the first one, which has the result."""
+    """Predict in every process; the first one scores, writes and returns the result."""
     rows = answer_examples(
         model,
         processor,
@@ -130,19 +130,19 @@ def answer_and_score(
     )
     if not processes.main:
         return None
-    result = scored(dataset.task, rows)
+    result = score_predictions(dataset.task, rows)
     store.replace(result.predictions)
     return result
 
 
-def settings_of(model: str, measurement: Measurement, options: Options) -> dict[str, Any]:
-    """Whatever changes a prediction; what is off is not named, as in the files of earlier runs."""
+def prediction_settings(model: str, measurement: Measurement, options: Options) -> dict[str, Any]:
+    """Everything that changes a prediction; options at their default are left out, as in files of earlier runs."""
     settings: dict[str, Any] = {
         "model": model,
-        "model_files": fingerprint(model),
+        "model_files": file_signature(model),
         "task": measurement.task,
         "source": measurement.source,
-        "source_files": fingerprint(str(measurement.source.get("path", ""))),
+        "source_files": file_signature(str(measurement.source.get("path", ""))),
         "num_beams": measurement.num_beams,
         "seed": measurement.seed,
     }
@@ -152,11 +152,11 @@ def settings_of(model: str, measurement: Measurement, options: Options) -> dict[
         settings["dtype"] = options.dtype
     if measurement.max_length is not None:
         settings["max_length"] = measurement.max_length
-    prompts = prompt_kind(checkpoint_config(model).model_type)
+    prompts = prompt_format(checkpoint_config(model).model_type)
     return settings if prompts == BARE.name else settings | {"prompts": prompts}
 
 
-def save(path: Path, result: TaskResult, settings: dict[str, Any], metric: str, options: Options) -> None:
+def save_metrics(path: Path, result: TaskResult, settings: dict[str, Any], metric: str, options: Options) -> None:
     """Write metrics.json."""
     content = {
         "task": result.name,
@@ -173,11 +173,11 @@ def save(path: Path, result: TaskResult, settings: dict[str, Any], metric: str, 
 
 
 def report_settings(measurement: Measurement, options: Options, skipped: int) -> dict[str, str | int]:
-    """What the head of a report says of source, task and decoding."""
-    shown: dict[str, str | int] = {"source": describe(measurement.source), "task": describe(measurement.task)}
-    shown["decoding"] = "greedy" if measurement.num_beams == 1 else f"{measurement.num_beams} beams"
+    """Source, task and decoding for the head of a report."""
+    settings: dict[str, str | int] = {"source": describe(measurement.source), "task": describe(measurement.task)}
+    settings["decoding"] = "greedy" if measurement.num_beams == 1 else f"{measurement.num_beams} beams"
     if options.box_scores:
-        shown["box scores"] = "probability of their tokens"
+        settings["box confidence"] = "probability of the box's tokens"
     if options.dtype != "auto":
-        shown["weights"] = options.dtype
-    return shown | ({"skipped records": skipped} if skipped else {})
+        settings["weights"] = options.dtype
+    return settings | ({"skipped records": skipped} if skipped else {})

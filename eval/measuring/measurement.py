@@ -1,4 +1,4 @@
-"""What an evaluation measures: a source, a task and its decoding, from the command line or from a transfer's YAML."""
+"""Source, task and decoding of an evaluation, from the command line or from a transfer's YAML."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ import yaml
 from openpali.data.files.config import as_dict, find_config, number
 from openpali.modeling.auto import checkpoint_config
 
-# letters of what was given, in messages
-SHOWN = 200
+# characters of an option's text in messages
+QUOTED = 200
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured.
+    """Source, task and decoding of an evaluation.
 
     Attributes:
         source: name and options of the records' source.
         task: name and options of the task.
         num_beams: 1 is greedy.
-        max_length: tokens of a prompt, for models of ours; all when None.
+        max_length: tokens of a prompt, for openpali's processors; all when None.
         batch_size: examples a batch; changes no score.
         seed: of the choices that the task draws.
     """
@@ -46,34 +46,32 @@ def read_measurement(
     batch_size: int | None = None,
     seed: int | None = None,
 ) -> Measurement:
-    """Put together what is measured; what is given here counts more than what the configuration says.
+    """Make a `Measurement`; arguments override the configuration.
 
     Args:
-        models: that are measured; if all are of one resolution, the configuration's block of that one counts.
+        models: whose resolution, where they share one, selects the configuration's block of that resolution.
         config: a transfer's YAML, or the name of a shipped one.
         task: name of a task.
-        task_options: as JSON or YAML; with a configuration's own task they are merged into its options.
+        task_options: as JSON or YAML; they override the options of a configuration's task.
         source: see `read_source`.
-        split: part of the source; of a configuration's own source the test part when left out.
+        split: of the source; the test split of a configuration's source when left out.
         num_beams: the configuration's, else greedy, when left out.
         batch_size: likewise, else 32.
         seed: likewise, else 0.
 
     Raises:
-        ValueError: something is missing or no mapping; ConfigError among them.
+        ValueError: something is missing or no mapping; `ConfigError` is one.
         OSError: there is no such file.
     """
     given = read_config(config, models) if config else {}
     if not (task or given.get("task")) or not (source or given):
-        raise ValueError(
-            "it is not said what to measure: give --config with a transfer's YAML, or --task and --source"
-        )
+        raise ValueError("there is nothing to measure: give --config with a transfer's YAML, or --task and --source")
     options = read_mapping(task_options)
     task_spec = {"name": task, **options} if task else as_dict(given["task"], "task") | options
     source_spec = read_source(source) if source else config_source(given, str(config), split or "test")
     if source and split:
         source_spec["split"] = split
-    # a training configuration's; scores are of the images as they are
+    # of a training configuration; evaluation does not augment
     source_spec.pop("augment", None)
     return Measurement(
         source=source_spec,
@@ -86,7 +84,7 @@ def read_measurement(
 
 
 def read_config(name: str, models: Sequence[str]) -> dict[str, Any]:
-    """The keys of a transfer's YAML, those of its block for the models' resolution in place of them."""
+    """The keys of a transfer's YAML, overridden by its block for the models' resolution."""
     path = find_config(name)
     try:
         content = number(read_mapping(path.read_text(encoding="utf-8-sig")))
@@ -101,7 +99,7 @@ def read_config(name: str, models: Sequence[str]) -> dict[str, Any]:
 
 
 def image_size(model: str) -> int | None:
-    """Side of a checkpoint's images in pixels; None where its configuration cannot be read or does not say it so."""
+    """Side of a checkpoint's images in pixels; None where its configuration cannot be read or has no such key."""
     try:
         return checkpoint_config(model).vision_config.image_size
     except (OSError, ValueError, AttributeError):
@@ -109,10 +107,10 @@ def image_size(model: str) -> int | None:
 
 
 def config_source(given: dict[str, Any], config: str, split: str) -> dict[str, Any]:
-    """A part of a configuration's source.
+    """A split of a configuration's source.
 
     Raises:
-        ValueError: it has no parts: what its training run sets aside is known only there.
+        ValueError: it has no splits, and only its training run knows which records it sets aside.
     """
     spec = as_dict(given.get("source"), "source")
     if "split" not in spec:
@@ -121,16 +119,16 @@ def config_source(given: dict[str, Any], config: str, split: str) -> dict[str, A
 
 
 def read_source(text: str) -> dict[str, Any]:
-    """The spec of a source from a .jsonl file, from a .yaml or .json file that holds it, or from its own text."""
+    """The spec of a source: a .jsonl file, a .yaml or .json file with the spec, or the spec's text."""
     if text.endswith(".jsonl"):
         return {"name": "jsonl", "path": text}
     if text.endswith((".yaml", ".yml", ".json")):
-        return described(text)
+        return read_source_file(text)
     return {"name": text} if text.isidentifier() else read_mapping(text)
 
 
-def described(path: str) -> dict[str, Any]:
-    """The spec of a source that a file holds. Raises ValueError where it holds something else, such as the data."""
+def read_source_file(path: str) -> dict[str, Any]:
+    """The spec of a source in a file. Raises ValueError where the file has something else, such as the data."""
     try:
         value = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -149,15 +147,15 @@ def read_mapping(text: str) -> dict[str, Any]:
     """A mapping in JSON or YAML.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the text is something else.
     """
-    shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    quoted = text if len(text) <= QUOTED else f"{text[:QUOTED]}..."
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"neither JSON nor YAML: {shown!r} ({' '.join(str(error).split())})") from error
+        raise ValueError(f"neither JSON nor YAML: {quoted!r} ({' '.join(str(error).split())})") from error
     if not isinstance(value, dict):
-        raise ValueError(f'expected options such as {{"name": "emoji", "split": "test"}}, not {shown!r}')
+        raise ValueError(f'expected options such as {{"name": "emoji", "split": "test"}}, not {quoted!r}')
     return value
 
 

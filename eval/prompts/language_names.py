@@ -1,4 +1,4 @@
-"""English names of the languages of Crossmodal-3600, for tables that people read."""
+"""English names of the languages of Crossmodal-3600, for tables and reports."""
 
 LANGUAGE_NAMES = {
     "ar": "Arabic",

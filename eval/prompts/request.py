@@ -1,4 +1,4 @@
-"""What a prompt of ours asks for, so that it can be said in another model's words."""
+"""Parsing of a task's prompt, so that it can be written in another model's format."""
 
 import re
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ _PATTERNS: dict[Kind, re.Pattern[str]] = {
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A prompt taken apart.
+class PromptRequest:
+    """The parts of a prompt.
 
     Attributes:
-        kind: what is wanted: one of the papers' prompts, `refer` for a sentence that means one object, or `other`.
-        words: the question, the names between semicolons, the sentence, or the whole prompt.
-        language: in which to answer, as a code such as `en`.
+        kind: one of the papers' prompts, `refer` for a referring expression, or `other`.
+        words: the question, the names between semicolons, the expression, or the whole prompt.
+        language: of the answer, as a code such as `en`.
     """
 
     kind: Kind
@@ -34,17 +34,17 @@ class Asked:
 
     @property
     def names(self) -> list[str]:
-        """Things to be found, of `detect dog ; cat`."""
+        """Object names of `detect dog ; cat`."""
         return [name.strip() for name in self.words.split(";") if name.strip()]
 
 
-def read_prompt(example: Example) -> Asked:
-    """Read the prompt of an Example; a question alone, as of ChartQA, is asked for an answer too."""
+def read_prompt(example: Example) -> PromptRequest:
+    """Parse the prompt of an Example; a bare question, as in ChartQA, is of the kind `answer`."""
     if sentence := example.meta.get("sentence"):
-        return Asked("refer", str(sentence))
+        return PromptRequest("refer", str(sentence))
     prefix = example.prefix.strip()
     for kind, pattern in _PATTERNS.items():
         if match := pattern.fullmatch(prefix):
             found = match.groupdict()
-            return Asked(kind, (found.get("words") or "").strip(), found.get("language") or "en")
-    return Asked("answer" if prefix.endswith("?") else "other", prefix)
+            return PromptRequest(kind, (found.get("words") or "").strip(), found.get("language") or "en")
+    return PromptRequest("answer" if prefix.endswith("?") else "other", prefix)

@@ -1,1 +1,1 @@
-"""The report: its page, what it draws, and the comparison of several models."""
+"""The report: its HTML page, drawings of boxes and masks, and the comparison of several models."""

@@ -1,4 +1,4 @@
-"""Labels on an image: beside their boxes, inside the image, and not over each other where there is room."""
+"""Placement of labels on an image: beside their boxes, inside the image, with the least overlap."""
 
 from collections.abc import Iterator
 
@@ -11,24 +11,24 @@ class Labels:
     """Places and draws one label after the other."""
 
     def __init__(self, size: tuple[int, int], font_size: int) -> None:
-        """Begin with an image of that width and height in pixels."""
+        """Start with an image of that width and height in pixels."""
         self.size = size
         self.font = ImageFont.load_default(font_size)
         self.margin = max(2, font_size // 5)
         self.taken: list[Edges] = []
 
     def draw(self, draw: ImageDraw.ImageDraw, text: str, box: Edges, colour: str, above: bool) -> None:
-        """Write a label next to a box, above it or below if there is room, otherwise where there is some.
+        """Draw a label next to a box: above or below it if there is room, else where it overlaps least.
 
         Args:
             draw: what to draw with.
-            text: an empty one is not drawn, nor one in letters that the font lacks.
+            text: not drawn where it is empty or has letters that the font lacks.
             box: x0, y0, x1, y1 in pixels.
-            colour: of the ground; the ink is black or white, whichever is easier to read on it.
+            colour: of the background; the text is black or white, whichever has more contrast.
             above: whether to try above the box first, or below.
         """
         text = text.strip()
-        # the font that comes with Pillow has no other letters, and hollow squares help nobody
+        # Pillow's own font draws other letters as hollow squares
         if not text or not all(letter.isprintable() and ord(letter) < 256 for letter in text):
             return
         text = self.shortened(text)
@@ -42,16 +42,16 @@ class Labels:
         draw.text((x + self.margin - left, y + self.margin / 2 - top), text, fill=ink_on(colour), font=self.font)
 
     def shortened(self, text: str) -> str:
-        """The text, its end left out if it is wider than the image."""
+        """The text, cut to the width of the image."""
         room, kept = self.size[0] - 2 * self.margin, text
         while len(kept) > 1 and self.font.getlength(text if kept == text else f"{kept}...") > room:
             kept = kept[:-1].rstrip()
         return text if kept == text else f"{kept}..."
 
     def place(self, box: Edges, wide: int, high: int, above: bool) -> tuple[int, int]:
-        """Left and top of a label: of the candidates the first that covers least of the labels before it."""
+        """Left and top of a label: the first candidate that overlaps least with the labels before it."""
         right, bottom = max(self.size[0] - wide, 0), max(self.size[1] - high, 0)
-        # inside the image, also where that is over the box
+        # inside the image, even over the box
         places = [(min(max(x, 0), right), min(max(y, 0), bottom)) for x, y in self.candidates(box, wide, high, above)]
 
         def covered(place: tuple[int, int]) -> int:
@@ -61,7 +61,7 @@ class Labels:
         return min(places, key=covered)
 
     def candidates(self, box: Edges, wide: int, high: int, above: bool) -> Iterator[tuple[int, int]]:
-        """Corners of the box, outside and then inside; then next to the labels that are there."""
+        """Corners of the box, outside and then inside; then next to the earlier labels."""
         x0, y0, x1, y1 = box
         outside, inside = [y0 - high, y1 + 1], [y0, y1 + 1 - high]
         for rows in (outside, inside):

@@ -1,4 +1,4 @@
-"""Several models on the same examples, side by side: a table of scores and differences, and what each one answered."""
+"""Comparison of several models on the same examples: scores, differences, and their predictions side by side."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,14 +23,14 @@ Differences = Mapping[str, Mapping[str, Difference]]
 
 
 def compare_models(results: Results, metric: str) -> dict[str, dict[str, Difference]]:
-    """Differences of every model but the first from the first one, by name of model and of metric.
+    """Differences of every other model from the first one, by name of model and of metric.
 
     Args:
         results: of one task on the same examples, by name of the model.
         metric: folder of the metric.
 
     Raises:
-        ValueError: they are not of the same examples.
+        ValueError: the results are of different examples.
     """
     first, *others = results
     return {name: compare_results(metric, results[first], results[name]) for name in others}
@@ -39,7 +39,7 @@ def compare_models(results: Results, metric: str) -> dict[str, dict[str, Differe
 def save_comparison(
     path: Path, results: Results, differences: Differences, metric: str, models: Mapping[str, str]
 ) -> None:
-    """Write comparison.json: scores, intervals and differences of the models, which `models` names in full."""
+    """Write comparison.json: scores, intervals and differences; `models` has the full name of each model."""
     first = next(iter(results))
     content = {
         "task": results[first].name,
@@ -61,22 +61,22 @@ def save_comparison(
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def shown_examples(results: Results, apart: int = 12, worst: int = 6, best: int = 3) -> dict[str, list[int]]:
-    """Numbers of rows by heading: where scores are furthest apart, and of the others the worst and the best of all."""
+def select_examples(results: Results, differ: int = 12, worst: int = 6, best: int = 3) -> dict[str, list[int]]:
+    """Indices of rows by heading: the largest differences in score, then the lowest and highest mean scores."""
     scores = np.array([[row["score"] for row in result.predictions] for result in results.values()])
     spread, mean = scores.max(axis=0) - scores.min(axis=0), scores.mean(axis=0)
     order = np.argsort(-spread, kind="stable")
-    differ = [int(i) for i in order[:apart] if spread[i] > 0]
-    rest = [int(i) for i in np.argsort(mean, kind="stable") if int(i) not in set(differ)]
+    largest = [int(i) for i in order[:differ] if spread[i] > 0]
+    rest = [int(i) for i in np.argsort(mean, kind="stable") if int(i) not in set(largest)]
     low, high = rest[:worst], rest[worst:][::-1][:best]
-    groups = {"Where they differ most": differ, "Worst of all": low, "Best of all": high}
+    groups = {"Largest differences": largest, "Lowest scores": low, "Highest scores": high}
     return {heading: rows for heading, rows in groups.items() if rows}
 
 
 def comparison_images(results: Results, dataset: Examples | Sequence[Any]) -> dict[str, Image.Image]:
-    """The first image of each example that the page will show, by id."""
+    """The first image of each example on the page, by id."""
     rows = next(iter(results.values())).predictions
-    chosen = [rows[i] for group in shown_examples(results).values() for i in group]
+    chosen = [rows[i] for group in select_examples(results).values() for i in group]
     found = {row["id"]: dataset[row["index"]].images for row in chosen}
     return {key: images[0] for key, images in found.items() if images}
 
@@ -91,40 +91,40 @@ def write_comparison(
     *,
     settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write scores with their differences, and the same images with every model's answer, into one HTML file.
+    """Write scores, differences, and every model's predictions of the same images, into one HTML file.
 
     Args:
         path: file to write.
         title: heading of the page.
-        results: by name of the model; the first is what the others are compared with.
+        results: by name of the model; the others are compared with the first.
         differences: from `compare_models`.
-        images: images by example id, from `comparison_images`.
-        credits: for the foot of the page.
-        settings: what else a reader needs to know, by name.
+        images: by example id, from `comparison_images`.
+        credits: for the footer of the page.
+        settings: models, source and others, by name, for the head of the page.
 
     Returns:
         The path written.
     """
-    groups = shown_examples(results)
+    groups = select_examples(results)
     return write_page(
         path,
-        "compare.html.j2",
+        "report/compare.html.j2",
         title=title,
         results=results,
         first=next(iter(results)),
         differences=differences,
-        groups={heading: [card(results, i, images) for i in rows] for heading, rows in groups.items()},
+        groups={heading: [comparison_card(results, i, images) for i in rows] for heading, rows in groups.items()},
         credits=credits,
         settings=settings or {},
     )
 
 
-def card(results: Results, number: int, images: Mapping[str, Image.Image]) -> dict[str, Any]:
-    """What the page shows of one example: once what was asked, and each model's answer.
+def comparison_card(results: Results, index: int, images: Mapping[str, Image.Image]) -> dict[str, Any]:
+    """Values of one example for the template: the prompt, and each model's answer.
 
-    Where a model has found boxes or masks, each one's are drawn on an image of its own.
+    Where any model predicted boxes or masks, each model has an image of its own.
     """
-    rows = {name: result.predictions[number] for name, result in results.items()}
+    rows = {name: result.predictions[index] for name, result in results.items()}
     row = next(iter(rows.values()))
     image, boxes = images.get(row["id"]), any(one["predicted_boxes"] for one in rows.values())
     true = true_objects(row)
@@ -137,8 +137,9 @@ def card(results: Results, number: int, images: Mapping[str, Image.Image]) -> di
                 "text": one["text"],
                 "mark": format_value(one["score"], results[name].metric_key),
                 "kind": card_kind(one["score"]),
-                "picture": data_uri(drawn) if drawn else None,
+                "image": data_uri(drawn) if drawn else None,
             }
         )
     alone = draw_comparison(image, true, [], longest=LONGEST) if image and not boxes else None
-    return {**row, "picture": data_uri(alone) if alone else None, "answers": answers}
+    uri = data_uri(alone) if alone else None
+    return {**row, "image": uri, "image_count": row["pictures"], "answers": answers}

@@ -1,4 +1,4 @@
-"""Boxes and masks drawn on images."""
+"""Drawing of boxes and masks on images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from PIL import Image, ImageColor, ImageDraw
 from openpali.data.masks.rle import decode_rle
 from openpali.eval.report.box_labels import Edges, Labels, ink_on
 
-# blue and orange differ to every kind of colour blindness, and in grey
+# blue and orange differ in every kind of colour blindness, and in grey
 TRUE_COLOUR = "#1565d8"
 PREDICTED_COLOUR = "#ff8f1f"
-# as far from each other as six can be with any one kind of cone missing, by search
+# six colours with the largest distances under every kind of colour blindness, by search
 OBJECT_COLOURS = ("#ff8f1f", "#73ffff", "#a173ff", "#bfff40", "#ff0d5e", "#62d99d")
 TINT, HALO = 0.3, 0.6
 WIDTH = 448  # pixels; smaller images are enlarged
@@ -22,7 +22,7 @@ WIDTH = 448  # pixels; smaller images are enlarged
 
 @dataclass(frozen=True)
 class Style:
-    """How one object is drawn: its colour, its frame, and where its label goes if there is room."""
+    """Style of one object: its colour, its frame, and the preferred place of its label."""
 
     colour: str
     dashed: bool = False
@@ -40,26 +40,26 @@ def draw_comparison(
     width: int = WIDTH,
     longest: int | None = None,
 ) -> Image.Image:
-    """The image with true boxes and masks in blue, dashed, and with predicted ones in orange; see `draw_objects`."""
+    """Draw ground-truth boxes and masks in blue, dashed, and predicted ones in orange; see `draw_objects`."""
     styled = [(one, TRUE_STYLE) for one in true] + [(one, PREDICTED_STYLE) for one in predicted]
     return draw_objects(image, styled, width, longest)
 
 
-def draw_found(image: Image.Image, found: Sequence[dict[str, Any]], width: int = WIDTH) -> Image.Image:
-    """The image with boxes and masks, each in a colour of its own; see `draw_objects`."""
+def draw_predictions(image: Image.Image, found: Sequence[dict[str, Any]], width: int = WIDTH) -> Image.Image:
+    """Draw predicted boxes and masks, each in a colour of its own; see `draw_objects`."""
     return draw_objects(image, [(one, Style(colour)) for one, colour in zip(found, cycle(OBJECT_COLOURS))], width)
 
 
 def draw_objects(
     image: Image.Image, styled: Sequence[tuple[dict[str, Any], Style]], width: int, longest: int | None = None
 ) -> Image.Image:
-    """The image with labelled boxes, and masks where objects have them, translucent and with a contour.
+    """Draw labelled boxes, and masks where objects have them, translucent and with a contour.
 
     Args:
-        image: is not changed.
-        styled: `{"box": [x0, y0, x1, y1] in [0, 1], "label": str, "mask": run lengths or None, optional}`.
+        image: does not change.
+        styled: `{"box": [x0, y0, x1, y1] in [0, 1], "label": str, "mask": RLE or None, optional}`.
         width: smaller images are enlarged to at least this many pixels, so that labels can be read.
-        longest: images with a longer side are reduced to it.
+        longest: side in pixels to which larger images are reduced.
 
     Returns:
         A new canvas.
@@ -90,14 +90,14 @@ def resized(image: Image.Image, width: int, longest: int | None) -> Image.Image:
     scale = max(1.0, width / image.width)
     if longest is not None:
         scale = min(scale, longest / max(image.size))
-    # the model's own pixels, not a smoothed version that shows more than it saw
+    # the pixels of the model's input, not smoothed
     filtering = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC
     size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
     return image.convert("RGB").resize(size, filtering)
 
 
 def read_mask(rle: dict[str, Any] | None, size: tuple[int, int]) -> np.ndarray | None:
-    """bool[H, W] of run lengths at the size (width, height) of the drawing; None without them."""
+    """Decode an RLE to bool[H, W] at the size (width, height) of the drawing; None without one."""
     if rle is None:
         return None
     layer = Image.fromarray(decode_rle(rle).astype(np.uint8))
@@ -105,12 +105,12 @@ def read_mask(rle: dict[str, Any] | None, size: tuple[int, int]) -> np.ndarray |
 
 
 def tint(pixels: np.ndarray, mask: np.ndarray, colour: str, share: float) -> None:
-    """Lay the colour over a mask, bool[H, W], of float[H, W, 3]."""
+    """Blend a colour into the masked pixels, bool[H, W], of float[H, W, 3]."""
     pixels[mask] = (1 - share) * pixels[mask] + share * np.array(ImageColor.getrgb(colour), np.float32)
 
 
 def draw_lines(pixels: np.ndarray, lines: np.ndarray, inside: np.ndarray, colour: str, halo: int) -> None:
-    """The border `lines` of a region, both bool[H, W], set off from what is outside, whatever colour that has."""
+    """Draw the border `lines` of the region `inside`, both bool[H, W], with a halo outside for contrast."""
     where = window(inside, halo)
     pixels, lines, inside = pixels[where], lines[where], inside[where]
     wide = lines
@@ -121,7 +121,7 @@ def draw_lines(pixels: np.ndarray, lines: np.ndarray, inside: np.ndarray, colour
 
 
 def contour(mask: np.ndarray, line: int) -> np.ndarray:
-    """The outermost `line` pixels of bool[H, W]; the image's edge is outside."""
+    """The outermost `line` pixels of bool[H, W], also along the image's edge."""
     where, edge = window(mask), mask.copy()
     inner = mask[where]
     for _ in range(line):
@@ -131,14 +131,14 @@ def contour(mask: np.ndarray, line: int) -> np.ndarray:
 
 
 def around(mask: np.ndarray, combine: np.ufunc) -> np.ndarray:
-    """Each pixel of bool[H, W] and its four neighbours; beyond the image there is nothing."""
+    """Combine each pixel of bool[H, W] with its four neighbours, False beyond the image."""
     padded = np.pad(mask, 1)
     across = combine(padded[1:-1, :-2], padded[1:-1, 2:])
     return combine(combine(combine(padded[:-2, 1:-1], padded[2:, 1:-1]), across), mask)
 
 
 def window(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice]:
-    """Rows and columns of bool[H, W] where something is, and a margin: most objects are small, images may not be."""
+    """Rows and columns of the True part of bool[H, W], with a margin: most objects are smaller than the image."""
     rows, columns = (
         slice(max(some[0] - margin, 0), some[-1] + margin + 1) if len(some) else slice(0)
         for some in (np.flatnonzero(mask.any(axis)) for axis in (1, 0))

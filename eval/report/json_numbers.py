@@ -1,4 +1,4 @@
-"""Numbers for files of JSON."""
+"""Numbers for JSON files."""
 
 import math
 from collections.abc import Mapping
@@ -8,5 +8,5 @@ Number = TypeVar("Number", bound=float)
 
 
 def json_numbers(metrics: Mapping[str, Number]) -> dict[str, Number | None]:
-    """Numbers by name for a JSON file, which has no nan: what is undefined is null."""
+    """Numbers by name for a JSON file, where nan becomes null."""
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in metrics.items()}

@@ -1,4 +1,4 @@
-"""The report: one HTML page that holds everything, to be opened, mailed or kept."""
+"""The report: one self-contained HTML page with scores, training curves and a gallery of predictions."""
 
 import base64
 import io
@@ -30,25 +30,25 @@ def write_report(
     worst: int = 12,
     best: int = 6,
 ) -> Path:
-    """Write scores, training curves and a gallery, worst examples first, into one HTML file.
+    """Write scores, training curves and a gallery, lowest scores first, into one HTML file.
 
     Args:
         path: file to write.
         title: heading of the page.
-        results: of `evaluate_task`, `blank_metrics` filled in where they were measured.
-        images: images by example id, such as `images` collects; a card without one shows its text alone.
+        results: of `evaluate_task`, with `blank_metrics` where the blind baseline was measured.
+        images: by example id, from `gallery_images`; a card without one has only text.
         logs: lines of logs.jsonl (`step`, `loss`, `eval_…`), with a `stage` where there are several.
-        credits: for the foot of the page; addresses in it become links.
-        settings: what else a reader needs to know, such as the checkpoint and the source, by name.
-        worst: examples with the lowest scores to show of each task.
-        best: examples with the highest scores to show after them.
+        credits: for the footer of the page; URLs in it become links.
+        settings: checkpoint, source and others, by name, for the head of the page.
+        worst: number of examples with the lowest scores, for each task.
+        best: number of examples with the highest scores, after them.
 
     Returns:
         The path written.
     """
     return write_page(
         path,
-        "report.html.j2",
+        "report/report.html.j2",
         title=title,
         results=results,
         galleries=[gallery(result, images, worst, best) for result in results],
@@ -59,11 +59,11 @@ def write_report(
 
 
 def write_page(path: str | Path, template: str, **content: Any) -> Path:
-    """Fill a template of this folder with text that cannot be HTML, and write it."""
+    """Render a template of eval/, such as `report/report.html.j2`, with all text escaped, and write it."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parents[1]), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"value": format_value, "interval": format_interval, "metric_name": format_name}
+    environment.filters |= {"value": format_value, "interval": format_interval, "metric_name": format_metric_name}
     colours = {"true_colour": TRUE_COLOUR, "predicted_colour": PREDICTED_COLOUR}
     page = environment.get_template(template).render(**colours, **content)
     path = Path(path)
@@ -75,15 +75,15 @@ def write_page(path: str | Path, template: str, **content: Any) -> Path:
 def gallery_rows(
     result: TaskResult, worst: int = 12, best: int = 6
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The rows with the lowest scores, and of the others those with the highest, in that order."""
+    """The rows with the lowest scores, and the others with the highest, each in order of score."""
     rows = sorted(result.predictions, key=lambda row: row["score"])
     return rows[:worst], rows[worst:][::-1][:best]
 
 
-def report_images(
+def gallery_images(
     result: TaskResult, dataset: Examples | Sequence[Any], worst: int = 12, best: int = 6
 ) -> dict[str, Image.Image]:
-    """The first image of each example that the gallery will show, by id."""
+    """The first image of each example in the gallery, by id."""
     rows = [row for group in gallery_rows(result, worst, best) for row in group]
     found = {row["id"]: dataset[row["index"]].images for row in rows}
     return {key: images[0] for key, images in found.items() if images}
@@ -92,61 +92,64 @@ def report_images(
 def gallery(
     result: TaskResult, images: Mapping[str, Image.Image], worst: int, best: int
 ) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Headings and cards."""
+    """Headings, each with the cards of its examples."""
     binary = all(row["score"] in (0.0, 1.0) for row in result.predictions)
     low, high = gallery_rows(result, worst, best)
-    groups = [("Worst first", low), ("Best", high)]
-    return [(heading, [card(row, images, result, binary) for row in rows]) for heading, rows in groups if rows]
+    groups = [("Lowest scores", low), ("Highest scores", high)]
+    return [(heading, [gallery_card(row, images, result, binary) for row in rows]) for heading, rows in groups if rows]
 
 
-def card(row: dict[str, Any], images: Mapping[str, Image.Image], result: TaskResult, binary: bool) -> dict[str, Any]:
-    """What the template shows of one example."""
+def gallery_card(
+    row: dict[str, Any], images: Mapping[str, Image.Image], result: TaskResult, binary: bool
+) -> dict[str, Any]:
+    """Values of one example for the template."""
     image, score = images.get(row["id"]), row["score"]
     drawn = draw_comparison(image, true_objects(row), row["predicted_boxes"], longest=LONGEST) if image else None
     return {
         **row,
-        "picture": data_uri(drawn) if drawn else None,
+        "image": data_uri(drawn) if drawn else None,
+        "image_count": row["pictures"],
         "mark": ("right" if score else "wrong") if binary else format_value(score, result.metric_key),
         "kind": card_kind(score),
     }
 
 
 def card_kind(score: float) -> str:
-    """How the mark of a score is coloured."""
+    """The CSS class of a score."""
     return "right" if score >= 1 else "wrong" if score <= 0 else "partly"
 
 
 def true_objects(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """True boxes with their masks, where the task is about masks."""
+    """Ground-truth boxes, with masks where the row has them."""
     masks = row.get("masks") or [None] * len(row["boxes"])
     return [box | {"mask": mask} for box, mask in zip(row["boxes"], masks, strict=True)]
 
 
 def data_uri(image: Image.Image) -> str:
-    """The image as a `data:` address."""
+    """The image as a `data:` URI."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=88, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def format_value(value: float, key: str) -> str:
-    """A metric as a reader wants it."""
+    """A metric as text: per cent, CIDEr x 100, or a count."""
     if math.isnan(value):
         return "undefined"
     if key == "examples":
         return f"{value:.0f}"
-    # CIDEr is a hundred times a number that is no share
+    # CIDEr is already multiplied by 100, and is no share
     return f"{value:.1f}" if is_cider(key) else f"{100 * value:.1f} %"
 
 
 def format_interval(ends: tuple[float, float], key: str) -> str:
-    """The ends of an interval, their unit once."""
+    """The ends of an interval, with their unit once."""
     low, high = (format_value(end, key) for end in ends)
     return f"{low.removesuffix(' %')} – {high}"
 
 
 def is_cider(key: str) -> bool:
-    """Whether a metric is CIDEr, of all captions or of those of a type; every other one is a share."""
+    """Whether a metric is CIDEr, of all captions or of those of a type; all others are shares."""
     return "cider" in key.split("_")
 
 
@@ -154,13 +157,13 @@ NAMES = {"f1": "F1", "map": "mAP", "map50": "mAP 50", "iou": "IoU", "cider": "CI
 NAMES |= {"anls": "ANLS", "bleu": "BLEU", "rouge": "ROUGE", "l": "L"}
 
 
-def format_name(key: str) -> str:
+def format_metric_name(key: str) -> str:
     """The name of a metric in words: "mean IoU" for mean_iou."""
     return " ".join(NAMES.get(word, word) for word in key.split("_"))
 
 
 def draw_curves(logs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Loss and validation scores of each stage as SVG elements, in the colours of the page."""
+    """Draw loss and validation scores of each stage as SVG elements, in the colours of the page."""
     stages = list(dict.fromkeys(str(row.get("stage", "")) for row in logs))
     panels = []
     for stage in stages:
@@ -177,8 +180,8 @@ LINES = ("#4c6ef5", "#f76707", "#0ca678", "#be4bdb")
 
 
 def draw_panel(salt: str, heading: str, series: Mapping[str, tuple[list[float], list[float]]]) -> str:
-    """One small chart as an SVG element; `salt` keeps its ids apart from those of the others on the page."""
-    # heavy, and only needed where there is something to draw
+    """Draw one chart as an SVG element; `salt` makes its ids unique on the page."""
+    # slow to import, and only needed where there are curves
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -189,12 +192,12 @@ def draw_panel(salt: str, heading: str, series: Mapping[str, tuple[list[float], 
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
-    # matplotlib knows no "colour of the surrounding text"
+    # matplotlib has no name for the colour of the surrounding text
     return svg[svg.index("<svg") :].replace(INK, "currentColor")
 
 
 def fill_panel(axes: Any, heading: str, series: Mapping[str, tuple[list[float], list[float]]]) -> None:
-    """Lines, and axes without a box around them."""
+    """Draw the lines, and axes without a frame."""
     for (name, (steps, values)), colour in zip(series.items(), LINES):
         smooth = running_mean(values)
         if smooth != values:
@@ -213,26 +216,26 @@ def fill_panel(axes: Any, heading: str, series: Mapping[str, tuple[list[float], 
 
 
 def validation_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Up to four scores that were measured during training."""
+    """Up to four validation scores of a training log."""
     keys = dict.fromkeys(key for row in rows for key in row if key.startswith("eval_"))
     return [key for key in keys if not key.endswith(("examples", "runtime", "per_second", "loss"))][:4]
 
 
 def curve_name(key: str) -> str:
-    """What a curve is called."""
+    """The label of a curve."""
     return "validation" if key == "eval_loss" else key.removeprefix("eval_")
 
 
 def points(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    """Steps and values of the lines that have the key; validation scores as per cent, which CIDEr is already."""
+    """Steps and values of the rows with the key; validation scores in per cent, which CIDEr is already."""
     scale = 100.0 if key.startswith("eval_") and key != "eval_loss" and not is_cider(key) else 1.0
-    # what is undefined is null in a log
+    # undefined values are null in a log
     pairs = [(float(row["step"]), scale * float(row[key])) for row in rows if row.get(key) is not None]
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
 def running_mean(values: list[float]) -> list[float]:
-    """Mean over a fiftieth of the curve on each side; the curve itself when it is short."""
+    """Moving average over a fiftieth of the curve on each side; a short curve does not change."""
     reach = len(values) // 50
     if not reach:
         return values

@@ -1,1 +1,1 @@
-"""What several metrics share: forms of answers, tokens of captions, recall, the order of images."""
+"""Shared code of the metrics: answers, boxes, tokens of captions, recall, and the order of images."""

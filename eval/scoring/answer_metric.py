@@ -1,39 +1,42 @@
-"""What the metrics of answers share: the forms of a reference, checks, and means by type of question."""
+"""Base class of the metrics of answers: forms of a reference, checks, and means by type of question."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict
 
 import datasets
-import evaluate
+
+from openpali.eval.scoring.documented_metric import TEXT, DocumentedMetric
 
 FORMS = 'a str, a list of str, or {"answers": list of str, "type": str}'
 NO_WORD = re.compile(r"\W+")
 
 
 class Reference(TypedDict):
-    """Right answers of one question.
+    """Reference answers of one question.
 
     Attributes:
         answers: at least one.
-        type: kind of question by which means are taken apart; empty when there is none.
+        type: of the question, for a mean per type; empty when there is none.
     """
 
     answers: list[str]
     type: str
 
 
-class AnswerMetric(evaluate.Metric):
+class AnswerMetric(DocumentedMetric):
     """A metric of texts. Its `_compute` gets predictions as str and references as `Reference`.
 
     Import the module, not this class: `evaluate` takes the first metric that it finds in a file.
     """
 
+    columns = {"predictions": TEXT, "references": {"answers": datasets.Sequence(TEXT), "type": TEXT}}
+
     def add_batch(self, *, predictions: Sequence[str], references: Sequence[Any], **kwargs: object) -> None:
-        """Add answers, checked. A column has one form, so a reference in any of the forms becomes a dict.
+        """Add answers, checked. A column has one type, so every reference becomes a dict.
 
         Raises:
-            ValueError: a prediction that is no text, a reference without an answer, or numbers that differ.
+            ValueError: a prediction is no text, a reference has no answer, or their numbers differ.
         """
         if len(predictions) != len(references):
             raise ValueError(f"{len(predictions)} predictions and {len(references)} references: give one for each")
@@ -41,33 +44,17 @@ class AnswerMetric(evaluate.Metric):
         answers = [read_reference(reference, index) for index, reference in enumerate(references)]
         super().add_batch(predictions=texts, references=answers, **kwargs)
 
-    def add(self, *, prediction: str, reference: Any, **kwargs: object) -> None:
-        """Add one answer."""
-        self.add_batch(predictions=[prediction], references=[reference], **kwargs)
-
-
-def answer_info(description: str, citation: str, inputs_description: str) -> evaluate.MetricInfo:
-    """Info of an `AnswerMetric`, with its features."""
-    text = datasets.Value("string")
-    reference = {"answers": datasets.Sequence(text), "type": text}
-    return evaluate.MetricInfo(
-        description=description,
-        citation=citation,
-        inputs_description=inputs_description,
-        features=datasets.Features({"predictions": text, "references": reference}),
-    )
-
 
 def check_prediction(prediction: Any, index: int) -> str:
-    """The prediction, or a complaint about one that is no text."""
+    """The prediction. Raises ValueError unless it is a text."""
     if not isinstance(prediction, str):
-        remedy = "an answer that is missing is ''" if prediction is None else "turn it into a str"
-        raise ValueError(f"prediction {index} is {prediction!r} and no text: {remedy}")
+        remedy = "a missing answer is ''" if prediction is None else "turn it into a str"
+        raise ValueError(f"prediction {index} is {prediction!r}, which is no text: {remedy}")
     return prediction
 
 
 def read_reference(reference: Any, index: int) -> Reference:
-    """The dict of a reference in any of the forms, or a complaint about what is no reference."""
+    """The reference as a dict. Raises ValueError where it has none of the forms."""
     given = reference if isinstance(reference, dict) else {"answers": reference}
     answers, kind = given.get("answers"), given.get("type") or ""
     answers = [answers] if isinstance(answers, str) else answers
@@ -82,14 +69,22 @@ def read_reference(reference: Any, index: int) -> Reference:
 
 
 def mean(scores: Sequence[float]) -> float:
-    """The mean; a complaint where there is nothing."""
+    """The mean. Raises ValueError for no scores."""
     if not scores:
         raise ValueError("nothing to score: give at least one prediction and its reference")
     return sum(scores) / len(scores)
 
 
+def match_scores(
+    predictions: Sequence[str], references: Sequence[Reference], form: Callable[[str], str]
+) -> list[float]:
+    """1.0 for each prediction that equals one of its answers, both after `form`; 0.0 for the others."""
+    pairs = zip(predictions, references, strict=True)
+    return [float(form(text) in {form(answer) for answer in reference["answers"]}) for text, reference in pairs]
+
+
 def by_type(scores: Sequence[float], references: Sequence[Reference]) -> dict[str, float]:
-    """Means over the questions of each type, sorted by type; questions without a type are in none."""
+    """Mean of each type of question, sorted by type; questions without a type do not count."""
     groups: dict[str, list[float]] = {}
     for score, reference in zip(scores, references, strict=True):
         if reference["type"]:
@@ -98,5 +93,5 @@ def by_type(scores: Sequence[float], references: Sequence[Reference]) -> dict[st
 
 
 def keyed(name: str, means: dict[str, float]) -> dict[str, float]:
-    """Means under the names of metrics: `accuracy` and "yes/no" give `accuracy_yes_no`."""
+    """Means by key: `accuracy` and the type "yes/no" make `accuracy_yes_no`."""
     return {f"{name}_{NO_WORD.sub('_', kind.lower())}": value for kind, value in means.items()}

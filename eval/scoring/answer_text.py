@@ -1,4 +1,4 @@
-"""Texts of answers as the metrics compare them: VQAv2's normalisation, number words, edit distance."""
+"""Normalisation and comparison of answers: VQAv2's rules, number words, edit distance."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ WORDS = """
 """
 DIGITS = {"none": "0", **{word: str(number) for number, word in enumerate(WORDS.split())}}
 
-# VQAv2's list, in the spelling that comes out; what goes in lacks one of the apostrophes
+# VQAv2's list, as normalised; the inputs lack one of the apostrophes
 CONTRACTIONS = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
     he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't not've
@@ -25,7 +25,7 @@ REPLACEMENTS = {
     for index, letter in enumerate(form)
     if letter == "'"
 }
-# the one that the official list has the other way round
+# the official list has this one reversed
 REPLACEMENTS["somebody'd"] = "somebodyd"
 # VQAv2 knows words up to ten only
 REPLACEMENTS |= {word: digits for word, digits in DIGITS.items() if int(digits) <= 10}
@@ -34,16 +34,16 @@ PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 
 
 def vqav2_space(text: str) -> str:
-    """The text on one line, without space around it. Space inside stays, as in the official evaluation."""
+    """The text on one line, without surrounding space. Space inside stays, as in the official evaluation."""
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
 def vqav2_normalise(text: str) -> str:
-    """An answer as the VQAv2 evaluation compares it (https://visualqa.org/evaluation.html).
+    """Normalise an answer as the VQAv2 evaluation does (https://visualqa.org/evaluation.html).
 
-    Lower case, no articles, no punctuation, apostrophes in contractions, digits for the words none … ten. The official
-    code's quirks are kept, since published numbers have them: a comma between two digits anywhere drops all marks
-    instead of putting spaces, and so does, for each mark, a space beside it.
+    Lower case, no articles, no punctuation, apostrophes in contractions, digits for the words none … ten. Quirks
+    of the official code are kept, since published numbers include them: a comma between two digits anywhere deletes
+    all marks instead of replacing them by spaces, and so does, for each mark, a space beside it.
     """
     dropped = re.search(r"\d,\d", text) is not None
     out = text
@@ -61,7 +61,7 @@ def to_digits(text: str) -> str:
 
 
 def fold(text: str, lower: bool, strip: bool) -> str:
-    """Fold case, and drop space around the text, as asked."""
+    """Lower-case and strip the text, each where requested."""
     text = text.strip() if strip else text
     return text.lower() if lower else text
 
@@ -69,7 +69,7 @@ def fold(text: str, lower: bool, strip: bool) -> str:
 def anls(prediction: str, answers: Iterable[str], threshold: float = 0.5) -> float:
     """Similarity to the nearest answer: 1 - d where d < threshold, else 0 (ST-VQA, arXiv:1905.13648, section 4).
 
-    d is the number of edits by the length of the longer text. An empty answer is matched by an empty text alone.
+    d is the edit distance divided by the length of the longer text. Only an empty text matches an empty answer.
     """
     return max(similarity(prediction, answer, threshold) for answer in answers)
 
@@ -79,7 +79,7 @@ def similarity(prediction: str, answer: str, threshold: float) -> float:
     longer = max(len(prediction), len(answer))
     if longer == 0:
         return 1.0
-    # at least so many edits: spares a page of repeated words the comparison
+    # a lower bound of the distance, which saves the comparison of long texts
     if abs(len(prediction) - len(answer)) / longer >= threshold:
         return 0.0
     distance = edit_distance(prediction, answer) / longer
@@ -87,9 +87,9 @@ def similarity(prediction: str, answer: str, threshold: float) -> float:
 
 
 def edit_distance(a: str, b: str) -> int:
-    """Fewest insertions, deletions and substitutions of characters that turn one text into the other.
+    """Levenshtein distance of two texts.
 
-    A column of the usual table is held as the bits of two integers, its steps up and its steps down (Myers 1999,
+    Two integers hold a column of the usual table as bits, its steps up and its steps down (Myers 1999,
     "A fast bit-vector algorithm for approximate string matching"), so that long texts take milliseconds.
     """
     if not a:

@@ -1,4 +1,4 @@
-"""Captions as the metrics of captions compare them: Penn Treebank tokens, or plain words where there is no Java."""
+"""Tokenization of captions: Penn Treebank tokens, or plain words without Java."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ PLAIN_NOTE = "plain (not comparable with published numbers)"
 def tokenize_captions(
     predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "auto"
 ) -> tuple[list[str], list[list[str]], str]:
-    """Tokens, joined by spaces, of predictions and of the references of each.
+    """Tokens, joined by spaces, of predictions and references.
 
     Args:
         predictions: one caption each.
@@ -22,7 +22,7 @@ def tokenize_captions(
         tokenizer: "ptb" (needs `java`), "plain", or "auto": ptb where there is a `java`, else plain.
 
     Returns:
-        predictions and references in the same order, and what a result should say about the tokenizer.
+        Predictions and references in the same order, and a note on the tokenizer for the result.
 
     Raises:
         ValueError: an unknown tokenizer.
@@ -43,10 +43,10 @@ def tokenize_captions(
 def ptb_tokenize(texts: list[str]) -> list[str]:
     """Penn Treebank tokens without punctuation, by the jar that pycocoevalcap ships.
 
-    The package's own wrapper is not used: a line separator inside a caption (models write them) shifts all
-    later captions by one there, and it writes into site-packages.
+    The package's wrapper is not used: there a line separator inside a caption shifts all later captions by one, and
+    it writes into site-packages.
     """
-    # the tokenizer drops trailing empty lines, hence the line at the end
+    # a last line, since the tokenizer drops trailing empty lines
     lines = "\n".join([*(" ".join(text.split()) for text in texts), "end"])
     jar = ptbtokenizer.__file__.replace("ptbtokenizer.py", ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
     command = ["java", "-Dfile.encoding=UTF-8", "-cp", jar, PTB_MAIN, "-preserveLines", "-lowerCase"]
@@ -55,12 +55,12 @@ def ptb_tokenize(texts: list[str]) -> list[str]:
     if run.returncode or len(output) != len(texts) + 1:
         raise RuntimeError(
             f"the Java tokenizer failed on {len(texts)} captions (exit {run.returncode}, {len(output)} lines); "
-            f"tokenizer='plain' does without Java: {run.stderr.decode(errors='replace')[-500:]}"
+            f"tokenizer='plain' needs no Java: {run.stderr.decode(errors='replace')[-500:]}"
         )
     dropped = set(ptbtokenizer.PUNCTUATIONS)
     return [" ".join(word for word in line.split() if word not in dropped) for line in output[:-1]]
 
 
 def plain_tokenize(texts: list[str]) -> list[str]:
-    """Lower-case words without the punctuation that surrounds them."""
+    """Lower-case words without punctuation."""
     return [" ".join(re.sub(r"[.,!?;:\"`()\[\]{}]+", " ", text.lower()).split()) for text in texts]

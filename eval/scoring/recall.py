@@ -1,7 +1,7 @@
 """Image-text retrieval: recall at k in both directions, for one set or language by language.
 
 The protocol is that of Crossmodal-3600 (2205.12522) as SigLIP uses it (2303.15343): a text finds its own image
-among the first k, an image finds any of its texts among the first k; languages are scored one by one and averaged.
+among the first k, an image finds any of its texts among the first k; languages are scored separately and averaged.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ import torch
 
 KS = (1, 5, 10)
 DIRECTIONS = ("image_to_text", "text_to_image")
+DIRECTION_NAMES = {"image_to_text": "image-to-text", "text_to_image": "text-to-image"}
 LARGEST_BLOCK = 1 << 22  # similarities at a time, 16 MB in float32
 
 
@@ -22,11 +23,11 @@ class LanguageRecall:
 
     Attributes:
         recalls: as `recall_at_k` gives them.
-        chance: what random embeddings would reach, under the same keys.
-        ceiling: what nobody can exceed, where images share texts word for word: only a text's own image counts,
-            and which one that is cannot be known. 1 where the texts are not given.
-        images: images that have a text in this language; the others have no part.
-        texts: their texts.
+        chance: recalls of random embeddings, under the same keys.
+        ceiling: highest possible recalls where images share texts word for word: only a text's own image counts, and
+            no model can tell which one that is. 1 where the texts are not given.
+        images: number of images with a text in this language; others do not count.
+        texts: number of texts.
     """
 
     recalls: dict[str, float]
@@ -38,13 +39,13 @@ class LanguageRecall:
 
 @dataclass(frozen=True)
 class RetrievalTable:
-    """Recalls of every language, and their plain means over the languages.
+    """Recalls of every language, and their unweighted means over the languages.
 
     Attributes:
         languages: by language, in the order in which the languages first occur.
         mean: recalls averaged over the languages.
         chance: likewise, of random embeddings.
-        ceiling: likewise, what nobody can exceed.
+        ceiling: likewise, highest possible recalls.
         ks: the ranks that count.
     """
 
@@ -73,8 +74,7 @@ def recall_at_k(
     Args:
         image_embeds: float[n, D], normalised.
         text_embeds: float[m, D], normalised.
-        text_image: int[m], the image of each text. An image without texts is in the way of the others' texts, and
-            is no query itself.
+        text_image: int[m], the image of each text. An image without texts is a candidate, but no query.
         ks: ranks that count.
 
     Returns:
@@ -84,19 +84,18 @@ def recall_at_k(
     Raises:
         ValueError: shapes or indices do not fit together, or an embedding is not finite.
     """
-    image_ranks, text_ranks = own_ranks(image_embeds, text_embeds, text_image)
-    asked = torch.isin(torch.arange(len(image_embeds)), text_image.cpu())
-    ranks = {"image_to_text": image_ranks[asked], "text_to_image": text_ranks}
+    image_ranks, text_ranks = match_ranks(image_embeds, text_embeds, text_image)
+    queries = torch.isin(torch.arange(len(image_embeds)), text_image.cpu())
+    ranks = {"image_to_text": image_ranks[queries], "text_to_image": text_ranks}
     return {recall_key(name, k): float((ranks[name] < k).double().mean()) for name in DIRECTIONS for k in ks}
 
 
-def own_ranks(
+def match_ranks(
     image_embeds: torch.Tensor, text_embeds: torch.Tensor, text_image: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """How many candidates come before the first right one, for every image and for every text.
+    """0-based rank of the first match, for every image and for every text.
 
-    Of candidates with equal scores the one with the lower index comes first. So the result does not change from run
-    to run, and embeddings that are all the same score as chance does, not as if they were right.
+    Ties are broken by index. So the result is deterministic, and embeddings that are all equal score as chance does.
 
     Returns:
         int[n] of the images, m for those without texts; int[m] of the texts.
@@ -105,20 +104,20 @@ def own_ranks(
     text_image = text_image.to(image_embeds.device)
     images = torch.arange(len(image_embeds), device=image_embeds.device)
     image_ranks = [
-        first_right(scores, images[part, None] == text_image[None])
+        first_match_rank(scores, images[part, None] == text_image[None])
         for part, scores in similarity_blocks(image_embeds, text_embeds)
     ]
     text_ranks = [
-        first_right(scores, text_image[part, None] == images[None])
+        first_match_rank(scores, text_image[part, None] == images[None])
         for part, scores in similarity_blocks(text_embeds, image_embeds)
     ]
     return torch.cat(image_ranks).cpu(), torch.cat(text_ranks).cpu()
 
 
-def first_right(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Candidates before the best right one: int[q] of float[q, c] and bool[q, c]; c where none is right."""
+def first_match_rank(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Number of candidates before the best match: int[q] of float[q, c] and bool[q, c]; c where there is no match."""
     own, where = scores.masked_fill(~right, -torch.inf).max(dim=1, keepdim=True)
-    # of equal right ones `max` may name any
+    # of equal matches `max` may return any
     place = torch.arange(scores.shape[1], device=scores.device)
     where = place.expand_as(scores).masked_fill(~(right & (scores == own)), scores.shape[1]).amin(1, keepdim=True)
     before = (scores > own) | ((scores == own) & (place < where))
@@ -141,8 +140,8 @@ def nearest(queries: torch.Tensor, candidates: torch.Tensor, k: int) -> tuple[to
 
 
 def similarity_blocks(queries: torch.Tensor, candidates: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Rows of the similarity matrix, as many at a time as fit into `LARGEST_BLOCK`; equal candidates score equally."""
-    # a matrix product adds up equal columns in different orders, and the last bit would decide which text comes first
+    """Rows of the similarity matrix, in blocks of up to `LARGEST_BLOCK`; equal candidates have equal scores."""
+    # a matrix product may sum equal columns in different orders, and their last bits would break ties
     distinct, place = torch.unique(candidates, dim=0, return_inverse=True)
     rows = max(1, LARGEST_BLOCK // max(len(candidates), 1))
     for start in range(0, len(queries), rows):
@@ -151,7 +150,7 @@ def similarity_blocks(queries: torch.Tensor, candidates: torch.Tensor) -> Iterat
 
 
 def check(image_embeds: torch.Tensor, text_embeds: torch.Tensor, text_image: torch.Tensor) -> None:
-    """Raise ValueError for what cannot be scored."""
+    """Raise ValueError for shapes, indices or values that cannot be scored."""
     n, m = len(image_embeds), len(text_embeds)
     shapes = [list(one.shape) for one in (image_embeds, text_embeds, text_image)]
     if image_embeds.ndim != 2 or text_embeds.shape != (m, image_embeds.shape[1]) or text_image.shape != (m,):
@@ -160,25 +159,25 @@ def check(image_embeds: torch.Tensor, text_embeds: torch.Tensor, text_image: tor
         raise ValueError(f"there is nothing to retrieve: {n} images and {m} texts")
     if not 0 <= int(text_image.min()) <= int(text_image.max()) < n:
         raise ValueError(f"text_image holds indices of the {n} images, from 0 to {n - 1}")
-    # nothing is larger than NaN, so a broken model would always be right
+    # no score is larger than NaN, so a broken model would have perfect recall
     for name, embeds in (("image", image_embeds), ("text", text_embeds)):
         if not torch.isfinite(embeds).all():
             raise ValueError(f"{name} embeddings hold NaN or infinity: the model or its precision is broken")
 
 
 def chance_at_k(text_image: torch.Tensor, ks: Sequence[int] = KS, images: int | None = None) -> dict[str, float]:
-    """What recalls random orders have on average.
+    """Expected recalls of random orders.
 
     Args:
         text_image: int[m], the image of each text.
         ks: ranks that count.
-        images: images, those without texts included; those with texts when None.
+        images: number of images, with or without texts; of those with texts when None.
     """
     owned = torch.unique(text_image, return_counts=True)[1].tolist()
     texts, images = len(text_image), images or len(owned)
     result = {}
     for k in ks:
-        # one minus the chance that all of the first k are other images' texts
+        # one minus the probability that the first k are all other images' texts
         misses = [comb(texts - own, min(k, texts)) / comb(texts, min(k, texts)) for own in owned]
         result[recall_key("image_to_text", k)] = 1 - sum(misses) / len(misses)
         result[recall_key("text_to_image", k)] = min(k / images, 1.0)
@@ -193,7 +192,7 @@ def retrieval_per_language(
     ks: Sequence[int] = KS,
     texts: Sequence[str] | None = None,
 ) -> RetrievalTable:
-    """Recalls of every language among its own texts and the images that have any, and the means.
+    """Recalls of every language, among its texts and their images, and the means.
 
     Args:
         image_embeds: float[n, D], normalised.
@@ -201,7 +200,7 @@ def retrieval_per_language(
         text_image: int[m], the image of each text.
         text_language: m languages.
         ks: ranks that count.
-        texts: the m texts, for the ceiling that those set which several images share.
+        texts: the m texts, for the ceiling that shared texts set.
 
     Raises:
         ValueError: as `recall_at_k`, or there are more or fewer languages than texts.
@@ -214,8 +213,8 @@ def retrieval_per_language(
         own = torch.tensor([i for i, name in enumerate(text_language) if name == language])
         images, place = torch.unique(text_image[own], return_inverse=True)
         found = recall_at_k(image_embeds[images], text_embeds[own], place, ks)
-        told = [words[i] for i in own.tolist()] if words else [str(i) for i in own.tolist()]
-        chance, ceiling = chance_at_k(place, ks), ceiling_at_k(told, place.tolist(), ks)
+        own_texts = [words[i] for i in own.tolist()] if words else [str(i) for i in own.tolist()]
+        chance, ceiling = chance_at_k(place, ks), ceiling_at_k(own_texts, place.tolist(), ks)
         rows[language] = LanguageRecall(found, chance, ceiling, len(images), len(own))
     return RetrievalTable(
         rows,
@@ -227,18 +226,18 @@ def retrieval_per_language(
 
 
 def ceiling_at_k(texts: Sequence[str], images: Sequence[int], ks: Sequence[int] = KS) -> dict[str, float]:
-    """Recalls of somebody who finds every image that has a text, and cannot know which of them is meant.
+    """Highest possible recalls: every image with the query's text is a candidate of equal score.
 
     Args:
         texts: m texts.
-        images: m numbers, the image of each.
+        images: m indices, the image of each.
         ks: ranks that count.
     """
     owners: dict[str, set[int]] = {}
     for text, image in zip(texts, images, strict=True):
         owners.setdefault(text, set()).add(image)
     alike = [len(owners[text]) for text in texts]
-    # an image is found by that of its texts which it shares with the fewest
+    # an image is best retrieved by the text that it shares with the fewest images
     least = dict.fromkeys(images, 1 << 60)
     for image, count in zip(images, alike):
         least[image] = min(least[image], count)
@@ -251,5 +250,5 @@ def ceiling_at_k(texts: Sequence[str], images: Sequence[int], ks: Sequence[int] 
 
 
 def mean_of(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means key by key."""
+    """Means by key."""
     return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}

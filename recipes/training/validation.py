@@ -14,7 +14,7 @@ from openpali.data.mixture import TaskDataset
 from openpali.data.sources import credits_of
 from openpali.eval.answering.evaluate_task import TaskResult, evaluate_task
 from openpali.eval.report.json_numbers import json_numbers
-from openpali.eval.report.page import report_images, write_report
+from openpali.eval.report.page import gallery_images, write_report
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.run_folder import LOG_FILE
 from openpali.recipes.training.progress import read_log
@@ -123,7 +123,7 @@ def final_report(
     blanks = test.results(model, blank_images=True)
     for name, result in test.results(model).items():
         result.name, result.blank_metrics = name, blanks[name].metrics
-        images |= report_images(result, test.datasets[name])
+        images |= gallery_images(result, test.datasets[name])
         results.append(result)
         numbers = ", ".join(
             f"{key} {shown(value)} ({shown(blanks[name].metrics[key])} on blank images)"

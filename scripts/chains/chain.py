@@ -13,7 +13,7 @@ from openpali.data.sources.builtin.drawings import CREDITS
 from openpali.data.tasks import load_task
 from openpali.eval.answering.evaluate_task import TaskResult, evaluate_task
 from openpali.eval.answering.load_model import load_model
-from openpali.eval.report.page import report_images, write_report
+from openpali.eval.report.page import gallery_images, write_report
 from openpali.recipes.training.progress import read_log
 
 SCENES: dict[str, Any] = {"name": "emoji", "size": 64, "concepts": 32}
@@ -114,7 +114,7 @@ def score(model: Any, processor: Any, dataset: TaskDataset, title: str) -> tuple
     # one image may be in several galleries, with other boxes
     for row in result.predictions:
         row["id"] = f"{title}: {row['id']}"
-    return result, report_images(result, dataset)
+    return result, gallery_images(result, dataset)
 
 
 def line(result: TaskResult) -> str:

@@ -14,7 +14,7 @@ from transformers import SiglipForImageClassification
 from openpali.eval import encoders
 from openpali.eval.encoders import main
 from openpali.eval.image_encoders.embedding import embed_images, embed_texts, image_features
-from openpali.eval.image_encoders.gallery import QUERIES, evenly, ranked
+from openpali.eval.image_encoders.gallery import QUERIES, evenly_spaced, rank_candidates
 from openpali.eval.image_encoders.linear_probe import linear_probe
 from openpali.eval.scoring.recall import recall_at_k
 
@@ -23,7 +23,7 @@ CREDITS = "Drawn by nobody, see https://example.org/licence"
 
 
 class Colours:
-    """ImageFolder of one colour each, slightly different, with names in two languages and one text that they share."""
+    """Images of one colour each, slightly different, with names in two languages and one text that they share."""
 
     name, credits = "colours", CREDITS
 
@@ -96,7 +96,7 @@ def test_scores_are_those_of_the_parts(whole, checkpoints):
     assert [one["pooling"] for one in metrics["probe"].values()] == ["head", "mean"]
     assert metrics["images"] == 30
     assert metrics["arguments"]["shots"] == 3
-    assert "retrieval, image → text: R@1" in printed
+    assert "image-to-text retrieval: R@1" in printed
     assert "probe of classifier: " in printed
 
 
@@ -135,12 +135,12 @@ def test_page_is_whole_and_safe(whole):
 
 
 def test_order_of_a_gallery():
-    order = ranked(torch.tensor([1.0, 0.0]), torch.eye(2)[[1, 0, 1]], torch.tensor([True, False, True]))
+    order = rank_candidates(torch.tensor([1.0, 0.0]), torch.eye(2)[[1, 0, 1]], torch.tensor([True, False, True]))
     assert (order["rank"], order["first"]) == (2, 0)
     assert [place for place, _ in order["answers"]] == [1, 0, 2]
     assert [more["right"] for _, more in order["answers"]] == [False, True, True]
-    assert [evenly(range(80), number, 0.5) for number in range(QUERIES)] == list(range(5, 80, 10))
-    assert [evenly([7], number, 0.25) for number in range(QUERIES)] == [7] * QUERIES
+    assert [evenly_spaced(range(80), number, 0.5) for number in range(QUERIES)] == list(range(5, 80, 10))
+    assert [evenly_spaced([7], number, 0.25) for number in range(QUERIES)] == [7] * QUERIES
 
 
 def test_a_model_without_texts_gets_only_the_probe(checkpoints, tmp_path, monkeypatch, capsys):
@@ -201,7 +201,7 @@ def test_what_is_wrong_is_said_in_one_line(checkpoints, tmp_path, monkeypatch, m
 
 def test_the_command_of_the_docstring_parses(monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr(encoders, "run", lambda args: seen.append(args) or encoders.Measured("", {}))
+    monkeypatch.setattr(encoders, "run", lambda args: seen.append(args) or encoders.EncoderScores("", {}))
     command = re.search(r"openpali encoders (--.*?)\n\n", encoders.__doc__, re.DOTALL)[1]
     main(shlex.split(command.replace("\\\n", " ")))
     assert seen[0].limit == 500

@@ -61,7 +61,7 @@ def test_run_writes_predictions_metrics_and_report(checkpoint, records, tmp_path
     assert len(lines_of(output / "skipped_records.jsonl")) == 1
     html = (output / "report.html").read_text()
     assert html.count("<article>") == 9
-    assert "Blank images" in html
+    assert "Blind baseline" in html
     assert "exact_match 0.0 %" in capsys.readouterr().out
 
 
@@ -97,7 +97,7 @@ def test_predictions_of_other_settings_are_not_mixed(checkpoint, records, tmp_pa
     main(arguments(checkpoint, records, output, *more, "--overwrite"))
 
 
-def test_the_type_of_weights_is_told_and_not_mixed(checkpoint, records, tmp_path):
+def test_the_type_of_weights_is_reported_and_not_mixed(checkpoint, records, tmp_path):
     output = tmp_path / "out"
     main(arguments(checkpoint, records, output, "--dtype", "bfloat16"))
     metrics = json.loads((output / "metrics.json").read_text())
@@ -141,7 +141,7 @@ def test_mistakes_are_said_in_a_sentence(checkpoint, records, tmp_path, change, 
     assert message in str(caught.value)
 
 
-def test_data_in_place_of_a_source_are_told_and_not_printed(checkpoint, records, tmp_path):
+def test_data_in_place_of_a_source_are_an_error_and_not_printed(checkpoint, records, tmp_path):
     for name, content, remedy in (
         ("coco.json", {"images": [], "annotations": [{"id": 12345}] * 99}, "{name: coco, path: "),
         ("rows.json", [{"image": "12345.png"}] * 99, "{name: custom, path: "),
@@ -150,10 +150,10 @@ def test_data_in_place_of_a_source_are_told_and_not_printed(checkpoint, records,
         path.write_text(json.dumps(content))
         with pytest.raises(SystemExit) as stop:
             main([*arguments(checkpoint, records, tmp_path / "out"), "--source", str(path)])
-        told = str(stop.value.code)
-        assert f"openpali eval: {path} does not describe a source" in told
-        assert f"--source '{remedy}{path}" in told
-        assert "12345" not in told
+        message = str(stop.value.code)
+        assert f"openpali eval: {path} does not describe a source" in message
+        assert f"--source '{remedy}{path}" in message
+        assert "12345" not in message
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(SystemExit, match="empty.jsonl:all: it has no records. Write one JSON object a line."):
         main([*arguments(checkpoint, records, tmp_path / "out"), "--source", str(tmp_path / "empty.jsonl")])

@@ -31,7 +31,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    """ImageFolder of which two are broken, so that the next one stands in and comes twice."""
+    """Images of which two are broken, so that the next one stands in and comes twice."""
     folder, lines = tmp_path_factory.mktemp("records"), []
     for i in range(COUNT):
         Image.new("RGB", (24 + i, 24), COLOURS[i % len(COLOURS)]).save(folder / f"{i}.png")

@@ -55,7 +55,7 @@ def test_boxes_are_printed_and_drawn(image, says, tmp_path, capsys):
         answer,
         "dog: x 100 to 200, y 25 to 75",
         "not read: 'nonsense', since it does not begin with location tokens",
-        f"ImageLike with 1 box: {saved}",
+        f"Image with 1 box: {saved}",
     ]
     drawn = Image.open(saved)
     assert drawn.size == (448, 224)
@@ -80,7 +80,7 @@ def test_masks_are_read_by_the_codec_drawn_and_saved(image, says, codec, tmp_pat
         "not read: '<loc0001><seg001> bus', since it has 1 location tokens instead of 4",
         "not read: 'nonsense', since it does not begin with location tokens",
     ]
-    assert lines[5].startswith("ImageLike with 2 boxes and 2 masks: ")
+    assert lines[5].startswith("Image with 2 boxes and 2 masks: ")
     for name, mask in zip(("01_dog.png", "02_a_red_cat.png"), expected.masks.numpy()):
         saved = np.asarray(Image.open(tmp_path / "masks" / name))
         assert (saved == 255 * mask).all()
@@ -114,7 +114,7 @@ def test_without_a_codec_boxes_are_drawn_and_the_remedy_is_said(image, says, cod
     predict(["model", str(image), "segment dog"])
     out, error = capsys.readouterr()
     assert "dog: x 20 to 120, y 10 to 60\n" in out
-    assert "ImageLike with 2 boxes: " in out
+    assert "Image with 2 boxes: " in out
     for part in ("outputs/nowhere", "make mask-vqvae", "convert_mask_vqvae vae-oid.npz", "--codec"):
         assert part in error
     with pytest.raises(SystemExit, match="openpali predict: there is no mask codec at outputs/nowhere"):
@@ -140,19 +140,19 @@ def test_a_box_alone_is_the_answer_to_a_referring_expression(image, says, tmp_pa
     says(BOX)
     predict(["model", str(image), "the dog on the left", "--save", str(tmp_path / "boxes.png")])
     lines = capsys.readouterr().out.splitlines()
-    assert lines == [BOX, "no label: x 100 to 200, y 25 to 75", f"ImageLike with 1 box: {tmp_path / 'boxes.png'}"]
+    assert lines == [BOX, "no label: x 100 to 200, y 25 to 75", f"Image with 1 box: {tmp_path / 'boxes.png'}"]
     drawn = Image.open(tmp_path / "boxes.png")
     assert ImageColor.getrgb(OBJECT_COLOURS[0]) in {pixel for _, pixel in drawn.getcolors(1 << 20) or ()}
 
 
 @pytest.mark.parametrize("option", ["--num_beams", "--max_new_tokens"])
 @pytest.mark.parametrize("value", ["0", "-3", "some"])
-def test_numbers_below_one_are_told(image, option, value, capsys):
+def test_numbers_below_one_are_an_error(image, option, value, capsys):
     with pytest.raises(SystemExit) as stop:
         predict(["model", str(image), "x", option, value])
     assert stop.value.code == 2
-    told = f"it is at least 1, not {value}" if value != "some" else "invalid whole number value: 'some'"
-    assert f"argument {option}: {told}" in capsys.readouterr().err
+    message = f"it is at least 1, not {value}" if value != "some" else "invalid whole number value: 'some'"
+    assert f"argument {option}: {message}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta"])

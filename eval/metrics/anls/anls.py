@@ -1,15 +1,13 @@
 """Average normalised Levenshtein similarity: DocVQA, InfographicVQA, ST-VQA."""
 
-import evaluate
-
 from openpali.eval.scoring import answer_metric
 from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
 from openpali.eval.scoring.answer_text import anls, fold
 
 _DESCRIPTION = """
-ANLS, for answers that are read from an image: 1 - d for the nearest right answer where d < 0.5, else 0; d is the
-number of edits by the length of the longer text. Without regard to case, as in the evaluation of DocVQA
-(https://rrc.cvc.uab.es) and by PaliGemma's authors.
+ANLS, for answers that are read from an image: 1 - d for the nearest reference where d < 0.5, else 0; d is the edit
+distance divided by the length of the longer text. Case does not count, as in the evaluation of DocVQA
+(https://rrc.cvc.uab.es) and in big_vision.
 """
 _CITATION = """
 @inproceedings{biten2019scene,
@@ -19,23 +17,22 @@ _CITATION = """
 """
 _KWARGS = """
 Args:
-    predictions: list of str. An empty answer is similar to an empty reference alone.
+    predictions: list of str. An empty answer matches only an empty reference.
     references: per question a str, a list of str, or {"answers": list of str, "type": str}. The nearest answer counts.
     lower: compare without regard to case (default True).
-    strip: drop space around both sides (default True; the authors keep it).
+    strip: strip both sides (default True; big_vision does not).
     return_scores: also return `scores`, in [0, 1] per prediction (default False).
 Returns:
     anls: float in [0, 1].
     exact_match: share of predictions that equal an answer.
-    anls_TYPE: ANLS over the questions of each type that is given.
+    anls_TYPE: ANLS of each type of question.
 """
 
 
 class Anls(answer_metric.AnswerMetric):
     """Similarity to the nearest answer."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
 
     def _compute(
         self,
@@ -50,7 +47,7 @@ class Anls(answer_metric.AnswerMetric):
             answers = [fold(answer, lower, strip) for answer in reference["answers"]]
             scores.append(anls(fold(prediction, lower, strip), answers))
         result: dict[str, float | list[float]] = {"anls": mean(scores)}
-        # one edit in the longest of texts is a similarity below 1
+        # a single edit makes a similarity below 1, however long the text
         result |= {"exact_match": mean([float(score == 1.0) for score in scores])}
         result |= keyed("anls", by_type(scores, references))
         return result | {"scores": scores} if return_scores else result

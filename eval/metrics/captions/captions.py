@@ -1,6 +1,5 @@
 """CIDEr, BLEU and ROUGE-L of captions, by the COCO caption evaluation's own scorers."""
 
-import evaluate
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
@@ -11,9 +10,9 @@ from openpali.eval.scoring.caption_text import tokenize_captions
 
 _DESCRIPTION = """
 The COCO caption evaluation (arXiv:1504.00325): CIDEr x 100, BLEU-1 to 4 over the whole set, and ROUGE-L, after Penn
-Treebank tokenisation by Stanford's program. That needs Java; without it a plain tokenizer is used and the result says
-that it cannot be compared with published numbers. Where references have types, such as the languages of XM3600, every
-number is computed for each type by itself and then averaged, so that each type has the same weight.
+Treebank tokenisation by Stanford's program. That needs Java; without it a plain tokenizer is used, and the result
+says that it is not comparable with published numbers. Where references have types, such as the languages of XM3600,
+every score is computed for each type separately and then averaged, so that each type has the same weight.
 """
 _CITATION = """
 @article{chen2015microsoft,
@@ -32,18 +31,17 @@ Args:
     return_scores: also return `scores`, CIDEr x 100 per prediction (default False).
 Returns:
     cider: float, x 100 as in papers.
-    bleu_1, bleu_2, bleu_3, bleu_4: float in [0, 1]; counts are summed over the set, so it is no mean over captions.
+    bleu_1, bleu_2, bleu_3, bleu_4: float in [0, 1]; from counts of the whole set, not a mean over captions.
     rouge_l: float in [0, 1].
-    tokenizer: what split the words.
-    cider_TYPE: CIDEr x 100 of each type that is given.
+    tokenizer: the tokenizer that was used.
+    cider_TYPE: CIDEr x 100 of each type.
 """
 
 
 class Captions(answer_metric.AnswerMetric):
     """CIDEr x 100, BLEU and ROUGE-L."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
 
     def _compute(
         self,
@@ -70,7 +68,7 @@ class Captions(answer_metric.AnswerMetric):
 
 
 def rows_by_type(references: list[Reference]) -> dict[str, list[int]]:
-    """Numbers of the references of each type, sorted by type; a complaint where some have none."""
+    """Indices of the references of each type, sorted by type. Raises ValueError where only some have one."""
     kinds = [reference["type"] for reference in references]
     if not kinds:
         raise ValueError("nothing to score: give at least one prediction and its reference")

@@ -1,6 +1,5 @@
 """CIDEr of captions, by the COCO caption evaluation's own scorer."""
 
-import evaluate
 from pycocoevalcap.cider.cider import Cider
 
 from openpali.eval.scoring import answer_metric
@@ -17,22 +16,21 @@ _CITATION = """
 _KWARGS = """
 Args:
     predictions: list of str.
-    references: per image a str, a list of str, or {"answers": list of str, "type": str}, whose type is passed over
-        (the metric captions takes types apart). N-grams are weighed by how rare they are among the references of
+    references: per image a str, a list of str, or {"answers": list of str, "type": str}, whose type is ignored
+        (the metric captions has types). N-grams are weighed by how rare they are among the references of
         this call, so the value depends on the whole set, and one image alone scores 0.
     tokenizer: "ptb" (needs `java`), "plain", or "auto" (default): ptb where there is a `java`, else plain.
     return_scores: also return `scores`, CIDEr x 100 per prediction (default False).
 Returns:
     cider: float, x 100 as in papers.
-    tokenizer: what split the words; a plain result says that it cannot be compared with published numbers.
+    tokenizer: the tokenizer that was used; a plain one is marked as not comparable with published numbers.
 """
 
 
 class CiderMetric(answer_metric.AnswerMetric):
     """CIDEr x 100."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
 
     def _compute(
         self,

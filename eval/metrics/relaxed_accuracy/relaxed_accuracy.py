@@ -1,15 +1,13 @@
-"""Relaxed accuracy of ChartQA: a number may be off by five per cent."""
-
-import evaluate
+"""Relaxed accuracy of ChartQA: numbers have a tolerance of 5 %."""
 
 from openpali.eval.scoring import answer_metric
 from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
 from openpali.eval.scoring.answer_text import fold
 
 _DESCRIPTION = """
-Share of answers that are right within five per cent where both sides are numbers ("5%" is 0.05) and the true one is
-not 0, and that are the same text otherwise (ChartQA, section 5.1, after PlotQA). As published for ChartQA: the mean of
-the accuracies on the questions of people ("human") and of machines ("augmented"), where references tell them apart.
+Share of answers within 5 % of the reference where both are numbers ("5%" is 0.05) and the reference is not 0, and
+equal to it otherwise (ChartQA, section 5.1, after PlotQA). As published for ChartQA: the mean of the accuracies on
+questions by annotators ("human") and by a model ("augmented"), where references have these types.
 """
 _CITATION = """
 @inproceedings{masry2022chartqa,
@@ -19,25 +17,24 @@ _CITATION = """
 """
 _KWARGS = """
 Args:
-    predictions: list of str. An empty answer is right only where a reference is empty too. "1,000" is text, no number.
+    predictions: list of str. An empty answer matches only an empty reference. "1,000" is text, no number.
     references: per question a str, a list of str of which any counts, or {"answers": list of str, "type": str} with
         the type "human" or "augmented". Either all have a type or none has.
-    lower: compare texts without regard to case (default True, as the authors do).
-    strip: drop space around both sides (default True; the authors keep it).
+    lower: ignore case in texts (default True, as in big_vision).
+    strip: strip both sides (default True; big_vision does not).
     tolerance: largest relative error (default 0.05).
     return_scores: also return `scores`, 0.0 or 1.0 per prediction (default False).
 Returns:
     relaxed_accuracy: float in [0, 1], the mean over types, each with the same weight; over all without types.
-    relaxed_accuracy_human, relaxed_accuracy_augmented, ...: over the questions of each type that is given.
+    relaxed_accuracy_human, relaxed_accuracy_augmented, ...: over the questions of each type.
     exact_match: share of predictions that equal an answer, over all questions.
 """
 
 
 class RelaxedAccuracy(answer_metric.AnswerMetric):
-    """Right within five per cent."""
+    """Accuracy with a tolerance of 5 % for numbers."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
 
     def _compute(
         self,
@@ -64,7 +61,7 @@ class RelaxedAccuracy(answer_metric.AnswerMetric):
 
 
 def matches(prediction: str, answer: str, tolerance: float) -> bool:
-    """Whether numbers are near enough, or texts equal. Nothing is near 0 by a share of it, hence text there."""
+    """Whether numbers are within the tolerance, or texts equal. 0 has no relative error, so it is text."""
     given, true = number(prediction), number(answer)
     if given is None or not true:
         return prediction == answer
@@ -72,7 +69,7 @@ def matches(prediction: str, answer: str, tolerance: float) -> bool:
 
 
 def number(text: str) -> float | None:
-    """The number that a text is, per cent as a share; None when it is none."""
+    """The number in a text, per cent as a share; None where the text is no number."""
     try:
         return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
     except ValueError:

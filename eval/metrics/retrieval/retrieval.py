@@ -1,10 +1,10 @@
 """Image-text retrieval: recall at k in both directions."""
 
 import datasets
-import evaluate
 import numpy as np
 import torch
 
+from openpali.eval.scoring import documented_metric
 from openpali.eval.scoring.recall import KS, chance_at_k, recall_at_k
 
 _DESCRIPTION = (
@@ -18,30 +18,25 @@ _CITATION = """
 """
 _KWARGS = """
 Args:
-    predictions: per text its similarities to all n images, list of float[n]. Larger is nearer; of equal
-        ones the lower index comes first.
+    predictions: per text its similarities to all n images, list of float[n]. Larger is nearer; ties are broken by
+        index.
     references: list of int, the index of each text's own image, from 0 to n - 1.
-    image_embeds: embeddings of the n images, float[n, D]. When given, predictions are embeddings of the texts,
-        list of float[D], and their inner products are the similarities (default None).
+    image_embeds: embeddings of the n images, float[n, D]; then predictions are embeddings of the texts, list of
+        float[D], and inner products are the similarities (default None).
     ks: ranks that count (default 1, 5, 10).
-    return_chance: also return what random orders reach, `chance_text_to_image_recall_at_1` and so on (default False).
+    return_chance: also return the recalls of random orders, `chance_text_to_image_recall_at_1` and so on (default
+        False).
 Returns:
-    image_to_text_recall_at_1, text_to_image_recall_at_1, ...: float in [0, 1] for every k. An image that is the
-        reference of no text is in the way of the others' texts, and no query itself.
+    image_to_text_recall_at_1, text_to_image_recall_at_1, ...: float in [0, 1] for every k. An image without
+        texts is a candidate, but no query.
 """
 
 
-class Retrieval(evaluate.Metric):
+class Retrieval(documented_metric.DocumentedMetric):
     """Recall at k of texts and images."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        row = datasets.Sequence(datasets.Value("float32"))
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS,
-            features=datasets.Features({"predictions": row, "references": datasets.Value("int64")}),
-        )
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
+    columns = {"predictions": datasets.Sequence(datasets.Value("float32")), "references": datasets.Value("int64")}
 
     def _compute(
         self,
@@ -53,9 +48,9 @@ class Retrieval(evaluate.Metric):
     ) -> dict[str, float]:
         lengths = {len(row) for row in predictions}
         if len(lengths) != 1:
-            raise ValueError(f"every prediction has as many numbers as the others, not {sorted(lengths)}")
+            raise ValueError(f"all predictions have the same length, not {sorted(lengths)}")
         rows, own = torch.tensor(predictions, dtype=torch.float32), torch.tensor(references)
-        # a row of similarities is the embedding of a text in a space where every image is an axis
+        # with unit vectors as embeddings of the images, a row of similarities is the embedding of its text
         images = torch.eye(rows.shape[1]) if image_embeds is None else torch.as_tensor(np.asarray(image_embeds))
         result = recall_at_k(images.to(rows), rows, own, ks)
         chances = chance_at_k(own, ks, len(images)) if return_chance else {}

@@ -1,16 +1,14 @@
-"""Accuracy of ScienceQA: the letter of a choice in a sentence."""
+"""Accuracy of ScienceQA: the letter of the choice in "The answer is X."."""
 
 import re
-
-import evaluate
 
 from openpali.eval.scoring import answer_metric
 from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
 
 _DESCRIPTION = """
-Share of answers that begin with "The answer is X." and name the right letter, without regard to case. What follows
-the full stop, such as an explanation, is passed over. After ScienceQA's own evaluation
-(https://github.com/lupantech/ScienceQA), but an answer that begins otherwise is wrong, as for PaliGemma's authors.
+Share of answers that begin with "The answer is X." and have the right letter, in any case. Text after the full stop,
+such as an explanation, is ignored. It follows ScienceQA's own evaluation (https://github.com/lupantech/ScienceQA), but
+an answer that begins otherwise is wrong, as in big_vision.
 """
 _CITATION = """
 @inproceedings{lu2022learn,
@@ -27,17 +25,16 @@ Args:
 Returns:
     accuracy: float in [0, 1].
     unparsed: share of the predictions that begin otherwise.
-    accuracy_TYPE: accuracy over the questions of each type that is given.
+    accuracy_TYPE: accuracy of each type of question.
 """
 
 SENTENCE = re.compile(r"the answer is ([a-z])\.")
 
 
 class ScienceQa(answer_metric.AnswerMetric):
-    """The right letter."""
+    """Accuracy of the letter."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
 
     def _compute(
         self, predictions: list[str], references: list[Reference], return_scores: bool = False
@@ -52,13 +49,13 @@ class ScienceQa(answer_metric.AnswerMetric):
 
 
 def letter(text: str) -> str | None:
-    """The letter, lower-case, of an answer; None where it does not begin as it must."""
+    """The lower-case letter of an answer; None where it does not begin with the sentence."""
     match = SENTENCE.match(text.lower())
     return match[1] if match else None
 
 
 def truth(reference: Reference, index: int) -> set[str]:
-    """Right letters, or a complaint about a reference that has none."""
+    """The reference's letters. Raises ValueError for an answer without one."""
     letters = set()
     for answer in reference["answers"]:
         bare = answer.strip().lower()

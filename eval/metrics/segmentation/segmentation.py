@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import datasets
-import evaluate
-import numpy as np
 from faster_coco_eval.core import mask as coco_masks
+
+from openpali.eval.scoring import documented_metric
+from openpali.eval.scoring.boxes import box_ious, check_box, fold_label
+from openpali.eval.scoring.documented_metric import NUMBER, TEXT
 
 _DESCRIPTION = "IoU of masks at full resolution, cumulative IoU, and box accuracy at IoU 0.5 and 0.75."
 _CITATION = """
@@ -19,34 +21,35 @@ _CITATION = """
 _KWARGS = """
 Args:
     predictions: per image a list of {"box": [x0, y0, x1, y1], "label": str, "mask": RLE or None}, in the order in
-        which the model wrote them. A mask is COCO's run-length encoding at the size of the image:
-        {"size": [height, width], "counts": str, or a list where it is not compressed}. None is no mask: such a
-        prediction is dropped, whatever its box is.
+        which the model wrote them. A mask is COCO's RLE at the size of the image:
+        {"size": [height, width], "counts": str, or a list where it is not compressed}. A prediction with the mask None
+        is dropped, whatever its box is.
     references: per image a list of the same, every one with a mask. Boxes are in the units of the predictions'.
-    referring: one prediction against one reference, whatever their labels are: the first prediction counts, others
-        are passed over. False matches several things by label. None (default) takes images with a single
-        reference that has no label as referring, and matches labels in the others.
+    referring: True compares the first prediction with the only reference, whatever their labels are; other
+        predictions are ignored. False matches several objects by label. None (default) is True for images with a
+        single reference without a label, else False.
     return_scores: also return `scores`, the mean IoU of each image (default False).
 Returns:
-    mean_iou: over pairs. Of the masks of one label the two with the highest IoU make a pair, then the next two, and
-        so on; IoU 0 makes pairs too. A mask that is left over, a reference or a prediction, is a pair of IoU 0: of
-        each label as many pairs count as there are references or predictions, whichever is more. Labels match
-        without regard to case and surrounding space.
-    cumulative_iou: all intersections by all unions (cIoU), so large things weigh more. Masks that are left over add
-        to the union.
+    mean_iou: over pairs. Of the masks of one label the two with the highest IoU are a pair, then the next two, and so
+        on, also with IoU 0. A mask without a partner, reference or prediction, is a pair of IoU 0: each label has as
+        many pairs as references or predictions, whichever is more. Labels match without case and surrounding space.
+    cumulative_iou: sum of intersections divided by sum of unions (cIoU), so large objects weigh more. Masks without a
+        partner add to the union.
     box_accuracy_50, box_accuracy_75: share of these pairs whose boxes have an IoU of at least 0.5 and 0.75.
-    invalid: share of the images with references for which there is no prediction with a mask, in referring for
-        which the first has none. They are in the scores above as 0.
+    invalid: share of the images with references that have no prediction with a mask; in referring, whose first
+        prediction has none. They count as 0 in the scores above.
     All are in [0, 1]. An image without references and predictions scores 1.0 and has no pairs. Where the whole set
-    has no reference, all but `invalid` are nan, undefined: silence would be perfect there.
+    has no reference, all but `invalid` are nan (undefined): an empty answer would be perfect there.
 """
 
 Masks = list[dict]
+RLE = {"size": datasets.Sequence(datasets.Value("int64")), "counts": TEXT}
+MASKS = [{"box": datasets.Sequence(NUMBER), "label": TEXT, "mask": RLE}]
 NO_MASK = {"size": [0, 0], "counts": ""}
 
 
 class Pair(NamedTuple):
-    """A predicted and a true mask, areas in pixels; one of the two may be missing."""
+    """A predicted and a reference mask, areas in pixels; one of the two may be missing."""
 
     intersection: float = 0.0
     union: float = 0.0
@@ -58,31 +61,19 @@ class Pair(NamedTuple):
         return self.intersection / self.union if self.union else 0.0
 
 
-class Segmentation(evaluate.Metric):
+class Segmentation(documented_metric.DocumentedMetric):
     """IoU of masks, and accuracy of their boxes."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        number, text = datasets.Value("float64"), datasets.Value("string")
-        mask = {"size": datasets.Sequence(datasets.Value("int64")), "counts": text}
-        masks = [{"box": datasets.Sequence(number), "label": text, "mask": mask}]
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS,
-            features=datasets.Features({"predictions": masks, "references": masks}),
-        )
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
+    columns = {"predictions": MASKS, "references": MASKS}
 
     def add_batch(self, *, predictions: list[Masks], references: list[Masks], **kwargs: object) -> None:
-        """Add images, checked; what has no mask gets an empty one, since a column has no optional fields."""
+        """Add images, checked; predictions without a mask get an empty one, since columns have no optional fields."""
         found = [[clean(one, f"prediction {i}") for one in masks] for i, masks in enumerate(predictions)]
         true = [[clean(one, f"reference {i}") for one in masks] for i, masks in enumerate(references)]
         for i, masks in enumerate(true):
             check_sizes(found[i], masks, i)
         super().add_batch(predictions=found, references=true, **kwargs)
-
-    def add(self, *, prediction: Masks, reference: Masks, **kwargs: object) -> None:
-        """Add one image."""
-        self.add_batch(predictions=[prediction], references=[reference], **kwargs)
 
     def _compute(
         self,
@@ -91,13 +82,13 @@ class Segmentation(evaluate.Metric):
         referring: bool | None = None,
         return_scores: bool = False,
     ) -> dict[str, float | list[float]]:
-        images, invalid, asked = [], 0, 0
+        images, invalid, with_reference = [], 0, 0
         for found, true in zip(predictions, references, strict=True):
             if referring or (referring is None and len(true) == 1 and not true[0]["label"]):
                 found, true = ([{**one, "label": ""} for one in masks[:1]] for masks in (found, true))
             found = [one for one in found if has_mask(one)]
             images.append(list(pairs(found, true)))
-            asked += bool(true)
+            with_reference += bool(true)
             invalid += bool(true) and not found
         every = [pair for image in images for pair in image]
         union = sum(pair.union for pair in every)
@@ -106,27 +97,26 @@ class Segmentation(evaluate.Metric):
             "cumulative_iou": sum(pair.intersection for pair in every) / union if union else 0.0,
             "box_accuracy_50": mean([pair.box_iou >= 0.5 for pair in every]),
             "box_accuracy_75": mean([pair.box_iou >= 0.75 for pair in every]),
-            "invalid": invalid / asked if asked else 0.0,
+            "invalid": invalid / with_reference if with_reference else 0.0,
         }
-        if not asked:
+        if not with_reference:
             result |= dict.fromkeys([key for key in result if key != "invalid"], math.nan)
         scores = [mean([pair.iou for pair in image]) for image in images]
         return result | {"scores": scores} if return_scores else result
 
 
 def clean(one: dict, where: str) -> dict:
-    """A prediction or reference with its label folded and its mask as a compressed RLE; complain about others."""
-    if len(one["box"]) != 4 or not np.isfinite(one["box"]).all():
-        raise ValueError(f"{where}: a box is four finite numbers x0, y0, x1, y1, not {one['box']}")
+    """A prediction or reference with a folded label and a compressed RLE. Raises ValueError for others."""
+    box = check_box(one["box"], where)
     rle = one.get("mask")
     if rle is None and where.startswith("reference"):
         raise ValueError(f"{where}: a reference needs a mask")
     mask = NO_MASK if rle is None else clean_rle(rle, where)
-    return {"box": list(one["box"]), "label": (one["label"] or "").strip().lower(), "mask": mask}
+    return {"box": box, "label": fold_label(one["label"]), "mask": mask}
 
 
 def clean_rle(rle: dict, where: str) -> dict:
-    """A mask with its counts as str; complain about one that is none."""
+    """A mask with its counts as str. Raises ValueError for a malformed one."""
     try:
         height, width = (int(side) for side in rle["size"])
         counts = rle["counts"]
@@ -136,25 +126,25 @@ def clean_rle(rle: dict, where: str) -> dict:
         coco_masks.area(mask)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         shape = '{"size": [height, width], "counts": str}'
-        raise ValueError(f"{where}: a mask is {shape}, COCO's run-length encoding, not {rle} ({error})") from error
+        raise ValueError(f"{where}: a mask is {shape}, COCO's RLE, not {rle} ({error})") from error
     return mask
 
 
 def has_mask(one: dict) -> bool:
-    """Whether there was a mask."""
+    """Whether the prediction or reference has a mask."""
     return 0 not in one["mask"]["size"]
 
 
 def check_sizes(found: Masks, true: Masks, image: int) -> None:
-    """Complain about masks of one image that differ in size."""
+    """Raise ValueError where masks of one image differ in size."""
     sizes = {tuple(one["mask"]["size"]) for one in (*found, *true) if has_mask(one)}
     if len(sizes) > 1:
-        shown = " and ".join(f"{height} x {width}" for height, width in sorted(sizes))
-        raise ValueError(f"image {image} has masks of {shown}: all must have the size of the image")
+        listed = " and ".join(f"{height} x {width}" for height, width in sorted(sizes))
+        raise ValueError(f"image {image} has masks of {listed}: all must have the size of the image")
 
 
 def pairs(found: Masks, true: Masks) -> Iterator[Pair]:
-    """Pairs of the masks of an image, of each label the highest IoU first, and those that are left over."""
+    """Pairs of the masks of an image, of each label the highest IoU first, then masks without a partner."""
     table = {
         (i, j): compare(one, other)
         for i, one in enumerate(found)
@@ -172,11 +162,11 @@ def pairs(found: Masks, true: Masks) -> Iterator[Pair]:
 
 
 def compare(found: dict, true: dict) -> Pair:
-    """A predicted and a true mask."""
+    """The pair of a predicted and a reference mask."""
     both = [found["mask"], true["mask"]]
     intersection = float(coco_masks.area(coco_masks.merge(both, True)))
     union = area(found) + area(true) - intersection
-    return Pair(intersection, union, intersection_over_union(found["box"], true["box"]))
+    return Pair(intersection, union, float(box_ious([found["box"]], [true["box"]])[0, 0]))
 
 
 def area(one: dict) -> float:
@@ -184,15 +174,6 @@ def area(one: dict) -> float:
     return float(coco_masks.area(one["mask"]))
 
 
-def intersection_over_union(a: list[float], b: list[float]) -> float:
-    """IoU of two boxes x0, y0, x1, y1; 0 when both are empty."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    areas = [max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0) for box in (a, b)]
-    union = sum(areas) - shared
-    return shared / union if union > 0 else 0.0
-
-
 def mean(values: list[float]) -> float:
-    """The mean; 1.0 of nothing, since then there was nothing to find and nothing was found."""
+    """The mean; 1.0 without values, since then there are neither references nor predictions."""
     return sum(values) / len(values) if values else 1.0

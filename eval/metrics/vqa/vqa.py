@@ -1,15 +1,13 @@
 """Accuracy of short answers: OKVQA, A-OKVQA, VizWiz, GQA, NLVR2, AI2D, questions about videos."""
 
-import evaluate
-
 from openpali.eval.scoring import answer_metric
 from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
 from openpali.eval.scoring.answer_text import anls, fold
 
 _DESCRIPTION = """
-Exact match with a single right answer; with several, min(matches / 3, 1), as A-OKVQA's evaluation counts
-(https://github.com/allenai/aokvqa), without leaving any out. Answers are not normalised. Beside it the share of
-answers that match any reference, and ANLS.
+Exact match with a single right answer; with several, min(matches / 3, 1), as in A-OKVQA's evaluation
+(https://github.com/allenai/aokvqa), without the average over leave-one-out sets. Answers are not normalised. Also the
+share of answers that match any reference, and ANLS.
 """
 _CITATION = """
 @inproceedings{schwenk2022aokvqa,
@@ -19,26 +17,25 @@ _CITATION = """
 """
 _KWARGS = """
 Args:
-    predictions: list of str. An empty answer is an answer: it is right only where a reference is empty too.
-    references: per question a str, a list of str, every one an answer that somebody gave (the same one counts as
-        often as it stands there), or {"answers": list of str, "type": str}.
-    lower: compare without regard to case (default False, as the authors do where the case can be known).
-    strip: drop space around both sides (default True). The authors keep it, but an answer that was stripped could
-        then never equal a reference that was not.
+    predictions: list of str. An empty answer matches only an empty reference.
+    references: per question a str, a list of str, one for each annotator (repeated answers count repeatedly), or
+        {"answers": list of str, "type": str}.
+    lower: ignore case (default False, as in big_vision where the case can be known).
+    strip: strip both sides (default True). big_vision does not, but then a stripped answer never equals a reference
+        with surrounding space.
     return_scores: also return `scores`, in [0, 1] per prediction (default False).
 Returns:
     accuracy: float in [0, 1].
     any_match: share of predictions that equal at least one answer.
     anls: similarity to the nearest answer in [0, 1], see the metric anls.
-    accuracy_TYPE: accuracy over the questions of each type that is given.
+    accuracy_TYPE: accuracy of each type of question.
 """
 
 
 class Vqa(answer_metric.AnswerMetric):
-    """Exact match, and a third for each person who agrees."""
+    """Exact match, or a third for each matching annotator."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
 
     def _compute(
         self,

@@ -1,6 +1,4 @@
-"""Accuracy of VQAv2 and TextVQA: ten people's answers, three of which make an answer wholly right."""
-
-import evaluate
+"""Accuracy of VQAv2 and TextVQA: ten annotators' answers, of which three matches make a score of 1."""
 
 from openpali.eval.scoring import answer_metric
 from openpali.eval.scoring.answer_metric import Reference, by_type, keyed, mean
@@ -8,9 +6,9 @@ from openpali.eval.scoring.answer_text import vqav2_normalise, vqav2_space
 
 _DESCRIPTION = """
 Accuracy of the VQA evaluation (https://visualqa.org/evaluation.html), for VQAv2 and TextVQA: min(matches / 3, 1),
-averaged over the ten sets of nine people's answers. Answers are compared after the official normalisation (case,
-articles, punctuation, contractions, number words up to ten). Where all ten people agree nothing but white space is
-normalised, as in the official code, so that "Yes" is then no "yes".
+averaged over the ten sets of nine annotators' answers. Answers are compared after the official normalisation (case,
+articles, punctuation, contractions, number words up to ten). Where all ten annotators agree only white space is
+normalised, as in the official code, so "Yes" does not match "yes" then.
 """
 _CITATION = """
 @inproceedings{goyal2017making,
@@ -20,31 +18,30 @@ _CITATION = """
 """
 _KWARGS = """
 Args:
-    predictions: list of str. An empty answer is right only where people's normalised answers are empty.
-    references: per question the answers of ten people, a list of str, or {"answers": list of str, "type": str} with
-        the type of answer ("yes/no", "number", "other").
+    predictions: list of str. An empty answer matches only references that normalise to nothing.
+    references: per question the answers of ten annotators, a list of str, or {"answers": list of str, "type": str}
+        with the type of answer ("yes/no", "number", "other").
     return_scores: also return `scores`, in [0, 1] per prediction (default False).
 Returns:
     accuracy: float in [0, 1].
-    accuracy_yes_no, ...: likewise over the questions of each type that is given.
+    accuracy_yes_no, ...: likewise over the questions of each type.
 """
 
-PEOPLE = 10
+ANNOTATORS = 10
 
 
 class Vqav2(answer_metric.AnswerMetric):
-    """VQA accuracy against ten people."""
+    """VQA accuracy with ten annotators."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return answer_metric.answer_info(_DESCRIPTION, _CITATION, _KWARGS)
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
 
     def _compute(
         self, predictions: list[str], references: list[Reference], return_scores: bool = False
     ) -> dict[str, float | list[float]]:
         for index, reference in enumerate(references):
-            if len(reference["answers"]) != PEOPLE:
+            if len(reference["answers"]) != ANNOTATORS:
                 raise ValueError(
-                    f"reference {index} has {len(reference['answers'])} answers: this protocol takes ten people's; "
+                    f"reference {index} has {len(reference['answers'])} answers: this protocol takes ten annotators'; "
                     "the metric vqa takes any number"
                 )
         scores = [score(text, reference["answers"]) for text, reference in zip(predictions, references, strict=True)]
@@ -54,7 +51,7 @@ class Vqav2(answer_metric.AnswerMetric):
 
 
 def score(prediction: str, answers: list[str]) -> float:
-    """Mean of min(matches / 3, 1) over the sets of answers that leave one out."""
+    """Mean of min(matches / 3, 1) over the leave-one-out sets of answers."""
     prediction, answers = vqav2_space(prediction), [vqav2_space(answer) for answer in answers]
     if len(set(answers)) > 1:
         prediction, answers = vqav2_normalise(prediction), [vqav2_normalise(answer) for answer in answers]

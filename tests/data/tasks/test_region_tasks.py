@@ -141,7 +141,7 @@ def test_the_first_mask_of_an_answer_counts(records, codec):
 
 def test_boxes_without_masks(records, tmp_path):
     task = load_task({"name": "refer", "boxes_only": True, "prompt": "where is {sentence}?", "codec": str(tmp_path)})
-    assert (task.metric, task.metric_key) == ("box_f1", "f1")
+    assert (task.metric, task.metric_key) == ("detection", "f1")
     example = task.example(records[0], random.Random(0))
     assert example.prefix == f"where is {example.meta['sentence']}?"
     assert example.masks == ()

@@ -84,8 +84,8 @@ def test_adapters_without_a_fingerprint_are_said_not_to_be_checked(base, adapter
     assert json.loads((older / BASE_FILE).read_text())["base"] == str(base)
     (older / BASE_FILE).unlink()
     main([str(older), str(tmp_path / "merged")])
-    told = f"It was not checked that {base} is what the adapters were trained on: {older} has no {BASE_FILE}\n"
-    assert told in capsys.readouterr().err
+    message = f"It was not checked that {base} is what the adapters were trained on: {older} has no {BASE_FILE}\n"
+    assert message in capsys.readouterr().err
     main([str(adapters), str(tmp_path / "checked")])
     assert "not checked" not in capsys.readouterr().err
 

@@ -13,8 +13,8 @@ from tolerances import assert_same_but_rounding
 from openpali.data.example import Box
 from openpali.data.tasks.detect import Detect
 from openpali.eval.answering.beam_search import beam_search
-from openpali.eval.answering.confidence import score_boxes
-from openpali.eval.answering.decoding import Answer, Token, answers, encode, generate
+from openpali.eval.answering.confidence import box_confidences
+from openpali.eval.answering.decoding import Answer, Token, encode, generate, generate_answers
 from openpali.eval.answering.evaluate_task import evaluate_task
 from openpali.eval.run import main
 from openpali.modeling.location_tokens import LocatedBox, format_box, parse_detections
@@ -23,7 +23,7 @@ from openpali.modeling.location_tokens import LocatedBox, format_box, parse_dete
 def tokens_of(model, processor, num_beams=1):
     """Answers of eight examples, three at a time, with tokens and without, in the order of the examples."""
     options = (model, processor, examples(), 3, 6, num_beams)
-    found = dict(answers(*options, return_token_scores=True))
+    found = dict(generate_answers(*options, return_log_p=True))
     assert [found[i].text for i in range(8)] == generate(*options, progress=False)
     return [found[i] for i in range(8)]
 
@@ -88,7 +88,7 @@ def boxes_in(tokens):
 
 def test_score_is_the_mean_of_the_place_times_the_label():
     tokens = written(FIRST, (-0.5, -0.25), -1, -2, -3, -2) + END + written(SECOND, (0.0, -0.1), 0, 0, 0, -0.4)
-    assert score_boxes(tokens, boxes_in(tokens)) == pytest.approx([math.exp(-2 - 0.75), math.exp(-0.1 - 0.1)])
+    assert box_confidences(tokens, boxes_in(tokens)) == pytest.approx([math.exp(-2 - 0.75), math.exp(-0.1 - 0.1)])
 
 
 def test_scores_stay_with_their_boxes():
@@ -97,20 +97,20 @@ def test_scores_stay_with_their_boxes():
     tokens = broken + END + written(FIRST, (0, 0), *[-1] * 4) + END + written(SECOND, (0, 0), *[-2] * 4)
     tokens += END + written(FIRST, (0, 0), *[-3] * 4)
     found = boxes_in(tokens)
-    assert score_boxes(tokens, found) == pytest.approx([math.exp(-1), math.exp(-2), math.exp(-3)])
-    assert score_boxes(tokens, found[1:2]) == pytest.approx([math.exp(-2)])
+    assert box_confidences(tokens, found) == pytest.approx([math.exp(-1), math.exp(-2), math.exp(-3)])
+    assert box_confidences(tokens, found[1:2]) == pytest.approx([math.exp(-2)])
 
 
 def test_segmentation_tokens_do_not_count():
     tokens = written(FIRST, (-0.5, 0), *[-1] * 4, code_log_p=-7)
     box = {"box": [round(1023 * x) / 1023 for x in FIRST], "label": "red dog", "mask": None}
-    assert score_boxes(tokens, [box]) == pytest.approx([math.exp(-1.5)])
+    assert box_confidences(tokens, [box]) == pytest.approx([math.exp(-1.5)])
 
 
 def test_boxes_in_another_notation_have_the_score_of_the_whole_answer():
     tokens = [Token('{"box": [0,', -1.0), Token(" 1, 2, 3]}", -2.0)]
-    assert score_boxes(tokens, [{"box": FIRST}, {"box": SECOND}]) == pytest.approx([math.exp(-1.5)] * 2)
-    assert score_boxes([], []) == []
+    assert box_confidences(tokens, [{"box": FIRST}, {"box": SECOND}]) == pytest.approx([math.exp(-1.5)] * 2)
+    assert box_confidences([], []) == []
 
 
 def images_of(boxes):
@@ -130,7 +130,7 @@ def answer_with(monkeypatch, given):
             tokens = given[int(example.id.removeprefix("id-"))]
             yield i, Answer("".join(token.text for token in tokens), tokens if scores else None)
 
-    monkeypatch.setattr("openpali.eval.answering.predictions.answers", fake)
+    monkeypatch.setattr("openpali.eval.answering.predictions.generate_answers", fake)
 
 
 def test_scores_rank_the_boxes_of_an_answer(monkeypatch):

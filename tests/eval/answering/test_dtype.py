@@ -1,4 +1,4 @@
-"""Weights are in the checkpoint's own type or in the one asked for, everywhere that a checkpoint is asked."""
+"""Weights are in the checkpoint's own type or in the requested one, everywhere that a checkpoint is loaded."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def image(tmp_path):
 
 @pytest.fixture
 def loads(monkeypatch):
-    """What every `from_pretrained` was asked for, and the types of the weights that came of it."""
+    """The type that every `from_pretrained` gets, and the types of its weights."""
     seen: list[tuple[Any, set[torch.dtype]]] = []
 
     def watch(kind: Any) -> None:
@@ -53,7 +53,7 @@ def loads(monkeypatch):
 
         def spy(cls: Any, *args: Any, **options: Any) -> Any:
             loaded = whole(cls, *args, **options)
-            # with the names that were missing, where they are asked for
+            # with the names that were missing, where they are requested
             model = loaded[0] if options.get("output_loading_info") else loaded
             seen.append((options.get("dtype"), types(model)))
             return loaded
@@ -90,31 +90,31 @@ def logits_of(model: Any, processor: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("own", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("asked", ["auto", "float32", "bfloat16", "float16"])
-def test_weights_are_read_in_the_type_and_in_no_other_on_the_way(checkpoints, loads, own, asked):
-    model, _ = load_model(str(checkpoints / own), "cpu", asked)
-    expected = DTYPES[own if asked == "auto" else asked]
-    assert loads == [("auto" if asked == "auto" else expected, {expected})]
+@pytest.mark.parametrize("requested", ["auto", "float32", "bfloat16", "float16"])
+def test_weights_are_read_in_the_type_and_in_no_other_on_the_way(checkpoints, loads, own, requested):
+    model, _ = load_model(str(checkpoints / own), "cpu", requested)
+    expected = DTYPES[own if requested == "auto" else requested]
+    assert loads == [("auto" if requested == "auto" else expected, {expected})]
     assert types(model) == {model.dtype} == {expected}
 
 
-@pytest.mark.parametrize("asked", ["auto", "float32", "bfloat16", "float16"])
-def test_answers_are_the_same_within_the_types_rounding(checkpoints, asked):
+@pytest.mark.parametrize("requested", ["auto", "float32", "bfloat16", "float16"])
+def test_answers_are_the_same_within_the_types_rounding(checkpoints, requested):
     folder = str(checkpoints / "bfloat16")
     expected = logits_of(*load_model(folder, "cpu", "float32"))
-    difference = (logits_of(*load_model(folder, "cpu", asked)) - expected).abs().max()
-    assert difference < TOLERANCES["bfloat16" if asked == "auto" else asked] * expected.abs().max()
+    difference = (logits_of(*load_model(folder, "cpu", requested)) - expected).abs().max()
+    assert difference < TOLERANCES["bfloat16" if requested == "auto" else requested] * expected.abs().max()
 
 
-@pytest.mark.parametrize(("own", "asked"), [("bfloat16", None), ("float32", "bfloat16"), ("bfloat16", "float32")])
-def test_predict_answers_in_it(checkpoints, image, loads, capsys, caplog, own, asked):
+@pytest.mark.parametrize(("own", "requested"), [("bfloat16", None), ("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_predict_answers_in_it(checkpoints, image, loads, capsys, caplog, own, requested):
     folder = str(checkpoints / own)
-    more = ["--dtype", asked] if asked else []
+    more = ["--dtype", requested] if requested else []
     openpali_cli.main(["predict", folder, image, "what is this", "--device", "cpu", "--max_new_tokens", "3", *more])
     assert capsys.readouterr().out.count("\n") >= 1
-    assert [found for _, found in loads] == [{DTYPES[asked or own]}]
-    # what a CPU is slow in is said where nobody asked for it
-    assert [record.getMessage() for record in caplog.records] == ([] if asked else [f"{folder} {SLOW}"])
+    assert [found for _, found in loads] == [{DTYPES[requested or own]}]
+    # the warning of a slow type comes only without --dtype
+    assert [record.getMessage() for record in caplog.records] == ([] if requested else [f"{folder} {SLOW}"])
 
 
 @pytest.mark.adapters
@@ -122,7 +122,7 @@ def test_adapters_answer_beside_weights_in_their_own_type(checkpoints, loads, tm
     base, adapters = checkpoints / "bfloat16", tmp_path / "adapters"
     save_adapters(base, "lora", adapters)
     loads.clear()
-    narrow, wide = (load_model(str(adapters), "cpu", asked) for asked in ("auto", "float32"))
+    narrow, wide = (load_model(str(adapters), "cpu", requested) for requested in ("auto", "float32"))
     assert loads == [("auto", {torch.bfloat16}), (torch.float32, {torch.float32})]
     assert {p.dtype for p in adapter_parameters(narrow[0]).values()} == {torch.float32}
     expected = logits_of(*wide)
@@ -139,11 +139,11 @@ def test_four_bits_have_the_type_of_their_training(checkpoints, image, tmp_path)
     assert "compute in float32: leave --dtype out, or merge it first" in str(stop.value.code)
 
 
-@pytest.mark.parametrize("asked", ["auto", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("requested", ["auto", "float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("own", ["bfloat16", "float16"])
-def test_export_writes_it(checkpoints, loads, tmp_path, own, asked):
-    openpali_cli.main(["export", str(checkpoints / own), str(tmp_path / "out"), "--dtype", asked])
-    name = own if asked == "auto" else asked
+def test_export_writes_it(checkpoints, loads, tmp_path, own, requested):
+    openpali_cli.main(["export", str(checkpoints / own), str(tmp_path / "out"), "--dtype", requested])
+    name = own if requested == "auto" else requested
     assert [found for _, found in loads] == [{DTYPES[name]}]
     assert stored(tmp_path / "out") == {DTYPES[name]}
     assert said(tmp_path / "out") == {name}
@@ -168,12 +168,12 @@ def test_export_says_what_it_cannot_read(checkpoints, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-@pytest.mark.parametrize("asked", ["auto", "float32", "float16"])
-def test_merge_reads_the_bases_type_and_rounds_once(checkpoints, loads, tmp_path, kind, asked):
+@pytest.mark.parametrize("requested", ["auto", "float32", "float16"])
+def test_merge_reads_the_bases_type_and_rounds_once(checkpoints, loads, tmp_path, kind, requested):
     save_adapters(checkpoints / "bfloat16", kind, tmp_path / "adapters")
     loads.clear()
-    openpali_cli.main(["merge", *map(str, (tmp_path / "adapters", tmp_path / "out", "--dtype", asked))])
-    name = "bfloat16" if asked == "auto" else asked
+    openpali_cli.main(["merge", *map(str, (tmp_path / "adapters", tmp_path / "out", "--dtype", requested))])
+    name = "bfloat16" if requested == "auto" else requested
     assert loads == [("auto", {torch.bfloat16})]
     assert stored(tmp_path / "out") == {DTYPES[name]}
     assert said(tmp_path / "out") == {name}
@@ -191,14 +191,17 @@ def test_merge_reads_the_bases_type_and_rounds_once(checkpoints, loads, tmp_path
     assert all(torch.allclose(found[key].float(), sums[key], rtol=2**-8, atol=2e-4) for key in sums)
 
 
-@pytest.mark.parametrize("asked", ["auto", "float32", "bfloat16", "float16"])
-def test_encoders_embed_in_it(tmp_path, asked):
+@pytest.mark.parametrize("requested", ["auto", "float32", "bfloat16", "float16"])
+def test_encoders_embed_in_it(tmp_path, requested):
     model, processor = tiny_siglip()
     model.bfloat16().save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    wide, found = load_encoder(str(tmp_path), "cpu", dtype="float32"), load_encoder(str(tmp_path), "cpu", dtype=asked)
-    assert types(found.model) == {torch.bfloat16 if asked == "auto" else DTYPES[asked]}
-    limit = 2 * TOLERANCES["bfloat16" if asked == "auto" else asked]
+    wide, found = (
+        load_encoder(str(tmp_path), "cpu", dtype="float32"),
+        load_encoder(str(tmp_path), "cpu", dtype=requested),
+    )
+    assert types(found.model) == {torch.bfloat16 if requested == "auto" else DTYPES[requested]}
+    limit = 2 * TOLERANCES["bfloat16" if requested == "auto" else requested]
     for embed in (
         lambda one: embed_images(one.model, one.image_processor, random_images()),
         lambda one: embed_texts(one.model, one.tokenizer, ["red", "blau"]),

@@ -152,7 +152,7 @@ def test_training_goes_on_as_if_there_had_been_no_evaluation(make):
 class BoxTask(NamingTask):
     """A task whose predictions are boxes."""
 
-    metric: str = "box_f1"
+    metric: str = "detection"
     metric_key: str = "f1"
 
     def prediction(self, text, example):

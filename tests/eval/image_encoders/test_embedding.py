@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 from transformers import Siglip2Config, Siglip2Model, SiglipForImageClassification, SiglipVisionModel
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
-from openpali.eval.image_encoders.embedding import embed_images, embed_texts, evaluating, image_features
+from openpali.eval.image_encoders.embedding import embed_images, embed_texts, eval_mode, image_features
 
 TEXTS = ["red", "an image of blue", "rot", "red"]
 
@@ -33,7 +33,7 @@ def test_embeddings_are_those_of_the_model(siglip):
     assert (texts[0] - texts[1]).norm() > 1e-3
 
 
-def test_texts_are_padded_to_the_length_asked_for(siglip):
+def test_texts_are_padded_to_the_requested_length(siglip):
     model, processor = siglip
     ids = processor.tokenizer(["red"], padding="max_length", max_length=6, return_tensors="pt")["input_ids"]
     with torch.no_grad():
@@ -67,7 +67,7 @@ def test_every_part_is_in_its_mode_afterwards_even_after_an_error(siglip):
     seen = []
 
     def fail():
-        with evaluating(model):
+        with eval_mode(model):
             seen.extend([part.training for part in model.modules()] + [torch.is_grad_enabled()])
             raise RuntimeError("stop")
 

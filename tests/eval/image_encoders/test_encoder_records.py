@@ -7,7 +7,7 @@ from transformers import SiglipForImageClassification, SiglipVisionModel
 from openpali.data.records import BadRecord, SkipLog
 from openpali.eval.image_encoders.embedding import image_features
 from openpali.eval.image_encoders.models import Encoder, load_encoder, short_names
-from openpali.eval.image_encoders.records import captions_of, class_of, collect, images_at
+from openpali.eval.image_encoders.records import captions_of, class_of, encode_source, images_at
 
 
 class Numbered:
@@ -47,7 +47,7 @@ def encoder():
 
 def test_records_are_read_once_and_their_texts_kept_by_image(encoder):
     source, skipped = Numbered(), SkipLog()
-    found = collect(source, [encoder], skipped, batch_size=2)
+    found = encode_source(source, [encoder], skipped, batch_size=2)
     assert source.read == [0, 1, 2, 3, 4]
     assert found.places == [0, 2, 3, 4]
     assert len(skipped.read()) == 1
@@ -68,7 +68,7 @@ def test_records_are_read_once_and_their_texts_kept_by_image(encoder):
 
 def test_a_stream_gives_the_same_and_its_images_again(encoder):
     stream, source = Streamed(), Numbered()
-    found, expected = (collect(one, [encoder], SkipLog(), batch_size=3) for one in (stream, source))
+    found, expected = (encode_source(one, [encoder], SkipLog(), batch_size=3) for one in (stream, source))
     assert found.texts == expected.texts
     torch.testing.assert_close(found.features["tiny"], expected.features["tiny"])
     again = images_at(stream, [found.places[3], found.places[1]])
@@ -78,14 +78,14 @@ def test_a_stream_gives_the_same_and_its_images_again(encoder):
 
 def test_limit_and_languages(encoder):
     source = Numbered()
-    found = collect(source, [encoder], SkipLog(), limit=3, languages=["de"])
+    found = encode_source(source, [encoder], SkipLog(), limit=3, languages=["de"])
     assert source.read == [0, 1, 2]
     assert found.languages == ["de"]
     assert found.texts == ["Text 0", "gleich", "Text 2", "gleich"]
-    assert len(collect(Streamed(), [encoder], SkipLog(), limit=3).places) == 3
+    assert len(encode_source(Streamed(), [encoder], SkipLog(), limit=3).places) == 3
     source.read.clear()
     with pytest.raises(ValueError, match="'numbered' has no record that can be used"):
-        collect(type("Bad", (Numbered,), {"__getitem__": lambda self, i: Numbered()[1]})(), [encoder], SkipLog())
+        encode_source(type("Bad", (Numbered,), {"__getitem__": lambda self, i: Numbered()[1]})(), [encoder], SkipLog())
 
 
 def test_captions_in_every_form():

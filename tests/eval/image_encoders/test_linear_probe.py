@@ -17,7 +17,7 @@ def blobs(per_class=40, classes=4, width=8, spread=0.5, seed=0):
     return features * np.logspace(-3, 3, width), [f"class {i}" for i in labels]
 
 
-def test_separable_classes_are_told_apart_and_shuffled_labels_are_not():
+def test_separable_classes_are_classified_and_shuffled_labels_are_not():
     features, labels = blobs(spread=0.1)
     result = linear_probe(features, labels, shots=5)
     assert (result.mean, result.std, result.accuracies) == (1.0, 0.0, [1.0] * 3)
@@ -59,7 +59,7 @@ def test_shots_are_the_same_number_of_each_class_and_never_tested():
         assert sorted([*train, *rest]) == list(range(2, 10))
 
 
-def test_rare_classes_are_left_out_and_told(caplog):
+def test_rare_classes_are_left_out_with_a_warning(caplog):
     features, labels = blobs(per_class=6, spread=0.1)
     labels = ["rare" if i in (0, 1) else label for i, label in enumerate(labels)]
     with caplog.at_level(logging.WARNING):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from openpali.eval.answering.evaluate_task import TaskResult, load_metric
-from openpali.eval.intervals.bootstrap import Ratios, differences, intervals, ratio, resamples, whole
+from openpali.eval.intervals.bootstrap import Ratios, differences, full_sample, intervals, ratio, resamples
 from openpali.eval.intervals.by_metric import add_intervals, compare_results, statistics
 
 RNG = np.random.default_rng(7)
@@ -79,7 +79,7 @@ CASES = {
         [{"answers": ["ab"[i % 2]], "type": ""} for i in range(COUNT)],
     ),
     "pope": lambda: (words(), [{"answers": ["yes" if i % 3 else "no"], "type": "popular"} for i in range(COUNT)]),
-    "box_f1": lambda: (boxes(), boxes(scored=False)),
+    "detection": lambda: (boxes(), boxes(scored=False)),
     "segmentation": lambda: (masks(), masks()),
     "cider": lambda: (captions(), caption_references()),
     "captions": lambda: (captions(), caption_references(("de", "en", "en"))),
@@ -153,7 +153,7 @@ def test_a_paired_difference_is_narrower_than_two_intervals():
     one, two = ratio(hard < 0.6, np.ones(300)), ratio(hard < 0.65, np.ones(300))
     found = differences({"share": one}, {"share": two}, 300)["share"]
     low, high = intervals({"share": one}, 300)["share"]
-    assert found.value == pytest.approx(whole(two, 300) - whole(one, 300))
+    assert found.value == pytest.approx(full_sample(two, 300) - full_sample(one, 300))
     assert 0 < found.low < found.value < found.high
     assert found.high - found.low < (high - low) / 2
     assert found.p < 0.05
@@ -199,17 +199,17 @@ def test_ties_of_boxes_are_broken_alike_in_metric_and_bootstrap():
     predictions, references = boxes(scored=False), boxes(scored=False)
     order = RNG.permutation(COUNT)
     for rows in (range(COUNT), order):
-        result = result_of("box_f1", [predictions[i] for i in rows], [references[i] for i in rows])
+        result = result_of("detection", [predictions[i] for i in rows], [references[i] for i in rows])
         weights = np.isin(rows, order[:40]).astype(np.float64)[None]
-        some = result_of("box_f1", [predictions[i] for i in order[:40]], [references[i] for i in order[:40]])
-        made = statistics("box_f1", result)
+        some = result_of("detection", [predictions[i] for i in order[:40]], [references[i] for i in order[:40]])
+        made = statistics("detection", result)
         assert set(made) == {"f1", "precision", "recall", "map", "map50"}
         assert {key: one(weights)[0] for key, one in made.items()} == pytest.approx(
             {key: some.metrics[key] for key in made}, abs=1e-6
         )
 
 
-@pytest.mark.parametrize("metric", ["box_f1", "segmentation"])
+@pytest.mark.parametrize("metric", ["detection", "segmentation"])
 def test_resamples_without_anything_to_find_have_no_value(metric):
     predictions, references = CASES[metric]()
     references[1:] = [[] for _ in references[1:]]

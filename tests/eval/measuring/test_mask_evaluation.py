@@ -14,7 +14,7 @@ from openpali.data.tasks import load_task
 from openpali.eval.answering.decoding import Answer
 from openpali.eval.answering.evaluate_task import evaluate_task
 from openpali.eval.answering.prediction_file import PredictionFile
-from openpali.eval.report.page import report_images, write_report
+from openpali.eval.report.page import gallery_images, write_report
 
 COUNT = 8
 
@@ -34,7 +34,7 @@ def answered(monkeypatch, codec, name, answer):
         for i, example in enumerate(examples):
             yield i, Answer(answer(example))
 
-    monkeypatch.setattr("openpali.eval.answering.predictions.answers", fake)
+    monkeypatch.setattr("openpali.eval.answering.predictions.generate_answers", fake)
     monkeypatch.setenv("OPENPALI_CACHE", str(codec.parent))
     source = load_source({"name": "emoji", "split": "test", "size": 32, "objects": [1, 2], "length": COUNT})
     dataset = TaskDataset(source, load_task({"name": name, "codec": str(codec)}))
@@ -77,6 +77,6 @@ def test_masks_go_through_the_file_and_onto_the_page(monkeypatch, codec, tmp_pat
     rows = [json.loads(line) for line in store.path.read_text().split("\n")[:-1]]
     assert rows == result.predictions
     assert all(len(row["masks"]) == len(row["boxes"]) == len(row["reference"]) > 0 for row in rows)
-    page = write_report(tmp_path / "report.html", "Masks", [result], report_images(result, dataset)).read_text()
+    page = write_report(tmp_path / "report.html", "Masks", [result], gallery_images(result, dataset)).read_text()
     assert page.count("data:image/jpeg") == len(rows)
-    assert "true box and mask" in page
+    assert "ground-truth box and mask" in page

@@ -27,7 +27,7 @@ EMOJI = {"name": "emoji", "split": "test", "size": 32, "length": 8}
 
 @pytest.fixture(autouse=True)
 def sizes(monkeypatch):
-    """No Hub is asked: models have the size in pixels that their name ends in."""
+    """Without the Hub: models have the size in pixels that their name ends in."""
     own = measurement.image_size
     known = {"small-16": 16, "large-448": 448, "other": None}
     monkeypatch.setattr(measurement, "image_size", lambda name: known[name] if name in known else own(name))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from openpali.data.tasks import load_task
 from openpali.eval.answering.decoding import Answer
-from openpali.eval.answering.evaluate_task import load_metric, scored
+from openpali.eval.answering.evaluate_task import load_metric, score_predictions
 from openpali.eval.answering.predictions import prediction_row
 
 CASES = json.loads((Path(__file__).parents[2] / "fixtures" / "metric_cases.json").read_text())
@@ -27,9 +27,9 @@ def compute(name, predictions, references, **options):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_no_text_is_named_with_a_remedy(name):
     fine = ten("the answer is b.")
-    with pytest.raises(ValueError, match="prediction 1 is None and no text: an answer that is missing is ''"):
+    with pytest.raises(ValueError, match="prediction 1 is None, which is no text: a missing answer is ''"):
         compute(name, ["a", None], [fine, fine])
-    with pytest.raises(ValueError, match="prediction 0 is 5 and no text: turn it into a str"):
+    with pytest.raises(ValueError, match="prediction 0 is 5, which is no text: turn it into a str"):
         compute(name, [5], [fine])
     with pytest.raises(ValueError, match="reference 1 is None: it must be a str, a list of str"):
         compute(name, ["a", "a"], [fine, None])
@@ -100,11 +100,11 @@ def test_vqav2_where_all_agree_only_space_is_forgiven():
 
 
 def test_vqav2_takes_ten_answers():
-    with pytest.raises(ValueError, match="reference 1 has 1 answers: this protocol takes ten people's"):
+    with pytest.raises(ValueError, match="reference 1 has 1 answers: this protocol takes ten annotators'"):
         compute("vqav2", ["a", "a"], [ten("a"), "a"])
 
 
-def test_vqa_counts_people_who_agree():
+def test_vqa_counts_matching_annotators():
     references = ["dog", ["dog"], ["dog", "cat"], ["dog", "dog", "cat"], ["dog"] * 3 + ["cat"], ["Dog"] * 3, ["cat "]]
     result = compute("vqa", ["dog"] * 6 + ["cat"], references)
     assert result["scores"] == pytest.approx([1.0, 1.0, 1 / 3, 2 / 3, 1.0, 0.0, 1.0])
@@ -117,7 +117,7 @@ def test_vqa_counts_people_who_agree():
 def test_vqa_can_mind_case_and_space():
     assert compute("vqa", ["dog"], [["Dog"] * 3], lower=True)["accuracy"] == 1.0
     assert compute("vqa", ["dog"], ["dog "], strip=False)["accuracy"] == 0.0
-    # people's answers are not normalised, unlike in vqav2
+    # answers are not normalised, unlike in vqav2
     assert compute("vqa", ["2"], [["two"] * 10])["accuracy"] == 0.0
 
 
@@ -145,7 +145,7 @@ def test_relaxed_accuracy_equals_the_reference(case):
 
 
 def test_relaxed_accuracy_is_the_mean_of_human_and_augmented():
-    """Three machines' questions, two of them right, weigh as much as one of people, which is wrong."""
+    """Three augmented questions, two of them right, weigh as much as one human question, which is wrong."""
     references = [{"answers": ["10"], "type": kind} for kind in ("augmented", "human", "augmented", "augmented")]
     result = compute("relaxed_accuracy", ["10.4", "11", "10", "1"], references)
     assert result["relaxed_accuracy_augmented"] == pytest.approx(2 / 3)
@@ -187,7 +187,7 @@ def test_pope_refuses_what_is_neither_yes_nor_no():
     for wrong in ("maybe", "", ["yes", "no"]):
         with pytest.raises(ValueError, match="POPE's answers are 'yes' or 'no'"):
             compute("pope", ["yes", "yes"], ["yes", wrong])
-    with pytest.raises(ValueError, match="prediction 0 is None and no text"):
+    with pytest.raises(ValueError, match="prediction 0 is None, which is no text"):
         compute("pope", [None], ["yes"])
 
 
@@ -225,7 +225,7 @@ def test_tasks_take_them_by_name(name, key, answers, expected):
     record = {"id": "1", "image": image, "prefix": "how many?", "suffix": "3", "references": answers}
     example = task.example(record, random.Random(0))
     rows = [prediction_row(i, example, task, Answer(text)) for i, text in enumerate([" 2 ", "none"])]
-    result = scored(task, json.loads(json.dumps(rows)))
+    result = score_predictions(task, json.loads(json.dumps(rows)))
     assert [row["score"] for row in result.predictions] == pytest.approx(expected)
     assert result.score == pytest.approx(sum(expected) / 2)
 

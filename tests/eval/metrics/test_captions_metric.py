@@ -92,7 +92,7 @@ def test_empty_odd_and_long_captions(monkeypatch):
 def test_what_cannot_be_scored_is_named(name, monkeypatch):
     without_java(monkeypatch)
     compute = load_metric(name).compute
-    with pytest.raises(ValueError, match="prediction 1 is None and no text: an answer that is missing is ''"):
+    with pytest.raises(ValueError, match="prediction 1 is None, which is no text: a missing answer is ''"):
         compute(predictions=["a", None], references=["a", "b"])
     with pytest.raises(ValueError, match="prediction 1 has no reference"):
         compute(predictions=["a", "b"], references=[["a"], []])

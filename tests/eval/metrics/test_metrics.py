@@ -7,6 +7,7 @@ from pathlib import Path
 import evaluate
 import pytest
 
+from openpali.data.files import renamed
 from openpali.eval.answering.evaluate_task import load_metric
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -20,13 +21,20 @@ def box(x0, y0, x1, y1, label="dog", **score):
 
 @pytest.mark.parametrize("folder", sorted(path for path in METRICS.iterdir() if path.is_dir()), ids=lambda p: p.name)
 def test_every_metric_loads_by_folder_without_a_network(folder, monkeypatch):
-    monkeypatch.setattr("socket.socket.connect", lambda *args: pytest.fail("a metric asked the network"))
+    monkeypatch.setattr("socket.socket.connect", lambda *args: pytest.fail("a metric used the network"))
     assert evaluate.load(str(folder)).inputs_description.strip().startswith("Args:")
 
 
 def test_unknown_metric_names_the_known_ones():
-    with pytest.raises(ValueError, match="no metric 'ciderr'; there are anls, box_f1, captions, cider"):
+    with pytest.raises(ValueError, match="no metric 'ciderr'; there are anls, captions, cider"):
         load_metric("ciderr")
+
+
+def test_the_old_name_of_detection_loads_it_with_a_line(capsys):
+    renamed._announce.cache_clear()
+    metric = load_metric("box_f1")
+    assert type(metric).__name__ == "Detection"
+    assert "box_f1 is called detection now" in capsys.readouterr().err
 
 
 def test_exact_match_takes_any_reference_and_an_empty_answer():
@@ -105,7 +113,7 @@ def test_cider_takes_empty_answers():
 
 
 def test_boxes_by_hand():
-    result = load_metric("box_f1").compute(
+    result = load_metric("detection").compute(
         predictions=[[box(0, 0, 0.5, 0.5), box(0, 0, 0.5, 0.4), box(0.6, 0, 1, 1, "Cat ")], [], []],
         references=[[box(0, 0, 0.5, 0.45)], [box(0, 0, 1, 1, "cat")], []],
         return_scores=True,
@@ -119,12 +127,12 @@ def test_boxes_by_hand():
 
 @pytest.mark.parametrize(("right", "f1"), [(0.5, 1.0), (0.49, 0.0)])
 def test_the_threshold_is_one_half(right, f1):
-    result = load_metric("box_f1").compute(predictions=[[box(0, 0, right, 1)]], references=[[box(0, 0, 1, 1)]])
+    result = load_metric("detection").compute(predictions=[[box(0, 0, right, 1)]], references=[[box(0, 0, 1, 1)]])
     assert result["f1"] == f1
 
 
 def test_map_rises_with_overlap_and_order():
-    metric = load_metric("box_f1")
+    metric = load_metric("detection")
     # IoU 0.8 passes the thresholds 0.50 … 0.80: seven of ten
     result = metric.compute(predictions=[[box(0, 0, 0.8, 1)]], references=[[box(0, 0, 1, 1)]])
     assert result["map"] == pytest.approx(0.7)
@@ -142,7 +150,7 @@ def test_map_does_not_depend_on_the_unit():
     for unit in (1e-3, 1.0, 1e6):
         true = [[box(0, 0, unit, unit)], [box(0, 0, unit, unit, "cat")]]
         found = [[box(0, 0, unit, 0.7 * unit)], [box(0, 0, unit, unit, "cat")]]
-        values.append(load_metric("box_f1").compute(predictions=found, references=true))
+        values.append(load_metric("detection").compute(predictions=found, references=true))
     assert values[0] == pytest.approx(values[1])
     assert values[2] == pytest.approx(values[1])
     assert values[0]["map"] == pytest.approx(0.75)
@@ -187,7 +195,7 @@ def test_map_equals_pycocotools_on_random_boxes():
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
-    result = load_metric("box_f1").compute(predictions=found, references=true)
+    result = load_metric("detection").compute(predictions=found, references=true)
     assert 0.2 < result["map"] < 0.9
     assert result["map"] == pytest.approx(evaluator.stats[0], abs=1e-6)
     assert result["map50"] == pytest.approx(evaluator.stats[1], abs=1e-6)
@@ -196,14 +204,14 @@ def test_map_equals_pycocotools_on_random_boxes():
 @pytest.mark.parametrize("found", [[[], []], [[box(0, 0, 1, 1)], []]])
 def test_without_a_true_box_there_is_no_score(found):
     """Silence is neither perfect nor worthless there."""
-    result = load_metric("box_f1").compute(predictions=found, references=[[], []], return_scores=True)
+    result = load_metric("detection").compute(predictions=found, references=[[], []], return_scores=True)
     assert result.pop("scores") == [float(not boxes) for boxes in found]
     assert set(result) == {"f1", "precision", "recall", "map", "map50"}
     assert all(map(math.isnan, result.values()))
 
 
 def test_silence_where_there_are_boxes_is_zero():
-    result = load_metric("box_f1").compute(predictions=[[], []], references=[[box(0, 0, 1, 1)], []])
+    result = load_metric("detection").compute(predictions=[[], []], references=[[box(0, 0, 1, 1)], []])
     assert result == {"f1": 0.0, "precision": 0.0, "recall": 0.0, "map": 0.0, "map50": 0.0}
 
 
@@ -216,11 +224,11 @@ def test_map_does_not_depend_on_the_order_of_images():
     for _ in range(5):
         order = rng.sample(range(12), 12)
         images = {"predictions": [found[n] for n in order], "references": [true[n] for n in order]}
-        values.add(load_metric("box_f1").compute(**images)["map"])
+        values.add(load_metric("detection").compute(**images)["map"])
     assert len(values) == 1
     assert 0.3 < values.pop() < 0.9
 
 
 def test_a_malformed_box_is_named():
     with pytest.raises(ValueError, match="prediction 0: a box is four finite numbers"):
-        load_metric("box_f1").compute(predictions=[[{"box": [0, 1], "label": "dog"}]], references=[[]])
+        load_metric("detection").compute(predictions=[[{"box": [0, 1], "label": "dog"}]], references=[[]])

@@ -36,7 +36,7 @@ def test_batches_and_chance():
 
 def test_rows_of_different_lengths_and_unknown_images_are_refused():
     metric = load_metric("retrieval")
-    with pytest.raises(ValueError, match=r"as many numbers as the others, not \[1, 2\]"):
+    with pytest.raises(ValueError, match=r"all predictions have the same length, not \[1, 2\]"):
         metric.compute(predictions=[[0.1, 0.2], [0.1]], references=[0, 1])
     with pytest.raises(ValueError, match="indices of the 2 images, from 0 to 1"):
         metric.compute(predictions=[[0.1, 0.2]], references=[2])

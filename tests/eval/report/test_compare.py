@@ -9,7 +9,13 @@ from tiny_models import COLOURS, tiny_paligemma
 from tiny_peers import tiny_chameleon, tiny_florence, tiny_idefics
 
 from openpali.eval.answering.evaluate_task import TaskResult
-from openpali.eval.report.compare import card, compare_models, comparison_images, shown_examples, write_comparison
+from openpali.eval.report.compare import (
+    compare_models,
+    comparison_card,
+    comparison_images,
+    select_examples,
+    write_comparison,
+)
 from openpali.eval.run import main
 
 FAMILIES = {
@@ -105,22 +111,22 @@ def test_differences_are_of_the_first_model_and_paired():
 
 def test_where_models_differ_comes_first_and_nothing_twice():
     results = {"a": result([1.0, 1.0, 0.0, 0.5, 0.0, 1.0]), "b": result([1.0, 0.0, 0.0, 0.75, 0.0, 1.0])}
-    groups = shown_examples(results, apart=5, worst=2, best=1)
-    assert groups == {"Where they differ most": [1, 3], "Worst of all": [2, 4], "Best of all": [5]}
-    assert "Where they differ most" not in shown_examples({"a": results["a"], "b": results["a"]})
+    groups = select_examples(results, differ=5, worst=2, best=1)
+    assert groups == {"Largest differences": [1, 3], "Lowest scores": [2, 4], "Highest scores": [5]}
+    assert "Largest differences" not in select_examples({"a": results["a"], "b": results["a"]})
 
 
 def test_a_image_of_each_model_where_it_found_boxes():
     box = {"box": [0.1, 0.1, 0.5, 0.5], "label": "dog"}
     images = {"id-0": Image.new("RGB", (32, 32))}
-    with_boxes = card({"a": result([1.0], boxes=[box]), "b": result([0.0])}, 0, images)
-    assert with_boxes["picture"] is None
-    drawn = [answer["picture"] for answer in with_boxes["answers"]]
+    with_boxes = comparison_card({"a": result([1.0], boxes=[box]), "b": result([0.0])}, 0, images)
+    assert with_boxes["image"] is None
+    drawn = [answer["image"] for answer in with_boxes["answers"]]
     assert all(image.startswith("data:image/jpeg") for image in drawn)
     assert drawn[0] != drawn[1]
-    without = card({"a": result([1.0]), "b": result([0.0])}, 0, images)
-    assert without["picture"]
-    assert [answer["picture"] for answer in without["answers"]] == [None, None]
+    without = comparison_card({"a": result([1.0]), "b": result([0.0])}, 0, images)
+    assert without["image"]
+    assert [answer["image"] for answer in without["answers"]] == [None, None]
 
 
 def test_the_page_shows_intervals_and_differences_and_no_html_of_models(tmp_path):
@@ -135,7 +141,7 @@ def test_the_page_shows_intervals_and_differences_and_no_html_of_models(tmp_path
         r"exact match 50\.0 % 10\.0 – 90\.0 % 100\.0 % 10\.0 – 90\.0 % \+50\.0 points 3\d\.\d – 6\d\.\d", text
     )
     assert 'class="number clear"' in page
-    assert "Where they differ most" in text
+    assert "Largest differences" in text
     assert (
         comparison_images(results, [type("E", (), {"images": (Image.new("RGB", (8, 8)),)})] * 40).keys()
         <= images.keys()

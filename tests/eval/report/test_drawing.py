@@ -13,7 +13,7 @@ from openpali.eval.report.drawing import (
     TRUE_COLOUR,
     contour,
     draw_comparison,
-    draw_found,
+    draw_predictions,
 )
 
 # what is left of linear red, green and blue without one kind of cone (Machado, Oliveira and Fernandes 2009)
@@ -135,12 +135,12 @@ def test_sizes(side):
 
 def test_found_objects_have_colours_of_their_own():
     found = [thing(disc(64, 8, 12 + 20 * (i % 3), 12 + 19 * (i // 3)), "") for i in range(7)]
-    drawn = draw_found(Image.new("RGB", (64, 64), "grey"), found[:6])
+    drawn = draw_predictions(Image.new("RGB", (64, 64), "grey"), found[:6])
     for colour, one in zip(OBJECT_COLOURS, found):
         rows, columns = painted(drawn, colour)
         box = [columns.min() / 448, rows.min() / 448, (columns.max() + 1) / 448, (rows.max() + 1) / 448]
         assert box == pytest.approx(one["box"])
-    assert np.asarray(draw_found(Image.new("RGB", (64, 64)), found)).any()
+    assert np.asarray(draw_predictions(Image.new("RGB", (64, 64)), found)).any()
 
 
 @pytest.mark.parametrize("missing", WITHOUT)
@@ -194,6 +194,6 @@ def test_labels_of_true_boxes_are_above_and_of_predicted_ones_below():
 
 def test_a_label_in_another_script_is_left_out_rather_than_garbled():
     boxes = [{"box": [0.2, 0.5, 0.8, 0.9], "label": label} for label in ("", "猫", "cat")]
-    none, other, latin = (draw_found(Image.new("RGB", (320, 320)), [one]).tobytes() for one in boxes)
+    none, other, latin = (draw_predictions(Image.new("RGB", (320, 320)), [one]).tobytes() for one in boxes)
     assert none == other
     assert none != latin

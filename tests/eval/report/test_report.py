@@ -12,7 +12,7 @@ from tiny_models import examples
 from openpali.data.sources.builtin.drawings import CREDITS
 from openpali.eval.answering.evaluate_task import TaskResult
 from openpali.eval.report.drawing import PREDICTED_COLOUR, TRUE_COLOUR
-from openpali.eval.report.page import format_value, gallery_rows, report_images, write_report
+from openpali.eval.report.page import format_value, gallery_images, gallery_rows, write_report
 
 EVIL = "<script>alert('x')</script> & \"quotes\""
 
@@ -73,7 +73,7 @@ def test_summary_shows_score_blank_images_and_their_difference(tmp_path):
 
 
 def test_without_blank_images_there_is_no_such_column(tmp_path):
-    assert "Blank images" not in page(tmp_path, [result()])
+    assert "Blind baseline" not in page(tmp_path, [result()])
 
 
 def test_worst_come_first_then_the_best_and_none_twice():
@@ -88,7 +88,7 @@ def test_worst_come_first_then_the_best_and_none_twice():
 
 def test_cards_carry_marks(tmp_path):
     text = text_of(page(tmp_path, [result()], worst=2, best=2))
-    assert re.search(r"Worst first .* wrong .* wrong .* Best .* right .* right", text)
+    assert re.search(r"Lowest scores .* wrong .* wrong .* Highest scores .* right .* right", text)
     partly = result((0.5, 1.0, 0.0))
     partly.metric_key = "f1"
     partly.metrics["f1"] = 0.5
@@ -142,7 +142,7 @@ def test_without_losses_there_are_no_curves(tmp_path, logs):
 
 def test_images_are_those_of_the_gallery():
     data = examples(6)
-    found = report_images(result([1.0, 0.0, 1.0, 1.0, 1.0, 0.0]), data, worst=2, best=1)
+    found = gallery_images(result([1.0, 0.0, 1.0, 1.0, 1.0, 0.0]), data, worst=2, best=1)
     assert list(found) == ["id-1", "id-5", "id-4"]
     assert found["id-5"] is data[5].images[0]
 
@@ -172,7 +172,7 @@ def test_masks_are_drawn_into_the_page(tmp_path):
         assert np.abs(edge.mean(0) - colour).max() < np.abs(edge.mean(0) - 128).max()
     assert np.abs(pixels[15:45, 28:36] - 128).max() < 4
     text = text_of(html)
-    assert "true box and mask predicted box and mask" in text
+    assert "ground-truth box and mask predicted box and mask" in text
     assert "mean IoU 50.0 % invalid 25.0 %" in text
 
 

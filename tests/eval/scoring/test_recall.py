@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import normalize
 
 from openpali.eval.scoring import recall as retrieval
-from openpali.eval.scoring.recall import chance_at_k, nearest, own_ranks, recall_at_k, retrieval_per_language
+from openpali.eval.scoring.recall import chance_at_k, match_ranks, nearest, recall_at_k, retrieval_per_language
 
 FIXTURE = np.load(Path(__file__).parents[2] / "fixtures" / "retrieval.npz")
 IMAGES, TEXTS, OWN = (torch.from_numpy(FIXTURE[f"in/{key}"]) for key in ("zimg", "ztxt", "corr"))
@@ -27,7 +27,7 @@ def test_ranks_equal_those_of_sorting():
     torch.manual_seed(0)
     images, texts, own = torch.randn(7, 5), torch.randn(23, 5), torch.randint(0, 7, (23,))
     own[:7] = torch.arange(7)
-    image_ranks, text_ranks = own_ranks(images, texts, own)
+    image_ranks, text_ranks = match_ranks(images, texts, own)
     scores = images @ texts.T
     for i in range(7):
         order = scores[i].argsort(descending=True).tolist()
@@ -44,7 +44,7 @@ def test_order_of_texts_does_not_matter():
 def test_collapsed_embeddings_score_as_chance_does():
     """The lower index comes first among equals; counting equals as found would give 100 %."""
     images, texts, own = torch.ones(10, 4), torch.ones(20, 4), torch.arange(20) // 2
-    image_ranks, text_ranks = own_ranks(images, texts, own)
+    image_ranks, text_ranks = match_ranks(images, texts, own)
     assert image_ranks.tolist() == list(range(0, 20, 2))
     assert text_ranks.tolist() == own.tolist()
     found = recall_at_k(images, texts, own)
@@ -54,7 +54,7 @@ def test_collapsed_embeddings_score_as_chance_does():
 
 def test_of_equal_right_texts_the_first_counts():
     texts = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
-    image_ranks, _ = own_ranks(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), texts, torch.tensor([1, 1, 0, 0]))
+    image_ranks, _ = match_ranks(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), texts, torch.tensor([1, 1, 0, 0]))
     assert image_ranks.tolist() == [1, 0]
 
 

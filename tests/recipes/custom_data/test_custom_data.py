@@ -74,7 +74,7 @@ MAKE = {
     ("classify", "saved"): lambda folder: saved(folder, "classify"),
     ("ocr", "metadata"): lambda folder: table(folder, rows(text=lambda n: f"number {n}"), "metadata.csv").parent,
 }
-TASKS = {"detect": "box_f1", "segment": "segmentation", "caption": "cider", "vqa": "exact_match"}
+TASKS = {"detect": "detection", "segment": "segmentation", "caption": "cider", "vqa": "exact_match"}
 TASKS |= {"classify": "exact_match", "ocr": "anls"}
 
 

@@ -1,15 +1,16 @@
-"""Boxes: precision, recall and F1 at IoU 0.5, and COCO mean average precision."""
+"""Object detection: mAP by COCO's protocol, and precision, recall and F1 at IoU 0.5."""
 
 import math
 
 import datasets
-import evaluate
-import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from openpali.eval.scoring import image_order as image_order
+from openpali.eval.scoring import documented_metric
+from openpali.eval.scoring.boxes import box_ious, check_box, fold_label
+from openpali.eval.scoring.documented_metric import NUMBER, TEXT
+from openpali.eval.scoring.image_order import image_order
 
-_DESCRIPTION = "Precision, recall, F1 of labelled boxes at IoU 0.5, and COCO mAP by faster-coco-eval."
+_DESCRIPTION = "COCO mAP of labelled boxes by faster-coco-eval, and their precision, recall and F1 at IoU 0.5."
 _CITATION = """
 @inproceedings{lin2014microsoft,
     title={Microsoft COCO: Common objects in context},
@@ -19,39 +20,32 @@ _CITATION = """
 _KWARGS = """
 Args:
     predictions: per image a list of {"box": [x0, y0, x1, y1], "label": str, "score": float, optional}.
-        A box without a score has 1.0. Boxes written as text have none, so all of them tie, and their mAP is not that
-        of a ranked detector, unless they are given scores from the probabilities of their tokens
-        (`evaluate_task(..., box_scores=True)`). Ties are broken by a fixed rule: boxes of one image as they were
-        written, those of several images by a hash of the images' boxes, so that no number depends on the order in
-        which images are listed.
+        A box without a score has 1.0. Boxes written as text have none, so they all tie, and their mAP is not that of a
+        detector, unless they have confidences from the probabilities of their tokens
+        (`evaluate_task(..., box_scores=True)`). Ties are broken by a fixed rule: boxes of one image in the order of
+        the answer, those of several images by a hash of the images' boxes, so that no score depends on the order of
+        the images.
     references: per image a list of {"box": [x0, y0, x1, y1], "label": str}, in the same units as the
-        predictions; any unit will do. Labels match without regard to case and surrounding space.
+        predictions; any unit will do. Labels match without case and surrounding space.
     iou: threshold of precision, recall and F1 (default 0.5).
     return_scores: also return `scores`, the F1 of each image (default False).
 Returns:
-    precision, recall, f1: over all boxes of the set. An image with no box and none predicted is right (per-image
-        F1 1.0).
-    map, map50: COCO's AP at IoU 0.50:0.95 and at 0.50, averaged over the labels that occur in the references, so boxes
-        of other labels lower the precision and not the mAP.
-    All are nan, undefined, where the references of the whole set have no box: silence would be perfect there.
+    precision, recall, f1: over all boxes of the set. The F1 of an image without boxes and predictions is 1.0.
+    map, map50: COCO's AP at IoU 0.50:0.95 and at 0.50, averaged over the labels of the references, so boxes of other
+        labels lower the precision, but not the mAP.
+    All are nan (undefined) where the whole set has no reference box: an empty answer would be perfect there.
 """
 
 Boxes = list[dict]
-NUMBERS = ("f1", "precision", "recall", "map", "map50")
+BOXES = [{"box": datasets.Sequence(NUMBER), "label": TEXT, "score": NUMBER}]
+KEYS = ("f1", "precision", "recall", "map", "map50")
 
 
-class BoxF1(evaluate.Metric):
-    """F1 and mAP of labelled boxes."""
+class Detection(documented_metric.DocumentedMetric):
+    """mAP and F1 of labelled boxes."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        number, text = datasets.Value("float64"), datasets.Value("string")
-        boxes = [{"box": datasets.Sequence(number), "label": text, "score": number}]
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS,
-            features=datasets.Features({"predictions": boxes, "references": boxes}),
-        )
+    documentation = _DESCRIPTION, _CITATION, _KWARGS
+    columns = {"predictions": BOXES, "references": BOXES}
 
     def add_batch(self, *, predictions: list[Boxes], references: list[Boxes], **kwargs: object) -> None:
         """Add images; fills in missing scores, since a column of records has no optional fields."""
@@ -59,17 +53,13 @@ class BoxF1(evaluate.Metric):
         true = [[clean(box, f"reference {i}") for box in boxes] for i, boxes in enumerate(references)]
         super().add_batch(predictions=found, references=true, **kwargs)
 
-    def add(self, *, prediction: Boxes, reference: Boxes, **kwargs: object) -> None:
-        """Add one image."""
-        self.add_batch(predictions=[prediction], references=[reference], **kwargs)
-
     def _compute(
         self, predictions: list[Boxes], references: list[Boxes], iou: float = 0.5, return_scores: bool = False
     ) -> dict[str, float | list[float]]:
         pairs = list(zip(predictions, references, strict=True))
         hits = [count_matches(found, true, iou) for found, true in pairs]
         hit, written, wanted = sum(hits), sum(map(len, predictions)), sum(map(len, references))
-        result: dict[str, float | list[float]] = dict.fromkeys(NUMBERS, math.nan)
+        result: dict[str, float | list[float]] = dict.fromkeys(KEYS, math.nan)
         if wanted:
             result |= {"f1": f1(hit, written, wanted), "precision": hit / written if written else 0.0}
             result |= {"recall": hit / wanted, **coco_map(predictions, references)}
@@ -78,53 +68,41 @@ class BoxF1(evaluate.Metric):
 
 
 def clean(box: dict, where: str) -> dict:
-    """A box with its score filled in and its label folded; complain about a malformed one."""
-    if len(box["box"]) != 4 or not np.isfinite(box["box"]).all():
-        raise ValueError(f"{where}: a box is four finite numbers x0, y0, x1, y1, not {box['box']}")
+    """A box with a score and a folded label. Raises ValueError for a malformed one."""
     score = box.get("score")
-    label = (box["label"] or "").strip().lower()
-    return {"box": list(box["box"]), "label": label, "score": 1.0 if score is None else score}
+    score = 1.0 if score is None else score
+    return {"box": check_box(box["box"], where), "label": fold_label(box["label"]), "score": score}
 
 
 def f1(hits: int, found: int, true: int) -> float:
-    """Harmonic mean of hits / found and hits / true; 1.0 when there was nothing to find and nothing found."""
+    """Harmonic mean of hits / found and hits / true; 1.0 without any boxes."""
     return 2 * hits / (found + true) if found + true else 1.0
 
 
 def count_matches(found: Boxes, true: Boxes, threshold: float) -> int:
-    """Boxes that match a true box of their label one to one, the highest score choosing first."""
+    """Number of one-to-one matches of boxes with the same label; the highest score matches first."""
     free = list(range(len(true)))
-    hits = 0
-    for box in sorted(found, key=lambda box: -box["score"]):
-        overlaps = [(intersection_over_union(box["box"], true[i]["box"]), i) for i in free]
-        overlaps = [(value, i) for value, i in overlaps if true[i]["label"] == box["label"]]
-        value, best = max(overlaps, key=lambda pair: pair[0], default=(-1.0, -1))
-        if best >= 0 and value >= threshold:
+    ranked = sorted(found, key=lambda box: -box["score"])
+    overlaps = box_ious([box["box"] for box in ranked], [box["box"] for box in true])
+    for box, row in zip(ranked, overlaps):
+        candidates = [i for i in free if true[i]["label"] == box["label"]]
+        best = max(candidates, key=lambda i: row[i], default=None)
+        if best is not None and row[best] >= threshold:
             free.remove(best)
-            hits += 1
-    return hits
-
-
-def intersection_over_union(a: list[float], b: list[float]) -> float:
-    """IoU of two boxes x0, y0, x1, y1; 0 when both are empty."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    union = area(a) + area(b) - shared
-    return shared / union if union > 0 else 0.0
+    return len(true) - len(free)
 
 
 def area(box: list[float]) -> float:
-    """Area, 0 for a box turned inside out."""
+    """Area of a box; 0 for an inverted one."""
     return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
 
 
 def coco_map(found: list[Boxes], true: list[Boxes]) -> dict[str, float]:
     """AP at IoU 0.50:0.95 and at 0.50 by the COCO protocol (at most 100 boxes an image and label).
 
-    It ranks boxes of one score by image, in the order in which images are given.
+    Boxes of equal score are ranked by `image_order`.
     """
-    order = image_order.image_order(found, true)
+    order = image_order(found, true)
     found, true = [found[i] for i in order], [true[i] for i in order]
     labels = sorted({box["label"] for boxes in true for box in boxes})
     detections = annotations(found, labels)
@@ -134,14 +112,14 @@ def coco_map(found: list[Boxes], true: list[Boxes]) -> dict[str, float]:
     images = [{"id": index + 1} for index in range(len(true))]
     truth = COCO({"images": images, "categories": categories, "annotations": annotations(true, labels)})
     evaluator = COCOeval_faster(truth, truth.loadRes(detections), "bbox", print_function=lambda *_: None)
-    # sizes depend on the unit of the boxes, so only the size range "all" is meant, without its usual limit
+    # areas depend on the unit of the boxes, so there is one range of sizes, without COCO's upper limit
     evaluator.params.areaRng = [[0, float("inf")]] * 4
     evaluator.run()
     return {"map": max(evaluator.stats_as_dict["AP_all"], 0.0), "map50": max(evaluator.stats_as_dict["AP_50"], 0.0)}
 
 
 def annotations(images: list[Boxes], labels: list[str]) -> list[dict]:
-    """COCO annotations (x, y, width, height) of the boxes that have one of these labels."""
+    """COCO annotations (x, y, width, height) of the boxes with one of these labels."""
     rows = []
     for index, boxes in enumerate(images):
         for box in boxes:
