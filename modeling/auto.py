@@ -12,13 +12,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedC
 from transformers.utils import find_adapter_config_file
 
 from .checkpoints import load_checkpoint, load_config, reading
-from .mistakes import CheckpointError
 from .modeling_pali3 import Pali3ForConditionalGeneration
 from .modeling_paligemma import PaliGemmaForConditionalGeneration
-from .position_embeddings import set_image_size
 from .processing_pali3 import Pali3Processor
 from .processing_paligemma import PaliGemmaProcessor
-from .processing_texts import PrefixSuffixProcessor
+from .processing_prefix_suffix import PrefixSuffixProcessor
+from .user_errors import CheckpointError
 
 MODELS: dict[str, Any] = {"pali3": Pali3ForConditionalGeneration, "paligemma": PaliGemmaForConditionalGeneration}
 PROCESSORS: dict[str, Any] = {"pali3": Pali3Processor, "paligemma": PaliGemmaProcessor}
@@ -86,28 +85,3 @@ def check_tokens(name: str | Path, model: PreTrainedModel, processor: Any) -> No
             f"{name}: image_token_id is {config.image_token_id} in its configuration and"
             f" {processor.image_token_id} in its tokenizer: save the tokenizer that the model was trained with"
         )
-
-
-def set_resolution(model: PreTrainedModel, processor: Any, image_size: int) -> None:
-    """Another size of images for a model of either family and its processor, in everything that depends on it.
-
-    Position embeddings are resized, as between the stages of both papers; the number of image tokens follows in the
-    configurations and in the processor.
-
-    Args:
-        model: PaLI-3 or PaliGemma.
-        processor: of the model.
-        image_size: side of the images in pixels; what does not fill a patch is cut off.
-
-    Raises:
-        ValueError: if the model has no SigLIP encoder, or an image is smaller than a patch.
-    """
-    set_image_size(model, image_size)
-    config: Any = model.config
-    config.vision_config.image_size = image_size
-    tokens = (image_size // config.vision_config.patch_size) ** 2
-    if config.model_type == "paligemma":
-        config.text_config.num_image_tokens = tokens
-        processor.image_processor.image_seq_length = tokens
-    processor.image_seq_length = tokens
-    processor.image_processor.size = {"height": image_size, "width": image_size}

@@ -18,7 +18,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNot
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from .mistakes import CheckpointError, one_line
+from .user_errors import CheckpointError, one_line
 
 SHOWN = 3
 INCOMPLETE_HELP = "take a checkpoint that lacks weights or has others; missing ones are random"

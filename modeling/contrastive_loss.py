@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 from torch.nn.functional import logsigmoid
 
-from .ring import Ring
+from .ring_exchange import Ring
 
 # t' and b, the learnable scale and bias that `SiglipModel` has as `logit_scale` and `logit_bias`:
 # the best pair of the paper's ablation

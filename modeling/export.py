@@ -15,11 +15,11 @@ from .checkpoints import add_incomplete, load_checkpoint, reading
 from .configuration_mask_vqvae import MaskVQVAEConfig
 from .configuration_pali3 import Pali3Config
 from .dtypes import CHOICES, requested_dtype
-from .mistakes import CheckpointError, command
 from .modeling_mask_vqvae import MaskVQVAE
 from .modeling_pali3 import Pali3ForConditionalGeneration, Pali3Model
 from .modeling_pali3_multimodal import Pali3ForMultimodalLM
 from .processing_pali3 import Pali3Processor
+from .user_errors import CheckpointError, command
 
 AUTO_CLASSES = {
     Pali3Config: "AutoConfig",

@@ -61,7 +61,7 @@ def load_four_bit(
         CheckpointError: as of `load_checkpoint`.
         ImportError: bitsandbytes is missing, with the command that installs it.
     """
-    quiet_bitsandbytes()
+    silence_bitsandbytes()
     if not is_bitsandbytes_available():
         raise ImportError("4-bit weights need bitsandbytes, which is not installed: pip install 'bitsandbytes>=0.50'")
     options: dict[str, Any] = {"dtype": config.bnb_4bit_compute_dtype, "device_map": {"": torch.device(device)}}
@@ -126,7 +126,7 @@ def read_quantization(name: str | Path) -> BitsAndBytesConfig | None:
     return cast(BitsAndBytesConfig, BitsAndBytesConfig.from_dict(json.loads(Path(path).read_text())))
 
 
-def quiet_bitsandbytes() -> None:
+def silence_bitsandbytes() -> None:
     """Keep out of the log that bitsandbytes found no library for repacked layers, which are not used here."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(of_interest)
 

@@ -9,7 +9,7 @@ its own behind the prompt, and is what `return_assistant_tokens_mask` marks.
 import logging
 from typing import Any
 
-from .processing_texts import IMAGE_TOKEN
+from .processing_prefix_suffix import IMAGE_TOKEN
 
 logger = logging.getLogger(__name__)
 

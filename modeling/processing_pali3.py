@@ -14,10 +14,10 @@ from transformers.processing_utils import ProcessingKwargs, TextKwargs, Unpack
 
 from .checkpoints import reading
 from .configuration_pali3 import vision_config_of
-from .plain_text import controls_of_each
+from .control_tokens import controls_of_each
 from .processing_chat import CHAT_TEMPLATE, take_chat_template
-from .processing_spans import Span, expand_spans
-from .processing_texts import (
+from .processing_offsets import Span, expand_spans
+from .processing_prefix_suffix import (
     IMAGE_TOKEN,
     LOCATION_TOKENS,
     SEGMENTATION_TOKENS,

@@ -17,10 +17,10 @@ from transformers.processing_utils import ProcessingKwargs, TextKwargs, Unpack
 
 from .checkpoints import reading
 from .configuration_pali3 import vision_config_of
-from .plain_text import Controls, controls_of_each
+from .control_tokens import Controls, controls_of_each
 from .processing_chat import CHAT_TEMPLATE, take_chat_template
-from .processing_spans import NOWHERE, Span, expand_spans
-from .processing_texts import (
+from .processing_offsets import NOWHERE, Span, expand_spans
+from .processing_prefix_suffix import (
     IMAGE_TOKEN,
     LOCATION_TOKENS,
     SEGMENTATION_TOKENS,
@@ -216,7 +216,7 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
     def spans(
         self, marked: Sequence[tuple[str, str]], prefixes: list[list[int]], targets: list[list[int]]
     ) -> list[list[Span]]:
-        """Where each token stands in its text (see `processing_spans`): what was added there, and targets, nowhere."""
+        """Character spans of each token (see `processing_offsets`): `NOWHERE` for added tokens and targets."""
         found, end = [], self.encode(SEPARATOR)
         for (before_words, words_text), prefix, target in zip(marked, prefixes, targets):
             cut = len(before_words)

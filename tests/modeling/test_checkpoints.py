@@ -21,7 +21,7 @@ from openpali import MaskVQVAE
 from openpali.modeling.auto import load_answering, load_processor
 from openpali.modeling.checkpoints import is_folder_name, load_checkpoint, load_config, load_tower
 from openpali.modeling.configuration_pali3 import vision_config_of
-from openpali.modeling.mistakes import CheckpointError
+from openpali.modeling.user_errors import CheckpointError
 
 GONE = "model.decoder.block.0.layer.0.SelfAttention.q.weight", "model.language_model.layers.0.mlp.up_proj.weight"
 FIRST = dict(zip(FAMILIES, GONE, strict=True))

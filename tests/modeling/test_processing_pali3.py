@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer, pipeline
 
 from openpali import Pali3Processor
-from openpali.modeling.processing_texts import without_limits
+from openpali.modeling.processing_prefix_suffix import without_limits
 
 IMAGE_TOKENS, SIDE = 4, 16
 

@@ -6,7 +6,7 @@ from tiny_paligemma import IMAGE_TOKENS, tiny_paligemma_processor
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from openpali.modeling.plain_text import found_controls, pieces, spaced
+from openpali.modeling.control_tokens import found_controls, pieces, spaced
 
 IMAGE = Image.new("RGB", (20, 20), "red")
 TEXT = "a <image> of <bos><eos> </s> <pad> a <loc0001> dog <seg001>"

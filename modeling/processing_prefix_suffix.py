@@ -12,8 +12,8 @@ from typing import Any
 from transformers.image_utils import is_valid_image
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 
-from .plain_text import Controls, controls_of_each, pieces, special_tokens
-from .processing_spans import NOWHERE, Span, replaced
+from .control_tokens import Controls, controls_of_each, pieces, special_tokens
+from .processing_offsets import NOWHERE, Span, replaced
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import torch
 from openpali.data.files.config import ConfigError
 from openpali.data.images.open_image import BadImage
 from openpali.data.records import BadRecord
-from openpali.modeling.mistakes import CheckpointError, at_least, command
+from openpali.modeling.user_errors import CheckpointError, at_least, command
 
 MENDABLE = {
     "broken": CheckpointError("broken"),

@@ -25,11 +25,11 @@ TRACEBACK = "OPENPALI_TRACEBACK"
 INTERRUPTED = 130
 
 
-class Mistake(Exception):
+class UserError(Exception):
     """Something that the user of a command can mend. Its text names the place and the remedy."""
 
 
-class CheckpointError(Mistake, OSError):
+class CheckpointError(UserError, OSError):
     """A checkpoint that is not there, or cannot be used as it is."""
 
 
@@ -40,7 +40,7 @@ def command(name: str, *others: type[Exception]) -> Callable[[Callable[..., Any]
         name: what the line begins with, such as `openpali predict`.
         others: further errors that are the user's in this command.
     """
-    mendable = (Mistake, OSError, ImportError, torch.OutOfMemoryError, *others)
+    mendable = (UserError, OSError, ImportError, torch.OutOfMemoryError, *others)
 
     def decorate(main: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(main)
