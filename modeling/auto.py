@@ -1,7 +1,7 @@
-"""Which classes a checkpoint is loaded with: ours where we have them, Transformers' Auto classes for all others.
+"""Load a checkpoint with the right class: openpali's for its own families, Transformers' Auto classes for all others.
 
-PaliGemma's classes are not registered over those of Transformers, so that importing openpali changes nothing for
-code beside it; whoever wants the cheaper training step loads by these functions or by the classes' own names.
+PaliGemma's classes do not replace Transformers' own in its Auto classes, so that importing openpali changes nothing
+for other code. For the cheaper training step, load with these functions or with the classes themselves.
 """
 
 import json
@@ -26,8 +26,8 @@ PROCESSORS: dict[str, Any] = {"pali3": Pali3Processor, "paligemma": PaliGemmaPro
 def base_checkpoint(name: str | Path) -> str:
     """The checkpoint itself, or the one that an adapter folder (LoRA) was trained on."""
     with reading(name):
-        found = find_adapter_config_file(str(name))
-        return str(name) if found is None else json.loads(Path(found).read_text("utf-8"))["base_model_name_or_path"]
+        path = find_adapter_config_file(str(name))
+        return str(name) if path is None else json.loads(Path(path).read_text("utf-8"))["base_model_name_or_path"]
 
 
 def checkpoint_config(name: str | Path) -> PreTrainedConfig:
@@ -36,7 +36,7 @@ def checkpoint_config(name: str | Path) -> PreTrainedConfig:
 
 
 def model_class(config: PreTrainedConfig) -> Any:
-    """The class with which to load a checkpoint. Raises CheckpointError for models that take no images."""
+    """The class to load a checkpoint with. Raises CheckpointError for models without image input."""
     kind = MODELS.get(config.model_type, AutoModelForImageTextToText)
     if kind is AutoModelForImageTextToText and type(config) not in kind._model_mapping:
         raise CheckpointError(
@@ -47,16 +47,16 @@ def model_class(config: PreTrainedConfig) -> Any:
 
 
 def load_answering(name: str | Path, *, incomplete: bool = False, **options: Any) -> PreTrainedModel:
-    """A whole checkpoint that answers prompts; see `load_checkpoint`, which has the same options."""
+    """Load a whole checkpoint that answers prompts; options as of `load_checkpoint`."""
     return load_checkpoint(model_class(checkpoint_config(name)), name, incomplete=incomplete, **options)
 
 
 def load_processor(name: str | Path, base: str | Path | None = None) -> Any:
-    """The processor of a checkpoint; an adapter folder has its own, or else its base's.
+    """Load the processor of a checkpoint; of an adapter folder its own, or else its base checkpoint's.
 
     Args:
         name: of the checkpoint or of the adapters.
-        base: what the adapters were trained on, where it is not where they say.
+        base: the checkpoint that the adapters were trained on, if it is not where their configuration says.
     """
     base = base or base_checkpoint(name)
     kind = PROCESSORS.get(checkpoint_config(base).model_type, AutoProcessor)
@@ -66,10 +66,10 @@ def load_processor(name: str | Path, base: str | Path | None = None) -> Any:
 
 
 def check_tokens(name: str | Path, model: PreTrainedModel, processor: Any) -> None:
-    """Compare a model with its processor: a token without a row in the table would end the first step.
+    """Compare a model with its processor: a token without a row in the embedding table would fail in the first step.
 
     Raises:
-        CheckpointError: a token of the processor has no row, or is not the image token that the model knows.
+        CheckpointError: a token of the processor has no row, or the two have different image tokens.
     """
     if not isinstance(processor, PrefixSuffixProcessor):
         return

@@ -179,9 +179,9 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         Args:
             vision: Hub name or folder of a SigLIP model (its image tower is used, without pooling head).
             text: Hub name or folder of a T5, UMT5 or T5Gemma model.
-            processor: of `Pali3Processor.from_backbones` with the same names. It says which token is `<image>`,
-                and the embedding tables grow to its vocabulary. Without it the last row is taken, which the
-                published tables have as padding.
+            processor: of `Pali3Processor.from_backbones` with the same names. It defines the `<image>` token, and
+                the embedding tables grow to its vocabulary. Without it, `<image>` is the last row of the table, which
+                is unused in the published ones.
             **kwargs: fields of [`Pali3Config`], for instance `projector="mlp"`.
 
         Returns:

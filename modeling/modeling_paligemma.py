@@ -83,8 +83,8 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         Args:
             vision: Hub name or folder of a SigLIP model (its image tower is used, without pooling head).
             text: Hub name or folder of a Gemma or Gemma 2 model.
-            processor: of `PaliGemmaProcessor.from_backbones` with the same names. It says which token is `<image>`;
-                the table grows to its vocabulary, by rows from N(0, 0.02).
+            processor: of `PaliGemmaProcessor.from_backbones` with the same names. It defines the `<image>` token; the
+                embedding table grows to its vocabulary, by rows from N(0, 0.02).
             **fields: of the configuration, for instance `projector="mlp"`.
 
         Returns:
@@ -109,8 +109,8 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        """Transformers passes over modules without parameters of their own, as this one, when it initialises code
-        from elsewhere; it need not, since all of it goes through `initialization`.
+        """False, since Transformers does not initialise modules without own parameters, as this one, in custom code.
+        Here all initialisation goes through `initialization`.
         """
         return False
 
@@ -118,16 +118,16 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if module is self:
-            # a new projector adds nothing to the text model at first (PaliGemma, section 3.1)
+            # a new projector starts at zero (PaliGemma, section 3.1)
             output: Any = self.model.multi_modal_projector.linear
             init.zeros_(output.weight)
             init.zeros_(output.bias)
 
     def save_pretrained(self, save_directory: Any, *args: Any, save_original_format: bool = False, **kwargs: Any):
-        """Save under the names that the parameters have in memory.
+        """Save under the parameters' names in memory.
 
-        Stock Transformers loads these names as well as the published checkpoints' older ones, but its Trainer
-        resumes, and loads the best weights, from these only.
+        Stock Transformers loads these names as well as the published checkpoints' older ones, but its Trainer resumes,
+        and loads the best weights, from these only.
 
         Args:
             save_directory: folder.

@@ -1,8 +1,8 @@
-"""Where each token stands in its text, as Transformers' processors tell it when they are asked.
+"""Character offsets of tokens, which Transformers' processors return on request.
 
-`return_offsets_mapping` gives a span of characters for each token, `return_text_replacement_offsets` what became of
-the placeholders. Both count in the expanded text, in which every `<image>` stands once for each of its image tokens;
-masks of a chat's answers (`return_assistant_tokens_mask`) are made from them.
+`return_offsets_mapping` gives the span of characters of each token, `return_text_replacement_offsets` the expansion of
+each placeholder. Both count in the expanded text, where `<image>` is repeated for each token of the image. Masks of a
+chat's answers (`return_assistant_tokens_mask`) are made from them.
 """
 
 import re
@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 Span = tuple[int, int]
-# of tokens that stand for no text: special ones that were added, padding, the suffix
+# span of tokens without text in the prompt: added special tokens, padding, the suffix
 NOWHERE: Span = (0, 0)
 
 
 def expand_spans(ids: Sequence[int], spans: Sequence[Span], image_token_id: int, repeats: int) -> list[Span]:
-    """Spans of tokens whose placeholders are repeated, and shifted by what the repetitions before them add.
+    """Repeat the spans of placeholders for each image token, and shift the spans behind them.
 
     Args:
         ids: int[L], one placeholder for each image.
-        spans: of the tokens in their text.
+        spans: of the tokens in the text.
         image_token_id: of the placeholder.
         repeats: tokens of one image.
     """
@@ -34,21 +34,21 @@ def expand_spans(ids: Sequence[int], spans: Sequence[Span], image_token_id: int,
     return expanded
 
 
-def replaced(text: str, marked: str, image_token: str, repeats: int) -> list[dict[str, Any]]:
-    """What became of each placeholder of a text, in the form of Transformers' processors.
+def replacement_offsets(text: str, with_placeholders: str, image_token: str, repeats: int) -> list[dict[str, Any]]:
+    """The expansion of each placeholder of a text, in the form of Transformers' processors.
 
     Args:
-        text: as it was given.
-        marked: with its placeholders, which are in front where the text had none.
+        text: as given.
+        with_placeholders: the text with its placeholders, which are in front where it was given without.
         image_token: the placeholder.
         repeats: tokens of one image.
     """
     given = image_token in text
     wide = image_token * repeats
-    found = []
-    for number, match in enumerate(re.finditer(re.escape(image_token), marked)):
+    replacements = []
+    for number, match in enumerate(re.finditer(re.escape(image_token), with_placeholders)):
         start = match.start() + number * (len(wide) - len(image_token))
         new = (start, start + len(wide))
         fields = {"type": "image", "span": match.span() if given else NOWHERE, "new_span": new}
-        found.append(fields | {"text": image_token if given else "", "replacement": wide})
-    return found
+        replacements.append(fields | {"text": image_token if given else "", "replacement": wide})
+    return replacements

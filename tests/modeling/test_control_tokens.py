@@ -6,7 +6,7 @@ from tiny_paligemma import IMAGE_TOKENS, tiny_paligemma_processor
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from openpali.modeling.control_tokens import found_controls, pieces, spaced
+from openpali.modeling.control_tokens import found_controls, spaced, split_control_tokens
 
 IMAGE = Image.new("RGB", (20, 20), "red")
 TEXT = "a <image> of <bos><eos> </s> <pad> a <loc0001> dog <seg001>"
@@ -101,7 +101,7 @@ def test_an_end_that_is_a_word_of_the_vocabulary_is_not_found_either():
     inner.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", unk_token="<unk>")
     assert tokenizer.eos_token_id in tokenizer("a</s>b", add_special_tokens=False).input_ids
-    cut = pieces("a</s>b", tokenizer.all_special_tokens, "places")
+    cut = split_control_tokens("a</s>b", tokenizer.all_special_tokens, "places")
     assert cut == ["a<", "/s>b"]
     assert tokenizer.eos_token_id not in [
         t for part in cut for t in tokenizer(part, add_special_tokens=False).input_ids
@@ -112,7 +112,7 @@ def test_pieces_are_the_text_again():
     special = ["<image>", "<bos>"]
     for text in ("", "<", "a", "<image>", "<<image>image>", TEXT, "<image><image>"):
         for controls in ("all", "places", "none"):
-            cut = pieces(text, special, controls)
+            cut = split_control_tokens(text, special, controls)
             assert "".join(cut) == text
             if controls != "all":
                 assert not any(token in piece for token in special for piece in cut)

@@ -226,5 +226,5 @@ def test_the_nearest_code_does_not_depend_on_autocast():
 def test_a_codebook_that_was_cast_still_answers_and_refuses_to_learn():
     codec = tiny().to(torch.bfloat16).eval()
     assert codec.decode(codec.encode(blobs(4))).isfinite().all()
-    with pytest.raises(ValueError, match="a codebook in torch.bfloat16 learns nothing: load the codec"):
+    with pytest.raises(ValueError, match="a codebook in torch.bfloat16 learns nothing: load the mask VQ-VAE"):
         codec.train()(blobs(4))

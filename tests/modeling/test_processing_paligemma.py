@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.paligemma.processing_paligemma import PaliGemmaProcessor as StockProcessor
 
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
-from openpali.modeling.processing_prefix_suffix import LOCATION_TOKENS, SEGMENTATION_TOKENS
+from openpali.modeling.processing_tokenizer import LOCATION_TOKENS, SEGMENTATION_TOKENS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 RED = Image.new("RGB", (20, 20), "red")

@@ -27,7 +27,7 @@ from openpali.eval.answering.load_model import load_model
 from openpali.modeling.configuration_paligemma import paligemma_preset
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
-from openpali.modeling.processing_prefix_suffix import LOCATION_TOKENS, SEGMENTATION_TOKENS
+from openpali.modeling.processing_tokenizer import LOCATION_TOKENS, SEGMENTATION_TOKENS
 from openpali.modeling.resolution import set_resolution
 
 WORDS, SIDE, PATCH = 40, 32, 8
