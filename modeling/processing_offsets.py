@@ -3,6 +3,8 @@
 `return_offsets_mapping` gives the span of characters of each token, `return_text_replacement_offsets` the expansion of
 each placeholder. Both count in the expanded text, where `<image>` is repeated for each token of the image. Masks of a
 chat's answers (`return_assistant_tokens_mask`) are made from them.
+
+Shapes: `L` tokens of a sequence.
 """
 
 import re

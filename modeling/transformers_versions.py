@@ -3,6 +3,8 @@
 From 5.24 on, `past_key_values` is called `cache` in forwards, outputs and generation, and PaliGemma's outputs hold the
 image encoder's output instead of its projected tokens. The rest of the package takes names from this file and never
 compares versions. Exported checkpoints contain this file.
+
+Shapes: `N` images, `P` tokens of an image, `D` width of the text model.
 """
 
 from importlib.metadata import version
@@ -79,7 +81,7 @@ def image_fields(image_outputs: Any) -> dict[str, Any]:
 
 
 def image_tokens_of(output: Any) -> Any:
-    """The projected image tokens of PaliGemma's output: float[N, P, D] for N images of P tokens, or None."""
+    """The projected image tokens of PaliGemma's output: float[N, P, D], or None."""
     if RELEASE >= (5, 24):
         return None if output.image_outputs is None else output.image_outputs.pooler_output
     return output.image_hidden_states
