@@ -1,4 +1,4 @@
-"""People's texts are letters: no token that steers the model comes out of them, in either family."""
+"""Control tokens in texts from data are plain letters, in both families."""
 
 import pytest
 from PIL import Image
@@ -64,7 +64,7 @@ def test_other_texts_are_tokenised_as_ever(processor):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_marks_of_all_images_in_front_are_where_they_belong(processor, count):
-    """As people write prompts for PaliGemma; one more than that is letters."""
+    """Usual prompts of PaliGemma; any further `<image>` is plain letters."""
     images, options = [[IMAGE] * count], {"return_tensors": "pt", "controls": "places"}
     bare, marked, more = (
         tokens_of(processor, processor(images=images, text=[f"{marks}what is this"], **options), "input_ids")

@@ -255,7 +255,7 @@ def test_several_images_a_prompt(processor):
     torch.testing.assert_close(model(**five).loss, model(**batch).loss)
 
 
-STRANGER = """
+SCRIPT = """
 import sys, torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -283,7 +283,7 @@ def test_a_trained_checkpoint_answers_alike_in_stock_transformers(processor, tmp
         inputs = processor(images=Image.new("RGB", (20, 20), "red"), text="what is this", return_tensors="pt")
         answer = model.generate(**inputs, max_new_tokens=8).tolist()
         expected.append(f"transformers.models.paligemma.modeling_paligemma {answer}")
-    command = [sys.executable, "-c", STRANGER, *(str(tmp_path / kind) for kind in KINDS)]
+    command = [sys.executable, "-c", SCRIPT, *(str(tmp_path / kind) for kind in KINDS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-len(KINDS) :] == expected

@@ -1,4 +1,4 @@
-"""Our PaliGemma against what the reference code printed for small random models, every attention back-end."""
+"""Our PaliGemma against big_vision's outputs for small random models, with every attention implementation."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A command ends in one line where its user or the machine is at fault, and prints to any console."""
+"""A command ends with one line on errors of its user or machine, and prints to any console."""
 
 import errno
 import io
