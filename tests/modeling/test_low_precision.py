@@ -192,7 +192,7 @@ def test_gradients_summed_over_chunks_lose_nothing(monkeypatch, softcap):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_mask_vqvae(tmp_path, precision):
+def test_mask_codec(tmp_path, precision):
     weights, dtype = PRECISIONS[precision]
     masks = blobs(64)
     mask_vqvae = tiny().train()
