@@ -149,7 +149,7 @@ def _chunks(images: torch.Tensor, texts: torch.Tensor, chunk_size: int | None) -
     return (slice(start, start + step) for start in range(0, len(images), step))
 
 
-def wide(values: torch.Tensor) -> torch.Tensor:
+def widen(values: torch.Tensor) -> torch.Tensor:
     """Convert to float32 at least, since half precision loses a sum over a large batch."""
     return values if values.dtype == torch.float64 else values.float()
 
@@ -170,8 +170,8 @@ class _Sigmoid(torch.autograd.Function):
         group: ProcessGroup | None,
     ) -> torch.Tensor:
         ring = Ring.of(len(text_embeds), text_embeds.device, group)
-        images, texts = wide(image_embeds), wide(text_embeds)
-        t, b = wide(logit_scale).exp(), wide(logit_bias)
+        images, texts = widen(image_embeds), widen(text_embeds)
+        t, b = widen(logit_scale).exp(), widen(logit_bias)
         loss, grad_t, grad_b = images.new_zeros(()), torch.zeros_like(t), torch.zeros_like(b)
         grad_images, grad_texts = torch.zeros_like(images), torch.zeros_like(texts)
         keys, train = text_keys, any(ctx.needs_input_grad)
@@ -222,7 +222,7 @@ class _Softmax(torch.autograd.Function):
         group: ProcessGroup | None,
     ) -> torch.Tensor:
         ring = Ring.of(len(text_embeds), text_embeds.device, group)
-        images, texts, t = wide(image_embeds), wide(text_embeds), wide(logit_scale).exp()
+        images, texts, t = widen(image_embeds), widen(text_embeds), widen(logit_scale).exp()
         # log-normaliser, sum and number of the true logits: [N, 3] and [M, 3]
         by_image, by_text = (_empty_statistics(embeds) for embeds in (images, texts))
         keys = text_keys
@@ -243,7 +243,7 @@ class _Softmax(torch.autograd.Function):
     def backward(ctx: Any, weight: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # pyright: ignore
         image_embeds, text_embeds, logit_scale, image_keys, keys, by_image, by_text = ctx.saved_tensors
         ring = Ring.of(len(text_embeds), text_embeds.device, ctx.group)
-        images, texts, t = wide(image_embeds), wide(text_embeds), wide(logit_scale).exp()
+        images, texts, t = widen(image_embeds), widen(text_embeds), widen(logit_scale).exp()
         grad_images, grad_texts, grad_t = torch.zeros_like(images), torch.zeros_like(texts), torch.zeros_like(t)
         with torch.autocast(images.device.type, enabled=False):
             for hop in range(ring.size):

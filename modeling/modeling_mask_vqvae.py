@@ -92,8 +92,8 @@ def make_decoder(config: MaskVQVAEConfig) -> nn.Sequential:
 
 def squared_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean squared error, float[], in float32 at least, since a loss in bfloat16 has two digits."""
-    wide = torch.promote_types(output.dtype, torch.float32)
-    return mse_loss(output.to(wide), target.to(wide))
+    dtype = torch.promote_types(output.dtype, torch.float32)
+    return mse_loss(output.to(dtype), target.to(dtype))
 
 
 class MaskVQVAE(PreTrainedModel):

@@ -25,7 +25,7 @@ from .contrastive_loss import (
     initialize_logits,
     sigmoid_loss,
     softmax_loss,
-    wide,
+    widen,
 )
 
 PRESETS = Path(__file__).parent / "presets" / "siglip.yaml"
@@ -136,7 +136,7 @@ class SiglipForContrastiveLearning(SiglipModel):
         """
         pooled = self.get_image_features(pixel_values=pixel_values)[1], self.get_text_features(input_ids=input_ids)[1]
         # in float32, since exp(t') would multiply the rounding of bfloat16
-        images, texts = (normalize(wide(features), dim=-1) for features in pooled)  # [N, D], [M, D]
+        images, texts = (normalize(widen(features), dim=-1) for features in pooled)  # [N, D], [M, D]
         if self.kind == "sigmoid":
             more = (self.logit_bias, image_keys, text_keys, self.chunk_size)
             loss = sigmoid_loss(images, texts, self.logit_scale, *more)

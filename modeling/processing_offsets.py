@@ -46,11 +46,11 @@ def replacement_offsets(text: str, with_placeholders: str, image_token: str, rep
         repeats: tokens of one image.
     """
     given = image_token in text
-    wide = image_token * repeats
+    expanded = image_token * repeats
     replacements = []
     for number, match in enumerate(re.finditer(re.escape(image_token), with_placeholders)):
-        start = match.start() + number * (len(wide) - len(image_token))
-        new = (start, start + len(wide))
+        start = match.start() + number * (len(expanded) - len(image_token))
+        new = (start, start + len(expanded))
         fields = {"type": "image", "span": match.span() if given else NOWHERE, "new_span": new}
-        replacements.append(fields | {"text": image_token if given else "", "replacement": wide})
+        replacements.append(fields | {"text": image_token if given else "", "replacement": expanded})
     return replacements

@@ -117,7 +117,7 @@ def token_cross_entropy(
     if weight is None:
         assert isinstance(head, nn.Module)
         logits = head(hidden_states)
-        logits = logits.to(wide(logits.dtype))
+        logits = logits.to(sum_dtype(logits.dtype))
         return cross_entropy_of(apply_softcap(logits, softcap), targets, label_smoothing)
     if torch.is_autocast_enabled(hidden_states.device.type):
         hidden_states = hidden_states.to(torch.get_autocast_dtype(hidden_states.device.type))
@@ -163,7 +163,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     ) -> torch.Tensor:
         """Compute the loss of each token, float[T]; keep no logits."""
         rest = epsilon / (weight.shape[0] - 1)
-        lse = hidden.new_full((hidden.shape[0],), -torch.inf, dtype=wide(hidden.dtype))  # [T]
+        lse = hidden.new_full((hidden.shape[0],), -torch.inf, dtype=sum_dtype(hidden.dtype))  # [T]
         target_logit, logit_sum = torch.zeros_like(lse), torch.zeros_like(lse)
         for begin, rows in vocabulary_chunks(weight, hidden.shape[0]):
             logits = chunk_logits(hidden, rows, softcap)  # [T, C]
@@ -184,7 +184,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         rest = ctx.epsilon / (weight.shape[0] - 1)
         grad_loss = grads[0][:, None]  # [T, 1]
         # a sum over chunks: bfloat16 would round it at each chunk
-        grad_hidden = torch.zeros_like(hidden, dtype=wide(hidden.dtype)) if ctx.needs_input_grad[0] else None
+        grad_hidden = torch.zeros_like(hidden, dtype=sum_dtype(hidden.dtype)) if ctx.needs_input_grad[0] else None
         grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         for begin, rows in vocabulary_chunks(weight, hidden.shape[0]):
             logits = chunk_logits(hidden, rows, ctx.softcap)  # [T, C]
@@ -212,7 +212,7 @@ def vocabulary_chunks(weight: torch.Tensor, tokens: int) -> Any:
 
 def chunk_logits(hidden: torch.Tensor, rows: torch.Tensor, softcap: float | None) -> torch.Tensor:
     """Logits of a chunk of the vocabulary, float[T, C], in float32 at least."""
-    logits = (hidden @ rows.to(hidden.dtype).T).to(wide(hidden.dtype))
+    logits = (hidden @ rows.to(hidden.dtype).T).to(sum_dtype(hidden.dtype))
     return apply_softcap(logits, softcap)
 
 
@@ -227,6 +227,6 @@ def targets_inside(targets: torch.Tensor, begin: int, size: int) -> tuple[torch.
     return (targets - begin).clamp(0, size - 1)[:, None], inside
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type of sums over the vocabulary."""
     return torch.promote_types(dtype, torch.float32)
