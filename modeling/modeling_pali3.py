@@ -284,7 +284,7 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
             logits_to_keep: number of last positions to compute logits of (0: all), or these positions.
             output_logits: whether to compute logits; by default without labels, and in evaluation mode, for
                 `compute_metrics`.
-            **kwargs: see [`LossKwargs`].
+            **kwargs: see `LossKwargs` in token_loss.py.
 
         Returns:
             `loss`: float[], mean over examples of the mean token loss; `example_losses`: float[B], without gradient;

@@ -27,7 +27,6 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.paligemma import modeling_paligemma as stock
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
-from transformers.processing_utils import Unpack
 from transformers.utils import can_return_tuple
 
 from .attention_masks import prefix_lm_mask
@@ -36,7 +35,7 @@ from .configuration_pali3 import vision_config_of
 from .configuration_paligemma import paligemma_config
 from .dropout import FIELD, add_residual_dropout
 from .modeling_paligemma_images import PaliGemmaProjector, RawPatches
-from .token_loss import IGNORE_INDEX, LossKwargs, example_losses, loss_fields, select_logits
+from .token_loss import IGNORE_INDEX, example_losses, loss_fields, select_logits
 from .transformers_versions import CACHE, CacheOutput, image_fields, one_cache
 
 # of the embeddings of new tokens (PaliGemma, section 3.1); a mean of the old ones is ahead for a thousand steps only
@@ -156,7 +155,7 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         output_logits: bool | None = None,
         image_features: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        **kwargs: Unpack[LossKwargs],
+        **kwargs: Any,
     ) -> stock.PaliGemmaCausalLMOutputWithPast:
         """Compute the loss of `labels`; without them and without `sequence_ids`, do as stock Transformers does.
 
@@ -178,7 +177,7 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             output_logits: whether to compute logits; by default without labels, and in evaluation mode, for
                 `compute_metrics`. With labels they are the loss's own, without the final soft-cap.
             image_features: float[N, P, D_vision], the image encoder's output in place of images.
-            **kwargs: see [`LossKwargs`].
+            **kwargs: see `LossKwargs` in token_loss.py.
 
         Returns:
             `loss`: float[], mean over examples of the mean token loss; `example_losses`: float[examples], without
@@ -220,7 +219,7 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         # generation passes image features in every step; their placeholders are in the first step only
         if image_features is not None and not (cache and cache.get_seq_length()):
             inputs["mm_encoder_outputs"] = {"image": self.project(image_features)}
-        return PaliGemmaOutput(**super().forward(**inputs, return_dict=True))  # type: ignore[arg-type]
+        return PaliGemmaOutput(**super().forward(**inputs | {"return_dict": True}))
 
     def project(self, image_features: torch.Tensor) -> BaseModelOutputWithPooling:
         """Project image features, float[N, P, D_vision], in the form of `get_image_features`."""

@@ -34,7 +34,7 @@ class LossKwargs(TransformersKwargs, total=False):
     shift_labels: torch.Tensor | None
 
 
-def loss_fields(losses: torch.Tensor | None) -> dict[str, torch.Tensor]:
+def loss_fields(losses: torch.Tensor | None) -> dict[str, Any]:
     """Fields of a model's output from the loss of each example, float[examples] (None: no labels)."""
     return {} if losses is None else {"loss": losses.mean(), "example_losses": losses.detach()}
 
