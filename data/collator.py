@@ -6,7 +6,7 @@ from typing import Any
 from openpali.data.example import Example
 from openpali.data.images.preprocess import with_fast_images
 from openpali.data.packing import pack, packed_batch
-from openpali.modeling.processing_texts import PrefixSuffixProcessor
+from openpali.modeling.processing_prefix_suffix import PrefixSuffixProcessor
 
 LIMITS = ("max_length", "suffix_max_length")
 

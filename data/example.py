@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from openpali.modeling.plain_text import Controls
+from openpali.modeling.control_tokens import Controls
 
 
 @dataclass(frozen=True)

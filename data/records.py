@@ -4,13 +4,13 @@ import json
 import os
 from pathlib import Path
 
-from openpali.modeling.mistakes import Mistake
+from openpali.modeling.user_errors import UserError
 
 # of an image or a mask; larger ones are refused before they are decoded
 MAX_PIXELS = 89_478_485
 
 
-class BadRecord(Mistake):
+class BadRecord(UserError):
     """A record that cannot be used, where it is, why, and what to do.
 
     Attributes:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from openpali.modeling.processing_texts import IMAGE_TOKEN, LOCATION_TOKENS, SEGMENTATION_TOKENS
+from openpali.modeling.processing_tokenizer import IMAGE_TOKEN, LOCATION_TOKENS, SEGMENTATION_TOKENS
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 

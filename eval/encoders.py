@@ -33,7 +33,7 @@ from openpali.eval.measuring.measurement import describe, read_source
 from openpali.eval.scoring.recall import retrieval_per_language
 from openpali.modeling.checkpoints import INCOMPLETE_HELP
 from openpali.modeling.dtypes import DtypeName
-from openpali.modeling.mistakes import command
+from openpali.modeling.user_errors import command
 
 TASKS = ("retrieval", "zero_shot", "probe")
 

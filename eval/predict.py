@@ -25,9 +25,9 @@ from openpali.eval.report.drawing import draw_predictions
 from openpali.modeling.checkpoints import add_incomplete
 from openpali.modeling.dtypes import CHOICES
 from openpali.modeling.location_tokens import LocatedBox, parse_detections
-from openpali.modeling.mistakes import at_least, command
 from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
 from openpali.modeling.segmentation_tokens import parse_segmentations
+from openpali.modeling.user_errors import at_least, command
 
 
 @command("openpali predict", ValueError)

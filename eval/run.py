@@ -30,7 +30,7 @@ from openpali.eval.report.compare import compare_models, comparison_images, save
 from openpali.eval.report.page import format_interval, format_value
 from openpali.modeling.checkpoints import INCOMPLETE_HELP
 from openpali.modeling.dtypes import DtypeName
-from openpali.modeling.mistakes import command
+from openpali.modeling.user_errors import command
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""The boxes of the papers' figures: configurations, models, processors, losses and codecs."""
+"""The boxes of the papers' figures: configurations, models, processors, losses and the mask tokenizer."""

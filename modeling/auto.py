@@ -1,7 +1,7 @@
-"""Which classes a checkpoint is loaded with: ours where we have them, Transformers' Auto classes for all others.
+"""Load a checkpoint with the right class: openpali's for its own families, Transformers' Auto classes for all others.
 
-PaliGemma's classes are not registered over those of Transformers, so that importing openpali changes nothing for
-code beside it; whoever wants the cheaper training step loads by these functions or by the classes' own names.
+PaliGemma's classes do not replace Transformers' own in its Auto classes, so that importing openpali changes nothing
+for other code. For the cheaper training step, load with these functions or with the classes themselves.
 """
 
 import json
@@ -12,13 +12,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedC
 from transformers.utils import find_adapter_config_file
 
 from .checkpoints import load_checkpoint, load_config, reading
-from .mistakes import CheckpointError
 from .modeling_pali3 import Pali3ForConditionalGeneration
 from .modeling_paligemma import PaliGemmaForConditionalGeneration
-from .position_embeddings import set_image_size
 from .processing_pali3 import Pali3Processor
 from .processing_paligemma import PaliGemmaProcessor
-from .processing_texts import PrefixSuffixProcessor
+from .processing_prefix_suffix import PrefixSuffixProcessor
+from .user_errors import CheckpointError
 
 MODELS: dict[str, Any] = {"pali3": Pali3ForConditionalGeneration, "paligemma": PaliGemmaForConditionalGeneration}
 PROCESSORS: dict[str, Any] = {"pali3": Pali3Processor, "paligemma": PaliGemmaProcessor}
@@ -27,8 +26,8 @@ PROCESSORS: dict[str, Any] = {"pali3": Pali3Processor, "paligemma": PaliGemmaPro
 def base_checkpoint(name: str | Path) -> str:
     """The checkpoint itself, or the one that an adapter folder (LoRA) was trained on."""
     with reading(name):
-        found = find_adapter_config_file(str(name))
-        return str(name) if found is None else json.loads(Path(found).read_text("utf-8"))["base_model_name_or_path"]
+        path = find_adapter_config_file(str(name))
+        return str(name) if path is None else json.loads(Path(path).read_text("utf-8"))["base_model_name_or_path"]
 
 
 def checkpoint_config(name: str | Path) -> PreTrainedConfig:
@@ -37,7 +36,7 @@ def checkpoint_config(name: str | Path) -> PreTrainedConfig:
 
 
 def model_class(config: PreTrainedConfig) -> Any:
-    """The class with which to load a checkpoint. Raises CheckpointError for models that take no images."""
+    """The class to load a checkpoint with. Raises CheckpointError for models without image input."""
     kind = MODELS.get(config.model_type, AutoModelForImageTextToText)
     if kind is AutoModelForImageTextToText and type(config) not in kind._model_mapping:
         raise CheckpointError(
@@ -48,16 +47,16 @@ def model_class(config: PreTrainedConfig) -> Any:
 
 
 def load_answering(name: str | Path, *, incomplete: bool = False, **options: Any) -> PreTrainedModel:
-    """A whole checkpoint that answers prompts; see `load_checkpoint`, which has the same options."""
+    """Load a whole checkpoint that answers prompts; options as of `load_checkpoint`."""
     return load_checkpoint(model_class(checkpoint_config(name)), name, incomplete=incomplete, **options)
 
 
 def load_processor(name: str | Path, base: str | Path | None = None) -> Any:
-    """The processor of a checkpoint; an adapter folder has its own, or else its base's.
+    """Load the processor of a checkpoint; of an adapter folder its own, or else its base checkpoint's.
 
     Args:
         name: of the checkpoint or of the adapters.
-        base: what the adapters were trained on, where it is not where they say.
+        base: the checkpoint that the adapters were trained on, if it is not where their configuration says.
     """
     base = base or base_checkpoint(name)
     kind = PROCESSORS.get(checkpoint_config(base).model_type, AutoProcessor)
@@ -67,10 +66,10 @@ def load_processor(name: str | Path, base: str | Path | None = None) -> Any:
 
 
 def check_tokens(name: str | Path, model: PreTrainedModel, processor: Any) -> None:
-    """Compare a model with its processor: a token without a row in the table would end the first step.
+    """Compare a model with its processor: a token without a row in the embedding table would fail in the first step.
 
     Raises:
-        CheckpointError: a token of the processor has no row, or is not the image token that the model knows.
+        CheckpointError: a token of the processor has no row, or the two have different image tokens.
     """
     if not isinstance(processor, PrefixSuffixProcessor):
         return
@@ -86,28 +85,3 @@ def check_tokens(name: str | Path, model: PreTrainedModel, processor: Any) -> No
             f"{name}: image_token_id is {config.image_token_id} in its configuration and"
             f" {processor.image_token_id} in its tokenizer: save the tokenizer that the model was trained with"
         )
-
-
-def set_resolution(model: PreTrainedModel, processor: Any, image_size: int) -> None:
-    """Another size of images for a model of either family and its processor, in everything that depends on it.
-
-    Position embeddings are resized, as between the stages of both papers; the number of image tokens follows in the
-    configurations and in the processor.
-
-    Args:
-        model: PaLI-3 or PaliGemma.
-        processor: of the model.
-        image_size: side of the images in pixels; what does not fill a patch is cut off.
-
-    Raises:
-        ValueError: if the model has no SigLIP encoder, or an image is smaller than a patch.
-    """
-    set_image_size(model, image_size)
-    config: Any = model.config
-    config.vision_config.image_size = image_size
-    tokens = (image_size // config.vision_config.patch_size) ** 2
-    if config.model_type == "paligemma":
-        config.text_config.num_image_tokens = tokens
-        processor.image_processor.image_seq_length = tokens
-    processor.image_seq_length = tokens
-    processor.image_processor.size = {"height": image_size, "width": image_size}

@@ -1,7 +1,7 @@
-"""Checkpoints that are loaded whole or not at all, and what is wrong with those that cannot be.
+"""Load checkpoints whole or not at all, with an error of one line for those that cannot be loaded.
 
-Transformers fills weights that a checkpoint lacks with random ones, passes over those that it has no place for, and
-only warns. What is trained from that, or measured, is another model.
+Transformers fills missing weights with random ones, ignores unexpected ones, and only warns. The result is another
+model, which must be neither trained nor measured.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNot
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from .mistakes import CheckpointError, one_line
+from .user_errors import CheckpointError, one_line
 
 SHOWN = 3
 INCOMPLETE_HELP = "take a checkpoint that lacks weights or has others; missing ones are random"
-# the towers of a SigLIP that an image encoder is taken from, and the head that PaLI models leave out
+# weights of a SigLIP checkpoint beside its image encoder, and the pooling head, which PaLI models leave out
 BESIDE_THE_TOWER = (r"^text_model\.", r"^logit_(scale|bias)$", r"(^|\.)head\.", r"^classifier\.")
 POOLING_HEAD = r"^(vision_model\.)?head\."
-# errors of Transformers and of what it calls, for a checkpoint that it cannot read
+# errors that Transformers, or a library that it calls, raises for a checkpoint that it cannot read
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
 
 
@@ -38,18 +38,18 @@ def load_checkpoint(
     fresh: str = "",
     **options: Any,
 ) -> PreTrainedModel:
-    """`kind.from_pretrained`, with all weights of the model and no others.
+    """Call `kind.from_pretrained` and check that the checkpoint has all weights of the model and no others.
 
     Args:
         kind: class of the model, or an Auto class.
         name: folder or Hub name.
-        incomplete: take it as it is: missing weights are random, others are left out, and a table says which.
-        beside: patterns of names that the checkpoint may have and the model need not.
-        fresh: pattern of the names of a part that may be missing as a whole, and is new then.
+        incomplete: accept any checkpoint: missing weights are random, others are left out, and a table lists them.
+        beside: patterns of names that the checkpoint may have and the model lacks.
+        fresh: pattern of the names of a part that may be missing as a whole, and is then initialised.
         **options: of `from_pretrained`.
 
     Raises:
-        CheckpointError: it is not there, or cannot be read, or its weights are not the model's.
+        CheckpointError: it is missing, or cannot be read, or its weights are not the model's.
     """
     if isinstance(kind, type) and issubclass(kind, PreTrainedModel) and "config" not in options:
         check_kind(name, kind)
@@ -67,7 +67,7 @@ def load_checkpoint(
 
 
 def add_incomplete(parser: argparse.ArgumentParser) -> None:
-    """The option of a command that lets it take a checkpoint as it is."""
+    """Add the option `--incomplete_checkpoint` to a command."""
     parser.add_argument("--incomplete_checkpoint", action="store_true", help=INCOMPLETE_HELP)
 
 
@@ -76,9 +76,12 @@ def refuse_other_weights(
 ) -> None:
     """Raise CheckpointError unless nothing is missing, unexpected, or of another shape."""
     other = sorted(f"{key} {list(there)} for {list(wanted)}" for key, there, wanted in mismatched)
-    found = [("lacks {} weights", sorted(missing)), ("has {} weights that the model has not", sorted(unexpected))]
-    found.append(("has {} weights of another shape", other))
-    parts = [f"{words.format(len(keys))} ({listed(keys)})" for words, keys in found if keys]
+    differences = [
+        ("lacks {} weights", sorted(missing)),
+        ("has {} weights that the model has not", sorted(unexpected)),
+    ]
+    differences.append(("has {} weights of another shape", other))
+    parts = [f"{words.format(len(keys))} ({first_names(keys)})" for words, keys in differences if keys]
     if parts:
         raise CheckpointError(
             f"{name} {' and '.join(parts)} as {kind}: give the whole checkpoint, or --incomplete_checkpoint to take it"
@@ -86,46 +89,46 @@ def refuse_other_weights(
         )
 
 
-def listed(keys: Sequence[str]) -> str:
-    """The first of some names."""
+def first_names(keys: Sequence[str]) -> str:
+    """The first names of a list, for a message."""
     return ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
 
 
 def check_kind(name: str | Path, kind: type[PreTrainedModel]) -> None:
-    """Raise CheckpointError for a checkpoint of another type than the class of models is of."""
+    """Raise CheckpointError for a checkpoint of another model type than the class."""
     there, wanted = load_config(name).model_type, kind.config_class.model_type if kind.config_class else ""
     if there != wanted:
         raise CheckpointError(f"{name} is a model of the type {there}, and one of the type {wanted} is wanted")
 
 
 def load_config(name: str | Path) -> PreTrainedConfig:
-    """Configuration of a checkpoint. Raises CheckpointError when it is not there or cannot be read."""
+    """Configuration of a checkpoint. Raises CheckpointError when it is missing or cannot be read."""
     with reading(name):
         return AutoConfig.from_pretrained(name)
 
 
 def load_tower(name: str, kind: Any, config: Any, **options: Any) -> PreTrainedModel:
-    """The image tower alone, of a SigLIP or of an image encoder that was saved by itself.
+    """Load the image encoder of a SigLIP, or one that was saved by itself.
+
+    Encoders of classification have no pooling head. If `config` has one, it is initialised.
 
     Args:
         name: folder or Hub name.
-        kind: class of the tower.
+        kind: class of the encoder.
         config: its configuration, as of `vision_config_of`.
         **options: of `from_pretrained`.
-
-    Encoders of classification have no pooling head. Where `config` wants one, it is new.
     """
     return load_checkpoint(kind, name, beside=BESIDE_THE_TOWER, fresh=POOLING_HEAD, config=config, **options)
 
 
 def load_any(name: str, **options: Any) -> PreTrainedModel:
-    """A model by what its configuration says that it is."""
+    """Load a model with the class of its configuration."""
     return load_checkpoint(AutoModel, name, **options)
 
 
 @contextmanager
 def reading(name: str | Path) -> Iterator[None]:
-    """Whatever goes wrong inside with a checkpoint becomes a CheckpointError of one line."""
+    """Turn every error inside, while a checkpoint is read, into a CheckpointError of one line."""
     try:
         yield
     except (CheckpointError, torch.OutOfMemoryError, ModuleNotFoundError):
@@ -135,7 +138,7 @@ def reading(name: str | Path) -> Iterator[None]:
 
 
 def why_unreadable(name: str, error: BaseException) -> str:
-    """What is wrong with a checkpoint, and the remedy."""
+    """Describe why a checkpoint cannot be read, and the remedy."""
     if Path(name).is_dir():
         return f"{name} cannot be loaded: {shortened(error)}"
     causes = list(chain_of(error))
@@ -159,14 +162,14 @@ def why_unreadable(name: str, error: BaseException) -> str:
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came from."""
+    """An error and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def is_folder_name(name: str) -> bool:
-    """Whether something looks like a folder and not like `owner/name` of the Hub."""
+    """Whether a name looks like a folder and not like `owner/name` of the Hub."""
     path = Path(name)
     near = path.parent != Path(".") and path.parent.is_dir()
     marked = path.is_absolute() or name.startswith((".", "~", "outputs/")) or name.count("/") != 1
@@ -174,7 +177,7 @@ def is_folder_name(name: str) -> bool:
 
 
 def no_folder(name: str) -> str:
-    """That there is none of this name, and which one may have been meant."""
+    """The message that there is no folder of this name, with the most similar one."""
     path = Path(name)
     if path.is_file():
         return f"{name} is a file: give the folder of a checkpoint"
@@ -185,8 +188,8 @@ def no_folder(name: str) -> str:
 
 
 def shortened(error: BaseException, most: int = 300) -> str:
-    """The text of an error on one line, its end left out when it is long."""
-    # advice for names of the Hub, which folders also get
+    """The text of an error on one line, cut when it is long."""
+    # Transformers' advice for names of the Hub, which it gives for folders too
     text = one_line(error).partition(" Checkout 'https")[0].partition(" You can update Transformers")[0]
     if isinstance(error, KeyError):
         text = f"{text} is missing or unknown in it"
@@ -195,7 +198,7 @@ def shortened(error: BaseException, most: int = 300) -> str:
 
 @contextmanager
 def without_report(quiet: bool = True) -> Iterator[None]:
-    """Inside, Transformers prints no table of missing and unexpected weights, since one line will tell of them."""
+    """Suppress Transformers' table of missing and unexpected weights, which an error of one line replaces."""
     logger = logging.getLogger("transformers.modeling_utils")
 
     def wanted(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""Configuration of the mask VQ-VAE that PaliGemma's and PaLI-3's segmentation tokens come from."""
+"""Configuration of the mask tokenizer (VQ-VAE) behind PaliGemma's and PaLI-3's segmentation tokens."""
 
 from typing import Any
 
@@ -22,9 +22,9 @@ class MaskVQVAEConfig(PreTrainedConfig):
         commitment_cost (`float`, *optional*, defaults to 0.25):
             Weight of the encoder's distance to its codes in the training loss.
         codebook_decay (`float`, *optional*, defaults to 0.99):
-            Of the moving averages that the codebook consists of.
+            Decay of the codebook's moving averages.
         dead_code_threshold (`float`, *optional*, defaults to 0.02):
-            A code used less than this share of the average is moved to a vector of the current batch. 0: never.
+            A code used less than this share of the average code is moved to a vector of the current batch. 0: never.
 
     Example:
 
@@ -38,7 +38,7 @@ class MaskVQVAEConfig(PreTrainedConfig):
     model_type = "mask_vqvae"
 
     image_size: int = 64
-    # a list in files; without an annotation of its own, since a class attribute must not be mutable
+    # a list in files; None here, since a class attribute must not be mutable
     channels: Any = None
     num_residual_blocks: int = 2
     codebook_size: int = 128

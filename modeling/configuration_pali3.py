@@ -1,6 +1,6 @@
 """Configuration of PaLI-3 (arXiv 2310.09199): a SigLIP encoder, a projector and any encoder-decoder."""
 
-# first of all: on a release that is too old it says so, before anything that is missing there is imported
+# first: it refuses a release that is too old, before an import fails there
 from .transformers_versions import CACHE_NAMES  # isort: skip
 
 from pathlib import Path
@@ -53,28 +53,28 @@ class Pali3Config(PreTrainedConfig):
 
     Args:
         vision_config (`dict` or `SiglipVisionConfig`, *optional*):
-            The image encoder, ViT-G/14 when left out. It is used before pooling, so `vision_use_head` is False.
+            The image encoder, ViT-G/14 when left out. It is used without pooling, so `vision_use_head` is False.
         text_config (`dict` or `PreTrainedConfig`, *optional*):
             Any encoder-decoder of Transformers (T5, UMT5, T5Gemma are tested), by its `model_type`.
             The shape of T5 v1.1 XL when left out.
         projector (`str`, *optional*, defaults to `"linear"`):
             `"linear"`, or `"mlp"` for one hidden GELU layer.
         projector_init (`str`, *optional*, defaults to `"zeros"`):
-            Where the projector's last layer starts: at `"zeros"`, as in the paper, or `"normal"`, with outputs of the
-            size of its inputs, so that images count from the first step of a short training.
+            Initialisation of the projector's last layer: `"zeros"`, as in the paper, or `"normal"`, with outputs as
+            large as its inputs, so that a short training uses images from its first step.
         image_positions (`str`, *optional*, defaults to `"none"`):
             `"sine"` adds fixed two-dimensional sines, as large as the text model's embeddings (unit root mean square),
-            to the projected image tokens. T5 has no absolute positions, so a decoder learns where a token lies only
-            from what the image encoder left in it. The paper adds none.
+            to the projected image tokens. T5 has no absolute positions, so without them only the image encoder's
+            features show where a token lies. The paper adds none.
         image_token_id (`int`, *optional*, defaults to 33252):
             Placeholder in `input_ids`; one for every patch of every image.
         label_smoothing (`float`, *optional*, defaults to 0.0):
             Smoothing of the training loss.
         tie_word_embeddings (`bool`, *optional*):
-            Whether the vocabulary projection is the embedding table. Taken from the text model when left out.
+            Whether the LM head is the embedding table. Taken from the text model when left out.
         scale_decoder_outputs (`bool`, *optional*):
-            Whether hidden states are multiplied by `d_model ** -0.5` before the vocabulary projection. Left out,
-            it is so for T5-like text models whose projection is tied, as T5 was trained.
+            Whether hidden states are multiplied by `d_model ** -0.5` before the LM head. When left out, True for
+            T5-like text models with a tied LM head, as T5 was trained.
         pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id (`int`, *optional*):
             Taken from the text model when left out.
 
@@ -92,7 +92,7 @@ class Pali3Config(PreTrainedConfig):
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="siglip_vision_model", init_kwargs=VIT_G14),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="t5", init_kwargs=UL2_3B),
     }
-    # what the Trainer does not gather as predictions: the logits are left
+    # outputs that the Trainer does not gather as predictions, so that only the logits are
     keys_to_ignore_at_inference = [
         *CACHE_NAMES,
         "encoder_last_hidden_state",
@@ -134,7 +134,7 @@ class Pali3Config(PreTrainedConfig):
         self.vision_config.vision_use_head = False
 
     def _resolve_special_tokens(self) -> None:
-        """Take from the text model (T5Gemma keeps them in its decoder) what was not given."""
+        """Take tokens that are not given from the text model (of T5Gemma, from its decoder)."""
         if self.pad_token_id is None:
             self.pad_token_id = self._text_token("pad_token_id")
         if self.eos_token_id is None:
@@ -148,7 +148,7 @@ class Pali3Config(PreTrainedConfig):
         return self.text_config.model_type in ("t5", "umt5", "mt5", "longt5")
 
     def _text_model_ties(self) -> bool:
-        """T5's configuration always says that it ties; whether it scales tells v1.1 from the original."""
+        """Whether the LM head is tied. All T5 configurations say so; the original T5 scales too, v1.1 does not."""
         if self.text_config.model_type == "t5":
             return bool(self.text_config.scale_decoder_outputs)
         return bool(self.text_config.tie_word_embeddings)
@@ -159,7 +159,7 @@ class Pali3Config(PreTrainedConfig):
         return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Any:
-        """The text model's configuration; of T5Gemma, which is composed itself, its decoder's."""
+        """The text model's configuration; of T5Gemma, which has two, its decoder's."""
         text_config = super().get_text_config(decoder=decoder, encoder=encoder)
         return text_config.decoder if text_config.model_type == "t5gemma" else text_config
 
@@ -218,8 +218,8 @@ def vision_config_of(name: str) -> Any:
     return vision_config
 
 
-# by this name `transformers serve` and the any-to-any pipeline find the class; it stands here because the server asks
-# when it has loaded nothing but the configuration
+# `transformers serve` and the any-to-any pipeline look up the class by this name; it stands here because the server
+# does so when only the configuration is imported
 _NAMES: Any = MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 _NAMES[Pali3Config.model_type] = "Pali3ForMultimodalLM"
 

@@ -10,7 +10,7 @@ TEXT_MODELS = ("gemma", "gemma2")
 
 
 def paligemma_config(vision_config: dict[str, Any], text_config: dict[str, Any], **fields: Any) -> PaliGemmaConfig:
-    """The configuration of an image encoder and a text model, every width and number taken from these.
+    """Compose the configuration of an image encoder and a text model, with their widths and sizes.
 
     Args:
         vision_config: of SigLIP.
@@ -18,7 +18,7 @@ def paligemma_config(vision_config: dict[str, Any], text_config: dict[str, Any],
         **fields: any other field, such as `image_token_id` or `projector`.
 
     Raises:
-        ValueError: if the text model is another one.
+        ValueError: the text model is another one.
     """
     if text_config.get("model_type") not in TEXT_MODELS:
         raise ValueError(

@@ -1,13 +1,14 @@
 """The sigmoid loss of SigLIP (arXiv 2303.15343) and the softmax loss of CLIP, on one device or on a ring of them.
 
 What departs from the usual implementations:
+- no process holds all texts: they pass from process to process (section 3.3 of the paper);
+- logits are freed with their block, in training too: the sigmoid loss computes the gradients of a block at once; the
+  softmax loss, which needs a whole row first, computes the block again in backward; autograd would keep every block,
+  which is the full matrix;
+- a block is computed in chunks of its rows, so that memory is `chunk_size` times the texts of one process;
+- an image may have several true texts in the batch, and a text several images; keys say which belong together.
 
-- No process ever holds all texts: they travel from process to process (section 3.3 of the paper).
-- Logits never outlive their block, in training either. The sigmoid loss takes the gradients of a block while it is
-  there; the softmax loss, which must know all of a row first, computes the block again in backward. Autograd would
-  keep every block until then, which is the full matrix after all.
-- A block is cut into rows, so that memory is `chunk_size` times the texts of one process.
-- An image may have several true texts in the batch, and a text several images, told by keys.
+Shapes: `N` images, `M` texts, `K` keys of an image, `D` width of the embeddings.
 """
 
 import math
@@ -19,14 +20,14 @@ from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 from torch.nn.functional import logsigmoid
 
-from .ring import Ring
+from .ring_exchange import Ring
 
 # t' and b, the learnable scale and bias that `SiglipModel` has as `logit_scale` and `logit_bias`:
 # the best pair of the paper's ablation
 INITIAL_TEMPERATURE = 10.0
 INITIAL_LOGIT_BIAS = -10.0
 
-# of a block, when nobody says how many: 16 MB in single precision
+# logits of a chunk by default: 16 MB in float32
 MOST_LOGITS = 2**22
 
 
@@ -40,32 +41,31 @@ def sigmoid_loss(
     chunk_size: int | None = None,
     group: ProcessGroup | None = None,
 ) -> torch.Tensor:
-    """Every image-text pair of the global batch is a yes-or-no question of its own.
+    """Compute SigLIP's loss: binary classification of every image-text pair of the global batch.
 
     `-sum(log_sigmoid(z * (exp(t') * image . text + b))) / n`, with z = 1 for pairs that belong together and -1
     for the others; n is the number of images in the global batch, not of pairs (section 3.1).
 
-    With several processes each gets the share of its own images, so that the mean over processes is the global loss.
-    Gradients are those that DDP and FSDP, which average, need for the gradient of the global loss; every process must
-    weigh its loss alike.
+    With several processes, each returns the share of its own images, so that the mean over processes is the global
+    loss. DDP and FSDP average the gradients to that of the global loss; every process must weight its loss equally.
 
     Args:
-        image_embeds: float[n, D], L2-normalised, of this process.
-        text_embeds: float[m, D], L2-normalised; m = n unless keys say which belong together.
+        image_embeds: float[N, D], L2-normalised, of this process.
+        text_embeds: float[M, D], L2-normalised; M = N without keys.
         logit_scale: float[1], t'.
         logit_bias: float[1], b.
-        image_keys: int[n, k], keys of the texts that are true of each image, padded with -1.
-        text_keys: int[m], the key of each text, not negative. Image and text belong together where the image has
-            the text's key; without keys, where they stand in the same place. Two images with the same caption would
-            otherwise be taught to be told apart by it.
-        chunk_size: images whose logits are computed at a time; so many that a block has 2^22 logits when left out.
-        group: of the processes whose batches are one; all of them by default. Their batches may differ in size.
+        image_keys: int[N, K], keys of the true texts of each image, padded with -1.
+        text_keys: int[M], the key of each text, not negative. Image and text belong together if the image has the
+            text's key; without keys, if they have the same index. Without keys, two images with the same caption are
+            negatives of each other's caption.
+        chunk_size: images whose logits are computed at a time; by default such that a chunk has 2^22 logits.
+        group: processes that share a global batch; all of them by default. Their batches may differ in size.
 
     Returns:
         float[], the loss in nats per image.
 
     Raises:
-        ValueError: if shapes do not fit together.
+        ValueError: the shapes do not fit together.
     """
     keys = _keys(image_embeds, text_embeds, image_keys, text_keys, group)
     return _Sigmoid.apply(image_embeds, text_embeds, logit_scale, logit_bias, *keys, chunk_size, group)  # pyright: ignore
@@ -80,11 +80,10 @@ def softmax_loss(
     chunk_size: int | None = None,
     group: ProcessGroup | None = None,
 ) -> torch.Tensor:
-    """The loss of CLIP (arXiv 2103.00020): which text of the global batch is the image's, and the other way round.
+    """Compute CLIP's loss (arXiv 2103.00020): the mean of image-to-text and text-to-image cross-entropy.
 
-    Half the cross-entropy over texts, a mean over images, and half that over images, a mean over texts. Where several
-    texts are true of an image they share its probability evenly; likewise the images of a text. A text or image
-    without any counts with its normaliser alone.
+    Several true texts of an image share its target probability evenly; likewise the images of a text. A text or image
+    without any contributes its log-normaliser alone.
 
     Arguments, processes and errors are those of [`sigmoid_loss`]; a bias would cancel out.
 
@@ -102,7 +101,7 @@ def initialize_logits(
     temperature: float = INITIAL_TEMPERATURE,
     bias: float = INITIAL_LOGIT_BIAS,
 ) -> None:
-    """Set t' = log(temperature) and b, the paper's unless given; at b = -10 a batch's many negatives cost nothing."""
+    """Set t' = log(temperature) and b, by default the paper's; b = -10 starts the many negatives at a loss near 0."""
     logit_scale.fill_(math.log(temperature))
     logit_bias.fill_(bias)
 
@@ -114,7 +113,7 @@ def _keys(
     text_keys: torch.Tensor | None,
     group: ProcessGroup | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The keys given, or those of a batch in which every image has its own text."""
+    """Check the keys, or make those of a batch in which every image has its own text: int[N, K] and int[M]."""
     if images.ndim != 2 or texts.ndim != 2 or images.shape[1] != texts.shape[1]:
         raise ValueError(f"embeddings must be float[n, D] and float[m, D], not {[*images.shape]} and {[*texts.shape]}")
     if (image_keys is None) != (text_keys is None):
@@ -133,30 +132,30 @@ def _keys(
     return image_keys, text_keys
 
 
-def _together(image_keys: torch.Tensor, text_keys: torch.Tensor) -> torch.Tensor:
-    """bool[n, m]: which texts have one of an image's keys; by bisection, since an image may have hundreds."""
-    ordered = text_keys.sort().values
-    # where in order a key stands; equal texts share the place of the first of them
-    place = torch.searchsorted(ordered, image_keys).clamp_(max=len(ordered) - 1)
-    found = torch.zeros(len(image_keys), len(ordered), dtype=torch.uint8, device=text_keys.device)
-    found.scatter_reduce_(1, place, (ordered[place] == image_keys).to(torch.uint8), "amax")
-    return found[:, torch.searchsorted(ordered, text_keys)].bool()
+def _positives(image_keys: torch.Tensor, text_keys: torch.Tensor) -> torch.Tensor:
+    """Which texts have one of an image's keys, bool[N, M]; by bisection, since an image may have hundreds."""
+    ordered = text_keys.sort().values  # [M]
+    # position of each key in `ordered`; equal texts share the first position
+    place = torch.searchsorted(ordered, image_keys).clamp_(max=len(ordered) - 1)  # [N, K]
+    matches = torch.zeros(len(image_keys), len(ordered), dtype=torch.uint8, device=text_keys.device)  # [N, M]
+    matches.scatter_reduce_(1, place, (ordered[place] == image_keys).to(torch.uint8), "amax")
+    return matches[:, torch.searchsorted(ordered, text_keys)].bool()
 
 
-def _slices(images: torch.Tensor, texts: torch.Tensor, chunk_size: int | None) -> Iterator[slice]:
+def _chunks(images: torch.Tensor, texts: torch.Tensor, chunk_size: int | None) -> Iterator[slice]:
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: it must be at least 1, or None for what fits")
     step = chunk_size or max(1, MOST_LOGITS // len(texts))
     return (slice(start, start + step) for start in range(0, len(images), step))
 
 
-def wide(values: torch.Tensor) -> torch.Tensor:
-    """At least single precision: a sum over a large batch is lost in half of it."""
+def widen(values: torch.Tensor) -> torch.Tensor:
+    """Convert to float32 at least, since half precision loses a sum over a large batch."""
     return values if values.dtype == torch.float64 else values.float()
 
 
 class _Sigmoid(torch.autograd.Function):
-    """One trip round the ring: texts travel with their gradients."""
+    """One round of the ring: texts are passed on with their gradients."""
 
     @staticmethod
     def forward(
@@ -171,32 +170,34 @@ class _Sigmoid(torch.autograd.Function):
         group: ProcessGroup | None,
     ) -> torch.Tensor:
         ring = Ring.of(len(text_embeds), text_embeds.device, group)
-        images, texts = wide(image_embeds), wide(text_embeds)
-        t, b = wide(logit_scale).exp(), wide(logit_bias)
-        loss, of_t, of_b = images.new_zeros(()), torch.zeros_like(t), torch.zeros_like(b)
-        of_images, of_texts = torch.zeros_like(images), torch.zeros_like(texts)
+        images, texts = widen(image_embeds), widen(text_embeds)
+        t, b = widen(logit_scale).exp(), widen(logit_bias)
+        loss, grad_t, grad_b = images.new_zeros(()), torch.zeros_like(t), torch.zeros_like(b)
+        grad_images, grad_texts = torch.zeros_like(images), torch.zeros_like(texts)
         keys, train = text_keys, any(ctx.needs_input_grad)
         with torch.autocast(images.device.type, enabled=False):
             for hop in range(ring.size):
-                for rows in _slices(images, texts, chunk_size):
-                    similarity = images[rows] @ texts.T
-                    sign = _together(image_keys[rows], keys).to(similarity.dtype).mul_(2).sub_(1)
-                    margin = (similarity * t).add_(b).mul_(sign)
+                for rows in _chunks(images, texts, chunk_size):
+                    similarity = images[rows] @ texts.T  # [chunk, M]
+                    sign = _positives(image_keys[rows], keys).to(similarity.dtype).mul_(2).sub_(1)  # [chunk, M]
+                    margin = (similarity * t).add_(b).mul_(sign)  # [chunk, M]
                     loss -= logsigmoid(margin).sum()
                     if train:
-                        slope = margin.neg_().sigmoid_().mul_(sign).neg_()
-                        of_b += slope.sum()
-                        of_t += similarity.mul_(slope).sum()
-                        of_images[rows].addmm_(slope, texts)
-                        of_texts.addmm_(slope.T, images[rows])
+                        gradient = margin.neg_().sigmoid_().mul_(sign).neg_()
+                        grad_b += gradient.sum()
+                        grad_t += similarity.mul_(gradient).sum()
+                        grad_images[rows].addmm_(gradient, texts)
+                        grad_texts.addmm_(gradient.T, images[rows])
                 if hop < ring.size - 1:
-                    texts, keys, of_texts = ring.pass_on([texts, keys, of_texts], hop + 1)
-            (of_texts,) = ring.pass_on([of_texts], ring.size)
+                    texts, keys, grad_texts = ring.pass_on([texts, keys, grad_texts], hop + 1)
+            (grad_texts,) = ring.pass_on([grad_texts], ring.size)
         share = _share(len(images), image_embeds.device, group)
         if train:
             # t' = log t
             ctx.types = [x.dtype for x in (image_embeds, text_embeds, logit_scale, logit_bias)]
-            ctx.save_for_backward(of_images * (t * share), of_texts * (t * share), of_t * t * share, of_b * share)
+            ctx.save_for_backward(
+                grad_images * (t * share), grad_texts * (t * share), grad_t * t * share, grad_b * share
+            )
         return loss * share
 
     @staticmethod
@@ -207,7 +208,7 @@ class _Sigmoid(torch.autograd.Function):
 
 
 class _Softmax(torch.autograd.Function):
-    """Two trips: normalisers of texts travel with them, then their gradients."""
+    """Two rounds of the ring: texts are passed on with their normalisers, then with their gradients."""
 
     @staticmethod
     def forward(
@@ -221,16 +222,16 @@ class _Softmax(torch.autograd.Function):
         group: ProcessGroup | None,
     ) -> torch.Tensor:
         ring = Ring.of(len(text_embeds), text_embeds.device, group)
-        images, texts, t = wide(image_embeds), wide(text_embeds), wide(logit_scale).exp()
-        # log-normaliser, sum of the true logits, number of them
-        by_image, by_text = (_no_logits(embeds) for embeds in (images, texts))
+        images, texts, t = widen(image_embeds), widen(text_embeds), widen(logit_scale).exp()
+        # log-normaliser, sum and number of the true logits: [N, 3] and [M, 3]
+        by_image, by_text = (_empty_statistics(embeds) for embeds in (images, texts))
         keys = text_keys
         with torch.autocast(images.device.type, enabled=False):
             for hop in range(ring.size):
-                for rows in _slices(images, texts, chunk_size):
-                    logits, true = images[rows] @ texts.T * t, _together(image_keys[rows], keys)
-                    by_image[rows] = _with_logits(by_image[rows], logits, true)
-                    by_text = _with_logits(by_text, logits.T, true.T)
+                for rows in _chunks(images, texts, chunk_size):
+                    logits, true = images[rows] @ texts.T * t, _positives(image_keys[rows], keys)
+                    by_image[rows] = _add_statistics(by_image[rows], logits, true)
+                    by_text = _add_statistics(by_text, logits.T, true.T)
                 texts, keys, by_text = ring.pass_on([texts, keys, by_text], hop + 1)
         ctx.chunk_size, ctx.group, ctx.types = chunk_size, group, (image_embeds.dtype, text_embeds.dtype)
         ctx.shares = [_share(len(rows), rows.device, group) / 2 for rows in (images, texts)]
@@ -242,49 +243,49 @@ class _Softmax(torch.autograd.Function):
     def backward(ctx: Any, weight: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # pyright: ignore
         image_embeds, text_embeds, logit_scale, image_keys, keys, by_image, by_text = ctx.saved_tensors
         ring = Ring.of(len(text_embeds), text_embeds.device, ctx.group)
-        images, texts, t = wide(image_embeds), wide(text_embeds), wide(logit_scale).exp()
-        of_images, of_texts, of_t = torch.zeros_like(images), torch.zeros_like(texts), torch.zeros_like(t)
+        images, texts, t = widen(image_embeds), widen(text_embeds), widen(logit_scale).exp()
+        grad_images, grad_texts, grad_t = torch.zeros_like(images), torch.zeros_like(texts), torch.zeros_like(t)
         with torch.autocast(images.device.type, enabled=False):
             for hop in range(ring.size):
-                for rows in _slices(images, texts, ctx.chunk_size):
-                    similarity, true = images[rows] @ texts.T, _together(image_keys[rows], keys)
-                    slope = _slope(similarity * t, true, by_image[rows]) * ctx.shares[0]
-                    slope += _slope((similarity * t).T, true.T, by_text).T * ctx.shares[1]
-                    of_t += similarity.mul_(slope).sum()
-                    of_images[rows].addmm_(slope, texts)
-                    of_texts.addmm_(slope.T, images[rows])
+                for rows in _chunks(images, texts, ctx.chunk_size):
+                    similarity, true = images[rows] @ texts.T, _positives(image_keys[rows], keys)
+                    gradient = _logit_gradient(similarity * t, true, by_image[rows]) * ctx.shares[0]
+                    gradient += _logit_gradient((similarity * t).T, true.T, by_text).T * ctx.shares[1]
+                    grad_t += similarity.mul_(gradient).sum()
+                    grad_images[rows].addmm_(gradient, texts)
+                    grad_texts.addmm_(gradient.T, images[rows])
                 if hop < ring.size - 1:
-                    texts, keys, by_text, of_texts = ring.pass_on([texts, keys, by_text, of_texts], hop + 1)
-            (of_texts,) = ring.pass_on([of_texts], ring.size)
+                    texts, keys, by_text, grad_texts = ring.pass_on([texts, keys, by_text, grad_texts], hop + 1)
+            (grad_texts,) = ring.pass_on([grad_texts], ring.size)
         factor = t * weight
-        gradients = [(x * factor).to(dtype) for x, dtype in zip((of_images, of_texts), ctx.types)]
-        return (*gradients, (of_t * factor).to(logit_scale.dtype), None, None, None, None)
+        gradients = [(x * factor).to(dtype) for x, dtype in zip((grad_images, grad_texts), ctx.types)]
+        return (*gradients, (grad_t * factor).to(logit_scale.dtype), None, None, None, None)
 
 
 def _share(rows: int, device: torch.device, group: ProcessGroup | None) -> float:
-    """What a sum over this process's rows is multiplied by so that the mean over processes is that over all rows."""
+    """The factor of a sum over this process's rows that makes the mean over processes the mean over all rows."""
     ring = Ring.of(rows, device, group)
     return ring.size / sum(ring.rows)
 
 
-def _no_logits(embeds: torch.Tensor) -> torch.Tensor:
-    """float[n, 3] before any logit is seen: the logarithm of 0, no sum, no number."""
+def _empty_statistics(embeds: torch.Tensor) -> torch.Tensor:
+    """Statistics of rows without logits, float[N, 3]: log-normaliser -inf, sum 0, number 0."""
     return embeds.new_tensor([-math.inf, 0.0, 0.0]).repeat(len(embeds), 1)
 
 
-def _with_logits(seen: torch.Tensor, logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """float[n, 3] with the logits of another block."""
-    total = torch.logaddexp(seen[:, 0], logits.logsumexp(1))
-    return torch.stack([total, seen[:, 1] + (logits * true).sum(1), seen[:, 2] + true.sum(1)], 1)
+def _add_statistics(statistics: torch.Tensor, logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """Add the logits of another block, float[N, M], to the statistics, float[N, 3]."""
+    total = torch.logaddexp(statistics[:, 0], logits.logsumexp(1))
+    return torch.stack([total, statistics[:, 1] + (logits * true).sum(1), statistics[:, 2] + true.sum(1)], 1)
 
 
-def _cross_entropy(seen: torch.Tensor) -> torch.Tensor:
-    """Sum over rows of the log-normaliser less the mean of the true logits."""
-    total, true, number = seen.unbind(1)
+def _cross_entropy(statistics: torch.Tensor) -> torch.Tensor:
+    """Sum over rows of the log-normaliser minus the mean of the true logits."""
+    total, true, number = statistics.unbind(1)
     return (total - true / number.clamp(min=1)).sum()
 
 
-def _slope(logits: torch.Tensor, true: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """Derivative of `_cross_entropy` by the logits of a block."""
-    total, _, number = seen.unbind(1)
+def _logit_gradient(logits: torch.Tensor, true: torch.Tensor, statistics: torch.Tensor) -> torch.Tensor:
+    """Gradient of `_cross_entropy` with respect to the logits of a block, float[N, M]."""
+    total, _, number = statistics.unbind(1)
     return (logits - total[:, None]).exp() - true / number.clamp(min=1)[:, None]

@@ -1,9 +1,8 @@
-"""Dropout in the text models of both families; it is off in evaluation, and generation never has any.
+"""Dropout in the text models of both families, in training only.
 
-T5 and its kin have their own, everywhere where it has always been. Transformers' Gemma has none: here it is where the
-reference code has it, on what attention adds to a block (behind Gemma 2's norm of it) and on what the MLP gives
-(before Gemma 2's norm of it), and not on embeddings. Hooks do this, so that parameters keep their names, and stock
-Transformers, which knows nothing of it, loads what is saved.
+T5 and its relatives have their own dropout. Transformers' Gemma has none: hooks add it where big_vision has it, on the
+output of attention (after Gemma 2's norm) and on the output of the MLP (before Gemma 2's norm), and not on embeddings.
+Hooks leave the parameters' names as they are, so that stock Transformers loads the saved checkpoints.
 """
 
 from typing import Any
@@ -15,7 +14,7 @@ FIELD = "text_dropout"
 
 
 class ResidualDropout:
-    """A forward hook that drops values of a module's output while that module trains.
+    """Forward hook: dropout on a module's output while that module is in training mode.
 
     Args:
         probability: of a value to be dropped; 0 changes nothing and draws no random numbers.
@@ -25,7 +24,7 @@ class ResidualDropout:
         self.probability = probability
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        """The output, of attention the first of several, with dropout."""
+        """The output with dropout; of attention's outputs, the first."""
         if not (self.probability and module.training):
             return None
         if isinstance(output, tuple):
@@ -34,10 +33,10 @@ class ResidualDropout:
 
 
 def add_residual_dropout(language_model: Any, probability: float) -> ResidualDropout:
-    """Put one hook on every block of Gemma or Gemma 2.
+    """Register one hook on every block of Gemma or Gemma 2.
 
     Args:
-        language_model: whose `layers` are its blocks.
+        language_model: has its blocks in `layers`.
         probability: see [`ResidualDropout`].
 
     Returns:
@@ -46,22 +45,22 @@ def add_residual_dropout(language_model: Any, probability: float) -> ResidualDro
     hook = ResidualDropout(probability)
     for layer in language_model.layers:
         # Gemma 1's norm of this name stands before its MLP
-        normed = language_model.config.model_type == "gemma2"
-        attended = layer.post_attention_layernorm if normed else layer.self_attn
-        for part in (attended, layer.mlp):
+        has_norm = language_model.config.model_type == "gemma2"
+        attention = layer.post_attention_layernorm if has_norm else layer.self_attn
+        for part in (attention, layer.mlp):
             part.register_forward_hook(hook)
     return hook
 
 
 def set_text_dropout(model: PreTrainedModel, probability: float) -> None:
-    """Set the dropout of the text model, and note it in the configuration, which is saved with the model.
+    """Set the dropout of the text model, in its modules and in the configuration, which is saved with the model.
 
     Args:
         model: PaLI-3 or PaliGemma of this package, with adapters or without; dropout of adapters stays.
         probability: of a value to be dropped; 0 for none.
 
     Raises:
-        ValueError: if the probability is none.
+        ValueError: it is not a probability.
     """
     if not 0 <= probability < 1:
         raise ValueError(f"text_dropout={probability}: give a probability of at least 0 and below 1")
@@ -80,7 +79,7 @@ def set_text_dropout(model: PreTrainedModel, probability: float) -> None:
 
 
 def set_module_dropout(stack: nn.Module, probability: float) -> None:
-    """Set the dropout of T5's modules, and of its attention, where it is a number."""
+    """Set the dropout of T5's modules, and of its attention, where it is an attribute."""
     for name, module in stack.named_modules():
         if isinstance(module, nn.Dropout) and "lora_" not in name:
             module.p = probability

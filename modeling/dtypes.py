@@ -1,4 +1,4 @@
-"""The type of a checkpoint's weights, as commands ask for it."""
+"""The `--dtype` option of commands: the type of a checkpoint's weights."""
 
 from typing import Literal
 
@@ -10,10 +10,10 @@ CHOICES = ("auto", *DTYPES)
 
 
 def requested_dtype(name: str) -> torch.dtype | str:
-    """What `from_pretrained` takes as its dtype: "auto", which is the checkpoint's own, or the type of that name.
+    """The `dtype` of `from_pretrained`: "auto" (the checkpoint's own), or the type of that name.
 
     Raises:
-        ValueError: it is another word.
+        ValueError: the name is another one.
     """
     if name not in CHOICES:
         raise ValueError(f"dtype is one of {', '.join(CHOICES)}, not {name!r}")
@@ -21,5 +21,5 @@ def requested_dtype(name: str) -> torch.dtype | str:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Such as bfloat16."""
+    """The short name of a type, such as bfloat16."""
     return str(dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""Write a checkpoint folder that runs where openpali is not installed."""
+"""Export a checkpoint with its code, so that it runs where openpali is not installed."""
 
 import argparse
 import copy
@@ -15,11 +15,11 @@ from .checkpoints import add_incomplete, load_checkpoint, reading
 from .configuration_mask_vqvae import MaskVQVAEConfig
 from .configuration_pali3 import Pali3Config
 from .dtypes import CHOICES, requested_dtype
-from .mistakes import CheckpointError, command
 from .modeling_mask_vqvae import MaskVQVAE
 from .modeling_pali3 import Pali3ForConditionalGeneration, Pali3Model
 from .modeling_pali3_multimodal import Pali3ForMultimodalLM
 from .processing_pali3 import Pali3Processor
+from .user_errors import CheckpointError, command
 
 AUTO_CLASSES = {
     Pali3Config: "AutoConfig",
@@ -35,12 +35,11 @@ ALSO = {"AutoModel": Pali3Model, "AutoModelForMultimodalLM": Pali3ForMultimodalL
 def export(model: PreTrainedModel, processor: ProcessorMixin | None, folder: str | Path) -> Path:
     """Save model and processor together with the code that runs them.
 
-    The folder loads anywhere with `trust_remote_code=True`, also after `huggingface_hub` has uploaded it. Only
-    this writes code: ordinary saves of training stay small.
+    The folder loads anywhere with `trust_remote_code=True`, also from the Hub. Only the export writes code: ordinary
+    saves of training stay small.
 
     Args:
-        model: a PaLI-3 model or a mask VQ-VAE; models that Transformers knows are saved as they are, since they
-            need no code.
+        model: a PaLI-3 model or a mask VQ-VAE; Transformers' own models are saved without code.
         processor: the model's processor; None for a mask VQ-VAE, which has none.
         folder: created when missing.
 
@@ -48,7 +47,7 @@ def export(model: PreTrainedModel, processor: ProcessorMixin | None, folder: str
         The folder.
 
     Raises:
-        FileExistsError: it is a file.
+        FileExistsError: `folder` is a file.
     """
     if Path(folder).is_file():
         raise FileExistsError(errno.EEXIST, "it is a file", str(folder))
@@ -74,7 +73,7 @@ def export(model: PreTrainedModel, processor: ProcessorMixin | None, folder: str
 
 
 def _module(cls: type) -> str:
-    """The file of a class, which lies beside the weights."""
+    """The file of a class without its ending."""
     return cls.__module__.rpartition(".")[2]
 
 
@@ -92,11 +91,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def load_whole(name: str, dtype: str, incomplete: bool = False) -> tuple[PreTrainedModel, ProcessorMixin | None]:
-    """A checkpoint and its processor, every weight in the type that is asked for.
+    """Load a checkpoint, every weight in the requested type, and its processor.
 
     Raises:
         ValueError: there is no such type.
-        OSError: there is no such checkpoint, it is not whole, or adapters are given.
+        OSError: the checkpoint is missing or not whole, or holds adapters.
     """
     options: dict[str, Any] = {"dtype": requested_dtype(dtype), "incomplete": incomplete}
     with reading(name):
@@ -106,7 +105,7 @@ def load_whole(name: str, dtype: str, incomplete: bool = False) -> tuple[PreTrai
     if kind == MaskVQVAEConfig.model_type:
         return load_checkpoint(MaskVQVAE, name, **options), None
     model: Any = load_answering(name, **options)
-    # Transformers keeps some layers of T5 wide beside float16, and would write them so
+    # beside float16, Transformers keeps some layers of T5 in float32 and would save them so
     return model.to(model.config.dtype), load_processor(name)
 
 

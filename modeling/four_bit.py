@@ -1,16 +1,16 @@
-"""Checkpoints with their linear layers in 4 bits: NF4 with double quantisation (QLoRA, arXiv 2305.14314, section 3).
+"""Linear layers in 4 bits: NF4 with double quantisation (QLoRA, arXiv 2305.14314, section 3).
 
-bitsandbytes does it inside `from_pretrained`, layer by layer, so that the whole model is never in memory at its full
-size. Three things depart from a plain `BitsAndBytesConfig`:
+bitsandbytes quantises inside `from_pretrained`, layer by layer, so that the whole model is never in memory at its full
+size. What departs from a plain `BitsAndBytesConfig`:
 - T5's `wo` layers, a fifth of its weights, are quantised like the others. Transformers leaves them out because they
   overflow in float16, which is not used here.
-- Quantised weights are stored in words of the compute type. T5 converts activations to the type of `wo`'s weight, and
-  with bytes there each of them would silently become a whole number between 0 and 255.
-- On CPUs with AVX512-BF16 the layers are not repacked for inference: that rounds their scales, fails where a layer's
-  outputs are no multiple of 32, and cannot be trained through afterwards.
+- Quantised weights are stored in words of the compute type. T5 converts activations to the type of `wo`'s weight; with
+  weights stored as bytes, each activation would silently become an integer between 0 and 255.
+- On CPUs with AVX512-BF16 the layers are not repacked for inference: repacking rounds their scales, fails where a
+  layer's outputs are no multiple of 32, and breaks training.
 
-The vocabulary projection, embeddings and norms stay as they are, and so does the projector: all that is known of the
-image passes through it, and it holds less than a thousandth of the weights.
+The LM head, embeddings, norms and the projector keep their type: the projector holds less than a thousandth of the
+weights, and all information on the image passes through it.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from transformers.utils import cached_file, is_bitsandbytes_available
 from .checkpoints import load_checkpoint
 
 QUANTIZATION_FILE = "quantization.json"
-# patterns of Transformers: from the start of a module's name to one of its dots
+# modules that are not quantised, as patterns of Transformers: from the start of a module's name to one of its dots
 KEPT = ["lm_head", ".*projector"]
 
 
@@ -48,24 +48,24 @@ def four_bit_config(dtype: torch.dtype) -> BitsAndBytesConfig:
 def load_four_bit(
     kind: Any, name: str, config: BitsAndBytesConfig, device: torch.device | str, incomplete: bool = False
 ) -> PreTrainedModel:
-    """Load a checkpoint and quantise its linear layers on the way.
+    """Load a checkpoint and quantise its linear layers.
 
     Args:
         kind: class with a `from_pretrained`.
         name: folder or Hub name of a checkpoint that is not quantised.
-        config: of `four_bit_config`; what is not quantised is loaded in its compute type.
-        device: where the model will stay.
+        config: of `four_bit_config`; all other weights are loaded in its compute type.
+        device: of the model.
         incomplete: as of `load_checkpoint`.
 
     Raises:
         CheckpointError: as of `load_checkpoint`.
-        ImportError: bitsandbytes is missing, with the command that installs it.
+        ImportError: bitsandbytes is missing; the message has the command that installs it.
     """
-    quiet_bitsandbytes()
+    silence_bitsandbytes()
     if not is_bitsandbytes_available():
         raise ImportError("4-bit weights need bitsandbytes, which is not installed: pip install 'bitsandbytes>=0.50'")
     options: dict[str, Any] = {"dtype": config.bnb_4bit_compute_dtype, "device_map": {"": torch.device(device)}}
-    with nothing_kept_for_float16():
+    with all_layers_quantised():
         model = load_checkpoint(kind, name, incomplete=incomplete, quantization_config=config, **options)
     for module in four_bit_layers(model):
         module.support_avx512bf16_for_cpu = False
@@ -73,11 +73,11 @@ def load_four_bit(
 
 
 @contextlib.contextmanager
-def nothing_kept_for_float16() -> Iterator[None]:
-    """Inside, only the configuration says which layers stay as they are."""
+def all_layers_quantised() -> Iterator[None]:
+    """Inside, Transformers quantises all layers but those of the configuration, T5's `wo` too."""
     choose = Bnb4BitHfQuantizer.get_modules_to_not_convert
-    unasked = staticmethod(lambda model, skip, keep_in_fp32=None, **options: choose(model, skip, **options))
-    Bnb4BitHfQuantizer.get_modules_to_not_convert = unasked  # pyright: ignore[reportAttributeAccessIssue]
+    by_config = staticmethod(lambda model, skip, keep_in_fp32=None, **options: choose(model, skip, **options))
+    Bnb4BitHfQuantizer.get_modules_to_not_convert = by_config  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
@@ -85,23 +85,23 @@ def nothing_kept_for_float16() -> Iterator[None]:
 
 
 def four_bit_layers(model: nn.Module) -> list[Any]:
-    """Layers of a model whose weight is quantised."""
+    """The quantised layers of a model."""
     return [m for m in model.modules() if isinstance(m, nn.Linear) and quant_state(m.weight) is not None]
 
 
 def quant_state(parameter: torch.Tensor) -> Any:
-    """What bitsandbytes keeps with a quantised weight; None with any other one."""
+    """bitsandbytes' state of a quantised weight; None for any other parameter."""
     return getattr(parameter, "quant_state", None)
 
 
 def scalars(parameter: torch.Tensor) -> int:
-    """Numbers that a parameter stands for; a quantised one has fewer elements than that."""
+    """Number of values of a parameter; a quantised one stores them in fewer elements."""
     state = quant_state(parameter)
     return parameter.numel() if state is None else state.shape.numel()
 
 
 def sizes(model: nn.Module) -> tuple[int, int, int, int]:
-    """Quantised and all parameters of a model, and the bytes that they take, scales included, and took before."""
+    """Counts of quantised and of all parameters of a model, and its bytes, scales included, now and unquantised."""
     layers, parameters = four_bit_layers(model), list(model.parameters())
     quantised, total = sum(scalars(layer.weight) for layer in layers), sum(map(scalars, parameters))
     packed = sum(tensor.nbytes for layer in layers for key, tensor in layer.state_dict().items() if key != "bias")
@@ -111,7 +111,7 @@ def sizes(model: nn.Module) -> tuple[int, int, int, int]:
 
 
 def save_quantization(model: nn.Module, folder: str | Path) -> None:
-    """Write, beside a 4-bit model's adapters, how the weights were quantised that they were trained on."""
+    """Write the quantisation of a 4-bit model into the folder of its adapters."""
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is not None:
         content = quantizer.quantization_config.to_dict()
@@ -119,18 +119,18 @@ def save_quantization(model: nn.Module, folder: str | Path) -> None:
 
 
 def read_quantization(name: str | Path) -> BitsAndBytesConfig | None:
-    """What `save_quantization` wrote into an adapter folder (or Hub repository); None where it wrote nothing."""
+    """The quantisation that `save_quantization` wrote into an adapter folder (or Hub repository), or None."""
     path = cached_file(str(name), QUANTIZATION_FILE, _raise_exceptions_for_missing_entries=False)
     if path is None:
         return None
     return cast(BitsAndBytesConfig, BitsAndBytesConfig.from_dict(json.loads(Path(path).read_text())))
 
 
-def quiet_bitsandbytes() -> None:
-    """Keep out of the log that bitsandbytes found no library for repacked layers, which are not used here."""
-    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(of_interest)
+def silence_bitsandbytes() -> None:
+    """Suppress bitsandbytes' warning of a missing library for repacked layers, which are not used here."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(is_relevant)
 
 
-def of_interest(record: logging.LogRecord) -> bool:
+def is_relevant(record: logging.LogRecord) -> bool:
     """Whether to show a message of bitsandbytes."""
     return "gemm_4bit_forward" not in record.getMessage()

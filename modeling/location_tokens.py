@@ -1,7 +1,7 @@
-"""Boxes as tokens: `<loc0000>` to `<loc1023>`, and a reader of what a model writes that accepts any text.
+"""Boxes as location tokens, `<loc0000>` to `<loc1023>`, and a parser of a model's text that accepts any text.
 
-A coordinate in [0, 1] is the token round(1023 x), halves to even; a box is four tokens in the order y1 x1 y2 x2, a
-detection is a box and its label, and several are joined by " ; " (PaliGemma's reference code, big_vision).
+A coordinate x in [0, 1] is the token round(1023 x), halves to even; a box is four tokens in the order y1 x1 y2 x2; a
+detection is a box and its label; several detections are joined by " ; " (PaliGemma's code, big_vision).
 """
 
 import math
@@ -17,13 +17,13 @@ _LOCATION = re.compile(r"<loc([0-9]{4})>")
 _TOKEN = re.compile(r"<(?:loc[0-9]{4}|seg[0-9]{3})>")
 _DETECTION = re.compile(r"((?:<loc[0-9]{4}>\s*)+)(.*)", re.DOTALL)
 
-Found = TypeVar("Found")
+Parsed = TypeVar("Parsed")
 
 
 class LocatedBox(NamedTuple):
     """A labelled box, y before x, in coordinates normalised to [0, 1], origin at the top left.
 
-    Other notations are converted by name, since four numbers do not say what they are:
+    Constructors and methods name the notation that they convert, since four numbers do not show it:
     `LocatedBox.from_coco_xywh([5, 10, 20, 20], width=100, height=50).pixel_xyxy(200, 100)`.
     """
 
@@ -68,14 +68,14 @@ class LocatedBox(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """A part of a model's text that could not be used, and why."""
+    """A part of a model's text that cannot be used, and the reason."""
 
     text: str
     reason: str
 
 
 class Detections(NamedTuple):
-    """What `parse_detections` read: boxes in the order of the text, and the parts that it could not use."""
+    """Output of `parse_detections`: boxes in the order of the text, and the parts that cannot be used."""
 
     boxes: list[LocatedBox]
     rejected: list[Rejected]
@@ -88,7 +88,7 @@ def location_token(coordinate: float) -> str:
     '<loc0512>'
 
     Raises:
-        ValueError: not a number.
+        ValueError: the coordinate is NaN.
     """
     if coordinate != coordinate:
         raise ValueError("a coordinate is not a number (NaN)")
@@ -100,7 +100,7 @@ def location_value(token: str) -> float:
     """The coordinate of a token.
 
     Raises:
-        ValueError: not one of the 1024 location tokens.
+        ValueError: it is not one of the 1024 location tokens.
     """
     match = _LOCATION.fullmatch(token)
     if match is None or int(match[1]) >= LOCATION_BINS:
@@ -116,10 +116,10 @@ def format_box(box: LocatedBox) -> str:
 def format_detections(boxes: Iterable[LocatedBox]) -> str:
     """The target of `detect`: tokens and label of each box, joined by " ; ".
 
-    A box thinner than a token's step (1/1023) may come out empty, which the parser refuses.
+    A box thinner than the step of a token (1/1023) may become empty, which the parser rejects.
 
     Raises:
-        ValueError: a label is empty, or holds a semicolon or a token and could not be read back.
+        ValueError: a label is empty, or holds a semicolon or a token, so that it cannot be parsed.
     """
     parts = []
     for box in boxes:
@@ -131,42 +131,42 @@ def format_detections(boxes: Iterable[LocatedBox]) -> str:
 
 
 def clean_label(label: str) -> str:
-    """A label without surrounding space. Raises ValueError if it could not be read back from a model's text."""
+    """A label without surrounding space. Raises ValueError if it cannot be parsed in a model's text."""
     if _SEPARATOR in label or _TOKEN.search(label):
         raise ValueError(f"{label!r} cannot be a label: it holds a semicolon, a location or a segmentation token")
     return label.strip()
 
 
 def parse_detections(text: str, labelled: bool = True) -> Detections:
-    """Read a model's answer to `detect`. No text makes it raise.
+    """Parse a model's answer to `detect`. No text raises an error.
 
-    A part between semicolons is a detection when it is exactly four location tokens (space between them is
-    passed over: some tokenizers write it) of a box with y1 < y2 and x1 < x2, and a label without tokens, which is
-    missing in answers to referring expressions: `labelled=False` takes these too. Everything else is returned in
-    `rejected` with the reason; an empty text is no part.
+    A part between semicolons is a detection if it is exactly four location tokens (space between them is ignored:
+    some tokenizers write it) of a box with y1 < y2 and x1 < x2, and a label without tokens. Answers to referring
+    expressions have no label: `labelled=False` accepts them. All other parts are returned in `rejected` with the
+    reason; an empty text has no parts.
     """
     return Detections(*read_parts(text, partial(_read_detection, labelled=labelled)))
 
 
-def read_parts(text: str, read: Callable[[str], Found | str]) -> tuple[list[Found], list[Rejected]]:
-    """Read each part between semicolons.
+def read_parts(text: str, read: Callable[[str], Parsed | str]) -> tuple[list[Parsed], list[Rejected]]:
+    """Parse each part between semicolons.
 
     Args:
-        text: what a model wrote; nothing but space has no parts.
-        read: what is in a part, or the reason for which it is rejected.
+        text: of a model; text of nothing but space has no parts.
+        read: parses a part, or returns the reason to reject it.
     """
-    found, rejected = [], []
+    parsed, rejected = [], []
     for part in text.split(_SEPARATOR) if text.strip() else []:
         result = read(part.strip())
         if isinstance(result, str):
             rejected.append(Rejected(part.strip(), result))
         else:
-            found.append(result)
-    return found, rejected
+            parsed.append(result)
+    return parsed, rejected
 
 
 def read_box(tokens: str, label: str) -> LocatedBox | str:
-    """The box of a run of location tokens and of its label, which may be empty, or why there is none."""
+    """The box of a run of location tokens and a label, which may be empty, or the reason to reject them."""
     bins = [int(digits) for digits in _LOCATION.findall(tokens)]
     if len(bins) != 4:
         return f"it has {len(bins)} location tokens instead of 4"
@@ -181,7 +181,7 @@ def read_box(tokens: str, label: str) -> LocatedBox | str:
 
 
 def _read_detection(part: str, labelled: bool) -> LocatedBox | str:
-    """The box of one part, or why it has none."""
+    """The box of one part, or the reason to reject it."""
     match = _DETECTION.fullmatch(part)
     if match is None:
         return "it does not begin with location tokens" if part else "it is empty"

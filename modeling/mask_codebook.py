@@ -1,4 +1,7 @@
-"""The codebook of a VQ-VAE, learnt by moving averages (van den Oord et al., arXiv 1711.00937, appendix A.1)."""
+"""The codebook of a VQ-VAE, learnt by moving averages (van den Oord et al., arXiv 1711.00937, appendix A.1).
+
+Shapes: `T` vectors of a batch, `D` width of a code.
+"""
 
 import torch
 from torch import distributed, nn
@@ -8,12 +11,12 @@ from .configuration_mask_vqvae import MaskVQVAEConfig
 
 
 class MaskCodebook(nn.Module):
-    """Vectors, and how much and for what each was used lately.
+    """Vectors of codes, with moving averages of their use.
 
-    A code's vector is the moving average of the encoder outputs that chose it. Use is counted in multiples of the
-    average use, so that neither the batch size nor the number of processes changes what a number means: 1 is a
-    code that is used as often as the average one. Codes that are hardly used any more are revived; a new codebook is
-    all dead, so the first training batch fills it. Names are those of the released weights and of the common code.
+    A code's vector is the moving average of the encoder outputs assigned to it. Its use is relative to the average use
+    (1: as often as the average code), so that it depends neither on the batch size nor on the number of processes.
+    Rarely used codes are revived; in a new codebook all codes are dead, so the first training batch fills it. Names of
+    buffers are those of the released weights.
     """
 
     _embedding: torch.Tensor
@@ -30,27 +33,27 @@ class MaskCodebook(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """A new codebook is unused; one that comes without statistics counts as used evenly, so that it stays."""
+        """Initialise as unused; a loaded codebook without statistics counts as evenly used, so that it is kept."""
         loaded = getattr(self._embedding, "_is_hf_initialized", False)
         init.normal_(self._embedding)
         init.constant_(self._ema_cluster_size, float(loaded))
         init.copy_(self._ema_w, self._embedding * float(loaded))
 
     def nearest(self, vectors: torch.Tensor) -> torch.Tensor:
-        """int[N], the code nearest to each of float[N, D]; of equally near ones whichever rounding leaves nearest."""
+        """The nearest code, int[T], to each of float[T, D]; between equal distances rounding decides."""
         codebook = self._embedding.to(torch.promote_types(self._embedding.dtype, torch.float32))
-        # distances that differ in their fifth digit decide: autocast would round them to eight bits
+        # distances may differ in their fifth digit only, which autocast to bfloat16 would round away
         with torch.autocast(vectors.device.type, enabled=False):
             distances = codebook.square().sum(1) - 2 * vectors.to(codebook.dtype) @ codebook.T
         return distances.argmin(1)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        """float[..., D], the vectors of int[...]."""
+        """The vectors, float[..., D], of codes, int[...]."""
         return nn.functional.embedding(codes, self._embedding)
 
     @torch.no_grad()
     def revive(self, vectors: torch.Tensor) -> None:
-        """Move codes that are dead to vectors, drawn at random, of float[N, D]; on every process to the same."""
+        """Move dead codes to random vectors of float[T, D]; on every process to the same ones."""
         dead = self._ema_cluster_size < self.threshold
         if not dead.any():
             return
@@ -58,7 +61,7 @@ class MaskCodebook(nn.Module):
         candidates = vectors[chosen].to(self._embedding.dtype)
         if several_processes():
             distributed.broadcast(candidates, 0)
-        # little weight: where such a code belongs shows soon, and so does that it is not needed
+        # a small weight, so that a revived code moves fast, or dies again if it is not needed
         weight = max(0.1, 2 * self.threshold)
         self._embedding[dead] = candidates[dead]
         self._ema_cluster_size[dead] = weight
@@ -66,18 +69,18 @@ class MaskCodebook(nn.Module):
 
     @torch.no_grad()
     def update(self, vectors: torch.Tensor, codes: torch.Tensor) -> None:
-        """Move the averages towards float[N, D] and the codes int[N] that they chose, on all processes together.
+        """Update the averages with vectors, float[T, D], and their codes, int[T], of all processes.
 
         Raises:
-            ValueError: the codebook itself is in half precision, where a hundredth of an average is lost.
+            ValueError: the codebook is in half precision, where changes of a hundredth are lost.
         """
         if self._embedding.dtype in (torch.bfloat16, torch.float16):
             raise ValueError(
-                f"a codebook in {self._embedding.dtype} learns nothing: load the codec with from_pretrained(folder,"
-                " dtype=...), which keeps it in float32, and do not cast it afterwards"
+                f"a codebook in {self._embedding.dtype} learns nothing: load the mask VQ-VAE with"
+                " from_pretrained(folder, dtype=...), which keeps it in float32, and do not cast it afterwards"
             )
         size, dim = self._embedding.shape
-        # the last column counts
+        # the last column counts the vectors
         sums = self._embedding.new_zeros(size, dim + 1)
         rows = torch.cat([vectors.to(sums.dtype), sums.new_ones(len(vectors), 1)], 1)
         sums.index_add_(0, codes, rows)

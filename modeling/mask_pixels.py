@@ -1,7 +1,9 @@
-"""Masks of whole images and the small squares that the mask VQ-VAE reads and writes.
+"""Crop masks of whole images to the squares that the mask VQ-VAE encodes, and paste decoded squares back.
 
-Cropping rounds the edges of the box to pixels and pasting truncates them, and the reader of the tokens has their
-coordinates rather than the writer's: so does the code that made PaliGemma's training data and its scores.
+Cropping rounds the edges of the box to pixels; pasting truncates them, and takes the box from the location tokens.
+Both follow the code of PaliGemma's training data and evaluation.
+
+Shapes: `H W` pixels.
 """
 
 import torch
@@ -11,7 +13,7 @@ from .location_tokens import LocatedBox
 
 
 def mask_box(mask: torch.Tensor, label: str = "") -> LocatedBox:
-    """The tightest box around `bool[H, W]`.
+    """The tightest box around a mask, bool[H, W].
 
     Raises:
         ValueError: the mask is empty.
@@ -25,7 +27,7 @@ def mask_box(mask: torch.Tensor, label: str = "") -> LocatedBox:
 
 
 def crop_mask(mask: torch.Tensor, box: LocatedBox, side: int = 64) -> torch.Tensor:
-    """What a mask shows within a box, as the square that `MaskVQVAE.encode` takes.
+    """Crop a mask to a box and resize it to the square that `MaskVQVAE.encode` takes.
 
     Args:
         mask: bool[H, W], integers (0 is outside) or float[H, W] in [0, 1].
@@ -51,17 +53,17 @@ def crop_mask(mask: torch.Tensor, box: LocatedBox, side: int = 64) -> torch.Tens
 def paste_mask(
     values: torch.Tensor, box: LocatedBox, height: int, width: int, round_edges: bool = False
 ) -> torch.Tensor | None:
-    """The mask of a whole image from a decoded square.
+    """Paste a decoded square into the mask of a whole image.
 
     Args:
         values: float[side, side] of `MaskVQVAE.decode`, positive inside.
         box: its edges are truncated to pixels.
         height: of the image in pixels.
         width: likewise.
-        round_edges: round them instead, which is nearer to the truth and not what the authors score.
+        round_edges: round them instead, which is nearer to the ground truth, but not PaliGemma's evaluation.
 
     Returns:
-        bool[H, W]; None when no pixel is left between the edges, which the authors score as 0.
+        bool[H, W]; None when no pixel is left between the edges, which PaliGemma's evaluation scores as 0.
     """
     edges = [min(max(edge, 0), end) for edge, end in zip(box.pixel_xyxy(width, height), (width, height) * 2)]
     left, top, right, bottom = (round(edge) if round_edges else int(edge) for edge in edges)
@@ -73,6 +75,6 @@ def paste_mask(
 
 
 def resize(values: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """float[height, width], bilinearly, and with antialiasing where it shrinks."""
+    """Resize to float[height, width], bilinearly, with antialiasing where it shrinks."""
     options = {"size": (height, width), "mode": "bilinear", "align_corners": False, "antialias": True}
     return interpolate(values.float()[None, None], **options)[0, 0]

@@ -1,11 +1,14 @@
 """PaLI-3 (arXiv 2310.09199): a SigLIP image encoder in front of an encoder-decoder.
 
 What departs from a plain encoder-decoder of Transformers:
-- the image encoder's tokens, before pooling, pass a projector, which the paper starts at zero, and take the place of
-  the `<image>` placeholders that stand before the prefix; several images and video frames are just more of them;
+- a projector, which starts at zero in the paper, maps the image encoder's unpooled tokens to the text model's width;
+  they replace the `<image>` placeholders before the prefix; several images and video frames are just more of them;
 - text encoder and decoder may be any pair of Transformers (T5, UMT5, T5Gemma are tested), used as they are;
 - the loss is averaged per example and never builds the logits of unsupervised positions;
-- training gives no logits back unless asked for, since they are the largest tensor of a training step.
+- training returns logits on request only, since they are the largest tensor of a training step.
+
+Shapes: `B` examples, `N` images (behind `B`: of an example), `P` tokens of an image, `L` tokens of a sequence, `S`
+suffix tokens, `D` width of the text model (`D_vision`: of the image encoder), `V` vocabulary, `H W` pixels.
 """
 
 from typing import Any
@@ -29,13 +32,13 @@ from .modeling_pali3_encoder import (
     embedding_tables,
     without_return_dict,
 )
-from .modeling_pali3_outputs import Pali3LossKwargs, Pali3ModelOutput, Pali3Seq2SeqLMOutput
-from .token_loss import IGNORE_INDEX, example_losses
+from .modeling_pali3_outputs import Pali3ModelOutput, Pali3Seq2SeqLMOutput
+from .token_loss import IGNORE_INDEX, LossKwargs, example_losses, loss_fields, select_logits
 from .transformers_versions import CACHE, one_cache
 
 
 class Pali3Model(Pali3PreTrainedModel):
-    """PaLI-3 without the vocabulary projection."""
+    """PaLI-3 without the LM head."""
 
     def __init__(self, config: Pali3Config):
         super().__init__(config)
@@ -48,7 +51,7 @@ class Pali3Model(Pali3PreTrainedModel):
         self.post_init()
 
     def init_own_weights(self) -> None:
-        """T5 initialises its table from T5Model, which is not part of this tree."""
+        """Initialise T5's shared table, which T5Model would do and is not part of this model."""
         if self.shares_embeddings:
             table: Any = self.encoder.get_input_embeddings()
             init.normal_(table.weight, std=self.config.text_config.initializer_factor)
@@ -96,16 +99,16 @@ class Pali3Model(Pali3PreTrainedModel):
 
         Args:
             input_ids: int[B, L], image placeholders included.
-            pixel_values: float[total_images, 3, H, W] or float[B, N, 3, H, W], in [-1, 1].
+            pixel_values: float[N, 3, H, W] or float[B, N, 3, H, W], in [-1, 1].
             attention_mask: int[B, L], 0 on padding.
-            decoder_input_ids: int[B, T]; the start token alone when left out.
-            decoder_attention_mask: int[B, T].
+            decoder_input_ids: int[B, S]; the start token alone when left out.
+            decoder_attention_mask: int[B, S].
             encoder_outputs: of an earlier call; images and prefix are not encoded again.
             cache: of an earlier call; `past_key_values` is another name of it.
             inputs_embeds: float[B, L, D] in place of `input_ids`.
-            decoder_inputs_embeds: float[B, T, D] in place of `decoder_input_ids`.
+            decoder_inputs_embeds: float[B, S, D] in place of `decoder_input_ids`.
             use_cache: whether to return the cache.
-            image_features: float[total_images, tokens, D_vision], the image encoder's output in place of images.
+            image_features: float[N, P, D_vision], the image encoder's output in place of images.
             past_key_values: see `cache`.
             **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`.
         """
@@ -122,10 +125,10 @@ class Pali3Model(Pali3PreTrainedModel):
             )
         elif not isinstance(encoder_outputs, ModelOutput):
             encoder_outputs = Pali3EncoderOutput(*encoder_outputs)
-        encoded = encoder_outputs[0]
+        encoded = encoder_outputs[0]  # [B, L, D]
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             start: Any = self.config.decoder_start_token_id
-            decoder_input_ids = torch.full((encoded.shape[0], 1), start, device=encoded.device)
+            decoder_input_ids = torch.full((encoded.shape[0], 1), start, device=encoded.device)  # [B, 1]
         decoded = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
@@ -176,9 +179,9 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         Args:
             vision: Hub name or folder of a SigLIP model (its image tower is used, without pooling head).
             text: Hub name or folder of a T5, UMT5 or T5Gemma model.
-            processor: of `Pali3Processor.from_backbones` with the same names. It says which token is `<image>`,
-                and the embedding tables grow to its vocabulary. Without it the last row is taken, which the
-                published tables have as padding.
+            processor: of `Pali3Processor.from_backbones` with the same names. It defines the `<image>` token, and
+                the embedding tables grow to its vocabulary. Without it, `<image>` is the last row of the table, which
+                is unused in the published ones.
             **kwargs: fields of [`Pali3Config`], for instance `projector="mlp"`.
 
         Returns:
@@ -202,16 +205,16 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         return model.eval()
 
     def init_own_weights(self) -> None:
-        """An untied projection starts with logits of unit variance."""
+        """Initialise an untied LM head so that logits start with unit variance."""
         if not self.config.tie_word_embeddings:
             init.normal_(self.lm_head.weight, std=self.lm_head.in_features**-0.5)
 
     def get_output_embeddings(self) -> nn.Linear:
-        """The vocabulary projection."""
+        """The LM head."""
         return self.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replace the vocabulary projection."""
+        """Replace the LM head."""
         self.lm_head = new_embeddings
 
     def resize_token_embeddings(
@@ -220,7 +223,7 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         pad_to_multiple_of: int | None = None,
         mean_resizing: bool = True,
     ) -> nn.Embedding:
-        """Resize every table that has one row per token: encoder's, decoder's and the projection.
+        """Resize every table that has one row per token: the encoder's, the decoder's and the LM head.
 
         Args:
             new_num_tokens: rows to have; None changes nothing but the padding.
@@ -248,7 +251,7 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         return self.model.get_image_features(pixel_values, **kwargs)
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """Shift labels to the right behind the start token; -100 becomes padding. int[B, T] -> int[B, T]."""
+        """Shift labels, int[B, S], to the right behind the start token; -100 becomes padding."""
         start: Any = self.config.decoder_start_token_id
         pad: Any = self.config.pad_token_id
         shifted = torch.cat([labels.new_full((labels.shape[0], 1), start), labels[:, :-1]], dim=1)
@@ -272,25 +275,23 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         output_logits: bool | None = None,
         image_features: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        **kwargs: Unpack[Pali3LossKwargs],
+        **kwargs: Unpack[LossKwargs],
     ) -> Pali3Seq2SeqLMOutput:
-        """Loss with `labels`; logits without them, and in evaluation mode.
+        """Compute the loss of `labels`; logits without them, and in evaluation mode.
 
         Args as of [`Pali3Model`], where `decoder_input_ids` are made from `labels` when left out, and:
-            labels: int[B, T], the suffix and its end token, -100 on padding.
-            logits_to_keep: logits of the last so many positions (0: all), or of these positions.
-            output_logits: whether to compute logits; by default without labels, and in evaluation mode, where the
-                Trainer's `compute_metrics` wants them.
-            **kwargs: `label_smoothing`, in place of the configuration's (not an argument of its own, since the
-                Trainer takes every argument with "label" in its name for a label); `output_attentions`,
-                `output_hidden_states`, `return_dict`.
+            labels: int[B, S], the suffix and its end token, -100 on padding.
+            logits_to_keep: number of last positions to compute logits of (0: all), or these positions.
+            output_logits: whether to compute logits; by default without labels, and in evaluation mode, for
+                `compute_metrics`.
+            **kwargs: see `LossKwargs` in token_loss.py.
 
         Returns:
             `loss`: float[], mean over examples of the mean token loss; `example_losses`: float[B], without gradient;
-            `logits`: float[B, T, V].
+            `logits`: float[B, S, V].
 
         Raises:
-            ValueError: `shift_labels`, which are of decoder-only models.
+            ValueError: `shift_labels` are given, which are for decoder-only models.
         """
         smoothing = kwargs.pop("label_smoothing", None)
         if kwargs.pop("shift_labels", None) is not None:
@@ -314,24 +315,19 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
             return_dict=True,
             **without_return_dict(kwargs),
         )
-        hidden_states = outputs.last_hidden_state * self.output_scale
+        hidden_states = outputs.last_hidden_state * self.output_scale  # [B, S, D]
         losses = logits = None
         if labels is not None:
             smoothing = self.config.label_smoothing if smoothing is None else smoothing
-            losses = example_losses(hidden_states, self.lm_head, labels, smoothing, self.softcap)
+            losses = example_losses(hidden_states, self.lm_head, labels, smoothing, self.softcap)  # [B]
         if output_logits or (output_logits is None and (labels is None or not self.training)):
-            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = self.lm_head(hidden_states[:, keep])
-            if self.softcap is not None:
-                logits = self.softcap * torch.tanh(logits / self.softcap)
+            logits = select_logits(hidden_states, self.lm_head, logits_to_keep, self.softcap)  # [B, S, V]
         fields = {key: value for key, value in outputs.items() if key != "last_hidden_state"}
-        if losses is not None:
-            fields |= {"loss": losses.mean(), "example_losses": losses.detach()}
-        return Pali3Seq2SeqLMOutput(logits=logits, **fields)
+        return Pali3Seq2SeqLMOutput(logits=logits, **fields, **loss_fields(losses))
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs) -> None:
-        """Caches are as deep as the decoder, which Transformers takes to be as deep as T5's encoder. T5Gemma's decoder
-        slides its window over its own tokens only: attention to the encoder must never slide.
+        """Make caches as deep as the decoder; Transformers takes the depth of T5's encoder. T5Gemma's decoder slides
+        its window over its own tokens only: cross-attention must not slide.
         """
         given = model_kwargs.get(CACHE)
         mixin: Any = super()

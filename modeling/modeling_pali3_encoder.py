@@ -1,4 +1,8 @@
-"""The encoder of PaLI-3: image encoder, projector and text encoder, and what every part of the model shares."""
+"""The encoder of PaLI-3 (image encoder, projector and text encoder), and the base class of all its models.
+
+Shapes: `B` examples, `N` images (behind `B`: of an example), `P` tokens of an image, `L` tokens of a sequence, `D`
+width of the text model (`D_vision`: of the image encoder), `H W` pixels.
+"""
 
 import math
 from collections.abc import Mapping
@@ -20,13 +24,13 @@ from .transformers_versions import CACHE_NAMES
 
 @dataclass
 class Pali3EncoderOutput(BaseModelOutput):
-    """Text encoder's output and the projected image tokens, float[total_images, tokens, D]."""
+    """The text encoder's output and the projected image tokens, float[N, P, D]."""
 
     image_hidden_states: torch.Tensor | None = None
 
 
 class Pali3Projector(nn.Module):
-    """Image features to the text model's width: one linear layer, or an MLP for the comparison."""
+    """Project image features to the text model's width: one linear layer, or an MLP for the comparison."""
 
     def __init__(self, config: Pali3Config):
         super().__init__()
@@ -36,31 +40,33 @@ class Pali3Projector(nn.Module):
         self.output_std = self.output.in_features**-0.5 if config.projector_init == "normal" else 0.0
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """float[N, tokens, D_vision] -> float[N, tokens, D_text]."""
+        """float[N, P, D_vision] -> float[N, P, D]."""
         if self.hidden is not None:
-            features = nn.functional.gelu(self.hidden(features), approximate="tanh")
+            features = nn.functional.gelu(self.hidden(features), approximate="tanh")  # [N, P, D]
         return self.output(features)
 
 
 def sine_positions(rows: int, columns: int, width: int) -> torch.Tensor:
-    """Sines and cosines of the middle of each cell of a grid, from half a period over the grid to half a one a cell.
+    """Fixed 2D position embeddings: sines and cosines of the centre of each cell of a grid.
+
+    Frequencies rise from half a period over the grid to half a period over a cell.
 
     Returns:
-        float[rows * columns, width], row by row, root mean square 1: a half for the vertical place, a half for the
-        horizontal one.
+        float[rows * columns, width], row by row, root mean square 1: one half for the vertical position, the other for
+        the horizontal one.
 
     Raises:
-        ValueError: if `width` is not a multiple of 4.
+        ValueError: `width` is not a multiple of 4.
     """
     if width % 4:
         raise ValueError(f"image_positions='sine' needs a width of the text model that 4 divides, not {width}")
     halves = []
     for cells in (rows, columns):
-        rates = math.pi * 2.0 ** torch.linspace(-1, math.log2(cells), width // 4)
-        angles = (torch.arange(cells) + 0.5).unsqueeze(1) / cells * rates
+        rates = math.pi * 2.0 ** torch.linspace(-1, math.log2(cells), width // 4)  # [width / 4]
+        angles = (torch.arange(cells) + 0.5).unsqueeze(1) / cells * rates  # [cells, width / 4]
         halves.append(math.sqrt(2) * torch.cat([angles.sin(), angles.cos()], dim=1))
-    vertical = halves[0].unsqueeze(1).expand(-1, columns, -1)
-    horizontal = halves[1].unsqueeze(0).expand(rows, -1, -1)
+    vertical = halves[0].unsqueeze(1).expand(-1, columns, -1)  # [rows, columns, width / 2]
+    horizontal = halves[1].unsqueeze(0).expand(rows, -1, -1)  # [rows, columns, width / 2]
     return torch.cat([vertical, horizontal], dim=-1).flatten(0, 1)
 
 
@@ -71,7 +77,7 @@ def text_hidden_size(config: Pali3Config) -> int:
 
 
 class Pali3PreTrainedModel(PreTrainedModel):
-    """Weight initialisation and what the model supports."""
+    """Base class: weight initialisation and supported features."""
 
     config: Pali3Config
     base_model_prefix = "model"
@@ -85,15 +91,15 @@ class Pali3PreTrainedModel(PreTrainedModel):
     _supports_attention_backend = False
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
-        """T5-like models share one embedding table even where the vocabulary projection is not tied to it."""
+        """T5-like models share one embedding table even where the LM head is not tied to it."""
         if all_submodels:
             return super().get_expanded_tied_weights_keys(all_submodels)
         return dict(self._tied_weights_keys or {})
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        """Transformers passes over modules without parameters of their own, such as the projector and T5's layers,
-        when it initialises code from elsewhere; it need not, since all of it goes through `initialization`.
+        """False, since Transformers does not initialise modules without own parameters (the projector, T5's layers) in
+        custom code. Here all initialisation goes through `initialization`.
         """
         return False
 
@@ -109,18 +115,18 @@ class Pali3PreTrainedModel(PreTrainedModel):
             module.init_own_weights()
 
     def init_own_weights(self) -> None:
-        """Initialise what belongs to this module and to none of its parts."""
+        """Initialise the parameters of this module that no submodule initialises."""
 
 
 class Pali3Encoder(Pali3PreTrainedModel):
-    """Image encoder, projector and text encoder: everything that is computed once per generation."""
+    """Image encoder, projector and text encoder, which run once per generation."""
 
     def __init__(self, config: Pali3Config, text_encoder: PreTrainedModel | None = None):
         super().__init__(config)
         self.vision_tower = SiglipVisionModel(config.vision_config)
         self.projector = Pali3Projector(config)
         self.text_encoder = text_encoder or AutoModel.from_config(config.text_config).encoder
-        # T5Gemma multiplies all its inputs by this; image tokens enter as they are (PaliGemma, section 3.1)
+        # T5Gemma multiplies its inputs by the inverse; image tokens enter unscaled (PaliGemma, section 3.1)
         scales_inputs = config.text_config.model_type == "t5gemma"
         self.image_scale = text_hidden_size(config) ** -0.5 if scales_inputs else 1.0
         self.post_init()
@@ -138,22 +144,22 @@ class Pali3Encoder(Pali3PreTrainedModel):
         """Encode and project images.
 
         Args:
-            pixel_values: float[total_images, 3, H, W] in [-1, 1], or float[B, N, 3, H, W].
+            pixel_values: float[N, 3, H, W] or float[B, N, 3, H, W], in [-1, 1].
             **kwargs: `output_hidden_states`, `output_attentions` and `return_dict`, for the image encoder.
 
         Returns:
-            The image encoder's output, with the projected tokens, float[total_images, tokens, D_text], as
-            `pooler_output`.
+            The image encoder's output, with the projected tokens, float[N, P, D], as `pooler_output`.
         """
-        outputs = self.vision_tower(pixel_values=pixel_values.flatten(0, -4), **kwargs)
+        images = pixel_values.flatten(0, -4)  # [N, 3, H, W]
+        outputs = self.vision_tower(pixel_values=images, **kwargs)
         patch = self.config.vision_config.patch_size
         rows, columns = (side // patch for side in pixel_values.shape[-2:])
         outputs.pooler_output = self.project(outputs.last_hidden_state, rows, columns)
         return outputs
 
     def project(self, features: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-        """Image features, float[total_images, rows * columns, D_vision], as tokens of the text model's width."""
-        tokens = self.projector(features)
+        """Project image features, float[N, rows * columns, D_vision], to image tokens, float[N, P, D]."""
+        tokens = self.projector(features)  # [N, P, D]
         if self.config.image_positions == "sine":
             tokens = tokens + sine_positions(rows, columns, tokens.shape[-1]).to(tokens)
         return tokens
@@ -161,17 +167,17 @@ class Pali3Encoder(Pali3PreTrainedModel):
     def merge_images(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, image_features: torch.Tensor
     ) -> torch.Tensor:
-        """Put image tokens in the place of the placeholders, in order.
+        """Replace the placeholders' embeddings by image tokens, float[N, P, D], in order; float[B, L, D].
 
         Raises:
-            ValueError: if there are more or fewer placeholders than image tokens.
+            ValueError: the numbers of placeholders and image tokens differ.
         """
         if input_ids is None:
             placeholder = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
-            mask = (inputs_embeds == self.get_input_embeddings()(placeholder)).all(-1)
+            mask = (inputs_embeds == self.get_input_embeddings()(placeholder)).all(-1)  # [B, L]
         else:
-            mask = input_ids == self.config.image_token_id
-        mask = mask.unsqueeze(-1).expand_as(inputs_embeds)
+            mask = input_ids == self.config.image_token_id  # [B, L]
+        mask = mask.unsqueeze(-1).expand_as(inputs_embeds)  # [B, L, D]
         if not torch.compiler.is_compiling() and mask.sum() != image_features.numel():
             tokens = int(mask.sum()) // inputs_embeds.shape[-1]
             raise ValueError(
@@ -195,14 +201,14 @@ class Pali3Encoder(Pali3PreTrainedModel):
         Args:
             input_ids: int[B, L], image placeholders included.
             attention_mask: int[B, L], 0 on padding.
-            pixel_values: float[total_images, 3, H, W] or float[B, N, 3, H, W], in [-1, 1].
+            pixel_values: float[N, 3, H, W] or float[B, N, 3, H, W], in [-1, 1].
             inputs_embeds: float[B, L, D] in place of `input_ids`.
-            image_features: float[total_images, tokens, D_vision], the image encoder's output for square images, in
-                place of `pixel_values`: with a frozen encoder it need not be computed anew in every epoch.
+            image_features: float[N, P, D_vision], the image encoder's output for square images, in place of
+                `pixel_values`: of a frozen encoder it can be computed once for all epochs.
             **kwargs: passed to the text encoder.
 
         Raises:
-            ValueError: if both or neither of `input_ids` and `inputs_embeds` are given, or images twice.
+            ValueError: both or neither of `input_ids` and `inputs_embeds` are given, or images twice.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
@@ -211,12 +217,12 @@ class Pali3Encoder(Pali3PreTrainedModel):
             raise ValueError("give pixel_values or image_features, not both")
         tokens: Any = None
         if pixel_values is not None:
-            tokens = self.get_image_features(pixel_values).pooler_output
+            tokens = self.get_image_features(pixel_values).pooler_output  # [N, P, D]
         elif image_features is not None:
             side = math.isqrt(image_features.shape[1])
-            tokens = self.project(image_features, side, side)
+            tokens = self.project(image_features, side, side)  # [N, P, D]
         if tokens is not None:
-            embeds = self.merge_images(input_ids, embeds, tokens * self.image_scale)
+            embeds = self.merge_images(input_ids, embeds, tokens * self.image_scale)  # [B, L, D]
         outputs = self.text_encoder(inputs_embeds=embeds, attention_mask=attention_mask, **without_return_dict(kwargs))
         return Pali3EncoderOutput(
             last_hidden_state=outputs.last_hidden_state,
@@ -227,11 +233,11 @@ class Pali3Encoder(Pali3PreTrainedModel):
 
 
 def without_return_dict(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Inner modules always answer with their output class; tuples are made once, at the outside."""
+    """Drop `return_dict`: inner modules return output classes, and only the outermost one makes tuples."""
     return {key: value for key, value in kwargs.items() if key != "return_dict"}
 
 
 def embedding_tables(language_model: PreTrainedModel) -> list[torch.Tensor]:
-    """The tables that an encoder-decoder embeds its inputs with."""
+    """The embedding tables of an encoder-decoder's inputs."""
     parts: Any = (language_model.get_encoder(), language_model.get_decoder())
     return [part.get_input_embeddings().weight for part in parts]

@@ -1,7 +1,9 @@
-"""PaLI-3 behind `AutoModelForMultimodalLM`: what `transformers serve` and the any-to-any pipeline load.
+"""PaLI-3 for `AutoModelForMultimodalLM`, which `transformers serve` and the any-to-any pipeline load.
 
-They take every model for a decoder that goes on where its prompt ends, and cut answers by the prompt's length. Here
-`generate` gives back the prompt and then the answer, as they expect it; nothing else differs.
+They treat every model as decoder-only and cut the prompt's length off its output. So `generate` returns the prompt and
+then the answer here; all else is as in PaLI-3.
+
+Shapes: `B` examples, `L` tokens of a sequence, `S` suffix tokens.
 """
 
 from typing import Any
@@ -13,10 +15,10 @@ from .modeling_pali3 import Pali3ForConditionalGeneration
 
 
 class Pali3ForMultimodalLM(Pali3ForConditionalGeneration):
-    """PaLI-3 whose `generate` returns int[B, L + T]: the prompt, then the answer without its start token."""
+    """PaLI-3 whose `generate` returns int[B, L + S]: the prompt, then the answer without its start token."""
 
     def generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        """See Transformers' `generate`; sequences begin with `input_ids`, where there are any.
+        """Generate as in Transformers; sequences begin with `input_ids`, if there are any.
 
         Args:
             inputs: int[B, L], or `input_ids` by its name.
@@ -26,10 +28,10 @@ class Pali3ForMultimodalLM(Pali3ForConditionalGeneration):
         answer = mixin.generate(inputs, *args, **kwargs)
         prompt = kwargs.get("input_ids") if inputs is None else inputs
         sequences = answer["sequences"] if isinstance(answer, ModelOutput) else answer
-        sequences = sequences[:, 1:]
+        sequences = sequences[:, 1:]  # [B, S]
         if prompt is not None:
             prompt = prompt.repeat_interleave(sequences.shape[0] // prompt.shape[0], dim=0)
-            sequences = torch.cat([prompt.to(sequences.device), sequences], dim=1)
+            sequences = torch.cat([prompt.to(sequences.device), sequences], dim=1)  # [B, L + S]
         if not isinstance(answer, ModelOutput):
             return sequences
         answer["sequences"] = sequences

@@ -1,18 +1,21 @@
 """PaliGemma 1 and 2 (arXiv 2407.07726, 2412.03555): Transformers' architecture, a cheaper training step.
 
-What departs from Transformers' class, and only when there are labels (or packed sequences):
-- hidden states are gathered at supervised positions before the projection to 257k tokens, and the loss is computed
-  in chunks of the vocabulary, averaged over each example's tokens and then over the examples;
-- the prefix-LM mask is derived here on every attention back-end, and missing `token_type_ids` are an error;
-- several examples can share a sequence (`sequence_ids`, see `data/packing.py`);
-- the final-logit soft-cap of Gemma 2 is left out of the loss, as in the reference code; generation has it still;
-- `text_dropout` of the configuration is that of the text model's blocks while they train (`dropout.py`).
+What departs from Transformers' class, and only with labels or packed sequences:
+- hidden states are gathered at supervised positions before the LM head of 257k tokens, and the loss is computed in
+  chunks of the vocabulary, averaged over each example's tokens and then over the examples;
+- the prefix-LM mask is made here for every attention implementation (`attention_masks.py`), and missing
+  `token_type_ids` are an error;
+- several examples can be packed into one sequence (`sequence_ids`, see `data/packing.py`);
+- the final-logit soft-cap of Gemma 2 is left out of the loss, as in big_vision; generation keeps it;
+- `text_dropout` of the configuration is the dropout of the text model's blocks in training (`dropout.py`).
 
 Two fields of the configuration, which stock checkpoints lack, choose the papers' comparisons: `projector="mlp"` and
 `image_encoder="none"`. Such checkpoints load here only; all others load in stock Transformers as well.
+
+Shapes: `B` examples (packed: rows), `N` images (behind `B`: of an example), `P` tokens of an image, `L` tokens of a
+sequence, `D` width of the text model (`D_vision`: of the image encoder), `V` vocabulary, `H W` pixels.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,22 +24,21 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PaliGemmaConfig
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.paligemma import modeling_paligemma as stock
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from transformers.utils import can_return_tuple
 
+from .attention_masks import prefix_lm_mask
 from .checkpoints import load_checkpoint, load_tower
 from .configuration_pali3 import vision_config_of
 from .configuration_paligemma import paligemma_config
 from .dropout import FIELD, add_residual_dropout
 from .modeling_paligemma_images import PaliGemmaProjector, RawPatches
-from .token_loss import IGNORE_INDEX, capped, example_losses
+from .token_loss import IGNORE_INDEX, example_losses, loss_fields, select_logits
 from .transformers_versions import CACHE, CacheOutput, image_fields, one_cache
 
-ATTENTIONS = ("eager", "sdpa", "flex_attention")
-# of the rows of new tokens (PaliGemma, section 3.1); averages of the others are ahead for a thousand steps only
+# of the embeddings of new tokens (PaliGemma, section 3.1); a mean of the old ones is ahead for a thousand steps only
 NEW_TOKEN_STD = 0.02
 
 
@@ -48,7 +50,7 @@ class PaliGemmaOutput(CacheOutput, stock.PaliGemmaCausalLMOutputWithPast):
 
 
 class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration):
-    """Transformers' PaliGemma; with `labels` it computes the authors' loss at a fraction of the memory."""
+    """Transformers' PaliGemma; with `labels` it computes the paper's loss at a fraction of the memory."""
 
     # the loss is a mean over examples already: the Trainer divides by its accumulation steps
     accepts_loss_kwargs = False
@@ -80,8 +82,8 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         Args:
             vision: Hub name or folder of a SigLIP model (its image tower is used, without pooling head).
             text: Hub name or folder of a Gemma or Gemma 2 model.
-            processor: of `PaliGemmaProcessor.from_backbones` with the same names. It says which token is `<image>`;
-                the table grows to its vocabulary, by rows from N(0, 0.02).
+            processor: of `PaliGemmaProcessor.from_backbones` with the same names. It defines the `<image>` token; the
+                embedding table grows to its vocabulary, by rows from N(0, 0.02).
             **fields: of the configuration, for instance `projector="mlp"`.
 
         Returns:
@@ -106,8 +108,8 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        """Transformers passes over modules without parameters of their own, as this one, when it initialises code
-        from elsewhere; it need not, since all of it goes through `initialization`.
+        """False, since Transformers does not initialise modules without own parameters, as this one, in custom code.
+        Here all initialisation goes through `initialization`.
         """
         return False
 
@@ -115,16 +117,16 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if module is self:
-            # a new projector adds nothing to the text model at first (PaliGemma, section 3.1)
+            # a new projector starts at zero (PaliGemma, section 3.1)
             output: Any = self.model.multi_modal_projector.linear
             init.zeros_(output.weight)
             init.zeros_(output.bias)
 
     def save_pretrained(self, save_directory: Any, *args: Any, save_original_format: bool = False, **kwargs: Any):
-        """Save under the names that the parameters have in memory.
+        """Save under the parameters' names in memory.
 
-        Stock Transformers loads these names as well as the published checkpoints' older ones, but its Trainer
-        resumes, and loads the best weights, from these only.
+        Stock Transformers loads these names as well as the published checkpoints' older ones, but its Trainer resumes,
+        and loads the best weights, from these only.
 
         Args:
             save_directory: folder.
@@ -155,92 +157,73 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> stock.PaliGemmaCausalLMOutputWithPast:
-        """Loss with `labels`; without them and without `sequence_ids`, what stock Transformers does.
+        """Compute the loss of `labels`; without them and without `sequence_ids`, do as stock Transformers does.
 
         Args:
             input_ids: int[B, L]: image placeholders, BOS, prefix, separator, suffix, EOS, padding.
-            pixel_values: float[total_images, 3, H, W] or float[B, N, 3, H, W], in [-1, 1].
+            pixel_values: float[N, 3, H, W] or float[B, N, 3, H, W], in [-1, 1].
             attention_mask: int[B, L], 0 on padding.
             position_ids: int[B, L], from 1; starting again in each example of a packed sequence.
             cache: of an earlier call; not with labels. `past_key_values` is another name of it.
-            token_type_ids: int[B, L], 0 where attention is in both directions (image and prefix), 1 where it is
-                causal (suffix). Needed with labels.
+            token_type_ids: int[B, L], 0 where attention is bidirectional (image and prefix), 1 where it is causal
+                (suffix). Required with labels.
             inputs_embeds: float[B, L, D] in place of `input_ids`, images included.
             labels: int[B, L], -100 where there is nothing to predict; position i is predicted from i - 1.
             use_cache: whether to return the cache; not with labels.
-            logits_to_keep: logits of the last so many positions (0: all), or of these positions.
+            logits_to_keep: number of last positions to compute logits of (0: all), or these positions.
             mm_encoder_outputs: image features of an earlier call; not with labels.
             sequence_ids: int[B, L], the example of each token of packed sequences, from 0 over the whole batch, -1
-                on padding. No token sees another example.
+                on padding.
             output_logits: whether to compute logits; by default without labels, and in evaluation mode, for
                 `compute_metrics`. With labels they are the loss's own, without the final soft-cap.
-            image_features: float[total_images, tokens, D_vision], the image encoder's output in place of images.
-            **kwargs: `label_smoothing`, ε of the loss (the configuration's, else 0, when left out; not an argument of
-                its own, since the Trainer takes every argument with "label" in its name for a label);
-                `shift_labels`: int[B, L], in place of `labels`, position i is predicted from i;
-                `output_attentions`, `output_hidden_states`, `return_dict`.
+            image_features: float[N, P, D_vision], the image encoder's output in place of images.
+            **kwargs: see `LossKwargs` in token_loss.py.
 
         Returns:
             `loss`: float[], mean over examples of the mean token loss; `example_losses`: float[examples], without
             gradient; `logits`: float[B, L, V].
 
         Raises:
-            ValueError: labels without `token_type_ids`, or with a cache, or with an attention back-end that cannot
-                do prefix-LM; images twice.
+            ValueError: labels without `token_type_ids`, or with a cache, or with an attention implementation that
+                cannot do prefix-LM; images twice.
         """
         if pixel_values is not None and image_features is not None:
             raise ValueError("give pixel_values or image_features, not both")
         cache = one_cache(cache, past_key_values)
-        smoothing, targets = kwargs.pop("label_smoothing", None), kwargs.pop("shift_labels", None)
-        if targets is None and labels is not None:
-            targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        smoothing, targets = kwargs.pop("label_smoothing", None), next_tokens(labels, kwargs.pop("shift_labels", None))
         if targets is None and sequence_ids is None:
-            stock_forward: Any = super().forward
-            # generation hands them over at every step, and their places are in the first one
-            if image_features is not None and not (cache and cache.get_seq_length()):
-                mm_encoder_outputs = {"image": self.project(image_features)}
-            outputs = stock_forward(
-                input_ids=input_ids,
-                pixel_values=pixel_values,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                token_type_ids=token_type_ids,
-                inputs_embeds=inputs_embeds,
-                use_cache=use_cache,
-                logits_to_keep=logits_to_keep,
-                mm_encoder_outputs=mm_encoder_outputs,
-                return_dict=True,
-                **{CACHE: cache},
-                **kwargs,
-            )
-            return PaliGemmaOutput(**outputs)
+            inputs: Any = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "pixel_values": pixel_values}
+            inputs |= {"attention_mask": attention_mask, "position_ids": position_ids}
+            inputs |= {"token_type_ids": token_type_ids, "mm_encoder_outputs": mm_encoder_outputs}
+            inputs |= {"use_cache": use_cache, "logits_to_keep": logits_to_keep, CACHE: cache}
+            return self.stock_forward(image_features, **inputs, **kwargs)
         if cache is not None or use_cache or mm_encoder_outputs is not None:
             raise ValueError("labels and packed sequences go through the whole model: no cache, no encoder outputs")
-        embeds, image_outputs = self.embed(input_ids, inputs_embeds, pixel_values, image_features)
-        mask = self.prefix_lm_mask(embeds, attention_mask, token_type_ids, sequence_ids)
-        if position_ids is None:
-            if sequence_ids is not None:
-                raise ValueError("packed sequences need position_ids that start again in each example")
-            # as in stock Transformers; only differences matter
-            position_ids = 1 + torch.arange(embeds.shape[1], device=embeds.device)[None]
-        outputs = self.model.language_model(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=position_ids, use_cache=False, **kwargs
-        )
-        hidden = outputs.last_hidden_state
-        losses = None if targets is None else self.losses(hidden, targets, sequence_ids, smoothing)
+        embeds, image_outputs = self.embed(input_ids, inputs_embeds, pixel_values, image_features)  # [B, L, D]
+        text_inputs = self.text_inputs(embeds, attention_mask, position_ids, token_type_ids, sequence_ids)
+        outputs = self.model.language_model(**text_inputs, use_cache=False, **kwargs)
+        hidden = outputs.last_hidden_state  # [B, L, D]
+        losses = None if targets is None else self.losses(hidden, targets, sequence_ids, smoothing)  # [examples]
         with_logits = losses is None or not self.training if output_logits is None else output_logits
         return PaliGemmaOutput(
-            loss=None if losses is None else losses.mean(),
-            example_losses=None if losses is None else losses.detach(),
-            logits=self.logits(hidden, logits_to_keep, capped_too=losses is None) if with_logits else None,
+            logits=self.logits(hidden, logits_to_keep, with_softcap=losses is None) if with_logits else None,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **loss_fields(losses),
             **image_fields(image_outputs),
         )
 
+    def stock_forward(self, image_features: torch.Tensor | None, **inputs: Any) -> PaliGemmaOutput:
+        """Compute logits as stock Transformers does; arguments as of `forward`, under the names of the release."""
+        cache: Cache | None = inputs[CACHE]
+        # generation passes image features in every step; their placeholders are in the first step only
+        if image_features is not None and not (cache and cache.get_seq_length()):
+            inputs["mm_encoder_outputs"] = {"image": self.project(image_features)}
+        return PaliGemmaOutput(**super().forward(**inputs | {"return_dict": True}))
+
     def project(self, image_features: torch.Tensor) -> BaseModelOutputWithPooling:
-        """The image encoder's output, float[total_images, tokens, D_vision], as `get_image_features` answers."""
-        tokens: Any = self.model.multi_modal_projector(image_features)
+        """Project image features, float[N, P, D_vision], in the form of `get_image_features`."""
+        tokens: Any = self.model.multi_modal_projector(image_features)  # [N, P, D]
         return BaseModelOutputWithPooling(last_hidden_state=image_features, pooler_output=tokens)  # pyright: ignore
 
     def embed(
@@ -250,15 +233,18 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         pixel_values: torch.Tensor | None,
         image_features: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, BaseModelOutputWithPooling | None]:
-        """Text embeddings with projected image tokens in the placeholders, float[B, L, D], and what the tokens are
-        from: `get_image_features`' answer."""
+        """Embed a sequence: token embeddings, and projected image tokens in place of the placeholders.
+
+        Returns:
+            float[B, L, D], and the output of `get_image_features` (None without images).
+        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         if inputs_embeds is None:
             assert input_ids is not None
-            # the placeholder may be beyond the table
-            words = input_ids.masked_fill(input_ids == self.config.image_token_id, 0)
-            inputs_embeds = self.get_input_embeddings()(words)
+            # the placeholder's id may lie beyond the embedding table
+            words = input_ids.masked_fill(input_ids == self.config.image_token_id, 0)  # [B, L]
+            inputs_embeds = self.get_input_embeddings()(words)  # [B, L, D]
         assert inputs_embeds is not None
         if pixel_values is None and image_features is None:
             return inputs_embeds, None
@@ -267,53 +253,28 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             if pixel_values is not None
             else self.project(image_features)  # pyright: ignore[reportArgumentType]
         )
-        features = image_outputs.pooler_output = image_outputs.pooler_output.to(inputs_embeds)
+        features = image_outputs.pooler_output = image_outputs.pooler_output.to(inputs_embeds)  # [N, P, D]
+        # [B, L, 1]
         mask = self.model.get_placeholder_mask(input_ids, inputs_embeds, features)  # type: ignore[arg-type]
         return inputs_embeds.masked_scatter(mask, features), image_outputs
 
-    def prefix_lm_mask(
+    def text_inputs(
         self,
         embeds: torch.Tensor,
         attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
         token_type_ids: torch.Tensor | None,
         sequence_ids: torch.Tensor | None,
-    ) -> Any:
-        """Masks for the back-end in use: both directions where the token type is 0, causal elsewhere.
-
-        Args:
-            embeds: float[B, L, D].
-            attention_mask: int[B, L], 0 on padding; not needed for packed sequences.
-            token_type_ids: int[B, L].
-            sequence_ids: int[B, L], see `forward`.
-
-        Returns:
-            What the text model takes: a mask (bool or float[B, 1, L, L], or a `BlockMask`), or one per layer type.
-        """
+    ) -> dict[str, Any]:
+        """Inputs of the text model in training: embeddings, prefix-LM mask and positions; see `forward`."""
         config = self.model.language_model.config
-        if config._attn_implementation not in ATTENTIONS:
-            raise ValueError(
-                f"attention {config._attn_implementation!r} cannot do prefix-LM (it would train causal prefixes);"
-                f" load the model with attn_implementation set to one of {', '.join(ATTENTIONS)}"
-            )
-        if token_type_ids is None:
-            raise ValueError(
-                "labels need token_type_ids (0 on image and prefix, 1 on the suffix), or the suffix would be seen"
-                " before it is predicted; the processor returns them"
-            )
-        blocks = torch.zeros_like(token_type_ids) if sequence_ids is None else sequence_ids
-        options: dict[str, Any] = {
-            "config": config,
-            "inputs_embeds": embeds,
-            # padding of packed sequences is a sequence of its own: no row is without anything to attend to
-            "attention_mask": attention_mask if sequence_ids is None else None,
-            CACHE: None,
-            "block_sequence_ids": torch.where(token_type_ids == 0, blocks, -1),
-            "and_mask_function": None if sequence_ids is None else same_sequence(sequence_ids),
-        }
-        full = create_causal_mask(**options)
-        if option(config, "sliding_window", None) is None:
-            return full if config.model_type == "gemma" else {"full_attention": full}
-        return {"full_attention": full, "sliding_attention": create_sliding_window_causal_mask(**options)}
+        mask = prefix_lm_mask(config, embeds, attention_mask, token_type_ids, sequence_ids)  # [B, 1, L, L]
+        if position_ids is None:
+            if sequence_ids is not None:
+                raise ValueError("packed sequences need position_ids that start again in each example")
+            # from 1, as in stock Transformers; only differences matter
+            position_ids = 1 + torch.arange(embeds.shape[1], device=embeds.device)[None]  # [1, L]
+        return {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": position_ids}
 
     def losses(
         self,
@@ -322,29 +283,26 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         sequence_ids: torch.Tensor | None,
         label_smoothing: float | None,
     ) -> torch.Tensor:
-        """float[examples]; `targets`: int[B, L], each predicted from its own position; see `forward` for the rest."""
+        """Mean token loss of each example, float[examples]; `targets`: int[B, L], each predicted at its position."""
         epsilon = option(self.config, "label_smoothing", 0.0) if label_smoothing is None else label_smoothing
         return example_losses(hidden, self.lm_head, targets, epsilon, example_ids=sequence_ids)
 
-    def logits(self, hidden: torch.Tensor, logits_to_keep: int | torch.Tensor, capped_too: bool) -> torch.Tensor:
-        """float[B, L, V]."""
-        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        softcap = option(self.config.get_text_config(), "final_logit_softcapping", None)
-        return capped(self.lm_head(hidden[:, keep]), softcap if capped_too else None)
+    def logits(self, hidden: torch.Tensor, logits_to_keep: int | torch.Tensor, with_softcap: bool) -> torch.Tensor:
+        """float[B, L, V], or of the positions to keep."""
+        softcap = option(self.config.get_text_config(), "final_logit_softcapping", None) if with_softcap else None
+        return select_logits(hidden, self.lm_head, logits_to_keep, softcap)
+
+
+def next_tokens(labels: torch.Tensor | None, shift_labels: torch.Tensor | None) -> torch.Tensor | None:
+    """The target of each position, int[B, L]: `shift_labels`, or else `labels` shifted to the left by one."""
+    if shift_labels is None and labels is not None:
+        return nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)  # [B, L]
+    return shift_labels
 
 
 def option(config: Any, name: str, default: Any) -> Any:
-    """A field that stock configurations need not have."""
+    """A field of the configuration, which stock checkpoints may lack."""
     return getattr(config, name, default)
-
-
-def same_sequence(sequence_ids: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """Mask function that keeps tokens of the same packed example; int[B, L]."""
-
-    def mask(batch: Any, head: Any, query: Any, key: Any) -> torch.Tensor:
-        return sequence_ids[batch, query] == sequence_ids[batch, key]
-
-    return mask
 
 
 __all__ = ["PaliGemmaForConditionalGeneration"]

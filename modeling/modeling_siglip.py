@@ -1,11 +1,13 @@
-"""SigLIP's two towers as they are pretrained: Transformers' `SiglipModel`, whose forward is the loss of a batch.
+"""SigLIP for pretraining: Transformers' `SiglipModel`, whose forward computes the contrastive loss of a batch.
 
 What departs from `SiglipModel`:
+- the loss is that of `contrastive_loss.py`: over the batches of all processes, without a matrix of all logits;
+- an image may have several true texts, and a text several images; keys say which belong together;
+- `token_bottleneck` factorises the token embeddings of a large vocabulary, V x 96 times 96 x 768 in place of V x 768
+  (SigLIP, section 4.4); `stock()` multiplies the factors and returns an ordinary `SiglipModel`.
 
-- The loss is `contrastive_loss.py`'s: over the batches of all processes, and without a matrix of all logits.
-- Texts and images may belong together several times over, told by keys.
-- `token_bottleneck` gives a large vocabulary narrow embeddings, N x 96 and 96 x 768 in place of N x 768 (SigLIP
-  section 4.4). `stock()` multiplies them, so that what is saved at the end is an ordinary `SiglipModel`.
+Shapes: `N` images, `M` texts, `L` tokens of a sequence, `K` keys of an image, `D` width of the embeddings, `H W`
+pixels.
 """
 
 from pathlib import Path
@@ -23,7 +25,7 @@ from .contrastive_loss import (
     initialize_logits,
     sigmoid_loss,
     softmax_loss,
-    wide,
+    widen,
 )
 
 PRESETS = Path(__file__).parent / "presets" / "siglip.yaml"
@@ -52,23 +54,23 @@ def siglip_preset(name: str) -> dict[str, dict[str, Any]]:
 
 
 class BottleneckEmbedding(nn.Module):
-    """A table of `size` narrow rows and a matrix that widens them, in place of a table of wide ones.
+    """A factorised embedding table: narrow rows times a matrix that widens them.
 
     Args:
         size: of the vocabulary.
-        bottleneck: width of the rows.
-        width: of what comes out.
+        bottleneck: width of the narrow rows.
+        width: of the embeddings.
     """
 
     def __init__(self, size: int, bottleneck: int, width: int):
         super().__init__()
-        # variances multiply to that of a table of its own, 1 / width
+        # the product has the variance of an ordinary table, 1 / width
         self.narrow = nn.Parameter(torch.randn(size, bottleneck) * bottleneck**-0.5)
         self.wide = nn.Parameter(torch.randn(width, bottleneck) * width**-0.5)
 
     @property
     def weight(self) -> torch.Tensor:
-        """float[size, width], the table that this stands for."""
+        """The whole table, float[size, width]."""
         return linear(self.narrow, self.wide)
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -87,7 +89,7 @@ class SiglipForContrastiveLearning(SiglipModel):
             - `token_bottleneck`: width of narrow token embeddings, none by default.
     """
 
-    # of both, eight bits are too few: log 10 would be off by 0.6 % in exp(t'), and no small step would change them
+    # bfloat16 is too coarse for them: exp(t') would be off by 0.6 %, and small optimizer steps would be lost
     _keep_in_fp32_modules_strict = {"logit_scale", "logit_bias"}
 
     def __init__(self, config: SiglipConfig):
@@ -103,14 +105,14 @@ class SiglipForContrastiveLearning(SiglipModel):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the towers: the first parameter, which Transformers looks at, is the temperature."""
+        """The type of the towers; Transformers would take that of the first parameter, the temperature."""
         return next(self.vision_model.parameters()).dtype
 
     @classmethod
     def from_towers(
         cls, config: SiglipConfig, temperature: float = INITIAL_TEMPERATURE, bias: float = INITIAL_LOGIT_BIAS
     ) -> "SiglipForContrastiveLearning":
-        """Two new towers, with t' = log(temperature) and b; the paper's unless given."""
+        """Make two new towers with t' = log(temperature) and b = bias; by default the paper's."""
         model = cls(config)
         initialize_logits(model.logit_scale, model.logit_bias, temperature, bias)
         return model
@@ -122,19 +124,19 @@ class SiglipForContrastiveLearning(SiglipModel):
         image_keys: torch.Tensor | None = None,
         text_keys: torch.Tensor | None = None,
     ) -> SiglipOutput:
-        """The loss of a batch.
+        """Compute the contrastive loss of a batch.
 
         Args:
-            pixel_values: float[n, 3, H, W] in [-1, 1].
-            input_ids: int[m, length], padded to a common length; padding is attended to.
-            image_keys, text_keys: int[n, k] and int[m], see [`sigmoid_loss`]; m = n without them.
+            pixel_values: float[N, 3, H, W] in [-1, 1].
+            input_ids: int[M, L], padded to a common length; padding is attended to.
+            image_keys, text_keys: int[N, K] and int[M], see [`sigmoid_loss`]; M = N without them.
 
         Returns:
-            `loss` float[], `image_embeds` float[n, D] and `text_embeds` float[m, D], L2-normalised.
+            `loss` float[], `image_embeds` float[N, D] and `text_embeds` float[M, D], L2-normalised.
         """
         pooled = self.get_image_features(pixel_values=pixel_values)[1], self.get_text_features(input_ids=input_ids)[1]
-        # exp(t') times a similarity would multiply what eight bits leave out
-        images, texts = (normalize(wide(features), dim=-1) for features in pooled)
+        # in float32, since exp(t') would multiply the rounding of bfloat16
+        images, texts = (normalize(widen(features), dim=-1) for features in pooled)  # [N, D], [M, D]
         if self.kind == "sigmoid":
             more = (self.logit_bias, image_keys, text_keys, self.chunk_size)
             loss = sigmoid_loss(images, texts, self.logit_scale, *more)
@@ -143,7 +145,7 @@ class SiglipForContrastiveLearning(SiglipModel):
         return SiglipOutput(loss=loss, image_embeds=images, text_embeds=texts)  # pyright: ignore[reportArgumentType]
 
     def stock(self) -> SiglipModel:
-        """The same towers as an ordinary `SiglipModel`, with a whole embedding table; weights are shared otherwise."""
+        """The same towers as an ordinary `SiglipModel` with a whole embedding table; all other weights are shared."""
         config: Any = SiglipConfig(**{k: v for k, v in self.config.to_dict().items() if k not in OPTIONS})
         weights, name = self.state_dict(), "text_model.embeddings.token_embedding"
         table: Any = self.text_model.embeddings.token_embedding

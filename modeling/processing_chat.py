@@ -1,15 +1,15 @@
-"""How a chat becomes one prompt: the template that is saved with the checkpoints of both families.
+"""The chat template that is saved with the checkpoints of both families: a chat becomes one prompt.
 
-The models answer one prompt about images; none was trained on conversations. So all images come first, then what
-the system and the user have said since the last answer, joined by spaces, with no roles, as in training. `<image>` in
-a text is left out, since the image beside it has its placeholder already. An answer at the end stands on a line of
-its own behind the prompt, and is what `return_assistant_tokens_mask` marks.
+The models answer one prompt about images; they are not trained on conversations. So all images come first, then the
+messages of the system and those of the user since the last answer, joined by spaces and without roles, as in training.
+`<image>` in a text is removed, since the image has its placeholder already. An answer at the end of the chat stands on
+a line of its own behind the prompt; `return_assistant_tokens_mask` marks it.
 """
 
 import logging
 from typing import Any
 
-from .processing_texts import IMAGE_TOKEN
+from .processing_tokenizer import IMAGE_TOKEN
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +41,13 @@ CHAT_TEMPLATE = (
 
 
 def take_chat_template(tokenizer: Any) -> str | None:
-    """The chat template that a language model's tokenizer brings along, taken off it; None for ours.
+    """Remove the chat template of a language model's tokenizer and return it; None for the one of this file.
 
-    One that places no images was made for another model; it is left out, with a warning.
+    A template without images was made for another model; it is dropped with a warning.
     """
-    found, tokenizer.chat_template = tokenizer.chat_template, None
-    if found is None or (isinstance(found, str) and IMAGE_TOKEN in found):
-        return found
+    template, tokenizer.chat_template = tokenizer.chat_template, None
+    if template is None or (isinstance(template, str) and IMAGE_TOKEN in template):
+        return template
     logger.warning(
         "the chat template of the tokenizer %s has no %s: it is replaced by one that puts images first",
         tokenizer.name_or_path,

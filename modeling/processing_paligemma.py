@@ -1,35 +1,28 @@
 """Processor of PaliGemma: images, prefixes and suffixes in, sequences for training or prompts for generation out.
 
-It reads and writes the files of Transformers' `PaliGemmaProcessor`. What departs from it: prefix, separator and suffix
-are tokenised apart, as in the reference code (a prefix that ends in a newline would otherwise join the separator);
-too long texts are cut, warned of and counted, and never lose their separator; limits do not count images;
-a text without images is a prompt like any other; labels come only with a suffix; several images a text need no
-special form; the papers' ablations of attention and loss are options.
+It reads and writes the files of Transformers' `PaliGemmaProcessor`. What departs from it:
+- prefix, separator and suffix are tokenised apart, as in big_vision (a prefix that ends in a newline would otherwise
+  merge with the separator);
+- too long texts are cut, with a warning and a count, and keep their separator; limits do not count images;
+- a text without images is a prompt like any other; several images a text need no special form;
+- labels come only with a suffix; the papers' ablations of attention and loss are options.
+
+Shapes: `B` examples, `L` tokens of a sequence.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature
+from transformers import AutoImageProcessor
 from transformers.models.paligemma import processing_paligemma as stock
-from transformers.processing_utils import ProcessingKwargs, TextKwargs, Unpack
+from transformers.processing_utils import ProcessingKwargs, TextKwargs
 
-from .checkpoints import reading
-from .configuration_pali3 import vision_config_of
-from .plain_text import Controls, controls_of_each
+from .control_tokens import Controls, controls_of_each
 from .processing_chat import CHAT_TEMPLATE, take_chat_template
-from .processing_spans import NOWHERE, Span, expand_spans
-from .processing_texts import (
-    IMAGE_TOKEN,
-    LOCATION_TOKENS,
-    SEGMENTATION_TOKENS,
-    Limit,
-    PrefixSuffixProcessor,
-    limit_of_each,
-    longest_limit,
-    without_limits,
-)
+from .processing_offsets import NOWHERE, Span, expand_spans
+from .processing_prefix_suffix import Limit, PrefixSuffixProcessor, limit_of_each, longest_limit, tokens_per_image
+from .processing_tokenizer import extended_tokenizer
 from .token_loss import IGNORE_INDEX
 
 SEPARATOR, BOS = "\n", "<bos>"
@@ -66,7 +59,7 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         chat_template: Jinja template of the messages form; `processing_chat`'s when left out, since the published
             checkpoints have none.
         prefix_attention: "full" is prefix-LM. The papers' ablations: "causal" makes the text of the prefix causal,
-            "causal_all" the images too. Saved with the processor, since generation must do as training did.
+            "causal_all" the images too. Saved with the processor, since generation must use the same mask as training.
         **kwargs: as in Transformers.
 
     Attributes:
@@ -90,8 +83,8 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         self.prefix_attention = prefix_attention
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE, **kwargs)
         self.check_image_token()
-        # Transformers' pipelines pad batches of prompts by the tokenizer's side, which is saved only where it was made
-        # with one; here each call says its own
+        # Transformers' pipelines pad prompts on the tokenizer's side, which is saved only as an argument of its
+        # construction; calls of this processor choose their own
         self.tokenizer.padding_side = self.tokenizer.init_kwargs["padding_side"] = "left"
 
     @classmethod
@@ -105,15 +98,11 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
 
         Returns:
             The processor, its tokenizer extended by location tokens, segmentation tokens and `<image>`, in the order
-            of the published checkpoints, and by `<bos>` where it has no token to begin with.
+            of the published checkpoints, and by `<bos>` where it has no such token.
         """
         if image_seq_length is None:
-            config = vision_config_of(vision)
-            image_seq_length = int((config.image_size // config.patch_size) ** 2)
-        with reading(text):
-            tokenizer = without_limits(AutoTokenizer.from_pretrained(text))
-        tokenizer.add_tokens(LOCATION_TOKENS + SEGMENTATION_TOKENS)
-        tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
+            image_seq_length = tokens_per_image(vision)
+        tokenizer = extended_tokenizer(text)
         if tokenizer.bos_token is None:
             tokenizer.add_special_tokens({"bos_token": BOS})
         template = take_chat_template(tokenizer)
@@ -121,87 +110,62 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         image_processor.image_seq_length = image_seq_length
         return cls(image_processor, tokenizer, template)
 
-    def __call__(
-        self,
-        images: Any = None,
-        text: str | Sequence[str] | None = None,
-        suffix: str | Sequence[str] | None = None,
-        videos: Any = None,
-        **kwargs: Unpack[PaliGemmaProcessorKwargs],
-    ) -> BatchFeature:
-        """Make model inputs, and labels when a suffix is given.
+    def default_padding_side(self, options: dict[str, Any], with_suffix: bool) -> str:
+        """Prompts are padded on the left, so that answers follow them; training sequences on the right."""
+        return "right" if with_suffix else "left"
 
-        Args:
-            images: one image, a list with one image per text, or a list of lists with the images of each
-                text; an image is a PIL image, an array, a path or a URL. With a single text every image is
-                that text's.
-            text: the prefix or prefixes. `<image>` may mark the images' places; otherwise they come first.
-            suffix: the target or targets; without it the result is a prompt to generate from.
-            videos: as `images`, with a list of frames for each text; frames are read as images, in order.
-            **kwargs: `return_tensors`, `padding` (default: to the longest; `"max_length"`: to the limits below),
-                `padding_side` (right with a suffix, left without), `max_length` (of BOS, prefix and separator,
-                images not counted), `suffix_max_length`, `loss_on_prefix`, `return_offsets_mapping`,
-                `return_mm_token_type_ids`, and the image processor's options. Both limits are a number, or one for
-                each text.
+    def encode_batch(
+        self, texts: list[str], image_counts: list[int], suffixes: list[str] | None, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Make sequences of images, prefix and suffix; arguments as of the base class.
 
         Returns:
-            `pixel_values`: float[total_images, 3, H, W] in [-1, 1]; `input_ids`, `attention_mask` (0 on padding),
-            `token_type_ids` (0 where attention is in both directions): int[B, L]; with a suffix `labels`: int[B, L],
-            -100 where there is nothing to predict.
-
-        Raises:
-            ValueError: if the numbers of texts, images, placeholders or suffixes do not fit together.
+            `input_ids`, `attention_mask` (0 on padding), `token_type_ids` (0 where attention is bidirectional):
+            int[B, L]; with suffixes `labels`: int[B, L], -100 where there is nothing to predict; `optional_outputs`.
         """
-        options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         text_options = options["text_kwargs"]
-        # padding to the right of a prompt would stand before its answer; training goes the other way
-        side: Any = kwargs.get("padding_side") or kwargs.get("text_kwargs", {}).get("padding_side")
-        text_options["padding_side"] = side or ("left" if suffix is None else "right")
-        nested, texts, suffixes = self.images_and_texts(images if videos is None else videos, text, suffix)
-
-        data: dict[str, Any] = {}
-        flat = [image for row in nested for image in row]
-        if flat:
-            data["pixel_values"] = self.image_processor(flat, **options["images_kwargs"])["pixel_values"]
         limits = text_options.get("max_length"), text_options.get("suffix_max_length")
         controls = controls_of_each(text_options.get("controls"), len(texts))
-        marked = [self.head_and_words(text, len(own), which) for text, own, which in zip(texts, nested, controls)]
-        prefixes = self.encode_prefixes(marked, controls, limits[0])
+        split = [self.split_prefix(*parts) for parts in zip(texts, image_counts, controls)]
+        prefixes = self.encode_prefixes(split, controls, limits[0])
         targets = [[] for _ in texts] if suffixes is None else self.encode_suffixes(suffixes, limits[1], controls)
         rows = [prefix + target for prefix, target in zip(prefixes, targets)]
         placeholders = max((row.count(self.image_token_id) for row in rows), default=0)
-        full = placeholders + sum(longest_limit(limit) or 0 for limit in limits)
-        data["input_ids"] = self.pad_rows(rows, self.tokenizer.pad_token_id, text_options, full)
-        data["attention_mask"] = self.pad_rows([[1] * len(row) for row in rows], 0, text_options, full)
-        asked = bool(text_options.get("return_offsets_mapping"))
-        self.check_offsets(asked, controls)
-        spans = self.spans(marked, prefixes, targets) if asked else []
-        data |= self.token_facts(rows, spans, (texts, [head + words for head, words in marked]), options, full)
+        padded_length = placeholders + sum(longest_limit(limit) or 0 for limit in limits)
+
+        def padded(values: list[list[Any]], fill: int) -> list[list[Any]]:
+            return self.pad_rows(values, fill, text_options, padded_length)
+
         types = [self.types(prefix) + [1] * len(target) for prefix, target in zip(prefixes, targets)]
-        data["token_type_ids"] = self.pad_rows(types, 0, text_options, full)
+        data: dict[str, Any] = {"input_ids": padded(rows, self.tokenizer.pad_token_id)}
+        data |= {"attention_mask": padded([[1] * len(row) for row in rows], 0), "token_type_ids": padded(types, 0)}
+        return_offsets = bool(text_options.get("return_offsets_mapping"))
+        self.check_offsets(return_offsets, controls)
+        spans = self.spans(split, prefixes, targets) if return_offsets else []
+        expanded = [head + words for head, words in split]
+        data |= self.optional_outputs(rows, spans, (texts, expanded), options, padded_length)
         if suffixes is not None:
             on_prefix = text_options.get("loss_on_prefix", False)
             labels = [self.prefix_labels(p, on_prefix) + target for p, target in zip(prefixes, targets)]
-            data["labels"] = self.pad_rows(labels, IGNORE_INDEX, text_options, full)
-        tensors = text_options.get("return_tensors")
-        return BatchFeature(data, tensor_type=tensors, skip_tensor_conversion=self.skip_tensor_conversion)
+            data["labels"] = padded(labels, IGNORE_INDEX)
+        return data
 
-    def head_and_words(self, text: str, images: int, controls: Controls) -> tuple[str, str]:
-        """A prefix up to its last placeholder, and what is behind; where it may hold none, these are the images'."""
+    def split_prefix(self, text: str, images: int, controls: Controls) -> tuple[str, str]:
+        """Split a prefix behind its last placeholder; where its text may hold none, before its text."""
         if controls != "all":
-            return self.image_token * images, self.unmarked(text, images)
-        text = self.marked(text, images)
+            return self.image_token * images, self.strip_placeholders(text, images)
+        text = self.add_placeholders(text, images)
         cut = self.end_of_images(text)
         return text[:cut], text[cut:]
 
     def encode_prefixes(
-        self, marked: Sequence[tuple[str, str]], controls: Sequence[Controls], limits: Limit
+        self, split: Sequence[tuple[str, str]], controls: Sequence[Controls], limits: Limit
     ) -> list[list[int]]:
         """Token ids of images, BOS, prefix and separator, in this order; BOS is behind the last image."""
-        heads, end = self.encode_all([head for head, _ in marked]), self.encode(SEPARATOR)
-        texts = self.encode_texts([words for _, words in marked], controls)
+        heads, end = self.encode_all([head for head, _ in split]), self.encode(SEPARATOR)
+        texts = self.encode_texts([words for _, words in split], controls)
         rows = []
-        for head, words, limit in zip(heads, texts, limit_of_each(limits, len(marked))):
+        for head, words, limit in zip(heads, texts, limit_of_each(limits, len(split))):
             length = 1 + len(words) + len(end)
             if limit is not None and length > limit:
                 self.count_truncation("prefix", length, limit)
@@ -214,33 +178,33 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         return text.rfind(self.image_token) + len(self.image_token) if self.image_token in text else 0
 
     def spans(
-        self, marked: Sequence[tuple[str, str]], prefixes: list[list[int]], targets: list[list[int]]
+        self, split: Sequence[tuple[str, str]], prefixes: list[list[int]], targets: list[list[int]]
     ) -> list[list[Span]]:
-        """Where each token stands in its text (see `processing_spans`): what was added there, and targets, nowhere."""
-        found, end = [], self.encode(SEPARATOR)
-        for (before_words, words_text), prefix, target in zip(marked, prefixes, targets):
-            cut = len(before_words)
+        """Character spans of each token (see `processing_offsets`): `NOWHERE` for added tokens and targets."""
+        rows, end = [], self.encode(SEPARATOR)
+        for (head, words), prefix, target in zip(split, prefixes, targets):
             options: Any = {"add_special_tokens": False, "return_offsets_mapping": True}
-            head, words = self.tokenizer([before_words, words_text], **options)["offset_mapping"]
-            ids = self.encode(before_words)  # none of an empty text
-            before = expand_spans(ids, head, self.image_token_id, self.image_seq_length)
-            moved = cut + ids.count(self.image_token_id) * (self.image_seq_length - 1) * len(self.image_token)
+            head_spans, word_spans = self.tokenizer([head, words], **options)["offset_mapping"]
+            ids = self.encode(head)  # none of an empty text
+            before = expand_spans(ids, head_spans, self.image_token_id, self.image_seq_length)
+            added = ids.count(self.image_token_id) * (self.image_seq_length - 1) * len(self.image_token)
+            shift = len(head) + added
             kept = len(prefix) - len(before) - 1 - len(end)
-            after = [(start + moved, stop + moved) for start, stop in words[:kept]]
-            found.append([*before, NOWHERE, *after, *[NOWHERE] * (len(end) + len(target))])
-        return found
+            after = [(start + shift, stop + shift) for start, stop in word_spans[:kept]]
+            rows.append([*before, NOWHERE, *after, *[NOWHERE] * (len(end) + len(target))])
+        return rows
 
     def encode_all(self, texts: list[str]) -> list[list[int]]:
         """Token ids of pieces of text, no special tokens added."""
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        return [found if text else [] for found, text in zip(ids, texts)]
+        encoded = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        return [ids if text else [] for ids, text in zip(encoded, texts)]
 
     def encode(self, text: str) -> list[int]:
         """Token ids of one piece of text, no special tokens added."""
         return self.encode_all([text])[0]
 
     def types(self, prefix: list[int]) -> list[int]:
-        """Token types of images and prefix: 0 for both directions, 1 for causal.
+        """Token types of images and prefix: 0 for bidirectional attention, 1 for causal.
 
         Raises:
             ValueError: if `prefix_attention` is none of its three values.
@@ -264,7 +228,7 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
 
     @property
     def model_input_names(self) -> list[str]:
-        """What the model reads when it answers."""
+        """Inputs of generation."""
         return ["input_ids", "attention_mask", "token_type_ids", "pixel_values"]
 
 

@@ -1,7 +1,7 @@
-"""Masks as tokens: the four of a box and then sixteen of `<seg000>` to `<seg127>`, and a reader that accepts any text.
+"""Masks as tokens: four location tokens and sixteen of `<seg000>` to `<seg127>`, and a parser that accepts any text.
 
-The sixteen are codes of the mask VQ-VAE (`MaskVQVAE`), the 4 x 4 grid of the box row by row. A label may follow, and
-several masks are joined by " ; " (PaliGemma's reference code, big_vision).
+The sixteen are codes of the mask tokenizer (`MaskVQVAE`), the 4 x 4 grid of the box row by row. A label may follow;
+several masks are joined by " ; " (PaliGemma's code, big_vision).
 """
 
 import re
@@ -18,14 +18,14 @@ _SEGMENTATION = re.compile(r"((?:<loc[0-9]{4}>\s*)+)((?:<seg[0-9]{3}>\s*)*)(.*)"
 
 
 class LocatedMask(NamedTuple):
-    """A mask within a box: `codes` are 16 integers below 128, and the box has the label, which may be empty."""
+    """A mask in a box: `codes` are 16 integers below 128; the box has the label, which may be empty."""
 
     box: LocatedBox
     codes: tuple[int, ...]
 
 
 class Segmentations(NamedTuple):
-    """What `parse_segmentations` read: masks in the order of the text, and the parts that it could not use."""
+    """Output of `parse_segmentations`: masks in the order of the text, and the parts that cannot be used."""
 
     masks: list[LocatedMask]
     rejected: list[Rejected]
@@ -50,24 +50,24 @@ def format_segmentations(masks: Iterable[LocatedMask]) -> str:
     """The target of `segment`: tokens, and the label where there is one, of each mask, joined by " ; ".
 
     Raises:
-        ValueError: codes that are none, or a label that could not be read back.
+        ValueError: codes out of range, or a label that cannot be parsed.
     """
     parts = (f"{format_box(box)}{format_codes(codes)} {clean_label(box.label)}".rstrip() for box, codes in masks)
     return " ; ".join(parts)
 
 
 def parse_segmentations(text: str) -> Segmentations:
-    """Read a model's answer to `segment`, or a referring segmentation. No text makes it raise.
+    """Parse a model's answer to `segment`, or to a referring segmentation. No text raises an error.
 
-    A part between semicolons is a mask when it is four location tokens of a box with y1 < y2 and x1 < x2, exactly
-    sixteen segmentation tokens, and perhaps a label without tokens; space between tokens is passed over. Everything
-    else is returned in `rejected` with the reason; an empty text is no part.
+    A part between semicolons is a mask if it is four location tokens of a box with y1 < y2 and x1 < x2, exactly
+    sixteen segmentation tokens, and possibly a label without tokens; space between tokens is ignored. All other parts
+    are returned in `rejected` with the reason; an empty text has no parts.
     """
     return Segmentations(*read_parts(text, _read_segmentation))
 
 
 def _read_segmentation(part: str) -> LocatedMask | str:
-    """The mask of one part, or why it has none."""
+    """The mask of one part, or the reason to reject it."""
     match = _SEGMENTATION.fullmatch(part)
     if match is None:
         return "it does not begin with location tokens" if part else "it is empty"

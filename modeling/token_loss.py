@@ -1,8 +1,11 @@
 """The training loss of both model families: token cross-entropy without a full logits tensor.
 
-Hidden states are gathered at the supervised positions before the vocabulary projection, the projection is done in
-chunks of the vocabulary, and the loss is averaged over each example's tokens before it is averaged over the batch
-(PaliGemma, arXiv 2407.07726, section 3.2), so that a long answer weighs no more than a short one.
+Hidden states are gathered at the supervised positions before the LM head, the LM head is applied in chunks of the
+vocabulary, and the loss is averaged over each example's tokens before it is averaged over the batch (PaliGemma, arXiv
+2407.07726, section 3.2), so that a long answer weighs no more than a short one.
+
+Shapes: `B` examples (packed: rows), `L` tokens of a sequence, `T` supervised tokens, `D` width of the text model, `V`
+vocabulary, `C` tokens of a chunk of the vocabulary.
 """
 
 from typing import Any
@@ -10,10 +13,38 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
+from transformers.utils import TransformersKwargs
 
 IGNORE_INDEX = -100
 # logits held at a time: 64 MiB in float32
 CHUNK_LOGITS = 1 << 24
+
+
+class LossKwargs(TransformersKwargs, total=False):
+    """Further options of a model's forward, beside `output_attentions`, `output_hidden_states` and `return_dict`.
+
+    They are not arguments of their own, since the Trainer takes every argument with "label" in its name for a label.
+
+    Attributes:
+        label_smoothing: ε of the loss; the configuration's, else 0, when left out.
+        shift_labels: int[B, L], in place of `labels`: position i is predicted at i. Decoder-only models alone.
+    """
+
+    label_smoothing: float | None
+    shift_labels: torch.Tensor | None
+
+
+def loss_fields(losses: torch.Tensor | None) -> dict[str, Any]:
+    """Fields of a model's output from the loss of each example, float[examples] (None: no labels)."""
+    return {} if losses is None else {"loss": losses.mean(), "example_losses": losses.detach()}
+
+
+def select_logits(
+    hidden_states: torch.Tensor, head: nn.Module, logits_to_keep: int | torch.Tensor, softcap: float | None
+) -> torch.Tensor:
+    """Logits of the last `logits_to_keep` positions (0: all), or of these positions: float[B, kept, V]."""
+    keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+    return apply_softcap(head(hidden_states[:, keep]), softcap)
 
 
 def per_example_loss(
@@ -39,26 +70,27 @@ def example_losses(
     """Mean token loss of each example.
 
     Args:
-        hidden_states: float[B, L, D], position i predicts `labels[:, i]` (already aligned, no shift here).
-        head: the vocabulary projection, or its weight float[V, D]. A plain `nn.Linear` is read in chunks; whatever
-            wraps one (an adapter, 4 bits, weights that lie on disk until it is called) is called as a whole.
+        hidden_states: float[B, L, D]; position i predicts `labels[:, i]` (no shift here).
+        head: the LM head, or its weight float[V, D]. A plain `nn.Linear` is read in chunks; a wrapped one (an adapter,
+            4 bits, weights offloaded to disk) is called as a whole.
         labels: int[B, L], -100 where there is nothing to predict.
         label_smoothing: ε; the target gets 1-ε, every other token ε/(V-1).
         softcap: logits are `softcap * tanh(logits / softcap)` when given.
-        example_ids: int[B, L], the example of each token where rows hold several, from 0 to the last, -1 on padding;
-            one example a row when left out.
+        example_ids: int[B, L], the example of each token of packed sequences, from 0 to the last, -1 on padding; one
+            example a row when left out.
 
     Returns:
-        float[examples], differentiable; 0 of an example without any label.
+        float[examples], differentiable; 0 for an example without labels.
     """
-    supervised = labels != IGNORE_INDEX
-    token_losses = token_cross_entropy(hidden_states[supervised], head, labels[supervised], label_smoothing, softcap)
+    supervised = labels != IGNORE_INDEX  # [B, L]
+    targets = labels[supervised]  # [T]
+    token_losses = token_cross_entropy(hidden_states[supervised], head, targets, label_smoothing, softcap)  # [T]
     if example_ids is None:
         example_ids, examples = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels), len(labels)
     else:
         examples = int(example_ids.max()) + 1
-    owners = example_ids[supervised]
-    tokens = torch.bincount(owners, minlength=examples)[owners]
+    owners = example_ids[supervised]  # [T]
+    tokens = torch.bincount(owners, minlength=examples)[owners]  # [T], tokens of the example
     return token_losses.new_zeros(examples).index_add(0, owners, token_losses / tokens)
 
 
@@ -72,30 +104,30 @@ def token_cross_entropy(
     """Cross-entropy of every token.
 
     Args:
-        hidden_states: float[N, D].
+        hidden_states: float[T, D].
         head: see `example_losses`.
-        targets: int[N], each in [0, V).
+        targets: int[T], each in [0, V).
         label_smoothing: see `example_losses`.
         softcap: see `example_losses`.
 
     Returns:
-        float[N], in float32 at least.
+        float[T], in float32 at least.
     """
     weight = head if isinstance(head, torch.Tensor) else plain_weight(head)
     if weight is None:
         assert isinstance(head, nn.Module)
         logits = head(hidden_states)
-        logits = logits.to(wide(logits.dtype))
-        return cross_entropy_of(capped(logits, softcap), targets, label_smoothing)
+        logits = logits.to(sum_dtype(logits.dtype))
+        return cross_entropy_of(apply_softcap(logits, softcap), targets, label_smoothing)
     if torch.is_autocast_enabled(hidden_states.device.type):
         hidden_states = hidden_states.to(torch.get_autocast_dtype(hidden_states.device.type))
     return ChunkedCrossEntropy.apply(hidden_states, weight, targets, label_smoothing, softcap)
 
 
 def plain_weight(head: nn.Module) -> torch.Tensor | None:
-    """The weight of a head that is nothing but a matrix product with it, otherwise None.
+    """The weight of a head that is a plain matrix product, otherwise None.
 
-    accelerate's hooks, which bring offloaded weights, replace the module's own `forward`.
+    accelerate's hooks, which load offloaded weights, replace the module's own `forward`.
     """
     plain = type(head) is nn.Linear and head.bias is None and "forward" not in vars(head)
     weight: Any = head.weight
@@ -103,9 +135,9 @@ def plain_weight(head: nn.Module) -> torch.Tensor | None:
 
 
 def cross_entropy_of(logits: torch.Tensor, targets: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """The loss of `ChunkedCrossEntropy` from float[N, V], by autograd: float[N]."""
-    log_p = logits.log_softmax(dim=1)
-    picked = log_p.gather(1, targets[:, None])[:, 0]
+    """The loss of `ChunkedCrossEntropy` from logits, float[T, V], by autograd: float[T]."""
+    log_p = logits.log_softmax(dim=1)  # [T, V]
+    picked = log_p.gather(1, targets[:, None])[:, 0]  # [T]
     if not epsilon:
         return -picked
     rest = epsilon / (logits.shape[1] - 1)
@@ -113,10 +145,10 @@ def cross_entropy_of(logits: torch.Tensor, targets: torch.Tensor, epsilon: float
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """Linear projection and cross-entropy over chunks of the vocabulary; backward computes the logits again.
+    """LM head and cross-entropy in chunks of the vocabulary; backward computes the logits again.
 
-    Chunks of the vocabulary, unlike chunks of the tokens, each write their own rows of the weight's gradient, so
-    that no gradient as large as the table is made per chunk. With logits z, target t and smoothing ε the loss is
+    Each chunk of the vocabulary writes its own rows of the weight's gradient. Chunks of tokens would each make a
+    gradient as large as the table. With logits z, target t and smoothing ε the loss is
     `lse(z) - (1-ε)·z_t - ε/(V-1)·Σ_{k≠t} z_k`.
     """
 
@@ -129,12 +161,12 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         epsilon: float,
         softcap: float | None,
     ) -> torch.Tensor:
-        """float[N]; keeps no logits."""
+        """Compute the loss of each token, float[T]; keep no logits."""
         rest = epsilon / (weight.shape[0] - 1)
-        lse = hidden.new_full((hidden.shape[0],), -torch.inf, dtype=wide(hidden.dtype))
+        lse = hidden.new_full((hidden.shape[0],), -torch.inf, dtype=sum_dtype(hidden.dtype))  # [T]
         target_logit, logit_sum = torch.zeros_like(lse), torch.zeros_like(lse)
         for begin, rows in vocabulary_chunks(weight, hidden.shape[0]):
-            logits = chunk_logits(hidden, rows, softcap)
+            logits = chunk_logits(hidden, rows, softcap)  # [T, C]
             lse = torch.logaddexp(lse, logits.logsumexp(dim=1))
             index, inside = targets_inside(targets, begin, rows.shape[0])
             target_logit += logits.gather(1, index)[:, 0] * inside
@@ -147,16 +179,16 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Gradients of hidden states and weight, where they are needed."""
+        """Compute gradients of hidden states and weight, where they are needed."""
         hidden, weight, targets, lse = ctx.saved_tensors
         rest = ctx.epsilon / (weight.shape[0] - 1)
-        grad_loss = grads[0][:, None]
-        # summed over chunks: in eight bits each sum would round anew
-        grad_hidden = torch.zeros_like(hidden, dtype=wide(hidden.dtype)) if ctx.needs_input_grad[0] else None
+        grad_loss = grads[0][:, None]  # [T, 1]
+        # a sum over chunks: bfloat16 would round it at each chunk
+        grad_hidden = torch.zeros_like(hidden, dtype=sum_dtype(hidden.dtype)) if ctx.needs_input_grad[0] else None
         grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         for begin, rows in vocabulary_chunks(weight, hidden.shape[0]):
-            logits = chunk_logits(hidden, rows, ctx.softcap)
-            grad = torch.exp(logits - lse[:, None])
+            logits = chunk_logits(hidden, rows, ctx.softcap)  # [T, C]
+            grad = torch.exp(logits - lse[:, None])  # [T, C]
             if ctx.epsilon:
                 grad -= rest
             index, inside = targets_inside(targets, begin, rows.shape[0])
@@ -173,28 +205,28 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def vocabulary_chunks(weight: torch.Tensor, tokens: int) -> Any:
-    """Pairs of the first row and the rows of each chunk of float[V, D]."""
+    """Split the weight, float[V, D], into chunks: pairs of the first row's number and float[C, D]."""
     size = max(1024, CHUNK_LOGITS // max(tokens, 1))
     return ((begin, weight[begin : begin + size]) for begin in range(0, weight.shape[0], size))
 
 
 def chunk_logits(hidden: torch.Tensor, rows: torch.Tensor, softcap: float | None) -> torch.Tensor:
-    """float[N, rows], in float32 at least."""
-    logits = (hidden @ rows.to(hidden.dtype).T).to(wide(hidden.dtype))
-    return capped(logits, softcap)
+    """Logits of a chunk of the vocabulary, float[T, C], in float32 at least."""
+    logits = (hidden @ rows.to(hidden.dtype).T).to(sum_dtype(hidden.dtype))
+    return apply_softcap(logits, softcap)
 
 
-def capped(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:
-    """Logits within the soft-cap, where there is one."""
+def apply_softcap(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    """Squash logits into (-softcap, softcap); None: leave them."""
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 def targets_inside(targets: torch.Tensor, begin: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Column of each target in the chunk, int[N, 1] (any column where it is outside), and whether it is inside."""
+    """Column of each target in the chunk, int[T, 1] (any column where it is outside), and whether it is inside."""
     inside = (targets >= begin) & (targets < begin + size)
     return (targets - begin).clamp(0, size - 1)[:, None], inside
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """What sums over the vocabulary are done in."""
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type of sums over the vocabulary."""
     return torch.promote_types(dtype, torch.float32)

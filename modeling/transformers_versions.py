@@ -1,8 +1,10 @@
-"""The releases of Transformers that openpali runs on, and all that differs between them.
+"""The releases of Transformers that openpali runs on, and all differences between them.
 
 From 5.24 on, `past_key_values` is called `cache` in forwards, outputs and generation, and PaliGemma's outputs hold the
-image encoder's output instead of its projected tokens. Everything else of this package asks here for the name and
-never for a version. Exported checkpoints carry this file.
+image encoder's output instead of its projected tokens. The rest of the package takes names from this file and never
+compares versions. Exported checkpoints contain this file.
+
+Shapes: `N` images, `P` tokens of an image, `D` width of the text model.
 """
 
 from importlib.metadata import version
@@ -26,19 +28,19 @@ if RELEASE < OLDEST:
         f'<{NEWEST[0]}.{NEWEST[1] + 1}"'
     )
 
-# what generation, forwards and outputs call the keys and values of earlier tokens
+# name of the keys and values of earlier tokens in generation, forwards and outputs
 CACHE = "cache" if RELEASE >= (5, 24) else "past_key_values"
 CACHE_NAMES = ("cache", "past_key_values")
 
 
 class CacheOutput:
-    """Outputs have their cache under both names, whichever the release calls it by; stands before the stock class."""
+    """Mixin of outputs, before the stock class: the cache under both names, whichever the release uses."""
 
     if CACHE == "past_key_values":
 
         @property
         def cache(self) -> Any:
-            """As releases from 5.24 on call it."""
+            """The name in releases from 5.24 on."""
             return self.get("past_key_values")  # type: ignore[attr-defined]
 
         def __getitem__(self, key: Any) -> Any:
@@ -46,25 +48,25 @@ class CacheOutput:
 
 
 def peft_refusal() -> str | None:
-    """One sentence where Transformers' adapters refuse the installed peft, otherwise None."""
+    """A message if Transformers refuses the installed peft for adapters, otherwise None."""
     from packaging.version import parse
     from transformers.integrations.peft import MIN_PEFT_VERSION
 
-    found = version("peft")
-    if parse(found) >= parse(MIN_PEFT_VERSION):
+    installed = version("peft")
+    if parse(installed) >= parse(MIN_PEFT_VERSION):
         return None
     return (
         f"adapters: Transformers {version('transformers')} wants peft {MIN_PEFT_VERSION} or later, and this is"
-        f" {found}:"
+        f" {installed}:"
         f' install a newer peft, or an older Transformers: pip install "transformers<{RELEASE[0]}.{RELEASE[1]}"'
     )
 
 
 def one_cache(cache: Any, past_key_values: Any) -> Any:
-    """The one of the two that was given.
+    """The cache, which has two names.
 
     Raises:
-        ValueError: both were.
+        ValueError: both are given.
     """
     if cache is not None and past_key_values is not None:
         raise ValueError("cache and past_key_values are two names of one argument: give one of them")
@@ -72,14 +74,14 @@ def one_cache(cache: Any, past_key_values: Any) -> Any:
 
 
 def image_fields(image_outputs: Any) -> dict[str, Any]:
-    """The field of PaliGemma's output that holds images, from what `get_image_features` answers (None: no images)."""
+    """The image field of PaliGemma's output, from the output of `get_image_features` (None: no images)."""
     if RELEASE >= (5, 24):
         return {"image_outputs": image_outputs}
     return {"image_hidden_states": None if image_outputs is None else image_outputs.pooler_output}
 
 
 def image_tokens_of(output: Any) -> Any:
-    """The projected image tokens that PaliGemma's output holds, float[total_images, tokens, D_text], or None."""
+    """The projected image tokens of PaliGemma's output: float[N, P, D], or None."""
     if RELEASE >= (5, 24):
         return None if output.image_outputs is None else output.image_outputs.pooler_output
     return output.image_hidden_states

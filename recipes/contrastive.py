@@ -32,7 +32,7 @@ from openpali.modeling.checkpoints import check_kind, load_checkpoint, load_conf
 from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.contrastive_loss import INITIAL_LOGIT_BIAS, INITIAL_TEMPERATURE
 from openpali.modeling.modeling_siglip import SiglipForContrastiveLearning, siglip_preset
-from openpali.modeling.position_embeddings import set_image_size
+from openpali.modeling.resolution import set_image_size
 from openpali.recipes.run.arguments import RunArguments, command, parse
 from openpali.recipes.run.datasets import (
     check_folder,

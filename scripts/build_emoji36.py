@@ -37,7 +37,7 @@ from openpali.data.sources.builtin.emoji36_folder import (
     concept_split,
     default_folder,
 )
-from openpali.modeling.mistakes import command
+from openpali.modeling.user_errors import command
 from openpali.scripts.emoji36.icons import Style, rasterise, read_styles
 from openpali.scripts.emoji36.licences import licences
 from openpali.scripts.emoji36.names import (

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from openpali.modeling.dtypes import DTYPES
-from openpali.modeling.mistakes import at_least, command
+from openpali.modeling.user_errors import at_least, command
 from openpali.scripts.big_vision.configs import KNOWN_SIZES, vocabulary_rows
 from openpali.scripts.big_vision.npz import Checkpoint
 from openpali.scripts.big_vision.plan import Plan, apply_rule, make_plan, published_name

@@ -14,8 +14,8 @@ import torch
 
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.modeling.export import export
-from openpali.modeling.mistakes import command
 from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
+from openpali.modeling.user_errors import command
 
 STATISTICS = ("_vq_vae._ema_cluster_size", "_vq_vae._ema_w")
 """What training keeps beside the codebook; released files lack it."""

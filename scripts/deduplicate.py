@@ -19,7 +19,7 @@ import numpy as np
 
 from openpali.data.files.shard_files import find_shards
 from openpali.data.records import SkipLog
-from openpali.modeling.mistakes import at_least, command
+from openpali.modeling.user_errors import at_least, command
 from openpali.scripts.shards.image_duplicates import FindDuplicates, describe, duplicates_within
 from openpali.scripts.shards.image_hashes import HashImages, read_hashes, rows_of, shard_row
 from openpali.scripts.shards.parallel import Rewrite, claim, in_parallel, write_json, written_aside

@@ -17,7 +17,7 @@ from transformers import pipeline
 import openpali
 from openpali.data.sources import load_source
 from openpali.data.tasks import load_task
-from openpali.modeling.mistakes import command
+from openpali.modeling.user_errors import command
 from openpali.recipes import contrastive, pretrain, transfer
 from openpali.scripts.chains.chain import SCENES, Clock, Row, draw_scenes, measure
 

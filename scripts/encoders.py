@@ -19,7 +19,7 @@ import openpali
 from openpali.data.sources.builtin.emoji36_folder import default_folder
 from openpali.data.sources.builtin.phrases import LANGUAGES
 from openpali.eval import encoders
-from openpali.modeling.mistakes import command
+from openpali.modeling.user_errors import command
 from openpali.recipes import classification, contrastive
 from openpali.scripts import build_emoji36
 from openpali.scripts.chains.chain import Clock

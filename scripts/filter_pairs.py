@@ -18,7 +18,7 @@ import numpy as np
 from openpali.data.files.shard_files import find_shards
 from openpali.data.records import SkipLog
 from openpali.modeling.dtypes import CHOICES
-from openpali.modeling.mistakes import at_least, command
+from openpali.modeling.user_errors import at_least, command
 from openpali.scripts.shards.pair_scores import REDUCE, PairScores
 from openpali.scripts.shards.parallel import Rewrite, claim, in_parallel, read_table, write_json
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import openpali
 from openpali.data.masks.mask_tokenizer import DEFAULT_CODEC, load_codec
-from openpali.modeling.mistakes import at_least, command
+from openpali.modeling.user_errors import at_least, command
 from openpali.recipes import contrastive, dense, mask_vqvae, pretrain, transfer
 from openpali.scripts.chains.chain import Clock, Row, draw_scenes, measure
 

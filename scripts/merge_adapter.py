@@ -21,7 +21,7 @@ from openpali.modeling.auto import checkpoint_config, load_processor, model_clas
 from openpali.modeling.checkpoints import add_incomplete, load_checkpoint
 from openpali.modeling.dtypes import CHOICES, DTYPES
 from openpali.modeling.four_bit import load_four_bit, read_quantization
-from openpali.modeling.mistakes import command
+from openpali.modeling.user_errors import command
 
 
 def merge_adapter(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import openpali
-from openpali.modeling.mistakes import command
+from openpali.modeling.user_errors import command
 from openpali.recipes import contrastive, pretrain, transfer
 from openpali.recipes.training.best_weights import read_best
 from openpali.scripts.chains.chain import Clock, Row, draw_scenes, measure

@@ -10,12 +10,12 @@ import yaml
 
 from openpali.data.files.renamed import CONFIGS as RENAMED_CONFIGS
 from openpali.data.files.renamed import current, current_keys, current_spec
-from openpali.modeling.mistakes import Mistake
+from openpali.modeling.user_errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 
 
-class ConfigError(Mistake, ValueError):
+class ConfigError(UserError, ValueError):
     """A mistake in a configuration or on the command line; its text names the place and the remedy."""
 
 

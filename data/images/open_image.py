@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from openpali.data.images.pixel_range import UnknownRange, is_wide, to_eight_bits
 from openpali.data.records import MAX_PIXELS
-from openpali.modeling.mistakes import Mistake
+from openpali.modeling.user_errors import UserError
 
 MIN_SIDE = 4
 DRAFT_MARGIN = 2
@@ -32,7 +32,7 @@ _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, IndexError, EOFError, KeyError, struct.error, zlib.error)
 
 
-class BadImage(Mistake, ValueError):
+class BadImage(UserError, ValueError):
     """An image that cannot be used. The message says why and what to do about it."""
 
 

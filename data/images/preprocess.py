@@ -20,7 +20,7 @@ from torch.nn.functional import interpolate
 from torch.utils.data import get_worker_info
 from transformers import BatchFeature
 
-from openpali.modeling.processing_texts import PrefixSuffixProcessor
+from openpali.modeling.processing_prefix_suffix import PrefixSuffixProcessor
 
 _KNOWN = ("SiglipImageProcessor", "SiglipImageProcessorPil")
 _USUAL_OPTIONS = {"return_tensors": "pt", "data_format": "channels_first"}

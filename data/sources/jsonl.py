@@ -17,7 +17,7 @@ from openpali.data.files.image_folder import ImageFolder
 from openpali.data.files.text_encoding import SAVE_AS_UTF8, encoding_of, not_unicode
 from openpali.data.images.open_image import BadImage, image_size, load_image
 from openpali.data.records import BadRecord
-from openpali.modeling.plain_text import found_controls
+from openpali.modeling.control_tokens import found_controls
 
 _MANY, _HEAD = 100, 256
 _MAX_BAD_SHARE = 0.1

@@ -13,7 +13,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 
 from openpali.modeling.auto import base_checkpoint
 from openpali.modeling.checkpoints import reading
-from openpali.modeling.mistakes import CheckpointError
+from openpali.modeling.user_errors import CheckpointError
 
 BASE_FILE = "base_weights.json"
 _NUMBERS = 64

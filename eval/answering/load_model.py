@@ -21,9 +21,9 @@ from openpali.modeling.auto import (
 )
 from openpali.modeling.checkpoints import load_checkpoint, reading, shortened
 from openpali.modeling.dtypes import dtype_name, requested_dtype
-from openpali.modeling.four_bit import load_four_bit, quiet_bitsandbytes, read_quantization, save_quantization
-from openpali.modeling.mistakes import CheckpointError
+from openpali.modeling.four_bit import load_four_bit, read_quantization, save_quantization, silence_bitsandbytes
 from openpali.modeling.transformers_versions import peft_refusal
+from openpali.modeling.user_errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def attach_adapters(model: PreTrainedModel, name: str | Path) -> None:
     """
     if refusal := peft_refusal():
         raise OSError(refusal)
-    quiet_bitsandbytes()
+    silence_bitsandbytes()
     from peft import PeftConfig
 
     with reading(name):

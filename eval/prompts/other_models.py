@@ -19,8 +19,8 @@ from openpali.data.example import Example
 from openpali.eval.prompts.florence import florence_prompt, read_florence
 from openpali.eval.prompts.language_names import LANGUAGE_NAMES
 from openpali.eval.prompts.request import read_prompt
-from openpali.modeling.plain_text import spaced, special_tokens
-from openpali.modeling.processing_texts import PrefixSuffixProcessor
+from openpali.modeling.control_tokens import spaced, special_tokens
+from openpali.modeling.processing_prefix_suffix import PrefixSuffixProcessor
 
 # the text, and the objects of a model that writes them in a format of its own
 ParsedAnswer = tuple[str, list[dict[str, Any]] | None]

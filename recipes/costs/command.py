@@ -11,7 +11,7 @@ name, or a preset such as paligemma/2-10b. `--table` prints the guide's table: w
 
 import argparse
 
-from openpali.modeling.mistakes import at_least
+from openpali.modeling.user_errors import at_least
 from openpali.recipes.costs.gpu_table import table_lines
 from openpali.recipes.costs.plan import plan
 from openpali.recipes.costs.stage_costs import stage_costs

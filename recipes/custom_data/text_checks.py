@@ -5,7 +5,7 @@ from itertools import chain
 
 from openpali.data.custom.dataset import CustomDataset
 from openpali.data.custom.rows import REGION_KINDS, Row, texts
-from openpali.modeling.plain_text import found_controls
+from openpali.modeling.control_tokens import found_controls
 from openpali.recipes.custom_data.record_checks import SHOWN, Finding
 
 

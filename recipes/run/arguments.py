@@ -29,7 +29,7 @@ from openpali.data.files.config import (
 )
 from openpali.data.files.renamed import current_options
 from openpali.data.files.run_outputs import CONFIG_HEADER
-from openpali.modeling import mistakes
+from openpali.modeling import user_errors
 from openpali.modeling.checkpoints import INCOMPLETE_HELP
 from openpali.recipes.run.number_checks import check_numbers
 from openpali.recipes.run.precision import check_options
@@ -180,7 +180,7 @@ def parse(
         built = read.parser.parse_dict(read.values)
     except (ValueError, ImportError) as error:
         # Transformers' own checks, such as bf16 on a device that has none
-        raise error if isinstance(error, ConfigError) else ConfigError(mistakes.explain(error)) from error
+        raise error if isinstance(error, ConfigError) else ConfigError(user_errors.explain(error)) from error
     built[-1].resolved = resolve(read.values, read.defaults, classes[-1])
     return built
 
@@ -324,7 +324,7 @@ def save_config(path: Path, run: RunArguments) -> None:
 def command(main: Callable[..., Any]) -> Callable[..., Any]:
     """Let `main` end with one sentence for a mistake that its user can mend, instead of a traceback."""
 
-    @mistakes.command("error")
+    @user_errors.command("error")
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> Any:
         # one for every checkpoint that is written would drown the progress of the run

@@ -15,7 +15,7 @@ from openpali.data.files.config import ConfigError
 from openpali.eval.answering.base_weights import BASE_FILE
 from openpali.eval.answering.load_model import ADAPTER_CONFIG, adapter_parameters, load_adapter_weights
 from openpali.modeling.four_bit import QUANTIZATION_FILE
-from openpali.modeling.mistakes import CheckpointError
+from openpali.modeling.user_errors import CheckpointError
 from openpali.recipes.run.arguments import RunArguments, save_config
 from openpali.recipes.run.fingerprint import fingerprints
 

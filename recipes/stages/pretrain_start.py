@@ -10,13 +10,14 @@ from transformers import PreTrainedModel, SiglipVisionModel
 
 from openpali import Pali3Config, Pali3ForConditionalGeneration, Pali3Processor
 from openpali.data.files.config import ConfigError, as_dict
-from openpali.modeling.auto import check_tokens, load_answering, load_processor, set_resolution
+from openpali.modeling.auto import check_tokens, load_answering, load_processor
 from openpali.modeling.checkpoints import load_tower
 from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.configuration_paligemma import paligemma_preset
 from openpali.modeling.location_tokens import LOCATION_BINS, location_token
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
+from openpali.modeling.resolution import set_resolution
 from openpali.recipes.run.datasets import check_folder
 
 VOCABULARY_MULTIPLE = 64

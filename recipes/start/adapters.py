@@ -24,7 +24,7 @@ from openpali.eval.answering.load_model import (
 from openpali.modeling.auto import checkpoint_config, model_class
 from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.dtypes import DTYPES, dtype_name
-from openpali.modeling.four_bit import four_bit_config, load_four_bit, quiet_bitsandbytes, sizes
+from openpali.modeling.four_bit import four_bit_config, load_four_bit, silence_bitsandbytes, sizes
 from openpali.modeling.transformers_versions import peft_refusal
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.datasets import check_folder
@@ -142,7 +142,7 @@ def add_adapters(model: PreTrainedModel, args: AdapterArguments, freeze: Sequenc
     Raises:
         ConfigError: if a target is none, or a weight is zero where DoRA needs its length.
     """
-    quiet_bitsandbytes()
+    silence_bitsandbytes()
     from peft import LoraConfig
 
     layers = target_layers(model, args.lora_targets, freeze)

@@ -6,7 +6,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from openpali.data.files.config import ConfigError, as_dict, typed
-from openpali.modeling.auto import check_tokens, checkpoint_config, load_answering, load_processor, set_resolution
+from openpali.modeling.auto import check_tokens, checkpoint_config, load_answering, load_processor
+from openpali.modeling.resolution import set_resolution
 from openpali.recipes.run.arguments import RunArguments, known_keys, read_values
 from openpali.recipes.start.adapters import TRAINED, AdapterArguments, load_for_training
 

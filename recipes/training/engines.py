@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
-from openpali.modeling.mistakes import CheckpointError
+from openpali.modeling.user_errors import CheckpointError
 from openpali.recipes.run.run_folder import load_weights
 
 NAMES = {

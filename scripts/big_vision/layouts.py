@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from openpali.modeling.position_embeddings import resize_positions
+from openpali.modeling.resolution import resize_positions
 from openpali.scripts.big_vision.arrays import (
     flat,
     gate_and_up,

@@ -11,7 +11,7 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2Imag
 
 from openpali.modeling.processing_chat import take_chat_template
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
-from openpali.modeling.processing_texts import IMAGE_TOKEN, LOCATION_TOKENS, SEGMENTATION_TOKENS
+from openpali.modeling.processing_tokenizer import IMAGE_TOKEN, LOCATION_TOKENS, SEGMENTATION_TOKENS
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from transformers import GenerationConfig
 
 from openpali.modeling import export
 from openpali.modeling.auto import MODELS, load_processor
-from openpali.modeling.processing_texts import LOCATION_TOKENS
+from openpali.modeling.processing_tokenizer import LOCATION_TOKENS
 
 PAGE = ROOT / "docs" / "guide" / "serve.md"
 PROMPTS = ["what is this", "detect dog and two green cats", "caption en"]

@@ -1,4 +1,4 @@
-"""A checkpoint is loaded whole or refused, in one line that names what is wrong, by every command."""
+"""Every command loads a checkpoint whole, or refuses it with one line that names the fault."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ from openpali import MaskVQVAE
 from openpali.modeling.auto import load_answering, load_processor
 from openpali.modeling.checkpoints import is_folder_name, load_checkpoint, load_config, load_tower
 from openpali.modeling.configuration_pali3 import vision_config_of
-from openpali.modeling.mistakes import CheckpointError
+from openpali.modeling.user_errors import CheckpointError
 
 GONE = "model.decoder.block.0.layer.0.SelfAttention.q.weight", "model.language_model.layers.0.mlp.up_proj.weight"
 FIRST = dict(zip(FAMILIES, GONE, strict=True))
@@ -115,13 +115,13 @@ def test_a_wrong_configuration_is_told(whole, tmp_path, config):
     folder = tmp_path / "wrong"
     shutil.copytree(whole, folder)
     (folder / "config.json").write_text(config)
-    with pytest.raises(CheckpointError, match=CONFIGS[config]) as told:
+    with pytest.raises(CheckpointError, match=CONFIGS[config]) as refused:
         load_answering(folder)
-    assert str(folder) in str(told.value)
-    assert "\n" not in str(told.value)
+    assert str(folder) in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
-def test_a_model_of_another_type_is_no_mask_codec(whole, family):
+def test_a_model_of_another_type_is_no_mask_vqvae(whole, family):
     with pytest.raises(CheckpointError, match=f"of the type {family}, and one of the type mask_vqvae is wanted"):
         load_checkpoint(MaskVQVAE, whole)
 
@@ -218,7 +218,7 @@ def test_a_mistyped_folder_is_told_as_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "checkpoints" / "paligemma").mkdir(parents=True)
     (tmp_path / "file").write_text("")
-    told = {
+    reasons = {
         "checkpoints/paligema": "there is no folder checkpoints/paligema: did you mean checkpoints/paligemma",
         "checkpoint": "there is no folder checkpoint: did you mean checkpoints",
         "./a/b": r"there is no folder ./a/b: check the path",
@@ -226,7 +226,7 @@ def test_a_mistyped_folder_is_told_as_a_folder(tmp_path, monkeypatch):
         "file": "file is a file: give the folder of a checkpoint",
         "google/paligemma-3b": "no folder google/paligemma-3b here, and the Hub cannot be reached for it",
     }
-    for name, reason in told.items():
+    for name, reason in reasons.items():
         with pytest.raises(CheckpointError, match=reason) as error:
             load_config(name)
         assert "\n" not in str(error.value)

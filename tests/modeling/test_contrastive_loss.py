@@ -148,7 +148,7 @@ def test_no_block_of_logits_is_kept_for_backward():
     assert max(sizes) <= images.numel()
 
 
-def test_the_authors_global_loss_is_the_mean_of_their_losses_per_device():
+def test_the_global_loss_of_big_vision_is_the_mean_of_its_losses_per_device():
     with np.load(FIXTURES / "siglip_chunked.npz") as file:
         images, texts = (torch.from_numpy(file[key]).double() for key in ("zimg", "ztxt"))
         t, b = (torch.tensor([float(file[key])], dtype=torch.double) for key in ("t", "b"))

@@ -15,7 +15,7 @@ import openpali
 from openpali import Pali3ForConditionalGeneration
 from openpali.modeling.export import main
 
-STRANGER = """
+SCRIPT = """
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
@@ -47,13 +47,13 @@ def test_an_exported_folder_answers_where_openpali_is_not(tiny_model, tiny_proce
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "HF_"))}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", ABSENT + STRANGER, str(folder), str(image)]
+    command = [sys.executable, "-c", ABSENT + SCRIPT, str(folder), str(image)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
+    result = json.loads(done.stdout.splitlines()[-1])
     assert expected
-    assert told["text"] == expected
-    assert all(module.startswith("transformers_modules.") for module in told["modules"])
+    assert result["text"] == expected
+    assert all(module.startswith("transformers_modules.") for module in result["modules"])
 
 
 def test_the_folder_holds_all_the_code_and_no_other(tiny_model, tiny_processor, tmp_path):
@@ -61,8 +61,8 @@ def test_the_folder_holds_all_the_code_and_no_other(tiny_model, tiny_processor, 
     code = {path.name for path in folder.glob("*.py")}
     parts = {f"{name}_pali3.py" for name in ("configuration", "modeling", "processing")}
     parts |= {f"modeling_pali3_{name}.py" for name in ("encoder", "multimodal", "outputs")}
-    parts |= {f"processing_{name}.py" for name in ("chat", "spans", "texts")}
-    parts |= {"checkpoints.py", "mistakes.py", "plain_text.py"}
+    parts |= {f"processing_{name}.py" for name in ("chat", "offsets", "prefix_suffix", "tokenizer")}
+    parts |= {"checkpoints.py", "user_errors.py", "control_tokens.py"}
     assert code == parts | {"token_loss.py", "transformers_versions.py"}
     source = Path(openpali.export.__code__.co_filename).parent
     assert all((folder / name).read_text() == (source / name).read_text() for name in code)

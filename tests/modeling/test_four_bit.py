@@ -12,8 +12,8 @@ from openpali.modeling.auto import checkpoint_config, model_class
 from openpali.modeling.four_bit import (
     four_bit_config,
     four_bit_layers,
+    is_relevant,
     load_four_bit,
-    of_interest,
     read_quantization,
     save_quantization,
     sizes,
@@ -116,5 +116,5 @@ def test_only_the_message_of_the_unused_library_is_kept_out():
     def record(text):
         return logging.LogRecord("bitsandbytes.backends.cpu.ops", logging.WARNING, "", 0, text, None, None)
 
-    assert not of_interest(record("Failed to load CPU gemm_4bit_forward from kernels-community: no"))
-    assert of_interest(record("something else"))
+    assert not is_relevant(record("Failed to load CPU gemm_4bit_forward from kernels-community: no"))
+    assert is_relevant(record("something else"))

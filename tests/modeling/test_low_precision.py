@@ -89,9 +89,9 @@ def check_answers(model: Any, inputs: Any, precision: str, log_p: Any) -> None:
         assert found is not None
         assert found.isfinite().all()
         ends = (ids == model.generation_config.eos_token_id).int()
-        said = ends.cumsum(1) - ends == 0
+        generated = ends.cumsum(1) - ends == 0
         with torch.no_grad():
-            torch.testing.assert_close(found[said], log_p(model.float(), ids)[said], atol=LOG_P, rtol=0)
+            torch.testing.assert_close(found[generated], log_p(model.float(), ids)[generated], atol=LOG_P, rtol=0)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -195,11 +195,11 @@ def test_gradients_summed_over_chunks_lose_nothing(monkeypatch, softcap):
 def test_mask_codec(tmp_path, precision):
     weights, dtype = PRECISIONS[precision]
     masks = blobs(64)
-    codec = tiny().train()
+    mask_vqvae = tiny().train()
     # the first batch fills the codebook
-    codec(masks)
-    codec.eval().save_pretrained(tmp_path)
-    wanted = codec(masks)
+    mask_vqvae(masks)
+    mask_vqvae.eval().save_pretrained(tmp_path)
+    wanted = mask_vqvae(masks)
     half = MaskVQVAE.from_pretrained(tmp_path, dtype=weights).eval()
     assert half._vq_vae._embedding.dtype == torch.float32
     with autocast(dtype):
@@ -224,7 +224,7 @@ def test_the_nearest_code_does_not_depend_on_autocast():
 
 
 def test_a_codebook_that_was_cast_still_answers_and_refuses_to_learn():
-    codec = tiny().to(torch.bfloat16).eval()
-    assert codec.decode(codec.encode(blobs(4))).isfinite().all()
-    with pytest.raises(ValueError, match="a codebook in torch.bfloat16 learns nothing: load the codec"):
-        codec.train()(blobs(4))
+    mask_vqvae = tiny().to(torch.bfloat16).eval()
+    assert mask_vqvae.decode(mask_vqvae.encode(blobs(4))).isfinite().all()
+    with pytest.raises(ValueError, match="a codebook in torch.bfloat16 learns nothing: load the mask VQ-VAE"):
+        mask_vqvae.train()(blobs(4))

@@ -44,12 +44,12 @@ def disc(height: int, width: int, y: float, x: float, radius: float) -> torch.Te
     return (rows - y) ** 2 + (columns - x) ** 2 < radius**2
 
 
-def test_indices_are_those_of_the_authors_code(released, printed):
+def test_indices_are_those_of_the_released_code(released, printed):
     masks = torch.from_numpy(printed["in/masks"][..., 0])
     assert released.encode(masks).tolist() == printed["out/indices"].tolist()
 
 
-def test_decoded_masks_are_those_of_the_authors_code(released, printed):
+def test_decoded_masks_are_those_of_the_released_code(released, printed):
     decoded = released.decode(torch.from_numpy(printed["in/dec_indices"]))
     assert decoded.shape == (7, 64, 64)
     np.testing.assert_allclose(decoded.numpy(), printed["out/decoded"][..., 0], atol=1e-4, rtol=0)
@@ -57,7 +57,7 @@ def test_decoded_masks_are_those_of_the_authors_code(released, printed):
 
 
 @pytest.mark.parametrize("case", range(3))
-def test_strings_are_those_of_the_authors_code(released, case):
+def test_strings_are_those_of_the_released_code(released, case):
     with np.load(FIXTURES / "mask2str.npz") as file:
         mask, box, suffix = (file[f"{case}/{name}"] for name in ("mask", "bbox", "suffix"))
     text = released.write(torch.from_numpy(mask > 0)[None], boxes=[LocatedBox(*box.tolist())])
@@ -220,7 +220,7 @@ def test_cropping_and_pasting_resize_as_pillow_does(seed):
     np.testing.assert_allclose(crop_mask(torch.from_numpy(mask), box).numpy(), expected, atol=1e-5)
 
 
-def test_edges_are_truncated_as_the_authors_do_and_rounded_on_request():
+def test_edges_are_truncated_as_in_the_released_code_and_rounded_on_request():
     box = LocatedBox.from_pixel_xyxy([2.9, 3.2, 7.9, 8.6], 20, 10)
     expected = {False: (2, 3, 7, 8), True: (3, 3, 8, 9)}
     for round_edges, (left, top, right, bottom) in expected.items():
@@ -266,25 +266,25 @@ def test_sides_that_cannot_be_halved_are_refused():
         tiny(image_size=10)
 
 
-STRANGER = """
+SCRIPT = """
 import torch
 from transformers import AutoModel
 
-codec = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
+mask_vqvae = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
 mask = torch.zeros(30, 40, dtype=torch.bool)
 mask[5:20, 10:30] = True
-text = codec.write(mask[None], ["dog"])
-print(json.dumps([type(codec).__module__, text, codec.read(text, 30, 40).masks.sum().item()]))
+text = mask_vqvae.write(mask[None], ["dog"])
+print(json.dumps([type(mask_vqvae).__module__, text, mask_vqvae.read(text, 30, 40).masks.sum().item()]))
 """
 
 
-def test_an_exported_codec_works_where_openpali_is_not(released, tmp_path):
+def test_an_exported_mask_vqvae_works_where_openpali_is_not(released, tmp_path):
     released.save_pretrained(tmp_path / "saved")
     export_main([str(tmp_path / "saved"), str(tmp_path / "exported")])
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "HF_"))}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", ABSENT + STRANGER, str(tmp_path / "exported")]
+    command = [sys.executable, "-c", ABSENT + SCRIPT, str(tmp_path / "exported")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
     module, text, pixels = json.loads(done.stdout.splitlines()[-1])

@@ -19,8 +19,8 @@ from openpali.modeling.processing_chat import CHAT_TEMPLATE
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
 from openpali.scripts.merge_adapter import merge_adapter
 
-PICTURE = Image.new("RGB", (20, 20), (9, 9, 9))
-IMAGE = {"type": "image", "image": PICTURE}
+GREY_IMAGE = Image.new("RGB", (20, 20), (9, 9, 9))
+IMAGE = {"type": "image", "image": GREY_IMAGE}
 FOREIGN = "{% for m in messages %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] }}<end_of_turn>\n{% endfor %}"
 PROCESSORS: dict[str, Any] = {"pali3": Pali3Processor, "paligemma": PaliGemmaProcessor}
 
@@ -46,7 +46,7 @@ CHATS = {
     "written placeholders": ([turn("user", IMAGE, text("<image>caption en"))], "<image>caption en"),
     "what the system says": ([turn("system", "caption"), turn("user", IMAGE, text("en"))], "<image>caption en"),
     "images alone": ([turn("user", IMAGE)], "<image>"),
-    "what was said since the last answer": (
+    "messages since the last answer": (
         [
             turn("developer", "answer en"),
             turn("user", IMAGE, text("what is this")),
@@ -68,7 +68,7 @@ CHATS = {
 def test_a_chat_is_one_prompt_behind_its_images(processor, chat):
     messages, expected = CHATS[chat]
     assert processor.apply_chat_template(messages, add_generation_prompt=True) == expected
-    images = [PICTURE] * expected.count("<image>")
+    images = [GREY_IMAGE] * expected.count("<image>")
     options: dict[str, Any] = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
     batch = processor.apply_chat_template(messages, **options)
     direct = processor([images] if images else None, [expected], return_tensors="pt")
@@ -121,9 +121,9 @@ def test_another_models_template_is_replaced_with_a_word(family, template, tiny_
         (tmp_path / "text" / "chat_template.jinja").write_text(template)
     with caplog.at_level(logging.WARNING):
         processor = PROCESSORS[family].from_backbones(str(tmp_path / "vision"), str(tmp_path / "text"))
-    told = [record.getMessage() for record in caplog.records if record.name.startswith("openpali")]
-    assert [str(tmp_path / "text") in line and "has no <image>" in line for line in told] == [True] * len(told)
-    assert len(told) == (template == FOREIGN)
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("openpali")]
+    assert [str(tmp_path / "text") in line and "has no <image>" in line for line in messages] == [True] * len(messages)
+    assert len(messages) == (template == FOREIGN)
     own = template if template and template != FOREIGN else CHAT_TEMPLATE
     assert processor.chat_template == own
     processor.save_pretrained(tmp_path / "out")

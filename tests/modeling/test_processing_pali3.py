@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer, pipeline
 
 from openpali import Pali3Processor
-from openpali.modeling.processing_texts import without_limits
+from openpali.modeling.processing_tokenizer import without_limits
 
 IMAGE_TOKENS, SIDE = 4, 16
 
@@ -70,7 +70,7 @@ def test_images_are_fetched_by_url(process, tmp_path):
     handler = partial(QuietHandler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/picture.png"
+        url = f"http://127.0.0.1:{server.server_port}/image.png"
         assert shades(process([url, url], ["a", "b"])) == [70, 70]
         server.shutdown()
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.paligemma.processing_paligemma import PaliGemmaProcessor as StockProcessor
 
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
-from openpali.modeling.processing_texts import LOCATION_TOKENS, SEGMENTATION_TOKENS
+from openpali.modeling.processing_tokenizer import LOCATION_TOKENS, SEGMENTATION_TOKENS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 RED = Image.new("RGB", (20, 20), "red")
@@ -133,8 +133,8 @@ def test_ablations_of_attention_and_loss(tiny_tokenizer):
         assert set(batch["token_type_ids"][prompt & is_image].tolist()) == {images}
         assert set(batch["token_type_ids"][prompt & ~is_image].tolist()) == {words}
         assert batch["token_type_ids"][batch["labels"] != -100].all()
-        asked = processor(images=IMAGES, text=PREFIXES, return_tensors="pt")
-        assert set(asked["token_type_ids"][asked["input_ids"] == processor.image_token_id].tolist()) == {images}
+        prompt = processor(images=IMAGES, text=PREFIXES, return_tensors="pt")
+        assert set(prompt["token_type_ids"][prompt["input_ids"] == processor.image_token_id].tolist()) == {images}
 
 
 def test_loss_on_the_prefix_too(processor):

@@ -113,10 +113,10 @@ def test_behind_the_multimodal_class_answers_follow_their_prompt(tiny_model, tin
     length = batch["input_ids"].shape[1]
     options: dict[str, Any] = {"max_new_tokens": 6, "num_beams": beams, "num_return_sequences": beams}
     answers = tiny_model.generate(**batch, **options)
-    told: Any = model.generate(**batch, generation_config=GenerationConfig(**options), return_dict_in_generate=True)
+    result: Any = model.generate(**batch, generation_config=GenerationConfig(**options), return_dict_in_generate=True)
     ids = batch.pop("input_ids")
     for found in (
-        told.sequences,
+        result.sequences,
         model.generate(ids, **batch, **options),
         model.generate(input_ids=ids, **batch, **options),
     ):
@@ -127,7 +127,7 @@ def test_behind_the_multimodal_class_answers_follow_their_prompt(tiny_model, tin
 
 
 # asks an exported folder through the Auto classes, where openpali is not
-STRANGER = """
+SCRIPT = """
 import transformers.pipelines.any_to_any as any_to_any
 from transformers import AutoModel, AutoModelForMultimodalLM, AutoProcessor, pipeline
 
@@ -161,11 +161,11 @@ def test_an_exported_folder_has_them_where_openpali_is_not(tiny_model, tiny_proc
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "HF_"))}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", ABSENT + STRANGER, str(folder), str(image)]
+    command = [sys.executable, "-c", ABSENT + SCRIPT, str(folder), str(image)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "not supported" not in done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert [told["answer"], told["chat"], told["body"]] == [*expected * 2, "Pali3Model"]
-    assert told["marked"] == len(tiny_processor.tokenizer("a dog", add_special_tokens=False)["input_ids"])
-    assert all(module.startswith("transformers_modules.") for module in told["modules"])
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert [result["answer"], result["chat"], result["body"]] == [*expected * 2, "Pali3Model"]
+    assert result["marked"] == len(tiny_processor.tokenizer("a dog", add_special_tokens=False)["input_ids"])
+    assert all(module.startswith("transformers_modules.") for module in result["modules"])

@@ -1,4 +1,4 @@
-"""What differs between the supported releases of Transformers, and what is said on others."""
+"""Differences between the supported releases of Transformers, and messages on other releases."""
 
 import configparser
 import copy

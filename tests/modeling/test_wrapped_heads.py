@@ -1,4 +1,4 @@
-"""The loss goes through whatever stands in the place of the vocabulary projection: adapters, weights on the disk."""
+"""The loss uses a wrapped LM head: adapters, weights offloaded to disk."""
 
 import pytest
 import torch

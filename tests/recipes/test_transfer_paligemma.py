@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_adapters import save_checkpoint
 
+from openpali.modeling import modeling_paligemma
 from openpali.modeling.auto import load_processor
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.recipes import transfer
@@ -52,13 +53,13 @@ def test_an_ablation_is_kept_with_the_processor(checkpoints, tmp_path):
 
 def test_the_attention_that_was_asked_for(checkpoints, tmp_path, monkeypatch):
     seen = []
-    mask = PaliGemmaForConditionalGeneration.prefix_lm_mask
+    mask = modeling_paligemma.prefix_lm_mask
 
-    def spy(self, *args):
-        seen.append(self.model.language_model.config._attn_implementation)
-        return mask(self, *args)
+    def spy(config, *args):
+        seen.append(config._attn_implementation)
+        return mask(config, *args)
 
-    monkeypatch.setattr(PaliGemmaForConditionalGeneration, "prefix_lm_mask", spy)
+    monkeypatch.setattr(modeling_paligemma, "prefix_lm_mask", spy)
     run(checkpoints["paligemma"], tmp_path, "--attention", "eager")
     assert set(seen) == {"eager"}
 

@@ -11,7 +11,7 @@ from tiny_adapters import FAMILIES, save_adapters, save_checkpoint
 from openpali.eval.answering.base_weights import BASE_FILE, fingerprint
 from openpali.eval.answering.load_model import load_model
 from openpali.modeling.auto import load_answering
-from openpali.modeling.mistakes import CheckpointError
+from openpali.modeling.user_errors import CheckpointError
 from openpali.scripts.merge_adapter import main, merge_adapter
 
 pytestmark = pytest.mark.adapters

@@ -1,7 +1,7 @@
-"""The mask VQ-VAE whose outputs the authors' code printed, for tests.
+"""Random weights of the mask VQ-VAE for which the released code's outputs are known.
 
-Its random weights are kept as 16-bit steps, half their size: outputs then differ by up to 5e-5 from the printed ones
-(with the weights in full by 9e-7), and no index changes.
+They are stored as 16-bit steps, half their size: outputs differ by up to 5e-5 from the known ones (with the weights in
+float32 by 9e-7), and no index changes.
 """
 
 from pathlib import Path

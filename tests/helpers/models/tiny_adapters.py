@@ -1,4 +1,4 @@
-"""Tiny checkpoints of both families on disk, and adapters on them that answer otherwise than their base."""
+"""Tiny checkpoints of both families on disk, and adapters on them that answer differently from their base."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 def save_checkpoint(family: str, tokenizer: Any, folder: Path, side: int = SIDE) -> Path:
     """A model and its processor; T5 with `wo` layers, untied, with dropout in the text model.
 
-    ImageFolder of any side are four patches.
+    Images of any side are four patches.
     """
     if family == "paligemma":
         processor: Any = tiny_paligemma_processor(tokenizer, side)

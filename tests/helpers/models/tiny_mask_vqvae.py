@@ -15,7 +15,7 @@ def tiny(**options) -> MaskVQVAE:
 
 
 def save_codec(folder: Path) -> Path:
-    """One with as many codes for a mask, and of as many kinds, as the tokens of the models."""
+    """Save a model with 16 codes of 128 for a mask, as the models' tokens have."""
     torch.manual_seed(0)
     shape = {"image_size": 16, "channels": [4, 8], "num_residual_blocks": 1, "codebook_dim": 8}
     MaskVQVAE(MaskVQVAEConfig(**shape)).save_pretrained(folder)

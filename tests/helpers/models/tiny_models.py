@@ -1,4 +1,4 @@
-"""Tiny models with random weights, and a task and images to try them on."""
+"""Tiny models with random weights, and a task and images for them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +36,7 @@ COLOURS = ("red", "lime", "blue", "yellow", "white", "black", "purple", "orange"
 
 @dataclass(frozen=True)
 class NamingTask:
-    """A task as evaluation sees it."""
+    """A task for evaluation."""
 
     name: str = "naming"
     metric: str = "exact_match"
@@ -44,7 +44,7 @@ class NamingTask:
     max_new_tokens: int = 6
 
     def example(self, record: dict[str, Any], rng: Any) -> Example | None:
-        """The tests evaluate examples that they make themselves."""
+        """Unused: the tests make their own examples."""
         return None
 
     def prediction(self, text: str, example: Example) -> str:
@@ -55,7 +55,7 @@ class NamingTask:
 
 
 def examples(count: int = 8) -> list[Example]:
-    """ImageFolder of different colours and sizes with prompts of different lengths, in no order of length."""
+    """Images of different colours and sizes with prompts of different lengths, in no order of length."""
     made = []
     for i in range(count):
         prefix = " ".join((WORDS * 2)[i : i + 1 + (i * 5) % 7])
@@ -153,7 +153,7 @@ def tiny_llava() -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
 
 
 def tiny_pali3() -> tuple[Pali3ForConditionalGeneration, Pali3Processor]:
-    """Our encoder-decoder; the projector starts at zero, so it is given weights that see."""
+    """Our encoder-decoder, with a random projector, since a new one is zero and ignores images."""
     torch.manual_seed(0)
     tokenizer = train_tokenizer(WORDS, 300)
     image_processor = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})

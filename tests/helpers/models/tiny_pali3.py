@@ -75,3 +75,10 @@ def tiny_batch(examples: int = 2, words: int = 6, targets: int = 5, seed: int = 
 
 def without(batch: dict[str, torch.Tensor], *names: str) -> dict[str, torch.Tensor]:
     return {key: value for key, value in batch.items() if key not in names}
+
+
+def logits_of(model: Any, **changes: Any) -> torch.Tensor:
+    """Logits of `tiny_batch` with other inputs, its labels as the decoder's inputs; float[B, S, V]."""
+    batch = without(tiny_batch(), "labels") | {"decoder_input_ids": tiny_batch()["labels"].clamp(min=0)} | changes
+    with torch.no_grad():
+        return model(**batch).logits

@@ -28,7 +28,7 @@ KINDS = list(TEXT)
 
 
 def with_bos(tokenizer: Any) -> Any:
-    """A copy that has a token to begin with, as Gemma's."""
+    """A copy with a BOS token, as Gemma's tokenizer has."""
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_special_tokens({"bos_token": "<bos>"})
     return tokenizer
@@ -43,7 +43,7 @@ def tiny_paligemma_processor(tokenizer: Any, side: int = SIDE, **options: Any) -
 def tiny_paligemma(
     kind: str, processor: PaliGemmaProcessor, seed: int = 1, attention: str | None = None, **fields
 ) -> Any:
-    """Weights are large enough for every part to count, the projector's too; four patches an image of any side."""
+    """Weights are large enough for every part to matter, the projector too; four patches an image of any side."""
     torch.manual_seed(seed)
     tokenizer: Any = processor.tokenizer
     images: Any = processor.image_processor

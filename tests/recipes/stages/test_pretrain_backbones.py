@@ -24,11 +24,11 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from openpali import Pali3Config, Pali3ForConditionalGeneration, Pali3Processor
 from openpali.eval.answering.load_model import load_model
-from openpali.modeling.auto import set_resolution
 from openpali.modeling.configuration_paligemma import paligemma_preset
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
-from openpali.modeling.processing_texts import LOCATION_TOKENS, SEGMENTATION_TOKENS
+from openpali.modeling.processing_tokenizer import LOCATION_TOKENS, SEGMENTATION_TOKENS
+from openpali.modeling.resolution import set_resolution
 
 WORDS, SIDE, PATCH = 40, 32, 8
 SHAPE: dict[str, Any] = {"vocab_size": WORDS, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}

@@ -12,7 +12,7 @@ from tiny_run import ITEMS, tiny_model, tiny_run, validation_loss
 
 from openpali import Pali3ForConditionalGeneration
 from openpali.data.files.config import ConfigError
-from openpali.modeling.mistakes import CheckpointError
+from openpali.modeling.user_errors import CheckpointError
 from openpali.recipes.run.run_folder import BEST_FOLDER, last_checkpoint, load_weights
 from openpali.recipes.training.progress import read_log
 from openpali.recipes.training.sampling import RunSampler

@@ -1,4 +1,4 @@
-"""What Transformers asks of processors beside the batch: token counts, kinds and places, masks of answers."""
+"""Optional outputs of Transformers' processors: token counts, kinds and offsets, masks of answers."""
 
 import copy
 from typing import Any
@@ -39,8 +39,8 @@ def stock(tiny_tokenizer) -> Any:
 
 def test_token_counts_are_the_stock_ones(processor, stock):
     sizes = [(20, 20), (300, 10)]
-    for asked in (sizes, [], None):
-        ours, theirs = (p._get_num_multimodal_tokens(image_sizes=asked) for p in (processor, stock))
+    for image_sizes in (sizes, [], None):
+        ours, theirs = (p._get_num_multimodal_tokens(image_sizes=image_sizes) for p in (processor, stock))
         assert ours == theirs
     assert processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"] == [IMAGE_TOKENS] * 2
 
@@ -137,9 +137,9 @@ def test_a_placeholder_that_is_several_tokens_is_refused(tiny_processor, tmp_pat
     assert tokenizer.convert_tokens_to_ids("<image>") == 1
     with pytest.raises(ValueError) as refused:
         Pali3Processor(tiny_processor.image_processor, tokenizer)
-    told = str(refused.value)
-    assert "\n" not in told
-    assert f"the tokenizer {tmp_path / 'split'} has no <image> token (it writes two of them as" in told
-    remedy = told.rpartition("or tokenizer.")[2]
+    message = str(refused.value)
+    assert "\n" not in message
+    assert f"the tokenizer {tmp_path / 'split'} has no <image> token (it writes two of them as" in message
+    remedy = message.rpartition("or tokenizer.")[2]
     exec(f"tokenizer.{remedy}", {"tokenizer": tokenizer})
     Pali3Processor(tiny_processor.image_processor, tokenizer)

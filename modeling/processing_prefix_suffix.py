@@ -1,6 +1,8 @@
-"""What the processors of both families do alike: images of each text, limits that warn and count, padding.
+"""Base of both families' processors: one call from images, prefixes and suffixes to a batch.
 
-Prefix and suffix are tokenised apart, as in the reference code, so that no token spans their border.
+Prefix and suffix are tokenised apart, as in big_vision, so that no token spans their border.
+
+Shapes: `B` examples, `N` images, `L` tokens of a sequence, `H W` pixels.
 """
 
 import logging
@@ -9,24 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers import BatchFeature
 from transformers.image_utils import is_valid_image
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 
-from .plain_text import Controls, controls_of_each, pieces, special_tokens
-from .processing_spans import NOWHERE, Span, replaced
+from .configuration_pali3 import vision_config_of
+from .control_tokens import Controls, controls_of_each, special_tokens, split_control_tokens
+from .processing_offsets import NOWHERE, Span, replacement_offsets
 
 logger = logging.getLogger(__name__)
 
-IMAGE_TOKEN = "<image>"
-LOCATION_TOKENS = [f"<loc{i:04d}>" for i in range(1024)]
-SEGMENTATION_TOKENS = [f"<seg{i:03d}>" for i in range(128)]
-
-# tokens of each text: one number for all, or one for each
+# the largest number of tokens of a text: one for all texts, or one for each
 Limit = int | Sequence[int | None] | None
 
 
 class PrefixSuffixProcessor(ProcessorMixin):
-    """Base of the processors.
+    """Base of the processors; a family's `encode_batch` makes its token sequences.
 
     Attributes:
         tokenizer: has `image_token` as one token.
@@ -43,12 +43,68 @@ class PrefixSuffixProcessor(ProcessorMixin):
     image_seq_length: int
     truncation_counts: Counter[str]
 
-    def check_image_token(self) -> None:
-        """See that the tokenizer writes the placeholder as one token, by which images are placed.
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        suffix: str | Sequence[str] | None = None,
+        videos: Any = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Make model inputs, and labels when a suffix is given.
+
+        Args:
+            images: one image, a list with one image per text, or a list of lists with the images of each text; an
+                image is a PIL image, an array, a path or a URL. With a single text every image is that text's.
+            text: the prefix or prefixes. `<image>` may mark the images' places; otherwise they come first.
+            suffix: the target or targets; without it the result is a prompt to generate from.
+            videos: as `images`, with a list of frames for each text; frames are read as images, in order.
+            **kwargs: `return_tensors`; `padding` (default: to the longest; `"max_length"`: to the limits) and
+                `padding_side`; the limits `max_length` and `suffix_max_length`, in tokens without those of images,
+                one for all texts or a list; `return_offsets_mapping`, `return_mm_token_type_ids`; further text
+                options of the family (`valid_processor_kwargs`) and of the image processor.
+
+        Returns:
+            `pixel_values`: float[N, 3, H, W] in [-1, 1], and what the family's `encode_batch` returns.
 
         Raises:
-            ValueError: if it does not.
+            ValueError: the numbers of texts, images, placeholders or suffixes do not fit together.
         """
+        options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        text_options = options["text_kwargs"]
+        side: Any = kwargs.get("padding_side") or kwargs.get("text_kwargs", {}).get("padding_side")
+        text_options["padding_side"] = side or self.default_padding_side(text_options, suffix is not None)
+        nested, texts, suffixes = self.images_and_texts(images if videos is None else videos, text, suffix)
+        flat = [image for row in nested for image in row]
+        data: dict[str, Any] = {}
+        if flat:
+            data["pixel_values"] = self.image_processor(flat, **options["images_kwargs"])["pixel_values"]
+        data |= self.encode_batch(texts, [len(row) for row in nested], suffixes, options)
+        tensors = text_options.get("return_tensors")
+        return BatchFeature(data, tensor_type=tensors, skip_tensor_conversion=self.skip_tensor_conversion)
+
+    def default_padding_side(self, options: dict[str, Any], with_suffix: bool) -> str:
+        """Side of the padding where a call does not choose it; `options`: of the text, merged."""
+        return options.get("padding_side") or self.tokenizer.padding_side
+
+    def encode_batch(
+        self, texts: list[str], image_counts: list[int], suffixes: list[str] | None, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Make the token sequences of a batch, padded.
+
+        Args:
+            texts: prefixes.
+            image_counts: number of images of each text.
+            suffixes: of each text; None for prompts.
+            options: of the call, merged, by modality.
+
+        Raises:
+            ValueError: a text has another number of placeholders than images.
+        """
+        raise NotImplementedError
+
+    def check_image_token(self) -> None:
+        """Raise ValueError unless the tokenizer writes the placeholder as one token."""
         ids = self.tokenizer([self.image_token * 2], add_special_tokens=False)["input_ids"][0]
         if ids != [self.image_token_id] * 2:
             raise ValueError(
@@ -58,53 +114,55 @@ class PrefixSuffixProcessor(ProcessorMixin):
             )
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
-        """What stands for one image in the text that is tokenised: a placeholder for each of its tokens."""
+        """The text of one image before tokenising: a placeholder for each of its tokens."""
         return self.image_token * self.image_seq_length
 
     def _get_num_multimodal_tokens(self, image_sizes: Sequence[Any] | None = None, **kwargs) -> MultiModalData:
-        """Tokens of images of these sizes, for programs that plan their memory; here every image has as many."""
+        """Number of tokens of images of these sizes, for memory planning; here every image has the same number."""
         if image_sizes is None:
             return MultiModalData()
         images = len(image_sizes)
         return MultiModalData(num_image_tokens=[self.image_seq_length] * images, num_image_patches=[1] * images)
 
-    def token_facts(
+    def optional_outputs(
         self,
         rows: list[list[int]],
         spans: list[list[Span]],
         texts: tuple[list[str], list[str]],
         options: dict[str, Any],
-        full: int | None,
+        padded_length: int | None,
     ) -> dict[str, Any]:
-        """What Transformers' processors tell of tokens when they are asked, padded as the tokens are.
+        """Outputs that a call of Transformers' processors requests, padded as the tokens are.
 
         Args:
             rows: tokens of each example.
-            spans: of each row, where `return_offsets_mapping` is asked for.
+            spans: of each row with `return_offsets_mapping`, otherwise empty.
             texts: of each example, as given and with placeholders.
-            options: of the call, merged.
-            full: see `pad_rows`.
+            options: of the call, merged, by modality.
+            padded_length: see `pad_rows`.
 
         Returns:
-            As asked for: `mm_token_type_ids`: int[B, L], 1 on image tokens; `offset_mapping`: int[B, L, 2];
+            Those requested of `mm_token_type_ids`: int[B, L], 1 on image tokens; `offset_mapping`: int[B, L, 2];
             `text_replacement_offsets`.
         """
-        facts: dict[str, Any] = {}
+        outputs: dict[str, Any] = {}
         if options["return_mm_token_type_ids"]:
             kinds = [[int(token == self.image_token_id) for token in row] for row in rows]
-            facts["mm_token_type_ids"] = self.pad_rows(kinds, 0, options["text_kwargs"], full)
+            outputs["mm_token_type_ids"] = self.pad_rows(kinds, 0, options["text_kwargs"], padded_length)
         if spans:
-            facts["offset_mapping"] = self.pad_rows(spans, NOWHERE, options["text_kwargs"], full)
+            outputs["offset_mapping"] = self.pad_rows(spans, NOWHERE, options["text_kwargs"], padded_length)
         if options["return_text_replacement_offsets"]:
-            facts["text_replacement_offsets"] = [
-                replaced(text, marked, self.image_token, self.image_seq_length) for text, marked in zip(*texts)
+            outputs["text_replacement_offsets"] = [
+                replacement_offsets(given, expanded, self.image_token, self.image_seq_length)
+                for given, expanded in zip(*texts)
             ]
-        return facts
+        return outputs
 
     def images_and_texts(
         self, images: Any, text: str | Sequence[str] | None, suffix: str | Sequence[str] | None
     ) -> tuple[list[list[Any]], list[str], list[str] | None]:
-        """ImageFolder of each text, texts and suffixes as lists of one length, whatever form they came in.
+        """Bring images, texts and suffixes of any form into lists of one length: the images of each text, the texts,
+        the suffixes.
 
         Raises:
             ValueError: if their numbers do not fit together.
@@ -142,11 +200,11 @@ class PrefixSuffixProcessor(ProcessorMixin):
         return nested
 
     def _placeholder_counts(self, texts: Sequence[str], images: int) -> list[int] | None:
-        """ImageFolder of each text by its placeholders, where they account for every image."""
+        """Number of images of each text by its placeholders, where they account for every image."""
         counts = [text.count(self.image_token) for text in texts]
         return counts if sum(counts) == images else None
 
-    def marked(self, text: str, images: int) -> str:
+    def add_placeholders(self, text: str, images: int) -> str:
         """The text with one placeholder for each of its images, in front where it has none.
 
         Raises:
@@ -159,14 +217,14 @@ class PrefixSuffixProcessor(ProcessorMixin):
             raise ValueError(f"{placeholders} {self.image_token} placeholders but {images} images in {text!r}")
         return text
 
-    def check_offsets(self, asked: bool, controls: Sequence[Controls]) -> None:
-        """Raise ValueError where places are asked for of texts that are tokenised in pieces."""
-        if asked and set(controls) - {"all"}:
-            raise ValueError("return_offsets_mapping needs controls='all': other texts are tokenised in pieces")
-
-    def unmarked(self, text: str, images: int) -> str:
-        """A text without the placeholders of its images in front, where they would be put anyhow."""
+    def strip_placeholders(self, text: str, images: int) -> str:
+        """The text without the placeholders of its images, where these stand in front."""
         return text.removeprefix(self.image_token * images)
+
+    def check_offsets(self, return_offsets: bool, controls: Sequence[Controls]) -> None:
+        """Raise ValueError where offsets are requested of texts that are tokenised in pieces."""
+        if return_offsets and set(controls) - {"all"}:
+            raise ValueError("return_offsets_mapping needs controls='all': other texts are tokenised in pieces")
 
     def expand_placeholders(self, ids: list[int]) -> list[int]:
         """Every placeholder repeated for each of its image tokens."""
@@ -176,29 +234,29 @@ class PrefixSuffixProcessor(ProcessorMixin):
         return expanded
 
     def encode_texts(self, texts: Sequence[str], controls: Sequence[Controls]) -> list[list[int]]:
-        """Token ids of texts, no special tokens added, of which each holds the control tokens that it may."""
-        return self.encode_pieces(self.cut(texts, controls))
+        """Token ids of texts, each with the control tokens that `controls` allows it; no special tokens are added."""
+        return self.encode_pieces(self.split_texts(texts, controls))
 
-    def cut(self, texts: Sequence[str], controls: Sequence[Controls]) -> list[list[str]]:
-        """Each text in pieces, none of which has a control token that it may not have."""
+    def split_texts(self, texts: Sequence[str], controls: Sequence[Controls]) -> list[list[str]]:
+        """Split each text into pieces without the control tokens that `controls` forbids it."""
         special = special_tokens(self.tokenizer, self.image_token)
-        return [pieces(text, special, which) for text, which in zip(texts, controls, strict=True)]
+        return [split_control_tokens(text, special, allowed) for text, allowed in zip(texts, controls, strict=True)]
 
-    def encode_pieces(self, cut: list[list[str]]) -> list[list[int]]:
-        """Token ids of texts in pieces, no special tokens added."""
-        flat = [piece for parts in cut for piece in parts]
-        found = self.tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else []
+    def encode_pieces(self, texts: list[list[str]]) -> list[list[int]]:
+        """Token ids of texts in pieces; no special tokens are added."""
+        flat = [piece for pieces in texts for piece in pieces]
+        encoded = self.tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else []
         # some tokenizers begin an empty text with a space
-        ids = iter(ids if piece else [] for ids, piece in zip(found, flat))
-        return [[token for _ in parts for token in next(ids)] for parts in cut]
+        ids = iter(ids if piece else [] for ids, piece in zip(encoded, flat))
+        return [[token for _ in pieces for token in next(ids)] for pieces in texts]
 
     def encode_suffixes(
         self, suffixes: list[str], limits: Limit, controls: Sequence[Controls] | None = None
     ) -> list[list[int]]:
         """Token ids of each suffix and its end token."""
         encoded = []
-        found = self.encode_texts(suffixes, controls or controls_of_each(None, len(suffixes)))
-        for ids, limit in zip(found, limit_of_each(limits, len(found))):
+        texts = self.encode_texts(suffixes, controls or controls_of_each(None, len(suffixes)))
+        for ids, limit in zip(texts, limit_of_each(limits, len(texts))):
             ids = [*ids, self.tokenizer.eos_token_id]
             if limit is not None and len(ids) > limit:
                 self.count_truncation("suffix", len(ids), limit)
@@ -219,18 +277,18 @@ class PrefixSuffixProcessor(ProcessorMixin):
         self.truncation_counts[which] += 1
 
     def pad_rows(
-        self, rows: list[list[Any]], value: Any, options: dict[str, Any], full: int | None = None
+        self, rows: list[list[Any]], value: Any, options: dict[str, Any], padded_length: int | None = None
     ) -> list[list[Any]]:
-        """Rows of one width: the longest's, or with `padding="max_length"` at least `full`."""
+        """Pad rows to the longest one, or with `padding="max_length"` to at least `padded_length`."""
         padding = options.get("padding", True)
         if padding in (False, "do_not_pad"):
             return rows
         width = max((len(row) for row in rows), default=0)
-        if padding == "max_length" and full is not None:
-            width = max(width, full)
+        if padding == "max_length" and padded_length is not None:
+            width = max(width, padded_length)
         multiple = options.get("pad_to_multiple_of") or 1
         width = -(-width // multiple) * multiple
-        if (options.get("padding_side") or self.tokenizer.padding_side) == "left":
+        if options["padding_side"] == "left":
             return [[value] * (width - len(row)) + row for row in rows]
         return [row + [value] * (width - len(row)) for row in rows]
 
@@ -249,7 +307,7 @@ def limit_of_each(limits: Limit, texts: int) -> list[int | None]:
 
 
 def longest_limit(limits: Limit) -> int | None:
-    """To which width texts are padded; None if one has no limit."""
+    """The largest limit, to which texts are padded; None if a text has none."""
     if limits is None or isinstance(limits, int):
         return limits
     known = [limit for limit in limits if limit is not None]
@@ -257,21 +315,13 @@ def longest_limit(limits: Limit) -> int | None:
 
 
 def without_path_objects(images: Any) -> Any:
-    """Paths as strings, which is how the image processor knows them, in any nesting."""
+    """Replace `Path` objects, in any nesting, by strings, which the image processor reads."""
     if isinstance(images, (list, tuple)):
         return [without_path_objects(image) for image in images]
     return str(images) if isinstance(images, Path) else images
 
 
-def without_limits(tokenizer: Any) -> Any:
-    """The tokenizer without truncation and padding that an earlier use left in its file.
-
-    A tokenizer keeps the options of its last call when it is saved, and Transformers' processors take them for
-    their defaults: prompts would be cut to the length that, for instance, SigLIP's captions had.
-    """
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    for option in ("max_length", "truncation_strategy", "stride"):
-        tokenizer.init_kwargs.pop(option, None)
-    tokenizer.model_max_length = int(1e30)
-    return tokenizer
+def tokens_per_image(vision: str) -> int:
+    """Number of tokens of one image of a SigLIP checkpoint."""
+    config = vision_config_of(vision)
+    return int((config.image_size // config.patch_size) ** 2)

@@ -1,4 +1,4 @@
-"""A command ends in one line where its user or the machine is at fault, and prints to any console."""
+"""A command ends with one line on errors of its user or machine, and prints to any console."""
 
 import errno
 import io
@@ -10,7 +10,7 @@ import torch
 from openpali.data.files.config import ConfigError
 from openpali.data.images.open_image import BadImage
 from openpali.data.records import BadRecord
-from openpali.modeling.mistakes import CheckpointError, at_least, command
+from openpali.modeling.user_errors import CheckpointError, at_least, command
 
 MENDABLE = {
     "broken": CheckpointError("broken"),

@@ -1,7 +1,8 @@
-"""People's texts hold no control tokens: what looks like one is letters like any other.
+"""Control tokens such as `<image>` and `<eos>` in texts from data: which are allowed, and how others become letters.
 
-A caption that says `<image>` or `<eos>` would otherwise put an image, or an end, into the middle of a sequence. Such
-a text is cut behind the first letter of each token, and the pieces are tokenised apart: no tokenizer then finds one.
+A caption with the letters `<image>` or `<eos>` would otherwise put an image, or an end, into the middle of a sequence.
+Such a text is split behind the first letter of each token, and its pieces are tokenised apart, so that no tokenizer
+finds the token.
 """
 
 import functools
@@ -9,25 +10,25 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-# what a text may hold: every token, as in a direct call; locations and segments alone; or none
+# control tokens that a text may hold: all (the default of a direct call), locations and segments alone, or none
 Controls = Literal["all", "places", "none"]
 CONTROLS = ("all", "places", "none")
 
 PLACES = r"<loc[0-9]{4}>|<seg[0-9]{3}>"
-# special tokens of the families' tokenizers, for a look at texts before there is a tokenizer
+# special tokens of both families' tokenizers, to check texts without a tokenizer
 SPECIAL = r"</?s>|<(?:image|bos|eos|pad|unk|mask|extra_id_[0-9]+)>"
 
 
-def pieces(text: str, special: Sequence[str], controls: Controls) -> list[str]:
-    """The text in pieces that hold no control tokens but those that it may; one piece where it holds none.
+def split_control_tokens(text: str, special: Sequence[str], controls: Controls) -> list[str]:
+    """Split a text into pieces without the control tokens that it may not hold; one piece where there are none.
 
-    >>> pieces("a <image> of <loc0001>", ["<image>"], "places")
+    >>> split_control_tokens("a <image> of <loc0001>", ["<image>"], "places")
     ['a <', 'image> of <loc0001>']
 
     Args:
         text: any.
         special: the tokenizer's special tokens.
-        controls: what it may hold.
+        controls: the control tokens that it may hold.
 
     Raises:
         ValueError: `controls` is none of the three.
@@ -52,18 +53,18 @@ def special_tokens(tokenizer: Any, *more: str) -> list[str]:
 
 
 def spaced(text: str, special: Sequence[str]) -> str:
-    """The text with a space in what looks like a special token, for processors that tokenise it themselves."""
-    return " ".join(pieces(text, special, "places"))
+    """The text with a space inside each special token, for processors that tokenise it themselves."""
+    return " ".join(split_control_tokens(text, special, "places"))
 
 
 def found_controls(texts: Iterable[str], places: bool) -> list[str]:
-    """What looks like a control token of the families in texts; locations and segments too where `places` says so."""
+    """Control tokens of both families in texts; locations and segments too with `places`."""
     pattern = f"{SPECIAL}|{PLACES}" if places else SPECIAL
     return [match[0] for text in texts for match in re.finditer(pattern, text)]
 
 
 def controls_of_each(controls: Any, texts: int) -> list[Controls]:
-    """What every text may hold, from one value for all or a list of them. Raises ValueError for another length."""
+    """The `controls` of every text, from one value for all or a list. Raises ValueError for another length."""
     if controls is None or isinstance(controls, str):
         chosen: Any = controls or "all"
         return [chosen] * texts

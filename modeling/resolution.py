@@ -1,0 +1,85 @@
+"""Image resolution: the image size of a model, its position embeddings and its number of image tokens.
+
+`set_resolution` changes a PaLI model and its processor together; `set_image_size` a SigLIP encoder alone.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import interpolate
+from transformers import PreTrainedModel
+from transformers.models.siglip.modeling_siglip import SiglipVisionEmbeddings
+
+
+def set_resolution(model: PreTrainedModel, processor: Any, image_size: int) -> None:
+    """Change the image size of a PaLI model and of its processor, in place.
+
+    Position embeddings are resized, as between the stages of both papers. The number of image tokens, `P =
+    (image_size // patch_size) ** 2`, is updated in the configurations and in the processor.
+
+    Args:
+        model: PaLI-3 or PaliGemma.
+        processor: of the model.
+        image_size: side of the images in pixels; a remainder smaller than a patch is cut off.
+
+    Raises:
+        ValueError: the model has no SigLIP encoder, or an image is smaller than a patch.
+    """
+    set_image_size(model, image_size)
+    config: Any = model.config
+    config.vision_config.image_size = image_size
+    tokens = (image_size // config.vision_config.patch_size) ** 2
+    if config.model_type == "paligemma":
+        config.text_config.num_image_tokens = tokens
+        processor.image_processor.image_seq_length = tokens
+    processor.image_seq_length = tokens
+    processor.image_processor.size = {"height": image_size, "width": image_size}
+
+
+@torch.no_grad()
+def set_image_size(model: PreTrainedModel, image_size: int) -> None:
+    """Resize the position embeddings of a model's SigLIP encoder and update that encoder's configuration.
+
+    The processor and the number of image tokens stay as they are; `set_resolution` updates them too.
+
+    Args:
+        model: holds a SigLIP image encoder at any depth.
+        image_size: side of the images in pixels; a remainder smaller than a patch is cut off.
+
+    Raises:
+        ValueError: there is no such encoder, or the image is smaller than a patch.
+    """
+    encoders: list[Any] = [module for module in model.modules() if isinstance(module, SiglipVisionEmbeddings)]
+    if not encoders:
+        raise ValueError(f"{type(model).__name__} has no SigLIP image encoder")
+    for module in encoders:
+        config = module.config
+        side = image_size // config.patch_size
+        if side < 1:
+            raise ValueError(f"image_size={image_size} is smaller than a patch of {config.patch_size} pixels")
+        weight = module.position_embedding.weight
+        table = resize_positions(weight, side)
+        module.position_embedding = nn.Embedding(len(table), table.shape[1], _weight=table.clone())
+        module.position_embedding.weight.requires_grad_(weight.requires_grad)
+        module.position_ids = torch.arange(len(table), device=weight.device)[None]
+        module.num_patches = module.num_positions = len(table)
+        module.image_size = config.image_size = image_size
+
+
+def resize_positions(table: torch.Tensor, side: int) -> torch.Tensor:
+    """Resize the position embeddings of a square image, as big_vision does.
+
+    Args:
+        table: float[old_side * old_side, D].
+        side: patches along each side of the new image.
+
+    Returns:
+        float[side * side, D], bilinear with align_corners=True; `table` itself where its size is right already.
+    """
+    old = round(len(table) ** 0.5)
+    if old == side:
+        return table
+    grid = table.reshape(1, old, old, -1).permute(0, 3, 1, 2).float()  # [1, D, old, old]
+    resized = interpolate(grid, size=(side, side), mode="bilinear", align_corners=True)  # [1, D, side, side]
+    return resized.permute(0, 2, 3, 1).flatten(0, 2).to(table.dtype)  # [side * side, D]
