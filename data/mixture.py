@@ -11,7 +11,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from openpali.data.example import Example
-from openpali.data.records import BadRecord, SkipLog, too_many
+from openpali.data.records import BadRecord, SkipLog, too_many_bad
 from openpali.data.sources import Augmented, CheckedSource, Source, load_source
 from openpali.data.tasks import Task, load_task
 
@@ -103,7 +103,7 @@ class TaskDataset(Dataset[Example]):
         self.skip_log.add(bad, data)
         count = max(len(self._bad), self.skip_log.count(data))
         if total >= _MIN_RECORDS and count > self.max_bad_share * total:
-            raise too_many(bad, f"{count} of {total} records of the {self.split} split", self.max_bad_share)
+            raise too_many_bad(bad, f"{count} of {total} records of the {self.split} split", self.max_bad_share)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class BadRecord(Mistake):
         return json.dumps(row, ensure_ascii=False)
 
 
-def too_many(bad: BadRecord, counted: str, max_bad_share: float) -> BadRecord:
+def too_many_bad(bad: BadRecord, counted: str, max_bad_share: float) -> BadRecord:
     """What ends reading: the record with which there are more bad ones than may be.
 
     Args:
@@ -43,7 +43,7 @@ def too_many(bad: BadRecord, counted: str, max_bad_share: float) -> BadRecord:
         max_bad_share: the share that is allowed.
     """
     reason = f"{bad.reason.rstrip('. ')}; with it {counted} cannot be used, more than max_bad_share={max_bad_share:g}"
-    remedy = " ".join(filter(None, (bad.remedy, "Mend the data, or raise max_bad_share.")))
+    remedy = " ".join(filter(None, (bad.remedy, "Fix the data, or raise max_bad_share.")))
     return BadRecord(bad.file, bad.record, reason, remedy)
 
 

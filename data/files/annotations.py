@@ -29,7 +29,7 @@ _UNPICKLE = (
 )
 
 
-class BadPart(ValueError):
+class BadValue(ValueError):
     """What is wrong with a part of a record, and the remedy."""
 
     def __init__(self, reason: str, remedy: str = "") -> None:
@@ -56,7 +56,7 @@ def read_json(path: Path) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         lines = "Extra data" in str(error)
-        remedy = "If it has one object a line, call it .jsonl." if lines else "Mend or download it again."
+        remedy = "If it has one object a line, call it .jsonl." if lines else "Fix or download it again."
         raise BadRecord(str(path), "all", f"it is not JSON ({error})", remedy) from error
 
 
@@ -73,7 +73,7 @@ class Segmentations:
         """Append an object's polygons or run lengths, as JSON has them; nothing (None, []) is no outline.
 
         Raises:
-            BadPart: it is neither, or run lengths of another size.
+            BadValue: it is neither, or run lengths of another size.
         """
         polygons: list[np.ndarray] = []
         if isinstance(segmentation, dict):
@@ -99,7 +99,7 @@ def segmentation_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     """bool[height, width] of polygons or run lengths, as JSON has them.
 
     Raises:
-        BadPart: it is neither, or run lengths of another size.
+        BadValue: it is neither, or run lengths of another size.
     """
     outlines = Segmentations()
     outlines.add(segmentation, height, width)
@@ -109,21 +109,21 @@ def segmentation_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
 
 def _checked_polygons(segmentation: Any) -> list[np.ndarray]:
     if not isinstance(segmentation, list):
-        raise BadPart("its segmentation is neither polygons nor run lengths", "Give [[x1, y1, x2, y2, ...], ...].")
+        raise BadValue("its segmentation is neither polygons nor run lengths", "Give [[x1, y1, x2, y2, ...], ...].")
     if segmentation and not isinstance(segmentation[0], list):
-        raise BadPart(
+        raise BadValue(
             "its segmentation is no list of polygons", "Put the polygon into a list: [[x1, y1, x2, y2, ...]]."
         )
     try:
         return [checked_polygon(polygon).ravel() for polygon in segmentation]
     except ValueError as error:
-        raise BadPart(f"its segmentation has {error}", "Mend or remove the polygon.") from error
+        raise BadValue(f"its segmentation has {error}", "Fix or remove the polygon.") from error
 
 
 def _checked_string(rle: dict[str, Any], height: int, width: int) -> str:
     """COCO's string of run lengths that fill the image."""
     if list(rle.get("size", ())) != [height, width]:
-        raise BadPart(
+        raise BadValue(
             f"its run lengths are of size {rle.get('size')}, and the image is {height} pixels high and {width} wide",
             'Give "size": [height, width] of the image.',
         )
@@ -131,7 +131,7 @@ def _checked_string(rle: dict[str, Any], height: int, width: int) -> str:
         checked_runs(rle)
         return rle["counts"] if isinstance(rle["counts"], str) else encode_rle(decode_rle(rle))["counts"]
     except ValueError as error:
-        raise BadPart(f"its run lengths are wrong: {error}", "Encode the mask again.") from error
+        raise BadValue(f"its run lengths are wrong: {error}", "Encode the mask again.") from error
 
 
 def checked_box(bbox: Any, height: int, width: int, label: str, clip: bool = False) -> Box:
@@ -145,7 +145,7 @@ def checked_box(bbox: Any, height: int, width: int, label: str, clip: bool = Fal
         clip: however far it reaches outside.
 
     Raises:
-        BadPart: not four numbers, empty, with no part in the image, or (without `clip`) more than two pixels
+        BadValue: not four numbers, empty, with no part in the image, or (without `clip`) more than two pixels
             outside.
     """
     try:
@@ -154,18 +154,18 @@ def checked_box(bbox: Any, height: int, width: int, label: str, clip: bool = Fal
             raise ValueError
     except (TypeError, ValueError, OverflowError) as error:
         reason = f"its bbox {_short(bbox)} is not four numbers"
-        raise BadPart(reason, "Give [left, top, width, height] in pixels.") from error
+        raise BadValue(reason, "Give [left, top, width, height] in pixels.") from error
     if wide <= 0 or high <= 0:
-        raise BadPart(f"its bbox {_short(bbox)} is empty", "Remove it, or give [left, top, width, height].")
+        raise BadValue(f"its bbox {_short(bbox)} is empty", "Remove it, or give [left, top, width, height].")
     right, bottom = left + wide, top + high
     if not clip and reaches_outside((left, top, wide, high), height, width):
-        raise BadPart(
+        raise BadValue(
             f"its bbox {_short(bbox)} reaches outside the image of {width} x {height} pixels",
             "Give [left, top, width, height] in pixels of this image, or have all such boxes clipped (clip_boxes).",
         )
     x0, y0, x1, y1 = max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
     if x0 >= x1 or y0 >= y1:
-        raise BadPart(f"its bbox {_short(bbox)} has no part in the image", "Remove it.")
+        raise BadValue(f"its bbox {_short(bbox)} has no part in the image", "Remove it.")
     return Box(x0 / width, y0 / height, x1 / width, y1 / height, label)
 
 
@@ -200,13 +200,13 @@ def is_whole(value: Any) -> TypeGuard[int]:
 
 
 def checked_size(width: Any, height: Any) -> tuple[int, int]:
-    """Width and height of an image. Raises BadPart unless they are whole numbers of pixels."""
+    """Width and height of an image. Raises BadValue unless they are whole numbers of pixels."""
     if not (is_whole(width) and is_whole(height)) or min(width, height) < 1 or width * height > MAX_PIXELS:
-        raise BadPart(f"its width {_short(width)} and height {_short(height)} are no size", "Give both in pixels.")
+        raise BadValue(f"its width {_short(width)} and height {_short(height)} are no size", "Give both in pixels.")
     return width, height
 
 
-def judge(path: Path, good: int, bad_records: int, bad: list[BadRecord]) -> None:
+def check_bad_share(path: Path, good: int, bad_records: int, bad: list[BadRecord]) -> None:
     """Raises BadRecord when no record is good, or when more than a tenth of 100 or more are bad."""
     total = good + bad_records
     first = " ".join(str(record) for record in bad[:3])
@@ -215,4 +215,4 @@ def judge(path: Path, good: int, bad_records: int, bad: list[BadRecord]) -> None
         raise BadRecord(str(path), "all", reason, "" if total else "Give a file with annotated images.")
     if total >= MANY and bad_records > MAX_BAD_SHARE * total:
         reason = f"{bad_records} of its {total} records are bad, more than a tenth. The first: {first}"
-        raise BadRecord(str(path), "all", reason, "Mend or remove them.")
+        raise BadRecord(str(path), "all", reason, "Fix or remove them.")

@@ -10,14 +10,14 @@ import numpy as np
 
 from openpali.data.files.annotations import (
     MAX_BAD_SHARE,
-    BadPart,
+    BadValue,
     Segmentations,
     checked_box,
     id_key,
     is_whole,
     reaches_outside,
 )
-from openpali.data.masks.polygon_units import MOST_PAIRS, Edges, other_units, outline_edges, same_place
+from openpali.data.masks.polygon_units import MOST_PAIRS, Edges, other_units, same_place, segmentation_edges
 from openpali.data.records import BadRecord
 
 # edges of an outline and of its box, and width and height of the image
@@ -52,7 +52,7 @@ class CocoAnnotations:
 class AnnotationReader:
     """Checks and keeps annotations one by one."""
 
-    def __init__(self, sizes: np.ndarray, clip_boxes: bool, note: Callable[[str, BadPart], None]) -> None:
+    def __init__(self, sizes: np.ndarray, clip_boxes: bool, note: Callable[[str, BadValue], None]) -> None:
         """Start with none.
 
         Args:
@@ -64,7 +64,7 @@ class AnnotationReader:
         self._numbers, self._rows, self._things = array("q"), array("q"), array("i")
         self._crowds, self._boxes = array("b"), array("d")
         self._pairs: list[Pair] = []
-        self._misplaced: list[tuple[str, int, BadPart]] = []
+        self._misplaced: list[tuple[str, int, BadValue]] = []
         self._segmentations, self._spoiled, self._clipped, self._lost = Segmentations(), set[int](), 0, 0
 
     def read(
@@ -90,9 +90,9 @@ class AnnotationReader:
                 # what is wrong with the image itself has been noted
                 if row >= 0:
                     self._add(annotation, name, place, row, known(annotation, "category_id", things, "categories"))
-            except BadPart as part:
+            except BadValue as bad:
                 self._lost += row is None and isinstance(annotation, dict)
-                self._note(name, part)
+                self._note(name, bad)
                 self._spoiled |= set() if row is None else {row}
         self._judge(path, len(annotations))
         numbers, rows, things_ = np.array(self._numbers), np.array(self._rows, np.int64), np.array(self._things)
@@ -102,21 +102,21 @@ class AnnotationReader:
         )
 
     def _add(self, annotation: dict[str, Any], name: str, place: int, row: int, thing: int) -> None:
-        """Keep an annotation. Raises BadPart."""
+        """Keep an annotation. Raises BadValue."""
         id_ = id_key(annotation.get("id")) or ""
         if not id_.isdecimal() or not is_whole(int(id_)):
-            raise BadPart(f"entry {place} of annotations has no whole number as id", "Give each an id.")
+            raise BadValue(f"entry {place} of annotations has no whole number as id", "Give each an id.")
         width, height = (int(side) for side in self._sizes[row])
         bbox, outline, crowd = annotation.get("bbox"), annotation.get("segmentation"), bool(annotation.get("iscrowd"))
         checked_box(bbox, height, width, "", self._clip)
         left, top, wide, high = box = [float(value) for value in bbox or ()]
         self._segmentations.add(outline, height, width)
         if not crowd and outline:
-            edges, corners = outline_edges(outline), (left, top, left + wide, top + high)
+            edges, corners = segmentation_edges(outline), (left, top, left + wide, top + high)
             if edges is not None and len(self._pairs) < MOST_PAIRS:
                 self._pairs.append((edges, corners, (width, height)))
-            if part := misplaced(edges, corners):
-                self._misplaced.append((name, row, part))
+            if bad := misplaced(edges, corners):
+                self._misplaced.append((name, row, bad))
         self._clipped += reaches_outside(box, height, width)
         self._numbers.append(int(id_))
         self._rows.append(row)
@@ -127,22 +127,22 @@ class AnnotationReader:
     def _judge(self, path: Path, total: int) -> None:
         if units := other_units(self._pairs):
             raise BadRecord(str(path), "annotations", *wrong_units(units))
-        for name, row, part in self._misplaced:
-            self._note(name, part)
+        for name, row, bad in self._misplaced:
+            self._note(name, bad)
             self._spoiled.add(row)
         if self._lost > MAX_BAD_SHARE * total:
             reason = f"{self._lost} of {total} annotations are of no image of the file, so what is on it is not known"
-            raise BadRecord(str(path), "annotations", reason, "Mend their image_id, or remove them.")
+            raise BadRecord(str(path), "annotations", reason, "Fix their image_id, or remove them.")
 
 
-def misplaced(outline: Edges | None, box: Edges) -> BadPart | None:
+def misplaced(outline: Edges | None, box: Edges) -> BadValue | None:
     """What is wrong with an outline that covers nothing or is elsewhere than its box; None where nothing is."""
     if outline is None:
-        return BadPart("its outline covers no pixel", "Mend or remove it.")
+        return BadValue("its outline covers no pixel", "Fix or remove it.")
     if same_place(outline, box):
         return None
     places = ["{:g}, {:g} to {:g}, {:g}".format(*(round(edge, 2) for edge in edges)) for edges in (outline, box)]
-    return BadPart(f"its outline is at {places[0]} and its box at {places[1]} pixels", "Mend one of them.")
+    return BadValue(f"its outline is at {places[0]} and its box at {places[1]} pixels", "Fix one of them.")
 
 
 def wrong_units(units: str) -> tuple[str, str]:
@@ -152,9 +152,9 @@ def wrong_units(units: str) -> tuple[str, str]:
 
 
 def known(annotation: Any, key: str, table: dict[str, int], what: str) -> int:
-    """What the table has for an id. Raises BadPart when it has nothing."""
+    """What the table has for an id. Raises BadValue when it has nothing."""
     id_ = annotation.get(key) if isinstance(annotation, dict) else None
     number = table.get(id_key(id_) or "")
     if number is None:
-        raise BadPart(f"its {key} {id_!r} is not among the {what}", "Mend it, or remove it from annotations.")
+        raise BadValue(f"its {key} {id_!r} is not among the {what}", "Fix it, or remove it from annotations.")
     return number

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from openpali.data.files.annotations import BadPart
+from openpali.data.files.annotations import BadValue
 
 KEYS = ("conversations", "messages", "conversation")
 _ASK, _ANSWER = ("human", "user"), ("gpt", "assistant", "model", "chatgpt", "bot")
@@ -36,7 +36,7 @@ def questions(row: dict[str, Any], key: str) -> list[dict[str, Any]]:
     """The row once for each question in its conversation, with `question`, `answer`, and its image as `image`.
 
     Raises:
-        BadPart: it is no such conversation, or there is no question with an answer.
+        BadValue: it is no such conversation, or there is no question with an answer.
     """
     rest = {name: value for name, value in row.items() if name not in (key, *_IMAGES)}
     images = next(([row[name]] if name == "image" else row[name] for name in _IMAGES if row.get(name)), [])
@@ -50,9 +50,9 @@ def questions(row: dict[str, Any], key: str) -> list[dict[str, Any]]:
             found.append({"question": asked, "answer": text})
             asked = None
         elif role not in (*_OUT, *_ANSWER):
-            raise BadPart(f"its {key} have a turn of {role!r}", "Call the two human and gpt, or user and assistant.")
+            raise BadValue(f"its {key} have a turn of {role!r}", "Call the two human and gpt, or user and assistant.")
     if not found:
-        raise BadPart(f"its {key} have no question with an answer", "Write a question and its answer, or remove it.")
+        raise BadValue(f"its {key} have no question with an answer", "Write a question and its answer, or remove it.")
     image = {"image": images[0] if len(images) == 1 else images} if images else {}
     return [rest | image | pair for pair in found]
 
@@ -65,7 +65,7 @@ def _messages(talk: Any) -> Iterator[tuple[str, str, list[Any]]]:
         talk = [dict(zip(names, values)) for values in zip(*(talk[name] for name in names))]
     for message in talk:
         if not isinstance(message, dict):
-            raise BadPart(f"its conversation holds {message!r}", 'Write {"from": "human", "value": "..."}.')
+            raise BadValue(f"its conversation holds {message!r}", 'Write {"from": "human", "value": "..."}.')
         role = str(message.get("from", message.get("role", ""))).lower()
         content = message.get("value", message.get("content"))
         parts = content if isinstance(content, list) else [content]

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from openpali.data.files.annotations import BadPart
+from openpali.data.files.annotations import BadValue
 from openpali.data.images.open_image import BadImage, load_image
 from openpali.data.images.orientation import stored_size
 
@@ -39,21 +39,21 @@ class ImageFolder:
         Windows has written the name.
 
         Raises:
-            BadPart: it is no name, leads out of the folder, or there is no such file.
+            BadValue: it is no name, leads out of the folder, or there is no such file.
         """
         if not isinstance(name, str) or not name or "\0" in name:
-            raise BadPart("its file_name is missing or no text", "Give the image's path within image_root.")
+            raise BadValue("its file_name is missing or no text", "Give the image's path within image_root.")
         if name.startswith(("http://", "https://")):
-            raise BadPart(f"{name} is an address on the web", "Download the image and give its path.")
+            raise BadValue(f"{name} is an address on the web", "Download the image and give its path.")
         if name.startswith("data:") or len(name) > _LONGEST:
-            raise BadPart(f"{name[:40]}... is no name of a file", "Save the image as a file and give its path.")
+            raise BadValue(f"{name[:40]}... is no name of a file", "Save the image as a file and give its path.")
         path = PurePosixPath(name.removeprefix("file://").replace(os.sep, "/"))
         found = self._find(path) or "\\" in name and self._find(PurePosixPath(name.replace("\\", "/")))
         if found:
             return found
         if self._relative(path) is None:
-            raise BadPart(f"{name} is outside {self.root}", "Move the image there, or give another image_root.")
-        raise BadPart(f"there is no image {name} in {self.root}", self._remedy(path))
+            raise BadValue(f"{name} is outside {self.root}", "Move the image there, or give another image_root.")
+        raise BadValue(f"there is no image {name} in {self.root}", self._remedy(path))
 
     def load(self, name: str, size: tuple[int, int] | None = None, frame: str = "upright") -> Image.Image:
         """The image as RGB, upright.
@@ -64,7 +64,7 @@ class ImageFolder:
             frame: whether that is the image upright or as it is stored.
 
         Raises:
-            BadPart: a link leads out of the folder, it cannot be decoded, or it has another size.
+            BadValue: a link leads out of the folder, it cannot be decoded, or it has another size.
         """
         path = self.inside(name)
         try:
@@ -72,14 +72,14 @@ class ImageFolder:
             if size is not None and (image.size != size or frame != "upright"):
                 self._check_size(name, path, image.size, size, frame)
         except BadImage as error:
-            raise BadPart(str(error)) from error
+            raise BadValue(str(error)) from error
         return image
 
     def inside(self, name: str) -> Path:
-        """The file of a name that was checked. Raises BadPart for a link out of the folder."""
+        """The file of a name that was checked. Raises BadValue for a link out of the folder."""
         path = (self.root / name).resolve()
         if not path.is_relative_to(self.root.resolve()):
-            raise BadPart(f"{name} is a link out of {self.root}", _LINK)
+            raise BadValue(f"{name} is a link out of {self.root}", _LINK)
         return path
 
     def _check_size(self, name: str, path: Path, upright: tuple[int, int], size: tuple[int, int], frame: str) -> None:
@@ -87,13 +87,13 @@ class ImageFolder:
         other, mine = (stored, upright) if frame == "upright" else (upright, stored)
         if size == mine:
             return
-        remedy = "Give the image that was annotated, or mend width and height."
+        remedy = "Give the image that was annotated, or fix width and height."
         if size == other and orientation != 1:
             what = "as it is stored" if frame == "upright" else "upright"
             option = "stored" if frame == "upright" else "upright"
             remedy = f"EXIF turns it, and they are for the image {what}: give the option orientation: {option}."
         told = f"{name} is {mine[0]}x{mine[1]} pixels, and its annotations are for {size[0]}x{size[1]}"
-        raise BadPart(told, remedy)
+        raise BadValue(told, remedy)
 
     def _remedy(self, path: PurePosixPath) -> str:
         """What to do about a file that is not there: perhaps it is written in small letters, or in capitals."""

@@ -164,7 +164,7 @@ def _range(start: float, end: float | None, length: float, path: Path) -> tuple[
     last = length if end is None else min(end, length)
     if not 0 <= start < last:
         asked = f"{start:g}" + ("" if end is None else f" to {end:g}")
-        raise BadVideo(f"{path} is {length:g} long, which leaves nothing of {asked}. Mend start and end.")
+        raise BadVideo(f"{path} is {length:g} long, which leaves nothing of {asked}. Fix start and end.")
     return start, last
 
 

@@ -17,7 +17,7 @@ MOST_PAIRS = 5_000  # that say in which units all are
 _ALIKE, _BETTER = 0.8, 0.1
 
 
-def outline_edges(segmentation: Any) -> Edges | None:
+def segmentation_edges(segmentation: Any) -> Edges | None:
     """The box around polygons or run lengths that are none that is wrong; None where they cover nothing."""
     if isinstance(segmentation, dict):
         return _run_edges(segmentation)

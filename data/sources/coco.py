@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from openpali.data.files.annotations import (
-    BadPart,
+    BadValue,
+    check_bad_share,
     checked_box,
     checked_size,
     id_key,
-    judge,
     read_json,
     repeated,
 )
@@ -102,8 +102,8 @@ class CocoInstances:
         try:
             image = self._images.load(self._files[row], (width, height), self.orientation)
             turn = self._turn(row)
-        except BadPart as part:
-            raise BadRecord(str(self.path), f"image {id_}", part.reason, part.remedy) from part
+        except BadValue as bad:
+            raise BadRecord(str(self.path), f"image {id_}", bad.reason, bad.remedy) from bad
         rows = self._order[self._starts[row] : self._starts[row + 1]]
         crowds, things = self._found.crowds, self._found.things
         return {
@@ -163,7 +163,7 @@ class CocoInstances:
         self._records = np.flatnonzero(good & (per_image > 0))
         self._order = np.argsort(rows, kind="stable")
         self._starts = np.searchsorted(rows[self._order], np.arange(len(self._ids) + 1))
-        judge(self.path, len(self._records), len(images) - len(self._ids) + int((~good).sum()), self.bad)
+        check_bad_share(self.path, len(self._records), len(images) - len(self._ids) + int((~good).sum()), self.bad)
 
     def _read_images(self, images: list[Any]) -> dict[str, int]:
         """Row of each image id; -1 for the ids of images that cannot be used."""
@@ -174,14 +174,14 @@ class CocoInstances:
             id_ = id_key(image.get("id")) if isinstance(image, dict) else None
             try:
                 if id_ is None:
-                    raise BadPart(f"entry {number} of images has no id", "Give each a number.")
+                    raise BadValue(f"entry {number} of images has no id", "Give each a number.")
                 row_of[id_] = -1
                 if id_ in twice:
-                    raise BadPart("another image has the same id", "Give each image an id of its own.")
+                    raise BadValue("another image has the same id", "Give each image an id of its own.")
                 size = checked_size(image.get("width"), image.get("height"))
                 name = self._images.check(image.get("file_name"))
-            except BadPart as part:
-                self._note(f"image {id_ if id_ is not None else f'number {number}'}", part)
+            except BadValue as bad:
+                self._note(f"image {id_ if id_ is not None else f'number {number}'}", bad)
                 continue
             row_of[id_] = len(self._ids)
             self._ids.append(id_)
@@ -203,11 +203,11 @@ class CocoInstances:
                 if key in found and self._names[found[key]] != name:
                     raise ValueError(f"its id is that of {self._names[found[key]]!r} too")
             except (KeyError, TypeError, AttributeError, ValueError) as error:
-                self._note(f"category {id_}", BadPart(f"it cannot be a label ({error})", 'Give "id" and "name".'))
+                self._note(f"category {id_}", BadValue(f"it cannot be a label ({error})", 'Give "id" and "name".'))
                 continue
             found[key] = len(self._names)
             self._names.append(name)
         return found
 
-    def _note(self, record: str, part: BadPart) -> None:
-        self.bad.append(BadRecord(str(self.path), record, part.reason, part.remedy))
+    def _note(self, record: str, bad: BadValue) -> None:
+        self.bad.append(BadRecord(str(self.path), record, bad.reason, bad.remedy))

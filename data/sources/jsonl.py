@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 from PIL import Image
 
-from openpali.data.files.annotations import BadPart
+from openpali.data.files.annotations import BadValue
 from openpali.data.files.conversations import conversation_key, questions, without_marks
 from openpali.data.files.image_folder import ImageFolder
 from openpali.data.files.text_encoding import SAVE_AS_UTF8, encoding_of, not_unicode
@@ -149,7 +149,7 @@ class JsonlSource:
         if good + bad >= _MANY and bad > _MAX_BAD_SHARE * (good + bad):
             few = " ".join(str(record) for record in self.bad[:3])
             reason = f"{bad} of its {good + bad} records are bad, more than a tenth. The first: {few}"
-            raise BadRecord(str(self.path), "all", reason, "Mend or remove them.")
+            raise BadRecord(str(self.path), "all", reason, "Fix or remove them.")
 
     def _read_lines(self) -> Iterator[tuple[int, int, bytes]]:
         """Number from 1, byte offset and content of every line that is not blank."""
@@ -180,7 +180,7 @@ class JsonlSource:
         except UnicodeDecodeError as error:
             raise self._bad(number, not_unicode(line[error.start]), SAVE_AS_UTF8) from error
         except (ValueError, RecursionError) as error:
-            raise self._bad(number, f"it is not JSON in UTF-8 ({error})", "Mend the line.") from error
+            raise self._bad(number, f"it is not JSON in UTF-8 ({error})", "Fix the line.") from error
         if not isinstance(record, dict):
             raise self._bad(number, "it is not a JSON object", 'Write {"image": ..., "prefix": ..., "suffix": ...}.')
         key = conversation_key(record)
@@ -188,8 +188,8 @@ class JsonlSource:
             return [record]
         try:
             asked = questions(record, key)
-        except BadPart as part:
-            raise self._bad(number, part.reason, part.remedy) from part
+        except BadValue as bad:
+            raise self._bad(number, bad.reason, bad.remedy) from bad
         # whatever else such rows say is not for us
         names = {"question": "prefix", "answer": "suffix"}
         return [{names.get(key, key): one[key] for key in one if key in (*names, *self.known)} for one in asked]
@@ -239,7 +239,7 @@ class JsonlSource:
                 path = self._other_place(name) or path
             inside = path.is_relative_to(root)
         except (OSError, ValueError, RuntimeError) as error:
-            raise self._bad(number, f"{name!r} is not a path ({error})", "Mend it.") from error
+            raise self._bad(number, f"{name!r} is not a path ({error})", "Fix it.") from error
         if not inside:
             raise self._bad(
                 number,
@@ -252,7 +252,7 @@ class JsonlSource:
         """Where an image is that is beside the file, or that Unicode or Windows spells otherwise; None if nowhere."""
         try:
             return (self.image_root / self._spelled.check(name)).resolve()
-        except BadPart:
+        except BadValue:
             return None
 
     def _check_image(self, path: Path, number: int, seen: dict[Path, BadImage | None], decode: bool) -> None:

@@ -13,11 +13,11 @@ from PIL import Image
 
 from openpali.data.example import Box
 from openpali.data.files.annotations import (
-    BadPart,
+    BadValue,
     Segmentations,
+    check_bad_share,
     checked_box,
     id_key,
-    judge,
     reaches_outside,
     read_json,
     repeated,
@@ -27,7 +27,7 @@ from openpali.data.files.coco_annotations import Pair, misplaced, wrong_units
 from openpali.data.files.image_folder import ImageFolder
 from openpali.data.images.open_image import BadImage
 from openpali.data.images.orientation import UPRIGHT, check_frame, stored_size, turned_box, turned_mask, turned_size
-from openpali.data.masks.polygon_units import MOST_PAIRS, other_units, outline_edges
+from openpali.data.masks.polygon_units import MOST_PAIRS, other_units, segmentation_edges
 from openpali.data.masks.rle import mask_box
 from openpali.data.records import BadRecord
 from openpali.modeling.location_tokens import clean_label
@@ -131,8 +131,8 @@ class ReferringExpressions:
         name, image = self._entries[i][:2]
         try:
             return self._images.load(image, self._sizes[image], self.orientation)
-        except BadPart as part:
-            raise BadRecord(str(self.path), name, part.reason, part.remedy) from part
+        except BadValue as bad:
+            raise BadRecord(str(self.path), name, bad.reason, bad.remedy) from bad
 
     def _object(self, i: int, turn: int | None = None) -> dict[str, Any]:
         """The object of an entry, with one of its sentences or with all of them."""
@@ -151,35 +151,34 @@ class ReferringExpressions:
 
     def _read(self, entries: list[Any], outlined: dict[Any, dict[str, Any]]) -> None:
         wanted = _SPLITS.get(self.split or "", (self.split,))
-        bad, names = 0, set()
+        names: set[str] = set()
         for number, entry in enumerate(entries):
             if self.split is not None and isinstance(entry, dict) and entry.get("split") not in wanted:
                 continue
             name = _name(entry, number)
             try:
                 if name in names:
-                    raise BadPart("another entry has the same id", "Give each entry an id of its own, or none.")
+                    raise BadValue("another entry has the same id", "Give each entry an id of its own, or none.")
                 names.add(name)
                 self._add(name, entry, outlined)
-            except BadPart as part:
-                bad += 1
-                self.bad.append(BadRecord(str(self.path), name, part.reason, part.remedy))
-        if not self._entries and not bad and self.split is not None:
+            except BadValue as bad:
+                self.bad.append(BadRecord(str(self.path), name, bad.reason, bad.remedy))
+        if not self._entries and not self.bad and self.split is not None:
             there = sorted({str(entry.get("split")) for entry in entries if isinstance(entry, dict)})
             reason = f"no entry is of the split {self.split!r}; there are {', '.join(there)}"
             raise BadRecord(str(self.path), "all", reason, "Give one of these.")
         if units := other_units(self._pairs):
             raise BadRecord(str(self.path), "all", *wrong_units(units))
-        judge(self.path, len(self._entries), bad, self.bad)
+        check_bad_share(self.path, len(self._entries), len(self.bad), self.bad)
 
     def _add(self, name: str, entry: Any, outlined: dict[Any, dict[str, Any]]) -> None:
         if not isinstance(entry, dict):
-            raise BadPart("it is not a JSON object", 'Write {"image": ..., "sentences": [...], "bbox": [...]}.')
+            raise BadValue("it is not a JSON object", 'Write {"image": ..., "sentences": [...], "bbox": [...]}.')
         if "ann_id" in entry and "bbox" not in entry and "segmentation" not in entry:
             id_ = id_key(entry["ann_id"])
             if id_ is None or id_ not in outlined:
                 remedy = "Give the option instances: the COCO file with its box and outline."
-                raise BadPart(f"its ann_id {entry['ann_id']!r} is not among the instances", remedy)
+                raise BadValue(f"its ann_id {entry['ann_id']!r} is not among the instances", remedy)
             entry = entry | outlined[id_]
         sentences = _sentences(entry)
         category = entry.get("category")
@@ -194,19 +193,19 @@ class ReferringExpressions:
         self._clipped += given is not None and reaches_outside([float(value) for value in given], height, width)
 
     def _compare(self, entry: dict[str, Any], box: Box, width: int, height: int) -> None:
-        """Raise BadPart for an outline that is elsewhere than its box, where there are both."""
+        """Raise BadValue for an outline that is elsewhere than its box, where there are both."""
         if entry.get("bbox") is None or not entry.get("segmentation"):
             return
         try:
-            edges = outline_edges(entry["segmentation"])
+            edges = segmentation_edges(entry["segmentation"])
         except (ValueError, KeyError, TypeError):
             # what is wrong with it is told by whoever keeps it
             return
         own = box.x0 * width, box.y0 * height, box.x1 * width, box.y1 * height
         if edges is not None and len(self._pairs) < MOST_PAIRS:
             self._pairs.append((edges, own, (width, height)))
-        if part := misplaced(edges, own):
-            raise part
+        if bad := misplaced(edges, own):
+            raise bad
 
     def _size(self, image: str) -> tuple[int, int]:
         """Width and height of what was annotated from the image's header, read once."""
@@ -214,7 +213,7 @@ class ReferringExpressions:
             try:
                 size, turn = stored_size(self.image_root / image)
             except BadImage as error:
-                raise BadPart(str(error)) from error
+                raise BadValue(str(error)) from error
             stored = self.orientation == "stored"
             self._sizes[image] = size if stored else turned_size(size, turn)
             self._turns[image] = turn if stored else UPRIGHT
@@ -238,12 +237,12 @@ def _sentences(entry: dict[str, Any]) -> list[str]:
         if isinstance(sentence, dict):
             sentence = next((sentence[key] for key in _SENTENCE_KEYS if key in sentence), None)
         if not isinstance(sentence, str) or not sentence.strip():
-            raise BadPart("its sentences are missing or no texts", 'Give "sentences" as a list of texts.')
+            raise BadValue("its sentences are missing or no texts", 'Give "sentences" as a list of texts.')
         texts.append(" ".join(sentence.replace(";", ",").split()))
         if not _usable(texts[-1]):
-            raise BadPart(f"its sentence {texts[-1]!r} holds a location or segmentation token", "Take it out.")
+            raise BadValue(f"its sentence {texts[-1]!r} holds a location or segmentation token", "Take it out.")
     if not texts:
-        raise BadPart("it has no sentence", 'Give "sentences" as a list of texts.')
+        raise BadValue("it has no sentence", 'Give "sentences" as a list of texts.')
     return texts
 
 
@@ -260,10 +259,10 @@ def _box(entry: dict[str, Any], height: int, width: int, label: str, clip: bool)
     if entry.get("bbox") is not None:
         return checked_box(entry["bbox"], height, width, label, clip)
     if not entry.get("segmentation"):
-        raise BadPart("it has neither bbox nor segmentation", "Give at least one of them.")
+        raise BadValue("it has neither bbox nor segmentation", "Give at least one of them.")
     mask = segmentation_mask(entry["segmentation"], height, width)
     if not mask.any():
-        raise BadPart("its segmentation covers no pixel", "Mend it, or give bbox.")
+        raise BadValue("its segmentation covers no pixel", "Fix it, or give bbox.")
     return mask_box(mask, label)
 
 

@@ -90,7 +90,7 @@ class VideoSource(JsonlSource):
             if value is not None and not _is_time(value):
                 raise self._bad(number, f'"{key}" is {value!r}', f'Give "{key}" in seconds, from 0 up.')
         if record.get("end") is not None and record["end"] <= (record.get("start") or 0):
-            raise self._bad(number, '"end" is not behind "start"', "Mend them.")
+            raise self._bad(number, '"end" is not behind "start"', "Fix them.")
         if "captions" in record and not _are_captions(record["captions"]):
             remedy = 'Write {"en": "a dog runs"}, or a list of texts in place of one.'
             raise self._bad(number, '"captions" are not texts by language', remedy)

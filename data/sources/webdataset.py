@@ -181,7 +181,7 @@ def _json(sample: Sample) -> dict[str, Any]:
     try:
         content = json.loads(_decoded(sample, "json"))
     except (ValueError, RecursionError) as error:
-        raise _bad(sample, f"its json is not JSON ({error})", "Mend or remove it.") from error
+        raise _bad(sample, f"its json is not JSON ({error})", "Fix or remove it.") from error
     if not isinstance(content, dict):
         raise _bad(sample, "its json is not an object", 'Write {"captions": {"en": "..."}}.')
     return {key: value for key, value in content.items() if key not in _OURS}
@@ -204,7 +204,7 @@ def _check(sample: Sample, record: dict[str, Any]) -> None:
             raise _bad(sample, f'its "{key}" is not text', "Give text, or leave it out.")
     objects = record.get("objects", [])
     if not isinstance(objects, list) or not all(isinstance(item, dict) for item in objects):
-        raise _bad(sample, 'its "objects" are not a list of objects', "Mend or leave them out.")
+        raise _bad(sample, 'its "objects" are not a list of objects', "Fix or leave them out.")
     for item in objects:
         if "box" in item:
             item["box"] = _box(sample, item["box"])

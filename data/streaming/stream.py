@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from openpali.data.example import Example
 from openpali.data.files.tar_shards import Sample
 from openpali.data.mixture import MixtureRow, TaskDataset, shares
-from openpali.data.records import BadRecord, SkipLog, too_many
+from openpali.data.records import BadRecord, SkipLog, too_many_bad
 from openpali.data.sources import Augmented
 from openpali.data.sources.webdataset import WebDataset
 from openpali.data.streaming.positions import Cursor, IndexCursor, Reader, ShardCursor
@@ -103,9 +103,9 @@ class TaskCursor:
             # all workers and processes together, of the whole dataset
             count, total, least = stream.skip_log.count(data), max(total, stream.length), _MIN_LENGTH
         if total >= least and count > share * total:
-            raise too_many(bad, f"{count} of {total} records", share) from bad
+            raise too_many_bad(bad, f"{count} of {total} records", share) from bad
         if len(self.lost) > share * self.samples.opened and self.samples.opened >= _MIN_SHARDS:
-            raise too_many(bad, f"{len(self.lost)} of {self.samples.opened} shards", share) from bad
+            raise too_many_bad(bad, f"{len(self.lost)} of {self.samples.opened} shards", share) from bad
         if self.barren_records >= _BARREN_RECORDS:
             self._give_up()
 

@@ -7,17 +7,15 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from openpali.data.example import Example
-from openpali.data.sources import several
 from openpali.data.sources.builtin.phrases import KINDS, colour_word, phrases, position_word, question
-from openpali.data.tasks.parts.questions import Asked, CountedApart
+from openpali.data.tasks.parts.questions import QuestionAnswer, QuestionTask
 
 ABSENT = 0.2
 """Share of counting questions about something that is not there."""
 
 
 @dataclass(frozen=True)
-class Answer(CountedApart):
+class Answer(QuestionTask):
     """Questions on the built-in images, with a word, a number or a place as the answer.
 
     Attributes:
@@ -34,41 +32,22 @@ class Answer(CountedApart):
     name: str = "answer"
 
     def __post_init__(self) -> None:
-        for field in ("kinds", "languages"):
-            object.__setattr__(self, field, several(getattr(self, field)))
-        if not self.kinds or not self.languages or not set(self.kinds) <= set(KINDS):
-            chosen = f"kinds={list(self.kinds)}, languages={list(self.languages)}"
-            raise ValueError(f"{chosen}: give at least one of each; kinds are {', '.join(KINDS)}.")
-        for language in (*self.languages, self.answer_language or "en"):
-            phrases(language)
+        self.check_options(KINDS, phrases)
 
-    def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
+    def draw_question(self, record: dict[str, Any], rng: random.Random) -> QuestionAnswer | None:
         """A question of a random kind among those that the scene allows."""
-        asked = self.asked(record, rng)
-        return asked and asked.answered(self.name, record)
-
-    def asked(self, record: dict[str, Any], rng: random.Random) -> Asked | None:
-        """The question and its answer; None when the scene allows none."""
         language = rng.choice(self.languages)
         reply = self.answer_language or language
         for kind in rng.sample(self.kinds, len(self.kinds)):
-            found = _ASK[kind](record, language, reply, rng)
+            found = _QUESTIONS[kind](record, language, reply, rng)
             if found is not None:
                 text, answer, about = found
-                return Asked(kind, text, answer, language, reply, tuple(item["box"] for item in about))
+                return QuestionAnswer(kind, text, answer, language, reply, tuple(item["box"] for item in about))
         return None
-
-    def prediction(self, text: str, example: Example) -> str:
-        """The text without space around it."""
-        return text.strip()
-
-    def reference(self, example: Example) -> list[str]:
-        """Every right answer."""
-        return list(example.references)
 
 
 def _what(record: dict[str, Any], language: str, reply: str, rng: random.Random) -> Any:
-    """Of a single object; of one of several by its place, when no other is there."""
+    """About a single object; about one of several by its place, when no other is there."""
     objects = record["objects"]
     if len(objects) == 1:
         return question("what", language), objects[0]["names"][reply], objects
@@ -101,8 +80,8 @@ def _colour(record: dict[str, Any], language: str, reply: str, rng: random.Rando
     if not items:
         return None
     item = rng.choice(items)
-    asked = question("colour", language, thing=item["names"][language])
-    return asked, colour_word(item["colour"], reply), [item]
+    text = question("colour", language, thing=item["names"][language])
+    return text, colour_word(item["colour"], reply), [item]
 
 
 def _where(record: dict[str, Any], language: str, reply: str, rng: random.Random) -> Any:
@@ -120,4 +99,4 @@ def _single(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [item for item in record["objects"] if concepts.count(item["concept"]) == 1]
 
 
-_ASK = {"what": _what, "count": _count, "colour": _colour, "where": _where, "presence": _presence}
+_QUESTIONS = {"what": _what, "count": _count, "colour": _colour, "where": _where, "presence": _presence}

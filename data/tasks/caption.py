@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Example
-from openpali.data.sources import several
 from openpali.data.tasks.parts.captions import caption_languages, captions_in, record_images
+from openpali.data.tasks.parts.options import set_tuples
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Caption:
     name: str = "caption"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "languages", several(self.languages))
+        set_tuples(self, "languages")
         if self.by_language and self.metric != "captions":
             raise ValueError(f"by_language needs metric: captions, and metric is {self.metric!r}")
 

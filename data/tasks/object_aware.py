@@ -8,9 +8,15 @@ from typing import Any
 
 from openpali.data.example import Example
 from openpali.data.masks.objects import reading_order
-from openpali.data.sources import several
 from openpali.data.sources.builtin.phrases import phrases
-from openpali.data.tasks.parts.questions import OBJECT_KINDS, Asked, CountedApart, object_phrases, object_question
+from openpali.data.tasks.parts.options import set_tuples
+from openpali.data.tasks.parts.questions import (
+    OBJECT_KINDS,
+    QuestionAnswer,
+    QuestionTask,
+    object_phrases,
+    object_question,
+)
 
 ABSENT = 0.2
 """Share of counting questions about something that is not there."""
@@ -20,7 +26,7 @@ _COMMAS = re.compile(r"\s*[,،、]\s*")
 
 
 @dataclass(frozen=True)
-class ObjectAware(CountedApart):
+class ObjectAware(QuestionTask):
     """Questions on records with `objects`, in the four forms of PaLI and PaliGemma.
 
     "What objects are in the image?", "Is {thing} in the image?", "Which of {thing}, {thing} are in the image?" and
@@ -43,34 +49,24 @@ class ObjectAware(CountedApart):
     name: str = "object_aware"
 
     def __post_init__(self) -> None:
-        for field in ("kinds", "languages", "things"):
-            object.__setattr__(self, field, several(getattr(self, field)))
-        if not self.kinds or not self.languages or not set(self.kinds) <= set(OBJECT_KINDS):
-            chosen = f"kinds={list(self.kinds)}, languages={list(self.languages)}"
-            raise ValueError(f"{chosen}: give at least one of each; kinds are {', '.join(OBJECT_KINDS)}.")
-        for language in (*self.languages, self.answer_language or "en"):
-            object_phrases(language)
+        set_tuples(self, "things")
+        self.check_options(OBJECT_KINDS, object_phrases)
         if self.things and len({*self.languages, self.answer_language or self.languages[0]}) > 1:
             raise ValueError("things are names in one language: ask and answer in that one, or leave them out")
 
-    def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """A question of a random kind among those that the record allows."""
-        asked = self.asked(record, rng)
-        return asked and asked.answered(self.name, record)
-
-    def asked(self, record: dict[str, Any], rng: random.Random) -> Asked | None:
-        """The question and its answer; None when the record allows none in the language drawn."""
+    def draw_question(self, record: dict[str, Any], rng: random.Random) -> QuestionAnswer | None:
+        """A question of a random kind among those that the record allows in a random language."""
         language = rng.choice(self.languages)
         scene = _scene(record, language, self.answer_language or language, self.things)
         if scene is None:
             return None
         for kind in rng.sample(self.kinds, len(self.kinds)):
-            found = _ASK[kind](scene, rng)
+            found = _QUESTIONS[kind](scene, rng)
             if found is not None:
                 text, answer, about = found
-                spoken_of = [item for item in scene.objects if item["names"][language] in about]
-                boxes = tuple(item["box"] for item in spoken_of if item.get("box"))
-                return Asked(kind, text, answer, language, scene.reply, boxes)
+                items = [item for item in scene.objects if item["names"][language] in about]
+                boxes = tuple(item["box"] for item in items if item.get("box"))
+                return QuestionAnswer(kind, text, answer, language, scene.reply, boxes)
         return None
 
     def prediction(self, text: str, example: Example) -> str:
@@ -93,7 +89,7 @@ class _Scene:
     present: dict[str, str]
     absent: dict[str, str]
 
-    def asked(self, kind: str, *things: str) -> str:
+    def question(self, kind: str, *things: str) -> str:
         return object_question(kind, self.language, *things, comma=phrases(self.language)["comma"])
 
     def listed(self, answers: list[str]) -> str:
@@ -122,7 +118,7 @@ def _list(scene: _Scene, rng: random.Random) -> Any:
     if not scene.present:
         return None
     answers = list(dict.fromkeys(scene.present.values()))
-    return scene.asked("list"), scene.listed(answers), list(scene.present)
+    return scene.question("list"), scene.listed(answers), list(scene.present)
 
 
 def _presence(scene: _Scene, rng: random.Random) -> Any:
@@ -131,7 +127,7 @@ def _presence(scene: _Scene, rng: random.Random) -> Any:
         return None
     there = bool(scene.present) and rng.random() < 0.5
     name = rng.choice(list(scene.present if there else scene.absent))
-    return scene.asked("presence", name), phrases(scene.reply)["yes_no"][0 if there else 1], [name]
+    return scene.question("presence", name), phrases(scene.reply)["yes_no"][0 if there else 1], [name]
 
 
 def _which(scene: _Scene, rng: random.Random) -> Any:
@@ -142,7 +138,7 @@ def _which(scene: _Scene, rng: random.Random) -> Any:
     names = there + rng.sample(list(scene.absent), rng.randint(1, min(len(scene.absent), _MOST_ABSENT)))
     rng.shuffle(names)
     answers = [scene.present[name] for name in names if name in there]
-    return scene.asked("which", *names), scene.listed(list(dict.fromkeys(answers))), there
+    return scene.question("which", *names), scene.listed(list(dict.fromkeys(answers))), there
 
 
 def _count(scene: _Scene, rng: random.Random) -> Any:
@@ -153,7 +149,7 @@ def _count(scene: _Scene, rng: random.Random) -> Any:
         return None
     name = rng.choice(list(scene.absent) if absent else known)
     number = sum(item["names"][scene.language] == name for item in scene.objects)
-    return scene.asked("count", name), str(number), [name]
+    return scene.question("count", name), str(number), [name]
 
 
 def _in_order(text: str, example: Example) -> str:
@@ -162,5 +158,5 @@ def _in_order(text: str, example: Example) -> str:
     return ", ".join(sorted(part for part in _COMMAS.split(text.strip()) if part))
 
 
-_ASK: dict[str, Callable[[_Scene, random.Random], Any]]
-_ASK = {"list": _list, "presence": _presence, "which": _which, "count": _count}
+_QUESTIONS: dict[str, Callable[[_Scene, random.Random], Any]]
+_QUESTIONS = {"list": _list, "presence": _presence, "which": _which, "count": _count}

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Example
-from openpali.data.sources import several
 from openpali.data.tasks.parts.captions import caption_languages, captions_in, cuts, record_images
+from openpali.data.tasks.parts.options import set_tuples
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SplitCap:
     name: str = "splitcap"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "languages", several(self.languages))
+        set_tuples(self, "languages")
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
         """One caption, cut; None without one in these languages."""

@@ -81,7 +81,7 @@ def test_too_many_bad_records_end_the_reading_wherever_they_are(seed):
     assert len([few[index] for index in order]) == 100
     many = TaskDataset(Numbers(100, bad=bad | {min(set(range(100)) - bad)}), Draw(), split="validation")
     reason = "it is bad; with it 11 of 100 records of the validation split cannot be used, more than max_bad_share=0.1"
-    with pytest.raises(BadRecord, match=f"numbers:[0-9]+: {reason}. Mend the data, or raise max_bad_share."):
+    with pytest.raises(BadRecord, match=f"numbers:[0-9]+: {reason}. Fix the data, or raise max_bad_share."):
         [many[index] for index in order]
     lenient = TaskDataset(Numbers(100, bad=set(range(45))), Draw(), max_bad_share=0.5)
     assert lenient[0].id == "numbers-45"

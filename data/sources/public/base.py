@@ -1,6 +1,6 @@
 """Public datasets in the layout in which they are handed out, from a folder or from a copy on the Hub.
 
-A dataset is a subclass of `PublicSource`: which files hold a part of it, what an entry says, and what to download
+A dataset is a subclass of `PublicSource`: which files hold a split of it, what an entry says, and what to download
 where something is missing. Nothing is downloaded here.
 """
 
@@ -11,9 +11,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
-from openpali.data.files.annotations import BadPart, judge, read_json
+from openpali.data.files.annotations import BadValue, check_bad_share, read_json
+from openpali.data.files.dataset_files import MissingData, PackedRows, hub_copy, listed, with_images
 from openpali.data.files.image_folder import ImageFolder
-from openpali.data.files.large_tables import MissingData, PackedRows, hub_copy, listed, with_images
 from openpali.data.images.open_image import BadImage, load_image
 from openpali.data.records import BadRecord
 
@@ -22,7 +22,7 @@ _HELD_OUT_SHARE = 0.05
 
 
 class PublicSource(ABC):
-    """Records of one part of a dataset, their images decoded as they are asked for.
+    """Records of one split of a dataset, their images decoded as they are asked for.
 
     The annotations are read and checked at the start, and that every image is there. Entries that cannot be used
     are left out.
@@ -31,9 +31,9 @@ class PublicSource(ABC):
         title: what people call the dataset.
         address: where it is handed out.
         layout: lines that say which files its folder holds.
-        parts: `train`, `validation` and `test` to the dataset's own names. Where the answers of the test part are
+        splits: `train`, `validation` and `test` to the dataset's own names. Where the answers of the test split are
             not public, `test` is that of `validation`.
-        also: further parts of the dataset, by its own names.
+        more_splits: further splits of the dataset, by its own names.
         hub_columns: the fields of an entry to the columns of the usual copy on the Hub. `image` may be several.
         bad: what is wrong with each entry that cannot be used.
     """
@@ -42,8 +42,8 @@ class PublicSource(ABC):
     title: ClassVar[str]
     address: ClassVar[str]
     layout: ClassVar[tuple[str, ...]]
-    parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "val"}
-    also: ClassVar[tuple[str, ...]] = ()
+    splits: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "val"}
+    more_splits: ClassVar[tuple[str, ...]] = ()
     hub_columns: ClassVar[dict[str, str | list[str]]] = {"image": "image"}
 
     def __init__(
@@ -56,7 +56,7 @@ class PublicSource(ABC):
         hub_splits: dict[str, str] | None = None,
         columns: dict[str, str | list[str]] | None = None,
     ) -> None:
-        """Read and check a part.
+        """Read and check a split.
 
         Args:
             path: folder of the dataset, as `layout` says.
@@ -83,15 +83,15 @@ class PublicSource(ABC):
         self._rows, self._images = PackedRows(), ImageFolder(self.image_root)
         self._there: dict[str, str] = {}
         if hub is None:
-            self._read(self.entries(self.part(split)))
+            self._read(self.entries(self.own_split(split)))
         else:
             self._columns = self.hub_columns | (columns or {})
             self._copy = hub_copy(hub, hub_config, (hub_splits or {}).get(split, split), self._image_columns)
             self._read(self._hub_entries())
 
     @abstractmethod
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """A name that no other entry of the part has, and whatever `row` takes, of every entry."""
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
+        """A name that no other entry of the split has, and whatever `row` takes, of every entry."""
 
     @abstractmethod
     def row(self, entry: Any) -> dict[str, Any] | None:
@@ -101,7 +101,7 @@ class PublicSource(ABC):
         needs no `images`.
 
         Raises:
-            BadPart: it cannot be used.
+            BadValue: it cannot be used.
         """
 
     def record(self, row: dict[str, Any], images: list[Any]) -> dict[str, Any]:
@@ -110,14 +110,14 @@ class PublicSource(ABC):
         return {key: value for key, value in row.items() if key != "images"} | shown
 
     def load_images(self, row: dict[str, Any]) -> list[Any]:
-        """The images of a row. Raises BadPart."""
+        """The images of a row. Raises BadValue."""
         if self.hub is None:
             return [self._images.load(name) for name in row["images"]]
         found = self._copy[row["images"]]
         try:
             return [load_image(encoded(found[column], column)) for column in self._image_columns]
         except BadImage as error:
-            raise BadPart(str(error), "Mend the copy.") from error
+            raise BadValue(str(error), "Fix the copy.") from error
 
     @property
     def notes(self) -> list[str]:
@@ -133,17 +133,17 @@ class PublicSource(ABC):
         name, row = self._rows[index]
         try:
             return {"id": f"{self.name}:{name}"} | self.record(row, self.load_images(row))
-        except BadPart as part:
-            raise BadRecord(str(self.path), name, part.reason, part.remedy) from part
+        except BadValue as bad:
+            raise BadRecord(str(self.path), name, bad.reason, bad.remedy) from bad
 
-    def part(self, split: str) -> str:
+    def own_split(self, split: str) -> str:
         """The dataset's own name of a split. Raises ValueError when it has none like that."""
-        own = {*self.parts.values(), *self.also}
-        if split not in self.parts and split not in own:
+        own = {*self.splits.values(), *self.more_splits}
+        if split not in self.splits and split not in own:
             raise ValueError(
-                f"split: {self.title} has no {split!r}; there are {', '.join(sorted({*self.parts, *own}))}"
+                f"split: {self.title} has no {split!r}; there are {', '.join(sorted({*self.splits, *own}))}"
             )
-        return self.parts.get(split, split)
+        return self.splits.get(split, split)
 
     def help(self, what: str) -> str:
         """Where to download, and how the folder must look."""
@@ -169,11 +169,11 @@ class PublicSource(ABC):
         return listed(read_json(path), key, path)
 
     def image(self, *names: str) -> str:
-        """The first of these images, relative to `image_root`, that is there. Raises BadPart."""
+        """The first of these images, relative to `image_root`, that is there. Raises BadValue."""
         for name in names[:-1]:
             try:
                 return self._check(name)
-            except BadPart:
+            except BadValue:
                 continue
         return self._check(names[-1])
 
@@ -212,17 +212,17 @@ class PublicSource(ABC):
         for number, (name, entry) in enumerate(entries):
             try:
                 if name in names:
-                    raise BadPart("another entry has the same id", "Remove one of them.")
+                    raise BadValue("another entry has the same id", "Remove one of them.")
                 names.add(name)
                 row = self.row(entry) if self.hub is None or entry is not None else self.leave_out(NO_IMAGE)
-            except BadPart as part:
-                self.bad.append(BadRecord(str(self.path), name, part.reason, part.remedy))
+            except BadValue as bad:
+                self.bad.append(BadRecord(str(self.path), name, bad.reason, bad.remedy))
                 continue
             if row is not None:
                 self._rows.append([name, row if self.hub is None else row | {"images": number}])
         self._there.clear()
         try:
-            judge(self.path, len(self._rows), len(self.bad), self.bad)
+            check_bad_share(self.path, len(self._rows), len(self.bad), self.bad)
         except BadRecord as bad:
             # whoever has no image at all has not downloaded them
             remedy = bad.remedy if len(self._rows) else self.help(f"what {self.path} lacks")
@@ -230,15 +230,15 @@ class PublicSource(ABC):
 
 
 def encoded(value: Any, column: str) -> bytes | str:
-    """The bytes, or the path, of an image in a column. Raises BadPart when there is none."""
+    """The bytes, or the path, of an image in a column. Raises BadValue when there is none."""
     found = (value.get("bytes") or value.get("path")) if isinstance(value, Mapping) else None
     if found is None:
-        raise BadPart(f"its column {column!r} holds no image", "Leave the row out of the copy.")
+        raise BadValue(f"its column {column!r} holds no image", "Leave the row out of the copy.")
     return found
 
 
 def held_out(key: str) -> bool:
-    """Whether an entry of the training part is set aside for validation, where the dataset has no such part.
+    """Whether an entry of the training split is set aside for validation, where the dataset has no such split.
 
     One in twenty; it depends on the key alone, which is the image's, so that no image is in both.
     """
@@ -246,11 +246,11 @@ def held_out(key: str) -> bool:
 
 
 def field(entry: Any, key: str, kind: type | tuple[type, ...] = str) -> Any:
-    """A field of an entry, of the kind that it should be. Raises BadPart when it is missing or another."""
+    """A field of an entry, of the kind that it should be. Raises BadValue when it is missing or another."""
     if not isinstance(entry, Mapping):
-        raise BadPart("it is not a JSON object", "Download the file again.")
+        raise BadValue("it is not a JSON object", "Download the file again.")
     value = entry.get(key)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
         found = type(value).__name__ if key in entry else "missing"
-        raise BadPart(f'its "{key}" is {found}', "Mend or remove the entry.")
+        raise BadValue(f'its "{key}" is {found}', "Fix or remove the entry.")
     return value

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from openpali.data.files.annotations import BadPart
+from openpali.data.files.annotations import BadValue
 from openpali.data.sources.public.base import PublicSource, field, held_out
 
 
@@ -15,7 +15,7 @@ class PublicCaptions(PublicSource):
 
     @abstractmethod
     def told(self, entry: Any) -> tuple[Sequence[str], Any]:
-        """Where the image of an entry may lie, relative to `image_root`, and its captions. Raises BadPart."""
+        """Where the image of an entry may lie, relative to `image_root`, and its captions. Raises BadValue."""
 
     def row(self, entry: Any) -> dict[str, Any] | None:
         """English captions, and where the image is."""
@@ -26,7 +26,7 @@ class PublicCaptions(PublicSource):
 
 
 class KarpathyCoco(PublicCaptions):
-    """COCO captions in the split of Karpathy and Li (2015); the part `restval` of the file is trained on, as by all.
+    """COCO captions in the split of Karpathy and Li (2015); the split `restval` of the file is trained on, as by all.
 
     113,287 images to train on, 5,000 for validation and 5,000 to test, of five captions each.
     """
@@ -38,11 +38,11 @@ class KarpathyCoco(PublicCaptions):
         " https://cocodataset.org/#download (2014 Train images, 2014 Val images)"
     )
     layout = ("dataset_coco.json", "train2014/COCO_train2014_000000000009.jpg ...", "val2014/...")
-    parts = {"train": "train", "validation": "val", "test": "test"}
+    splits = {"train": "train", "validation": "val", "test": "test"}
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """The images of a part."""
-        wanted = ("train", "restval") if part == "train" else (part,)
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
+        """The images of a split."""
+        wanted = ("train", "restval") if split == "train" else (split,)
         for number, entry in enumerate(self.read_list("dataset_coco.json", key="images")):
             if not isinstance(entry, dict) or entry.get("split") in wanted:
                 yield entry_name(entry, number, "cocoid", "imgid"), entry
@@ -56,16 +56,16 @@ class KarpathyCoco(PublicCaptions):
 class NoCaps(PublicCaptions):
     """NoCaps (Agrawal et al. 2019): images of things that COCO's captions do not know, for evaluation alone.
 
-    4,500 images of ten captions. The test part's captions are not public.
+    4,500 images of ten captions. The test split's captions are not public.
     """
 
     name = "nocaps"
     title = "NoCaps"
     address = "https://nocaps.org/download (captions) and Open Images (validation images)"
     layout = ("nocaps_val_4500_captions.json", "validation/0013ea2087020901.jpg ...")
-    parts = {"validation": "val", "test": "val"}
+    splits = {"validation": "val", "test": "val"}
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """ImageFolder with the captions that the annotations have of them."""
         texts: dict[Any, list[Any]] = {}
         for annotation in self.read_list("nocaps_val_4500_captions.json", key="annotations"):
@@ -84,29 +84,29 @@ class NoCaps(PublicCaptions):
 class TextCaps(PublicCaptions):
     """TextCaps (Sidorov et al. 2020): captions that need what is written on the image.
 
-    The test part's captions are not public, so that scores are published on the validation part. It is `test` here,
-    and one in twenty images of the training part are `validation`.
+    The test split's captions are not public, so that scores are published on the validation split. It is `test` here,
+    and one in twenty images of the training split are `validation`.
     """
 
     name = "textcaps"
     title = "TextCaps"
     address = "https://textvqa.org/textcaps/dataset"
     layout = ("TextCaps_0.1_train.json", "TextCaps_0.1_val.json", "train_images/0000599864fd15b3.jpg ...")
-    parts = {"train": "train", "validation": "held_out", "test": "val"}
+    splits = {"train": "train", "validation": "held_out", "test": "val"}
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """ImageFolder; the file has an entry for each caption."""
-        file = "TextCaps_0.1_val.json" if part == "val" else "TextCaps_0.1_train.json"
+        file = "TextCaps_0.1_val.json" if split == "val" else "TextCaps_0.1_train.json"
         texts: dict[str, list[Any]] = {}
         for number, entry in enumerate(self.read_list(file, key="data")):
             name = entry_name(entry, number, "image_id")
             texts.setdefault(name, []).append(entry.get("caption_str") if isinstance(entry, dict) else None)
         for name, captions in texts.items():
-            if part == "val" or held_out(name) == (part == "held_out"):
+            if split == "val" or held_out(name) == (split == "held_out"):
                 yield name, {"image_id": name, "captions": captions}
 
     def told(self, entry: Any) -> tuple[Sequence[str], Any]:
-        """ImageFolder of both parts lie in one folder."""
+        """ImageFolder of both splits lie in one folder."""
         return (f"train_images/{entry['image_id']}.jpg",), entry["captions"]
 
 
@@ -119,11 +119,11 @@ def entry_name(entry: Any, number: int, *keys: str) -> str:
 
 
 def checked_texts(value: Any, what: str = "caption") -> list[str]:
-    """Texts with single spaces, empty ones left out. Raises BadPart where there is none, or something else."""
+    """Texts with single spaces, empty ones left out. Raises BadValue where there is none, or something else."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise BadPart(f"its {what}s are not texts", "Mend or remove the entry.")
+        raise BadValue(f"its {what}s are not texts", "Fix or remove the entry.")
     texts = [" ".join(text.split()) for text in texts]
     if not any(texts):
-        raise BadPart(f"it has no {what}", "Remove the entry.")
+        raise BadValue(f"it has no {what}", "Remove the entry.")
     return [text for text in texts if text]

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from openpali.data.files.annotations import BadPart, read_json
+from openpali.data.files.annotations import BadValue, read_json
 from openpali.data.images.video import BadVideo, FrameSampling, frame_rate, read_clip
 from openpali.data.records import BadRecord
 from openpali.data.sources.public.base import PublicSource, field
@@ -34,7 +34,7 @@ class PublicClips(PublicSource):
         stride: int | None = None,
         decode_size: int | None = None,
     ) -> None:
-        """Read and check a part.
+        """Read and check a split.
 
         Args:
             path: folder of the annotations, as `layout` says.
@@ -56,7 +56,7 @@ class PublicClips(PublicSource):
 
     @abstractmethod
     def told(self, entry: Any) -> dict[str, Any]:
-        """`clip` (its name, no ending), perhaps `span` (seconds), and the fields of its record. Raises BadPart."""
+        """`clip` (its name, no ending), perhaps `span` (seconds), and the fields of its record. Raises BadValue."""
 
     def row(self, entry: Any) -> dict[str, Any] | None:
         """What an entry says; None when its clip is not there."""
@@ -68,10 +68,10 @@ class PublicClips(PublicSource):
         return row | {"images": [clip]}
 
     def load_images(self, row: dict[str, Any]) -> list[Any]:
-        """The frames of a clip. Raises BadPart."""
+        """The frames of a clip. Raises BadValue."""
         path = (self.image_root / row["images"][0]).resolve()
         if not path.is_relative_to(self.image_root.resolve()):
-            raise BadPart(f"{path} is a link out of {self.image_root}", "Move the clip there.")
+            raise BadValue(f"{path} is a link out of {self.image_root}", "Move the clip there.")
         try:
             # images of a folder have no times: a stride counts them
             rate = 1.0 if self.stride is None or path.is_dir() else frame_rate(path)
@@ -79,7 +79,7 @@ class PublicClips(PublicSource):
             start, end = row.get("span") or (0.0, None)
             return read_clip(path, sampling, start, end, None, self.decode_size)
         except BadVideo as error:
-            raise BadPart(str(error)) from error
+            raise BadValue(str(error)) from error
 
     def record(self, row: dict[str, Any], images: list[Any]) -> dict[str, Any]:
         """The fields of a row, and `images`, also where there is one."""
@@ -109,18 +109,18 @@ class MsrVtt(PublicClips):
         "TrainValVideo/video0.mp4 ...",
         "TestVideo/...",
     )
-    parts = {"train": "train", "validation": "validate", "test": "test"}
+    splits = {"train": "train", "validation": "validate", "test": "test"}
     clips = ("TrainValVideo", "TestVideo", "videos")
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """Clips, with the sentences that the same file has of them."""
-        file = "test_videodatainfo.json" if part == "test" else "train_val_videodatainfo.json"
+        file = "test_videodatainfo.json" if split == "test" else "train_val_videodatainfo.json"
         texts: dict[Any, list[Any]] = {}
         for sentence in self.read_list(file, key="sentences"):
             if isinstance(sentence, dict):
                 texts.setdefault(sentence.get("video_id"), []).append(sentence.get("caption"))
         for number, video in enumerate(self.read_list(file, key="videos")):
-            if not isinstance(video, dict) or video.get("split") == part:
+            if not isinstance(video, dict) or video.get("split") == split:
                 entry = (
                     video | {"captions": texts.get(video.get("video_id"), [])} if isinstance(video, dict) else video
                 )
@@ -134,7 +134,7 @@ class MsrVtt(PublicClips):
 class Vatex(PublicClips):
     """VATEX (Wang et al. 2019), its English captions: 25,991 clips to train on, ten texts each.
 
-    Scores are published on the public test part.
+    Scores are published on the public test split.
     """
 
     name = "vatex_cap"
@@ -146,11 +146,11 @@ class Vatex(PublicClips):
         "vatex_public_test_english_v1.1.json",
         "videos/Ptf_2VRj-V0_000122_000132.mp4 ...",
     )
-    parts = {"train": "training_v1.0", "validation": "validation_v1.0", "test": "public_test_english_v1.1"}
+    splits = {"train": "training_v1.0", "validation": "validation_v1.0", "test": "public_test_english_v1.1"}
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """The clips of a part's file."""
-        for number, entry in enumerate(self.read_list(f"vatex_{part}.json")):
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
+        """The clips of a split's file."""
+        for number, entry in enumerate(self.read_list(f"vatex_{split}.json")):
             yield entry_name(entry, number, "videoID"), entry
 
     def told(self, entry: Any) -> dict[str, Any]:
@@ -161,18 +161,18 @@ class Vatex(PublicClips):
 class ActivityNetCaptions(PublicClips):
     """ActivityNet Captions (Krishna et al. 2017): spans of long films with a sentence each, one to a record.
 
-    The test part's captions are not public; as PaliGemma's authors have it, val_2 is `test`.
+    The test split's captions are not public; as PaliGemma's authors have it, val_2 is `test`.
     """
 
     name = "activitynet_cap"
     title = "ActivityNet Captions"
     address = "https://cs.stanford.edu/people/ranjaykrishna/densevid/ and http://activity-net.org/download.html"
     layout = ("train.json", "val_1.json", "val_2.json", "videos/v_QOlSCBRmfWY.mp4 ...")
-    parts = {"train": "train", "validation": "val_1", "test": "val_2"}
+    splits = {"train": "train", "validation": "val_1", "test": "val_2"}
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """A span of a film, and its sentence."""
-        path = self.find(f"{part}.json")
+        path = self.find(f"{split}.json")
         content = read_json(path)
         if not isinstance(content, dict):
             raise BadRecord(str(path), "all", "it is not a JSON object of films", "Download the file again.")
@@ -189,11 +189,11 @@ class ActivityNetCaptions(PublicClips):
 
 
 def checked_span(value: Any) -> list[float]:
-    """Beginning and end in seconds. Raises BadPart."""
+    """Beginning and end in seconds. Raises BadValue."""
     try:
         start, end = (float(second) for second in value)
         if not 0 <= start < end < float("inf"):
             raise ValueError
     except (TypeError, ValueError, OverflowError) as error:
-        raise BadPart(f"its span {value} is not a beginning and a later end in seconds", "Remove it.") from error
+        raise BadValue(f"its span {value} is not a beginning and a later end in seconds", "Remove it.") from error
     return [start, end]

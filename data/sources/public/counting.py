@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from openpali.data.files.annotations import BadPart
-from openpali.data.files.large_tables import hub_copy, json_line, json_lines, with_images
+from openpali.data.files.annotations import BadValue
+from openpali.data.files.dataset_files import hub_copy, json_line, json_lines, with_images
 from openpali.data.images.open_image import BadImage, load_image
 from openpali.data.sources.public.base import encoded, field, held_out
 from openpali.data.sources.public.questions import QuestionSource, name_of
@@ -13,9 +13,9 @@ POPE_KINDS = ("random", "popular", "adversarial")
 
 
 class TallyQa(QuestionSource):
-    """TallyQA (Acharya et al. 2019); `simple` and `complex` questions of the test part are told apart.
+    """TallyQA (Acharya et al. 2019); `simple` and `complex` questions of the test split are told apart.
 
-    There is no validation part: one image in twenty is kept out of training.
+    There is no validation split: one image in twenty is kept out of training.
     """
 
     name = "tallyqa"
@@ -26,14 +26,14 @@ class TallyQa(QuestionSource):
         "VG_100K/, VG_100K_2/: images of Visual Genome, from https://homes.cs.washington.edu/~ranjay/visualgenome",
         "train2014/, val2014/: images, from https://cocodataset.org",
     )
-    parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "held out", "test": "test"}
+    splits: ClassVar[dict[str, str]] = {"train": "train", "validation": "held out", "test": "test"}
     hub_columns: ClassVar[dict[str, str | list[str]]] = {"image": "image", "question": "question", "answers": "answer"}
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """Entries of the list that a file is."""
-        for number, entry in enumerate(self.read_list("test.json" if part == "test" else "train.json")):
+        for number, entry in enumerate(self.read_list("test.json" if split == "test" else "train.json")):
             image = entry.get("image") if isinstance(entry, dict) else None
-            if part != "test" and held_out(f"tallyqa/{image}") != (part == "held out"):
+            if split != "test" and held_out(f"tallyqa/{image}") != (split == "held out"):
                 continue
             # several hundred questions share an id
             yield f"{number}-{name_of(entry, 'question_id', number)}", entry
@@ -62,10 +62,10 @@ class CountBenchQa(QuestionSource):
         "data/train-00000-of-00001-cf54c241ba947306.parquet: images, from the former",
         "countbench_paired_questions.json, from big_vision/datasets/countbenchqa/data of the latter",
     )
-    parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "train", "test": "train"}
+    splits: ClassVar[dict[str, str]] = {"train": "train", "validation": "train", "test": "train"}
     hub_columns: ClassVar[dict[str, str | list[str]]] = {"image": "image", "question": "question", "answers": "number"}
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """Rows of the file, each with its question."""
         questions = self.read_list("countbench_paired_questions.json")
         folder = self.find("data") if (self.path / "data").is_dir() else self.path
@@ -92,7 +92,7 @@ class CountBenchQa(QuestionSource):
         try:
             return [load_image(encoded(self._table[row["images"]]["image"], "image"))]
         except BadImage as error:
-            raise BadPart(str(error), "Download the file again.") from error
+            raise BadValue(str(error), "Download the file again.") from error
 
 
 class Pope(QuestionSource):
@@ -105,7 +105,7 @@ class Pope(QuestionSource):
         "output/coco/coco_pope_random.json, coco_pope_popular.json, coco_pope_adversarial.json: a JSON object a line",
         "val2014/: images, from https://cocodataset.org (or image_root: the folder that has val2014)",
     )
-    parts: ClassVar[dict[str, str]] = {"train": "test", "validation": "test", "test": "test"}
+    splits: ClassVar[dict[str, str]] = {"train": "test", "validation": "test", "test": "test"}
     hub_columns: ClassVar[dict[str, str | list[str]]] = {
         "image": "image",
         "question": "question",
@@ -113,7 +113,7 @@ class Pope(QuestionSource):
         "question_type": "category",
     }
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """Lines of the three files, still to be read."""
         for kind in POPE_KINDS:
             name = f"coco_pope_{kind}.json"

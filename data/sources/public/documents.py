@@ -4,13 +4,13 @@ import itertools
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from openpali.data.files.annotations import BadPart, read_json
+from openpali.data.files.annotations import BadValue, read_json
 from openpali.data.records import BadRecord
 from openpali.data.sources.public.base import field, held_out
-from openpali.data.sources.public.questions import QuestionSource, in_part, name_of
+from openpali.data.sources.public.questions import QuestionSource, name_of, with_split
 
-BOOK_PARTS = {1: "train", 2: "val", 3: "test"}
-"""OCR-VQA's numbers of its parts."""
+BOOK_SPLITS = {1: "train", 2: "val", 3: "test"}
+"""OCR-VQA's numbers of its splits."""
 
 
 class DocVqa(QuestionSource):
@@ -25,21 +25,21 @@ class DocVqa(QuestionSource):
         "or, as it was before, train/train_v1.0.json and train/documents/, val/...",
     )
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """Entries of the list `data`."""
-        names = [f"{part}_v1.0_withQT.json", f"{part}_v1.0.json"]
+        names = [f"{split}_v1.0_withQT.json", f"{split}_v1.0.json"]
         found = self.read_list(
-            *(folder + name for folder in ("spdocvqa_qas/", f"{part}/", "") for name in names), key="data"
+            *(folder + name for folder in ("spdocvqa_qas/", f"{split}/", "") for name in names), key="data"
         )
         for number, entry in enumerate(found):
-            yield name_of(entry, "questionId", number), in_part(entry, part)
+            yield name_of(entry, "questionId", number), with_split(entry, split)
 
     def asked(self, entry: Any) -> dict[str, Any] | None:
         """The question and its answers."""
         image = field(entry, "image")
         bare = image.rpartition("/")[2]
         return {
-            "images": [self.image(f"spdocvqa_images/{bare}", f"{entry['part']}/{image}", image)],
+            "images": [self.image(f"spdocvqa_images/{bare}", f"{entry['split']}/{image}", image)],
             "question": field(entry, "question"),
             "answers": field(entry, "answers", list),
         }
@@ -48,7 +48,7 @@ class DocVqa(QuestionSource):
 class InfographicVqa(QuestionSource):
     """InfographicVQA (Mathew et al. 2022).
 
-    Where a right answer is a list of things, their order does not count: in the parts that are scored every order of
+    Where a right answer is a list of things, their order does not count: in the splits that are scored every order of
     up to five things is an answer too, as the evaluation has it.
     """
 
@@ -61,9 +61,9 @@ class InfographicVqa(QuestionSource):
         "infographicsvqa_images/: images",
     )
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """Entries of the list `data`."""
-        names = [f"infographicsVQA_{part}_v1.0{ending}.json" for ending in ("_withQT", "")]
+        names = [f"infographicsVQA_{split}_v1.0{ending}.json" for ending in ("_withQT", "")]
         found = self.read_list(
             *(folder + name for folder in ("infographicsvqa_qas/", "") for name in names), key="data"
         )
@@ -91,13 +91,13 @@ class StVqa(QuestionSource):
         "train_task_3.json",
         "train_images/coco-text/, train_images/textvqa... as file_path says: images",
     )
-    parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "held out", "test": "held out"}
+    splits: ClassVar[dict[str, str]] = {"train": "train", "validation": "held out", "test": "held out"}
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """Entries of the list `data` whose images are in the part."""
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
+        """Entries of the list `data` whose images are in the split."""
         for number, entry in enumerate(self.read_list("train_task_3.json", key="data")):
             path = entry.get("file_path") if isinstance(entry, dict) else None
-            if part == ("held out" if held_out(f"stvqa/{path}") else "train"):
+            if split == ("held out" if held_out(f"stvqa/{path}") else "train"):
                 yield name_of(entry, "question_id", number), entry
 
     def asked(self, entry: Any) -> dict[str, Any] | None:
@@ -123,7 +123,7 @@ class ChartQa(QuestionSource):
         "train/train_human.json, train/train_augmented.json, train/png/: images",
         "val/..., test/...: likewise",
     )
-    parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "test"}
+    splits: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "test"}
     hub_columns: ClassVar[dict[str, str | list[str]]] = {
         "image": "image",
         "question": "query",
@@ -131,17 +131,17 @@ class ChartQa(QuestionSource):
         "question_type": "human_or_machine",
     }
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """Entries of both lists."""
         for kind in ("human", "augmented"):
-            for number, entry in enumerate(self.read_list(f"{part}/{part}_{kind}.json")):
-                yield f"{kind}-{number}", (part, kind, entry)
+            for number, entry in enumerate(self.read_list(f"{split}/{split}_{kind}.json")):
+                yield f"{kind}-{number}", (split, kind, entry)
 
     def asked(self, entry: Any) -> dict[str, Any] | None:
         """The question, its answer, and whose it is."""
-        part, kind, question = entry
+        split, kind, question = entry
         return {
-            "images": [self.image(f"{part}/png/{field(question, 'imgname')}")],
+            "images": [self.image(f"{split}/png/{field(question, 'imgname')}")],
             "question": field(question, "query"),
             "answers": [field(question, "label")],
             "question_type": kind,
@@ -161,16 +161,16 @@ class OcrVqa(QuestionSource):
     title = "OCR-VQA"
     address = "https://ocr-vqa.github.io"
     layout = ("dataset.json", "images/: images, downloaded by the dataset's own loadDataset.py")
-    parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "test"}
+    splits: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "test"}
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """Every question of the covers of a part."""
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
+        """Every question of the covers of a split."""
         path = self.find("dataset.json")
         content = read_json(path)
         if not isinstance(content, dict):
             raise BadRecord(str(path), "all", "it is not a JSON object of covers by id", "Download it again.")
         for id_, cover in content.items():
-            if isinstance(cover, dict) and BOOK_PARTS.get(cover.get("split", 0)) != part:
+            if isinstance(cover, dict) and BOOK_SPLITS.get(cover.get("split", 0)) != split:
                 continue
             questions = cover.get("questions") if isinstance(cover, dict) else None
             answers = cover.get("answers") if isinstance(cover, dict) else None
@@ -184,7 +184,7 @@ class OcrVqa(QuestionSource):
     def asked(self, entry: Any) -> dict[str, Any] | None:
         """The question and its answer."""
         if entry is None:
-            raise BadPart("its questions and answers are no lists of one length", "Download the file again.")
+            raise BadValue("its questions and answers are no lists of one length", "Download the file again.")
         id_, image, question, answer = entry
         names = [f"images/{image}", f"images/{id_}.png", f"images/{id_}.jpg"]
         return {"images": [self.image(*names)], "question": question, "answers": [answer]}

@@ -26,13 +26,13 @@ class Gqa(TranslatedQuestions):
         "images/: images",
         "testdev_balanced_questions_de.json, ...: only for languages, from https://github.com/adapter-hub/xGQA",
     )
-    parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "testdev"}
+    splits: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "testdev"}
     hub_columns: ClassVar[dict[str, str | list[str]]] = {"image": "image", "question": "question", "answers": "answer"}
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """Questions by id, in each language."""
         if not self.languages:
-            yield from self._questions(None, f"{part}_balanced_questions.json")
+            yield from self._questions(None, f"{split}_balanced_questions.json")
         for language in self.languages:
             name = f"testdev_balanced_questions_{language}.json"
             yield from self._questions(language, name, f"zero_shot/{name}", f"data/zero_shot/{name}")

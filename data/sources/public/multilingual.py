@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from openpali.data.files.annotations import BadPart
-from openpali.data.files.large_tables import json_line, json_lines
+from openpali.data.files.annotations import BadValue
+from openpali.data.files.dataset_files import json_line, json_lines
 from openpali.data.sources import several
 from openpali.data.sources.public.base import PublicSource, field, held_out
 from openpali.data.sources.public.captions import checked_texts
@@ -23,8 +23,8 @@ class Coco35L(PublicSource):
     """COCO's captions with their machine translations into 34 languages (Thapliyal et al. 2022).
 
     A record is an image with the captions of every language, so that a task that draws one gives all of them the
-    same weight. The 20 million lines stay on disk: of each, its place in the file is kept. The dev part is `test`,
-    and one in twenty images of the training part are `validation`.
+    same weight. The 20 million lines stay on disk: of each, its place in the file is kept. The dev split is `test`,
+    and one in twenty images of the training split are `validation`.
     """
 
     name = "coco35l"
@@ -34,27 +34,27 @@ class Coco35L(PublicSource):
         " bunzip2), dataset_coco.json and the images of COCO 2014 as for cococap"
     )
     layout = ("coco_mt_train.jsonl", "coco_mt_dev.jsonl", "dataset_coco.json", "train2014/...", "val2014/...")
-    parts = {"train": "train", "validation": "held_out", "test": "dev"}
+    splits = {"train": "train", "validation": "held_out", "test": "dev"}
 
     def __init__(
         self, path: str | Path | None = None, split: str = "train", image_root: str | Path | None = None
     ) -> None:
-        """Read and check a part; see `PublicSource`."""
+        """Read and check a split; see `PublicSource`."""
         super().__init__(path, split, image_root)
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """COCO's number of each image, and where in the file its lines begin."""
-        self._file = self.find("coco_mt_dev.jsonl" if part == "dev" else "coco_mt_train.jsonl")
+        self._file = self.find("coco_mt_dev.jsonl" if split == "dev" else "coco_mt_train.jsonl")
         self._places = self._read_places()
         for number, starts in line_starts(self._file).items():
-            if part == "dev" or held_out(str(number)) == (part == "held_out"):
+            if split == "dev" or held_out(str(number)) == (split == "held_out"):
                 yield str(number), (number, starts)
 
     def row(self, entry: Any) -> dict[str, Any] | None:
         """The image, and the lines that speak of it."""
         number, starts = entry
         if number not in self._places:
-            raise BadPart(f"dataset_coco.json has no image of cocoid {number}", "Give the whole file.")
+            raise BadValue(f"dataset_coco.json has no image of cocoid {number}", "Give the whole file.")
         return {"images": [self.image(self._places[number])], "lines": starts.tolist()}
 
     def record(self, row: dict[str, Any], images: list[Any]) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Coco35L(PublicSource):
                     if language in COCO_LANGUAGES and text.strip():
                         found.setdefault(language, {})[text.strip()] = None
         if not found:
-            raise BadPart("it has no caption", "Download the file again.")
+            raise BadValue("it has no caption", "Download the file again.")
         return {language: list(texts) for language, texts in found.items()}
 
     def _read_places(self) -> dict[int, str]:
@@ -99,7 +99,7 @@ class Crossmodal3600(PublicSource):
     title = "Crossmodal-3600"
     address = "https://google.github.io/crossmodal-3600/ (captions.zip and images.tgz)"
     layout = ("captions.jsonl", "images/000411001ff7dd4f.jpg ...")
-    parts = {"validation": "test", "test": "test"}
+    splits = {"validation": "test", "test": "test"}
 
     def __init__(
         self,
@@ -124,12 +124,12 @@ class Crossmodal3600(PublicSource):
             raise ValueError(f"languages: there is no {unknown[0]!r}; there are {', '.join(XM_LANGUAGES)}")
         super().__init__(path, split, image_root)
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """The languages of each line; one language after the other would leave a limit with a single one."""
         for number, line in json_lines(self.find("captions.jsonl")):
             try:
                 content = json_line(line)
-            except BadPart:
+            except BadValue:
                 content = None
             for language in self.languages:
                 yield f"{number}-{language}", (content, language)

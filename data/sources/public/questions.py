@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from openpali.data.files.annotations import BadPart, is_whole
+from openpali.data.files.annotations import BadValue, is_whole
 from openpali.data.sources import several
 from openpali.data.sources.public.base import PublicSource
 
@@ -26,10 +26,10 @@ class QuestionSource(PublicSource):
 
     @abstractmethod
     def asked(self, entry: Any) -> dict[str, Any] | None:
-        """The row of an entry of the folder; None leaves it out. Raises BadPart."""
+        """The row of an entry of the folder; None leaves it out. Raises BadValue."""
 
     def hub_request(self, entry: dict[str, Any]) -> dict[str, Any] | None:
-        """The row of an entry of a copy on the Hub: the fields of `columns`. Raises BadPart."""
+        """The row of an entry of a copy on the Hub: the fields of `columns`. Raises BadValue."""
         return dict(entry)
 
     def row(self, entry: Any) -> dict[str, Any] | None:
@@ -60,7 +60,7 @@ class TranslatedQuestions(QuestionSource):
         columns: dict[str, str | list[str]] | None = None,
         languages: str | Sequence[str] = (),
     ) -> None:
-        """Read and check a part; see `PublicSource`.
+        """Read and check a split; see `PublicSource`.
 
         Args:
             path: folder of the dataset.
@@ -87,20 +87,20 @@ def checked(row: dict[str, Any]) -> dict[str, Any]:
     """A row with its question and answers as texts, without fields that are empty.
 
     Raises:
-        BadPart: there is no question or no answer, or the right choice is none of them.
+        BadValue: there is no question or no answer, or the right choice is none of them.
     """
     question = row.get("question")
     if not isinstance(question, str) or not question.strip():
-        raise BadPart("it has no question", "Mend or remove the entry.")
+        raise BadValue("it has no question", "Fix or remove the entry.")
     row = row | {"question": question.strip()}
     if "choices" in row:
         choices, correct = texts(row["choices"]), row.get("correct")
         if not is_whole(correct) or not 0 <= correct < len(choices):
-            raise BadPart(f"its right choice {correct!r} is none of {len(choices)} choices", "Mend the entry.")
+            raise BadValue(f"its right choice {correct!r} is none of {len(choices)} choices", "Fix the entry.")
         row |= {"choices": choices, "answers": row.get("answers") or [choices[correct]]}
     answers = texts(row.get("answers"))
     if not any(answer.strip() for answer in answers):
-        raise BadPart("it has no answer", "Take a part whose answers are public, or remove the entry.")
+        raise BadValue("it has no answer", "Take a split whose answers are public, or remove the entry.")
     kept = {key: value for key, value in row.items() if value not in (None, "")}
     return kept | {"answers": answers}
 
@@ -109,14 +109,14 @@ def texts(value: Any) -> list[str]:
     """Answers as texts, from one text or number, or a list of them or of dicts with `answer`.
 
     Raises:
-        BadPart: it is something else.
+        BadValue: it is something else.
     """
     values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     # dict, not Mapping: there are millions of them
     values = [item.get("answer") if isinstance(item, dict) else item for item in values if item is not None]
     for item in values:
         if not isinstance(item, str | int | float) or isinstance(item, bool):
-            raise BadPart(f"its answer {item!r} is no text", "Mend or remove the entry.")
+            raise BadValue(f"its answer {item!r} is no text", "Fix or remove the entry.")
     return [str(item) for item in values]
 
 
@@ -126,6 +126,6 @@ def name_of(entry: Any, key: str, number: int) -> str:
     return str(value) if isinstance(value, str | int) and str(value) else f"number {number}"
 
 
-def in_part(entry: Any, part: str) -> Any:
-    """The entry with the name of its part, which some images' paths begin with."""
-    return {**entry, "part": part} if isinstance(entry, Mapping) else entry
+def with_split(entry: Any, split: str) -> Any:
+    """The entry with the name of its split, which some images' paths begin with."""
+    return {**entry, "split": split} if isinstance(entry, Mapping) else entry

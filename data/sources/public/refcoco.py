@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from openpali.data.files.annotations import id_key, read_json
-from openpali.data.files.large_tables import MissingData, listed
+from openpali.data.files.dataset_files import MissingData, listed
 from openpali.data.records import BadRecord
 from openpali.data.sources.refer import ReferringExpressions, joined
 
@@ -25,7 +25,7 @@ class RefCoco(ReferringExpressions):
     """Objects that sentences mean.
 
     To train, a record is an image with every object that a sentence of any of the datasets means; images that are
-    in a validation or test part of one of them are left out. In the other parts a record is a sentence and its
+    in a validation or test split of one of them are left out. In the other splits a record is a sentence and its
     object, as published scores count.
     """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from openpali.data.example import Box
-from openpali.data.files.annotations import BadPart, read_json
+from openpali.data.files.annotations import BadValue, read_json
 from openpali.data.images.open_image import BadImage, image_size
 from openpali.data.records import BadRecord
 from openpali.data.sources.public.base import PublicSource, field
@@ -24,14 +24,14 @@ class Screen2Words(PublicCaptions):
     title = "Screen2Words"
     address = f"https://github.com/google-research-datasets/screen2words and {_RICO}"
     layout = ("screen_summaries.csv", "split/{train,dev,test}_screens.txt", "combined/10.jpg ...")
-    parts = {"train": "train", "validation": "dev", "test": "test"}
+    splits = {"train": "train", "validation": "dev", "test": "test"}
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """The screens of a part, in the order of its list."""
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
+        """The screens of a split, in the order of its list."""
         texts: dict[str, list[str]] = {}
         for _, entry in table(self.find("screen_summaries.csv"), ("screenId", "summary")):
             texts.setdefault(entry["screenId"], []).append(entry["summary"])
-        for screen in lines(self.find(f"split/{part}_screens.txt")):
+        for screen in lines(self.find(f"split/{split}_screens.txt")):
             yield screen, {"screen": screen, "captions": texts.get(screen, [])}
 
     def told(self, entry: Any) -> tuple[Sequence[str], Any]:
@@ -50,12 +50,12 @@ class WidgetCap(PublicSource):
     title = "WidgetCap"
     address = f"https://github.com/google-research-datasets/widget-caption and {_RICO}"
     layout = ("widget_captions.csv", "split/{train,dev,test}.txt", "combined/10.jpg, combined/10.json ...")
-    parts = {"train": "train", "validation": "dev", "test": "test"}
+    splits = {"train": "train", "validation": "dev", "test": "test"}
     hub_columns = {"image": "image", "box": "bbox", "captions": "captions"}
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """The widgets of the screens of a part."""
-        screens = set(lines(self.find(f"split/{part}.txt", f"{part}.txt")))
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
+        """The widgets of the screens of a split."""
+        screens = set(lines(self.find(f"split/{split}.txt", f"{split}.txt")))
         self._last: tuple[str, Any] = ("", None)
         for _, entry in table(self.find("widget_captions.csv"), ("screenId", "nodeId", "captions")):
             if entry["screenId"] in screens:
@@ -71,7 +71,7 @@ class WidgetCap(PublicSource):
         try:
             width, height = image_size(self.image_root / image)
         except BadImage as error:
-            raise BadPart(str(error)) from error
+            raise BadValue(str(error)) from error
         bounds = node_bounds(self._read_hierarchy(image), entry["nodeId"])
         # RICO scales screens to one height
         box = normalised(bounds, _CANVAS_HEIGHT * width / height, _CANVAS_HEIGHT)
@@ -89,7 +89,7 @@ class WidgetCap(PublicSource):
             try:
                 self._last = image, read_json((self.image_root / image).with_suffix(".json"))
             except BadRecord as bad:
-                raise BadPart(f"{bad.file}: {bad.reason}", "Unpack RICO's archive whole.") from bad
+                raise BadValue(f"{bad.file}: {bad.reason}", "Unpack RICO's archive whole.") from bad
         return self._last[1]
 
 
@@ -97,27 +97,27 @@ def node_bounds(hierarchy: Any, node: str) -> list[Any]:
     """Left, top, right and bottom of a node such as `0.0.3`: the root, its first child, the fourth child of that.
 
     Raises:
-        BadPart: there is no such node.
+        BadValue: there is no such node.
     """
     try:
         found = hierarchy["activity"]["root"]
-        for part in node.split(".")[1:]:
-            found = found["children"][int(part)]
+        for child in node.split(".")[1:]:
+            found = found["children"][int(child)]
         return list(found["bounds"])
     except (KeyError, IndexError, TypeError, ValueError) as error:
         reason = f"the view hierarchy of its screen has no node {node}"
-        raise BadPart(reason, "Take the hierarchies of RICO's unique_uis.tar.gz.") from error
+        raise BadValue(reason, "Take the hierarchies of RICO's unique_uis.tar.gz.") from error
 
 
 def normalised(bounds: Any, width: float, height: float) -> list[float]:
-    """Left, top, right and bottom in [0, 1] of a screen, clipped. Raises BadPart when nothing is left."""
+    """Left, top, right and bottom in [0, 1] of a screen, clipped. Raises BadValue when nothing is left."""
     try:
         x0, y0, x1, y1 = (float(value) for value in bounds)
     except (TypeError, ValueError) as error:
-        raise BadPart(f"its bounds {bounds} are not four numbers", "Remove the entry.") from error
+        raise BadValue(f"its bounds {bounds} are not four numbers", "Remove the entry.") from error
     box = [min(max(value, 0.0), 1.0) for value in (x0 / width, y0 / height, x1 / width, y1 / height)]
     if not (box[0] < box[2] and box[1] < box[3]):
-        raise BadPart(f"its bounds {bounds} have no part in the screen", "Remove the entry.")
+        raise BadValue(f"its bounds {bounds} lie outside the screen", "Remove the entry.")
     return box
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from openpali.data.files.annotations import BadPart
+from openpali.data.files.annotations import BadValue
 from openpali.data.sources.public.base import field
 from openpali.data.sources.public.questions import QuestionSource, name_of
 
@@ -25,7 +25,7 @@ class RsVqaLow(QuestionSource):
         "LR_split_train_questions.json, LR_split_train_answers.json, and so on for val and test",
         "Images_LR/0.tif, ...: images",
     )
-    parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "test"}
+    splits: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "test"}
     files: ClassVar[str] = "LR_split_{}_{}.json"
     folders: ClassVar[tuple[str, ...]] = ("Images_LR",)
     ranges: ClassVar[tuple[str, ...]] = ("count",)
@@ -47,7 +47,7 @@ class RsVqaLow(QuestionSource):
         columns: dict[str, str | list[str]] | None = None,
         numbers: bool = False,
     ) -> None:
-        """Read and check a part; see `PublicSource`.
+        """Read and check a split; see `PublicSource`.
 
         Args:
             path: folder of the dataset.
@@ -63,11 +63,11 @@ class RsVqaLow(QuestionSource):
         self.numbers = numbers
         super().__init__(path, split, image_root, hub, hub_config, hub_splits, columns)
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """The part's questions, which are those that are active, with their answers."""
-        answers = self.read_list(self.files.format(part, "answers"), key="answers")
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
+        """The split's questions, which are those that are active, with their answers."""
+        answers = self.read_list(self.files.format(split, "answers"), key="answers")
         by_id = {answer["id"]: answer for answer in answers if isinstance(answer, dict) and "id" in answer}
-        for number, entry in enumerate(self.read_list(self.files.format(part, "questions"), key="questions")):
+        for number, entry in enumerate(self.read_list(self.files.format(split, "questions"), key="questions")):
             if isinstance(entry, dict) and not entry.get("active"):
                 continue
             ids = entry.get("answers_ids") if isinstance(entry, dict) else None
@@ -80,7 +80,7 @@ class RsVqaLow(QuestionSource):
         number, kind = field(question, "img_id", int), field(question, "type")
         names = [f"{folder}/{number}.{ending}" for folder in self.folders for ending in ("tif", "png")]
         if answer is None:
-            raise BadPart("its answer is not in the file of answers", "Download both again.")
+            raise BadValue("its answer is not in the file of answers", "Download both again.")
         row = {"images": [self.image(*names)], "question": field(question, "question"), "question_type": kind}
         return self._ranged(row | {"answers": [field(answer, "answer")]})
 
@@ -102,7 +102,7 @@ class RsVqaLow(QuestionSource):
 
 
 class RsVqaHigh(RsVqaLow):
-    """RSVQA-HR (Lobry et al. 2020); `test_phili` is its second test part, of another city."""
+    """RSVQA-HR (Lobry et al. 2020); `test_phili` is its second test split, of another city."""
 
     name = "rsvqa_hr"
     title = "RSVQA-HR"
@@ -111,7 +111,7 @@ class RsVqaHigh(RsVqaLow):
         "USGS_split_train_questions.json, USGS_split_train_answers.json, and so on for val, test and test_phili",
         "Data/0.tif, ...: images",
     )
-    also = ("test_phili",)
+    more_splits = ("test_phili",)
     files = "USGS_split_{}_{}.json"
     folders = ("Data", "Images")
     ranges = ("area",)
@@ -124,11 +124,11 @@ def number_range(answer: str, unit: str) -> str:
     ('between 1 and 10', 'between 101 m2 and 1000 m2')
 
     Raises:
-        BadPart: it is no whole number.
+        BadValue: it is no whole number.
     """
     digits = answer.removesuffix(unit.strip())
     if not digits.isdecimal():
-        raise BadPart(f"its answer {answer!r} is no number", "Mend or remove the entry.")
+        raise BadValue(f"its answer {answer!r} is no number", "Fix or remove the entry.")
     value = int(digits)
     if value == 0:
         return f"0{unit}"

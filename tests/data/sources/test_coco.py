@@ -91,11 +91,11 @@ BREAKS = [
     (100, {"bbox": [10, 5, 20, 10**400]}, "is not four numbers"),
     (100, {"bbox": "everything"}, "is not four numbers"),
     (100, {"bbox": None}, "its bbox null is not four numbers"),
-    (100, {"category_id": 2}, "its category_id 2 is not among the categories. Mend it, or remove it"),
+    (100, {"category_id": 2}, "its category_id 2 is not among the categories. Fix it, or remove it"),
     (100, {"category_id": [1]}, "its category_id [1] is not among the categories"),
     (100, {"segmentation": [[1, 2, 3, 4]]}, "a polygon of 4 coordinates; x and y of at least three points"),
     (100, {"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "a polygon of 7 coordinates"),
-    (100, {"segmentation": [[1, 2, 3, 4, 5, "x"]]}, "a polygon is not a list of numbers. Mend or remove the polygon"),
+    (100, {"segmentation": [[1, 2, 3, 4, 5, "x"]]}, "a polygon is not a list of numbers. Fix or remove the polygon"),
     (100, {"segmentation": [[1, 2, 3, 4, 5, 1e300]]}, "a coordinate that is no number of pixels"),
     (100, {"segmentation": "all"}, "its segmentation is neither polygons nor run lengths. Give [[x1, y1"),
     (

@@ -44,7 +44,7 @@ def test_ids_may_be_any_texts(coco):
 def test_annotations_that_lost_their_images_end_the_run(coco):
     for annotation in coco.content["annotations"][:2]:
         annotation["image_id"] += 1000
-    with pytest.raises(BadRecord, match="annotations: 2 of 7 annotations are of no image.*Mend their image_id"):
+    with pytest.raises(BadRecord, match="annotations: 2 of 7 annotations are of no image.*Fix their image_id"):
         CocoInstances(coco.write(), coco.root)
 
 
@@ -89,7 +89,7 @@ def test_outlines_in_other_units_than_boxes_are_told(coco, change, told):
 def test_an_outline_elsewhere_than_its_box_is_told(coco, outline):
     coco.annotation(101)["segmentation"] = outline
     source = CocoInstances(coco.write(), coco.root)
-    assert "and its box at 0, 0 to 12, 10 pixels. Mend one of them" in reason(source, "annotation 101")
+    assert "and its box at 0, 0 to 12, 10 pixels. Fix one of them" in reason(source, "annotation 101")
     assert ids(source) == ["7", "8"]
 
 

@@ -83,7 +83,7 @@ def test_data_without_any_object_are_told(check, tmp_path):
     path = edit(coco(tmp_path / "data"), lambda c: c.update(annotations=[]))
     assert "none of its 20 images has an object" in check(path, "detect")[0]
     error, *_ = check(path, "detect", "--train_despite_errors", "true")
-    assert "no image has an object to be found. Give it annotations." in error
+    assert "no image has an object. Give it annotations." in error
     table(tmp_path / "lines", rows(objects=lambda n: []))
     assert "none of its 20 images has an object" in check(tmp_path / "lines", "segment")[0]
 
@@ -341,7 +341,7 @@ def test_records_with_several_images_are_told(check, tmp_path):
     lines = [{"images": [f"{n}.png", "0.png"][: 1 + (n == 5)], "text": "x"} for n in range(20)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     _, shown, report = check(path, "caption")
-    assert f"{path}:6: it has 2 images, and a record of a kind has one" in shown
+    assert f"{path}:6: it has 2 images, and a record with --kind has one" in shown
     assert found(report, "picture") == [("warning", 1)]
 
 
@@ -475,7 +475,7 @@ def test_a_row_with_more_values_than_columns_is_told(check, tmp_path):
     lines = [f"{number}.png,a red" + ", large square" * (number == 3) for number in range(20)]
     path.write_text("\n".join(["file_name,text", *lines]))
     _, shown, report = check(path, "caption")
-    assert f"{path}:5: it has 3 values, and the header names 2 columns. Put texts that hold" in shown
+    assert f"{path}:5: it has 3 values, and the header names 2 columns. Put texts that contain" in shown
     assert found(report, "line") == [("warning", 1)]
 
 

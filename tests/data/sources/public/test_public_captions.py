@@ -12,7 +12,7 @@ import synthetic_captions
 import synthetic_clips
 from synthetic_media import save_image, shown_steps, write_json, write_lines
 
-from openpali.data.files.large_tables import MissingData
+from openpali.data.files.dataset_files import MissingData
 from openpali.data.images.video import BadVideo, frame_rate
 from openpali.data.mixture import TaskDataset
 from openpali.data.records import BadRecord

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import synthetic_questions as miniatures
 
-from openpali.data.files.large_tables import PackedRows
+from openpali.data.files.dataset_files import PackedRows
 from openpali.data.sources import CheckedSource, load_source
 from openpali.data.sources.public.rsvqa import number_range
 

@@ -9,7 +9,7 @@ import pytest
 import synthetic_questions as miniatures
 
 from openpali.data.files.config import ConfigError
-from openpali.data.files.large_tables import MissingData
+from openpali.data.files.dataset_files import MissingData
 from openpali.data.records import BadRecord
 from openpali.data.sources import load_source
 from openpali.recipes.run.datasets import make_source

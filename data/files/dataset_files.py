@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from openpali.data.files.annotations import BadPart
+from openpali.data.files.annotations import BadValue
 from openpali.data.records import BadRecord
 
 
@@ -42,11 +42,11 @@ def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def json_line(line: bytes) -> Any:
-    """The value of a line of JSON. Raises BadPart when it is none."""
+    """The value of a line of JSON. Raises BadValue when it is none."""
     try:
         return json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise BadPart(f"it is not JSON in UTF-8 ({error})", "Mend the line.") from error
+        raise BadValue(f"it is not JSON in UTF-8 ({error})", "Fix the line.") from error
 
 
 def listed(content: Any, key: str | None, path: Path) -> list[Any]:
