@@ -206,13 +206,27 @@ def checked_size(width: Any, height: Any) -> tuple[int, int]:
     return width, height
 
 
-def check_bad_share(path: Path, good: int, bad_records: int, bad: list[BadRecord]) -> None:
-    """Raises BadRecord when no record is good, or when more than a tenth of 100 or more are bad."""
+def check_bad_share(
+    path: Path,
+    good: int,
+    bad_records: int,
+    bad: Sequence[BadRecord],
+    needed: str = "Give a file with annotated images.",
+) -> None:
+    """Raise BadRecord when no record is good, or when more than a tenth of 100 or more are bad.
+
+    Args:
+        path: of the file.
+        good: number of usable records.
+        bad_records: number of the others.
+        bad: their problems, of which the message quotes three.
+        needed: the remedy for a file without records.
+    """
     total = good + bad_records
     first = " ".join(str(record) for record in bad[:3])
     if good == 0:
         reason = f"none of its {total} records is good. The first: {first}" if total else "it has no records"
-        raise BadRecord(str(path), "all", reason, "" if total else "Give a file with annotated images.")
+        raise BadRecord(str(path), "all", reason, "" if total else needed)
     if total >= MANY and bad_records > MAX_BAD_SHARE * total:
         reason = f"{bad_records} of its {total} records are bad, more than a tenth. The first: {first}"
         raise BadRecord(str(path), "all", reason, "Fix or remove them.")

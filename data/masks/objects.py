@@ -103,6 +103,17 @@ def region_texts(item: dict[str, Any], language: str) -> list[str]:
     return [item["names"][language]]
 
 
+def draw_region_text(
+    objects: Objects, language: str, rng: random.Random
+) -> tuple[dict[str, Any], list[str], str] | None:
+    """A random object that has texts in a language, its texts, and one of them; None when there is no such object."""
+    found = [(item, texts) for item in objects if (texts := region_texts(item, language))]
+    if not found:
+        return None
+    item, texts = rng.choice(found)
+    return item, texts, rng.choice(texts)
+
+
 def with_masks(objects: Objects) -> Objects:
     """Those that have a mask."""
     return [item for item in objects if item.get("mask") is not None]

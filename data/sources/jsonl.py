@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 from PIL import Image
 
-from openpali.data.files.annotations import BadValue
+from openpali.data.files.annotations import BadValue, check_bad_share
 from openpali.data.files.conversations import conversation_key, questions, without_marks
 from openpali.data.files.image_folder import ImageFolder
 from openpali.data.files.text_encoding import SAVE_AS_UTF8, encoding_of, not_unicode
@@ -19,8 +19,7 @@ from openpali.data.images.open_image import BadImage, image_size, load_image
 from openpali.data.records import BadRecord
 from openpali.modeling.plain_text import found_controls
 
-_MANY, _HEAD = 100, 256
-_MAX_BAD_SHARE = 0.1
+_HEAD = 256  # bytes that tell the encoding
 
 
 class JsonlSource:
@@ -138,18 +137,7 @@ class JsonlSource:
             # locations and segments may be meant: whoever writes prompt and target writes those as well
             if tokens := list(dict.fromkeys(found_controls(said, places=False))):
                 self._controls.append(f"{self.path}:{number}: {', '.join(tokens)}")
-        self._judge()
-
-    def _judge(self) -> None:
-        good, bad = len(self._starts), len(self.bad)
-        if good + bad == 0:
-            raise BadRecord(str(self.path), "all", "it has no records", "Write one JSON object a line.")
-        if good == 0:
-            raise BadRecord(str(self.path), "all", f"none of its {bad} records is good; the first: {self.bad[0]}")
-        if good + bad >= _MANY and bad > _MAX_BAD_SHARE * (good + bad):
-            few = " ".join(str(record) for record in self.bad[:3])
-            reason = f"{bad} of its {good + bad} records are bad, more than a tenth. The first: {few}"
-            raise BadRecord(str(self.path), "all", reason, "Fix or remove them.")
+        check_bad_share(self.path, len(self._starts), len(self.bad), self.bad, "Write one JSON object a line.")
 
     def _read_lines(self) -> Iterator[tuple[int, int, bytes]]:
         """Number from 1, byte offset and content of every line that is not blank."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Example
-from openpali.data.masks.objects import labelled, located, region_texts
+from openpali.data.masks.objects import draw_region_text, labelled, located
 from openpali.modeling.location_tokens import format_box
 
 
@@ -26,12 +26,11 @@ class GroundedCaption:
     name: str = "grounded_caption"
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """A random object; None when there is none with a text in the language."""
-        found = [(item, texts) for item in record["objects"] if (texts := region_texts(item, self.language))]
-        if not found:
+        """A text of a random object; None when no object has one in the language."""
+        found = draw_region_text(record["objects"], self.language, rng)
+        if found is None:
             return None
-        item, texts = rng.choice(found)
-        text = rng.choice(texts)
+        item, texts, text = found
         return Example(
             id=record["id"],
             task=self.name,

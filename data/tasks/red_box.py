@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from openpali.data.example import Box, Example
-from openpali.data.masks.objects import labelled, region_texts
+from openpali.data.masks.objects import draw_region_text, labelled
 
 _USUAL_SIDE = 224
 
@@ -35,12 +35,11 @@ class RedBox:
     name: str = "red_box"
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """A random object; None when there is none with a text in the language."""
-        found = [(item, texts) for item in record["objects"] if (texts := region_texts(item, self.language))]
-        if not found:
+        """A text of a random object; None when no object has one in the language."""
+        found = draw_region_text(record["objects"], self.language, rng)
+        if found is None:
             return None
-        item, texts = rng.choice(found)
-        text = rng.choice(texts)
+        item, texts, text = found
         image = record["image"]
         width = max(1, round(max(image.size) / _USUAL_SIDE))
         if self.size is not None:

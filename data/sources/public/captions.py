@@ -66,14 +66,10 @@ class NoCaps(PublicCaptions):
     splits = {"validation": "val", "test": "val"}
 
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
-        """ImageFolder with the captions that the annotations have of them."""
-        texts: dict[Any, list[Any]] = {}
-        for annotation in self.read_list("nocaps_val_4500_captions.json", key="annotations"):
-            if isinstance(annotation, dict):
-                texts.setdefault(annotation.get("image_id"), []).append(annotation.get("caption"))
+        """Images, each with its captions from the annotations."""
+        texts = captions_by("image_id", self.read_list("nocaps_val_4500_captions.json", key="annotations"))
         for number, image in enumerate(self.read_list("nocaps_val_4500_captions.json", key="images")):
-            entry = image | {"captions": texts.get(image.get("id"), [])} if isinstance(image, dict) else image
-            yield entry_name(image, number, "id"), entry
+            yield entry_name(image, number, "id"), with_captions(image, "id", texts)
 
     def told(self, entry: Any) -> tuple[Sequence[str], Any]:
         """Open Images' archive unpacks into `validation`."""
@@ -116,6 +112,20 @@ def entry_name(entry: Any, number: int, *keys: str) -> str:
         if isinstance(entry, dict) and isinstance(entry.get(key), int | str):
             return str(entry[key])
     return f"entry {number}"
+
+
+def captions_by(key: str, entries: Iterable[Any]) -> dict[Any, list[Any]]:
+    """The `caption` of each entry, grouped by another of its fields."""
+    texts: dict[Any, list[Any]] = {}
+    for entry in entries:
+        if isinstance(entry, dict):
+            texts.setdefault(entry.get(key), []).append(entry.get("caption"))
+    return texts
+
+
+def with_captions(entry: Any, key: str, texts: dict[Any, list[Any]]) -> Any:
+    """The entry with the `captions` that belong to one of its fields."""
+    return entry | {"captions": texts.get(entry.get(key), [])} if isinstance(entry, dict) else entry
 
 
 def checked_texts(value: Any, what: str = "caption") -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from openpali.data.files.annotations import BadValue, read_json
 from openpali.data.records import BadRecord
 from openpali.data.sources.public.base import NO_IMAGE, field, held_out
-from openpali.data.sources.public.questions import QuestionSource, name_of, with_split
+from openpali.data.sources.public.questions import QuestionSource
 from openpali.data.sources.public.replaced_letters import draw_letters, letters_of
 
 
@@ -33,9 +33,8 @@ class AOkVqa(QuestionSource):
     easy_alone: ClassVar[bool] = False
 
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
-        """Entries of the list that a file is."""
-        for number, entry in enumerate(self.read_list(f"aokvqa_v1p0_{split}.json")):
-            yield name_of(entry, "question_id", number), with_split(entry, split)
+        """Entries of the file of a split."""
+        return self.listed_entries(split, f"aokvqa_v1p0_{split}.json", id_key="question_id")
 
     def asked(self, entry: Any) -> dict[str, Any] | None:
         """The question, its answers and its choices."""

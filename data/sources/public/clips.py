@@ -9,7 +9,7 @@ from openpali.data.files.annotations import BadValue, read_json
 from openpali.data.images.video import BadVideo, FrameSampling, frame_rate, read_clip
 from openpali.data.records import BadRecord
 from openpali.data.sources.public.base import PublicSource, field
-from openpali.data.sources.public.captions import checked_texts, entry_name
+from openpali.data.sources.public.captions import captions_by, checked_texts, entry_name, with_captions
 
 VIDEOS = (".mp4", ".avi", ".mkv", ".webm", ".mov")
 
@@ -115,16 +115,10 @@ class MsrVtt(PublicClips):
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """Clips, with the sentences that the same file has of them."""
         file = "test_videodatainfo.json" if split == "test" else "train_val_videodatainfo.json"
-        texts: dict[Any, list[Any]] = {}
-        for sentence in self.read_list(file, key="sentences"):
-            if isinstance(sentence, dict):
-                texts.setdefault(sentence.get("video_id"), []).append(sentence.get("caption"))
+        texts = captions_by("video_id", self.read_list(file, key="sentences"))
         for number, video in enumerate(self.read_list(file, key="videos")):
             if not isinstance(video, dict) or video.get("split") == split:
-                entry = (
-                    video | {"captions": texts.get(video.get("video_id"), [])} if isinstance(video, dict) else video
-                )
-                yield entry_name(video, number, "video_id"), entry
+                yield entry_name(video, number, "video_id"), with_captions(video, "video_id", texts)
 
     def told(self, entry: Any) -> dict[str, Any]:
         """A file holds one clip: `start time` and `end time` are of the film that it was cut from."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from openpali.data.files.annotations import BadValue, read_json
 from openpali.data.records import BadRecord
 from openpali.data.sources.public.base import field, held_out
-from openpali.data.sources.public.questions import QuestionSource, name_of, with_split
+from openpali.data.sources.public.questions import QuestionSource, name_of
 
 BOOK_SPLITS = {1: "train", 2: "val", 3: "test"}
 """OCR-VQA's numbers of its splits."""
@@ -28,11 +28,8 @@ class DocVqa(QuestionSource):
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """Entries of the list `data`."""
         names = [f"{split}_v1.0_withQT.json", f"{split}_v1.0.json"]
-        found = self.read_list(
-            *(folder + name for folder in ("spdocvqa_qas/", f"{split}/", "") for name in names), key="data"
-        )
-        for number, entry in enumerate(found):
-            yield name_of(entry, "questionId", number), with_split(entry, split)
+        files = [folder + name for folder in ("spdocvqa_qas/", f"{split}/", "") for name in names]
+        return self.listed_entries(split, *files, id_key="questionId", key="data")
 
     def asked(self, entry: Any) -> dict[str, Any] | None:
         """The question and its answers."""
@@ -64,11 +61,8 @@ class InfographicVqa(QuestionSource):
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """Entries of the list `data`."""
         names = [f"infographicsVQA_{split}_v1.0{ending}.json" for ending in ("_withQT", "")]
-        found = self.read_list(
-            *(folder + name for folder in ("infographicsvqa_qas/", "") for name in names), key="data"
-        )
-        for number, entry in enumerate(found):
-            yield name_of(entry, "questionId", number), entry
+        files = [folder + name for folder in ("infographicsvqa_qas/", "") for name in names]
+        return self.listed_entries(split, *files, id_key="questionId", key="data")
 
     def asked(self, entry: Any) -> dict[str, Any] | None:
         """The question and its answers."""

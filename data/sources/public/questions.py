@@ -1,7 +1,7 @@
 """What public datasets of questions have in common: a question, its answers, and perhaps choices."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +31,20 @@ class QuestionSource(PublicSource):
     def hub_request(self, entry: dict[str, Any]) -> dict[str, Any] | None:
         """The row of an entry of a copy on the Hub: the fields of `columns`. Raises BadValue."""
         return dict(entry)
+
+    def listed_entries(
+        self, split: str, *files: str, id_key: str, key: str | None = None
+    ) -> Iterable[tuple[str, Any]]:
+        """Entries of the list in the first of some JSON files, each with its split.
+
+        Args:
+            split: the dataset's own name.
+            files: paths in the dataset's folder.
+            id_key: key of an entry's id.
+            key: of the list in the file, if the file is an object.
+        """
+        for number, entry in enumerate(self.read_list(*files, key=key)):
+            yield name_of(entry, id_key, number), with_split(entry, split)
 
     def row(self, entry: Any) -> dict[str, Any] | None:
         """The row of an entry, checked."""

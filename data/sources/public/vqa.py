@@ -89,8 +89,7 @@ class TextVqa(QuestionSource):
 
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """Entries of the list `data`."""
-        for number, entry in enumerate(self.read_list(f"TextVQA_0.5.1_{split}.json", key="data")):
-            yield name_of(entry, "question_id", number), entry
+        return self.listed_entries(split, f"TextVQA_0.5.1_{split}.json", id_key="question_id", key="data")
 
     def asked(self, entry: Any) -> dict[str, Any] | None:
         """The question and its ten answers."""
@@ -114,10 +113,9 @@ class VizWizVqa(QuestionSource):
     layout = ("Annotations/train.json, Annotations/val.json", "train/, val/: images")
 
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
-        """Entries of the list that a file is."""
-        found = self.read_list(f"Annotations/{split}.json", f"annotations/{split}.json", f"{split}.json")
-        for number, entry in enumerate(found):
-            yield name_of(entry, "image", number), with_split(entry, split)
+        """Entries of the file of a split."""
+        files = (f"Annotations/{split}.json", f"annotations/{split}.json", f"{split}.json")
+        return self.listed_entries(split, *files, id_key="image")
 
     def asked(self, entry: Any) -> dict[str, Any] | None:
         """The question, the answers, and the kind of answer."""

@@ -90,7 +90,7 @@ def test_a_bad_record_is_left_out_and_named(record, message, write_jsonl, tmp_pa
     assert str(source.bad[0]).startswith(f"{tmp_path / 'my.jsonl'}:2: ")
     with pytest.raises(BadRecord, match=message):
         raise source.bad[0]
-    with pytest.raises(BadRecord, match=r"none of its 1 records is good; the first: .*:1: "):
+    with pytest.raises(BadRecord, match=r"none of its 1 records is good. The first: .*:1: "):
         JsonlSource(write_jsonl([record]))
 
 
