@@ -118,9 +118,9 @@ def test_what_an_earlier_run_found_bad_does_not_count(tmp_path):
 
 
 def test_records_without_any_use():
-    with pytest.raises(BadRecord, match="no record is good"):
+    with pytest.raises(BadRecord, match="no record can be used"):
         TaskDataset(Numbers(5, bad=set(range(5))), Draw())[0]
-    with pytest.raises(ValueError, match="'draw' has no use for any record of the source 'numbers'"):
+    with pytest.raises(ValueError, match="no record of the source 'numbers' suits the task 'draw'"):
         TaskDataset(Numbers(5, unsuited=set(range(5))), Draw())[0]
     with pytest.raises(ValueError, match="is empty"):
         TaskDataset(Numbers(0), Draw())

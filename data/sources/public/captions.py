@@ -1,4 +1,4 @@
-"""Captions of images: COCO in Karpathy's split, NoCaps, TextCaps, and what they have in common."""
+"""Captions of images: COCO in Karpathy's split, NoCaps and TextCaps, and their base class."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
@@ -9,26 +9,26 @@ from openpali.data.sources.public.base import PublicSource, field, held_out
 
 
 class PublicCaptions(PublicSource):
-    """ImageFolder with captions: a record holds `id`, `image` (PIL RGB) and `captions` (`{language: [texts]}`)."""
+    """Images with captions: a record holds `id`, `image` (PIL RGB) and `captions` (`{language: [texts]}`)."""
 
     hub_columns: ClassVar[dict[str, str | list[str]]] = {"image": "image", "captions": "captions"}
 
     @abstractmethod
-    def told(self, entry: Any) -> tuple[Sequence[str], Any]:
-        """Where the image of an entry may lie, relative to `image_root`, and its captions. Raises BadValue."""
+    def paths_and_captions(self, entry: Any) -> tuple[Sequence[str], Any]:
+        """Possible paths of an entry's image, relative to `image_root`, and its captions. Raises BadValue."""
 
     def row(self, entry: Any) -> dict[str, Any] | None:
-        """English captions, and where the image is."""
+        """English captions, and the path of the image."""
         if self.hub is not None:
             return {"captions": {"en": checked_texts(field(entry, "captions", (str, list)))}}
-        places, captions = self.told(entry)
+        places, captions = self.paths_and_captions(entry)
         return {"captions": {"en": checked_texts(captions)}, "images": [self.image(*places)]}
 
 
 class KarpathyCoco(PublicCaptions):
-    """COCO captions in the split of Karpathy and Li (2015); the split `restval` of the file is trained on, as by all.
+    """COCO captions in the split of Karpathy and Li (2015); `train` includes the file's `restval`, as usual.
 
-    113,287 images to train on, 5,000 for validation and 5,000 to test, of five captions each.
+    113,287 images for training, 5,000 for validation and 5,000 for test, with five captions each.
     """
 
     name = "cococap"
@@ -47,16 +47,16 @@ class KarpathyCoco(PublicCaptions):
             if not isinstance(entry, dict) or entry.get("split") in wanted:
                 yield entry_name(entry, number, "cocoid", "imgid"), entry
 
-    def told(self, entry: Any) -> tuple[Sequence[str], Any]:
-        """`sentences`, as they were typed in."""
+    def paths_and_captions(self, entry: Any) -> tuple[Sequence[str], Any]:
+        """The raw `sentences`."""
         texts = [field(sentence, "raw") for sentence in field(entry, "sentences", list)]
         return (f"{field(entry, 'filepath')}/{field(entry, 'filename')}",), texts
 
 
 class NoCaps(PublicCaptions):
-    """NoCaps (Agrawal et al. 2019): images of things that COCO's captions do not know, for evaluation alone.
+    """NoCaps (Agrawal et al. 2019): images of objects that are not in COCO's captions, for evaluation only.
 
-    4,500 images of ten captions. The test split's captions are not public.
+    4,500 images with ten captions each. The test split's captions are not public.
     """
 
     name = "nocaps"
@@ -71,17 +71,17 @@ class NoCaps(PublicCaptions):
         for number, image in enumerate(self.read_list("nocaps_val_4500_captions.json", key="images")):
             yield entry_name(image, number, "id"), with_captions(image, "id", texts)
 
-    def told(self, entry: Any) -> tuple[Sequence[str], Any]:
+    def paths_and_captions(self, entry: Any) -> tuple[Sequence[str], Any]:
         """Open Images' archive unpacks into `validation`."""
         file = field(entry, "file_name")
         return (f"validation/{file}", f"Images/validation/{file}", file), entry["captions"]
 
 
 class TextCaps(PublicCaptions):
-    """TextCaps (Sidorov et al. 2020): captions that need what is written on the image.
+    """TextCaps (Sidorov et al. 2020): captions that need the text on the image.
 
-    The test split's captions are not public, so that scores are published on the validation split. It is `test` here,
-    and one in twenty images of the training split are `validation`.
+    The test captions are not public, and scores are published on the validation split. It is `test` here, and one
+    image in twenty of the train split is in `validation`.
     """
 
     name = "textcaps"
@@ -91,7 +91,7 @@ class TextCaps(PublicCaptions):
     splits = {"train": "train", "validation": "held_out", "test": "val"}
 
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
-        """ImageFolder; the file has an entry for each caption."""
+        """Images; the file has an entry for each caption."""
         file = "TextCaps_0.1_val.json" if split == "val" else "TextCaps_0.1_train.json"
         texts: dict[str, list[Any]] = {}
         for number, entry in enumerate(self.read_list(file, key="data")):
@@ -101,13 +101,13 @@ class TextCaps(PublicCaptions):
             if split == "val" or held_out(name) == (split == "held_out"):
                 yield name, {"image_id": name, "captions": captions}
 
-    def told(self, entry: Any) -> tuple[Sequence[str], Any]:
-        """ImageFolder of both splits lie in one folder."""
+    def paths_and_captions(self, entry: Any) -> tuple[Sequence[str], Any]:
+        """The images of both splits lie in one folder."""
         return (f"train_images/{entry['image_id']}.jpg",), entry["captions"]
 
 
 def entry_name(entry: Any, number: int, *keys: str) -> str:
-    """What errors and ids call an entry: the first of these keys that it has, or its place in the list from 0."""
+    """The name of an entry in messages and ids: the first of these keys that it has, else its place from 0."""
     for key in keys:
         if isinstance(entry, dict) and isinstance(entry.get(key), int | str):
             return str(entry[key])
@@ -128,12 +128,12 @@ def with_captions(entry: Any, key: str, texts: dict[Any, list[Any]]) -> Any:
     return entry | {"captions": texts.get(entry.get(key), [])} if isinstance(entry, dict) else entry
 
 
-def checked_texts(value: Any, what: str = "caption") -> list[str]:
-    """Texts with single spaces, empty ones left out. Raises BadValue where there is none, or something else."""
+def checked_texts(value: Any, kind: str = "caption") -> list[str]:
+    """Non-empty texts with single spaces. Raises BadValue for no text or another type."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise BadValue(f"its {what}s are not texts", "Fix or remove the entry.")
+        raise BadValue(f"its {kind}s are not texts", "Fix or remove the entry.")
     texts = [" ".join(text.split()) for text in texts]
     if not any(texts):
-        raise BadValue(f"it has no {what}", "Remove the entry.")
+        raise BadValue(f"it has no {kind}", "Remove the entry.")
     return [text for text in texts if text]

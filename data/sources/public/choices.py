@@ -1,4 +1,4 @@
-"""A-OKVQA, AI2D and ScienceQA: questions with choices, one of which is right."""
+"""A-OKVQA, AI2D and ScienceQA: multiple-choice questions."""
 
 import ast
 import csv
@@ -13,7 +13,7 @@ from openpali.data.sources.public.replaced_letters import draw_letters, letters_
 
 
 class AOkVqa(QuestionSource):
-    """A-OKVQA (Schwenk et al. 2022): ten answers, and four choices with the index of the right one."""
+    """A-OKVQA (Schwenk et al. 2022): ten answers, and four choices with the index of the correct one."""
 
     name = "aokvqa"
     title = "A-OKVQA"
@@ -36,7 +36,7 @@ class AOkVqa(QuestionSource):
         """Entries of the file of a split."""
         return self.listed_entries(split, f"aokvqa_v1p0_{split}.json", id_key="question_id")
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
         """The question, its answers and its choices."""
         number, split = field(entry, "image_id", int), field(entry, "split")
         return self._scored(
@@ -50,24 +50,24 @@ class AOkVqa(QuestionSource):
             entry.get("difficult_direct_answer"),
         )
 
-    def hub_request(self, entry: dict[str, Any]) -> dict[str, Any] | None:
-        """The same of a copy, where the answers may be a list in Python's spelling."""
+    def hub_row(self, entry: dict[str, Any]) -> dict[str, Any] | None:
+        """The row of a copy, where the answers may be the text of a Python list."""
         difficult, answers = entry.pop("difficult", None), entry["answers"]
         if isinstance(answers, str) and answers.startswith("["):
             try:
                 answers = ast.literal_eval(answers)
             except (ValueError, SyntaxError) as error:
-                raise BadValue(f"its answers are no list ({error})", "Leave the row out of the copy.") from error
+                raise BadValue(f"its answers are not a list ({error})", "Leave the row out of the copy.") from error
         return self._scored(entry | {"answers": answers}, difficult)
 
     def _scored(self, row: dict[str, Any], difficult: Any) -> dict[str, Any] | None:
         if self.easy_alone and self.split != "train" and difficult in (True, "True", "true"):
-            return self.leave_out("too hard to be answered without choices, so not scored")
+            return self.leave_out("too difficult without choices, so not scored")
         return row
 
 
 class AOkVqaDirect(AOkVqa):
-    """A-OKVQA for direct answers: its evaluation passes over the questions that are marked as too difficult."""
+    """A-OKVQA for direct answers: its evaluation skips questions marked as too difficult."""
 
     name = "aokvqa_direct"
     easy_alone = True
@@ -76,8 +76,8 @@ class AOkVqaDirect(AOkVqa):
 class Ai2d(QuestionSource):
     """AI2D (Kembhavi et al. 2016): diagrams of school books.
 
-    Questions about lettered parts are about an image in which the letters have replaced the words, which is drawn
-    from the file of its annotations. There is no validation split: one image in twenty is kept out of training.
+    Questions about lettered parts need an image in which letters replace the words; it is drawn from the annotations.
+    There is no validation split: one image in twenty of the train split is held out.
     """
 
     name = "ai2d"
@@ -96,7 +96,7 @@ class Ai2d(QuestionSource):
     }
 
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
-        """Questions of every diagram of the split, each with its diagram."""
+        """Questions of all diagrams of the split, each with its diagram."""
         with self.find("ai2d_test_ids.csv").open(encoding="utf-8-sig", newline="") as lines:
             tests = {row[0].strip() for row in csv.reader(lines) if row}
         for path in sorted(self.find("questions").glob("*.json")):
@@ -110,8 +110,8 @@ class Ai2d(QuestionSource):
             for place, (text, entry) in enumerate(questions.items()):
                 yield f"{number}-{place}", (content.get("imageName", f"{number}.png"), text, entry)
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
-        """The question, its choices, and the letters that have to be drawn."""
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
+        """The question, its choices, and the letters to draw."""
         image, text, question = entry
         found = {
             "images": [self.image(f"images/{image}")],
@@ -127,19 +127,19 @@ class Ai2d(QuestionSource):
         except BadRecord as bad:
             raise BadValue(f"{path.name} of annotations: {bad.reason}", "Download it again.") from bad
 
-    def hub_request(self, entry: dict[str, Any]) -> dict[str, Any] | None:
-        """The same of a copy, whose right choice may be a text of digits."""
+    def hub_row(self, entry: dict[str, Any]) -> dict[str, Any] | None:
+        """The row of a copy, whose correct choice may be a text of digits."""
         correct = entry["correct"]
         return entry | {"correct": int(correct) if isinstance(correct, str) and correct.isdecimal() else correct}
 
     def record(self, row: dict[str, Any], images: list[Any]) -> dict[str, Any]:
-        """The record, its image with the letters."""
+        """The record, with the letters drawn on its image."""
         letters = row.pop("letters", [])
         return super().record(row, [draw_letters(image, letters) for image in images] if letters else images)
 
 
 class ScienceQa(QuestionSource):
-    """ScienceQA (Lu et al. 2022), the questions that have an image; `training` tells the task to shuffle choices."""
+    """ScienceQA (Lu et al. 2022), the questions with an image; `training` tells the task to shuffle choices."""
 
     name = "science_qa"
     title = "ScienceQA"
@@ -165,7 +165,7 @@ class ScienceQa(QuestionSource):
             if not isinstance(entry, dict) or entry.get("split") == split:
                 yield id_, (id_, entry)
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
         """The question, its choices and its hint."""
         id_, problem = entry
         question, split = field(problem, "question"), field(problem, "split")
@@ -181,5 +181,5 @@ class ScienceQa(QuestionSource):
         }
 
     def record(self, row: dict[str, Any], images: list[Any]) -> dict[str, Any]:
-        """The record, and whether it is one to train on."""
+        """The record, and whether it is from the train split."""
         return super().record(row, images) | {"training": self.split == "train"}

@@ -10,7 +10,7 @@ from openpali.data.sources.public.clips import PublicClips
 
 
 class MsrVttQuestions(PublicClips):
-    """MSRVTT-QA (Xu et al. 2017): questions made from the captions of MSR-VTT, with one word as the answer.
+    """MSRVTT-QA (Xu et al. 2017): questions made from the captions of MSR-VTT, with one-word answers.
 
     A record holds `id`, `images`, `question` and `answers` (one).
     """
@@ -27,18 +27,18 @@ class MsrVttQuestions(PublicClips):
         for number, entry in enumerate(self.read_list(f"{split}_qa.json")):
             yield entry_name(entry, number, "id"), entry
 
-    def told(self, entry: Any) -> dict[str, Any]:
+    def clip_row(self, entry: Any) -> dict[str, Any]:
         """Question, answer and clip."""
         clip = self.clip_of(field(entry, "video_id", (int, str)))
         return {"clip": clip} | question_fields(entry.get("question"), entry.get("answer"))
 
     def clip_of(self, number: int | str) -> str:
-        """The name of the clip of that number."""
+        """The name of a clip."""
         return f"video{number}"
 
 
 class MsvdQuestions(MsrVttQuestions):
-    """MSVD-QA (Xu et al. 2017): likewise of the clips of MSVD."""
+    """MSVD-QA (Xu et al. 2017): the same for the clips of MSVD."""
 
     name = "msvd_qa"
     title = "MSVD-QA"
@@ -52,13 +52,13 @@ class MsvdQuestions(MsrVttQuestions):
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """The questions of a split's file."""
         lines = self.find("youtube_mapping.txt").read_text("utf-8-sig").splitlines()
-        # "-4wsuPCjDBc_5_15 vid1": the name of the file, and what the questions call it
+        # "-4wsuPCjDBc_5_15 vid1": the name of the file, and the name in the questions
         pairs = [line.rsplit(maxsplit=1) for line in lines if len(line.split()) > 1]
         self._names = {number: name for name, number in pairs}
         yield from super().entries(split)
 
     def clip_of(self, number: int | str) -> str:
-        """The name that the clip has in MSVD."""
+        """The name of a clip in MSVD."""
         name = self._names.get(f"vid{number}")
         if name is None:
             raise BadValue(f"youtube_mapping.txt has no vid{number}", "Download it again.")
@@ -66,7 +66,7 @@ class MsvdQuestions(MsrVttQuestions):
 
 
 class ActivityNetQuestions(PublicClips):
-    """ActivityNet-QA (Yu et al. 2019): 32,000 questions to train on, 18,000 for validation, 8,000 to test.
+    """ActivityNet-QA (Yu et al. 2019): 32,000 questions for training, 18,000 for validation, 8,000 for test.
 
     A record holds `id`, `images`, `question`, `answers` (one) and `question_type` (0 to 8, as text).
     """
@@ -88,7 +88,7 @@ class ActivityNetQuestions(PublicClips):
             name = entry_name(entry, number, "question_id")
             yield name, entry | {"own": answers.get(name)} if isinstance(entry, dict) else entry
 
-    def told(self, entry: Any) -> dict[str, Any]:
+    def clip_row(self, entry: Any) -> dict[str, Any]:
         """Question, answer and clip."""
         if not isinstance(entry, dict) or entry["own"] is None:
             raise BadValue("the file of answers has none of this number", "Download both files again.")
@@ -98,5 +98,5 @@ class ActivityNetQuestions(PublicClips):
 
 
 def question_fields(question: Any, answer: Any) -> dict[str, Any]:
-    """`question` and `answers` of an entry, which has one. Raises BadValue."""
+    """`question` and `answers` (one) of an entry. Raises BadValue."""
     return {"question": checked_texts(question, "question")[0], "answers": checked_texts(answer, "answer")}

@@ -1,4 +1,4 @@
-"""Clips with captions: MSR-VTT, VATEX and ActivityNet Captions, and how all public sets of clips are read."""
+"""Clips with captions: MSR-VTT, VATEX and ActivityNet Captions, and the base class of all video datasets."""
 
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -15,12 +15,11 @@ VIDEOS = (".mp4", ".avi", ".mkv", ".webm", ".mov")
 
 
 class PublicClips(PublicSource):
-    """Clips of a dataset, whose frames are decoded as they are asked for; `images` of a record are its frames.
+    """Clips of a dataset, decoded on access; `images` of a record are its frames.
 
-    A clip is a video file or a folder of images, in one of the folders `clips` of `image_root` or in itself. Many
-    clips of these sets are no longer on the web, so that entries without theirs are left out and counted. PaliGemma's
-    frames are `stride` frames of the file apart; in training its authors begin anywhere in the clip, and here the
-    first frame is always the clip's.
+    A clip is a video file or a folder of images, in one of the folders `clips` of `image_root` or in `image_root`.
+    Many clips of these datasets are no longer on the web: entries without a clip are left out and counted. The frames
+    are `stride` frames of the file apart, from the first one; PaliGemma's training starts at a random frame.
     """
 
     clips: ClassVar[tuple[str, ...]] = ("videos",)
@@ -37,16 +36,16 @@ class PublicClips(PublicSource):
         """Read and check a split.
 
         Args:
-            path: folder of the annotations, as `layout` says.
-            split: `train`, `validation` or `test`, or a name of the dataset's own.
+            path: folder of the annotations, see `layout`.
+            split: `train`, `validation` or `test`, or the dataset's own name.
             image_root: folder of the clips' folders, which they may not leave; by default `path`.
             num_frames: of every clip; a short clip repeats its last one.
-            stride: frames of the file from one to the next; by default they are spread over the whole clip.
-            decode_size: side in pixels of the model's images, by which large frames are shrunk at once.
+            stride: frames of the file between frames; by default they are spread over the whole clip.
+            decode_size: side in pixels of the model's images; larger frames are shrunk while decoding.
 
         Raises:
-            MissingData: no path, or a file is missing; the message says what to download.
-            ValueError: an option makes no sense, or there is no such split.
+            MissingData: no path, or a file is missing; the message has download instructions.
+            ValueError: an option is invalid, or there is no such split.
             BadRecord: no entry is good, or more than a tenth of 100 or more are bad.
         """
         FrameSampling(num_frames, stride)
@@ -55,12 +54,12 @@ class PublicClips(PublicSource):
         super().__init__(path, split, image_root)
 
     @abstractmethod
-    def told(self, entry: Any) -> dict[str, Any]:
-        """`clip` (its name, no ending), perhaps `span` (seconds), and the fields of its record. Raises BadValue."""
+    def clip_row(self, entry: Any) -> dict[str, Any]:
+        """`clip` (name without ending), optional `span` (seconds), and the record's fields. Raises BadValue."""
 
     def row(self, entry: Any) -> dict[str, Any] | None:
-        """What an entry says; None when its clip is not there."""
-        row = self.told(entry)
+        """The row of an entry; None when its clip is missing."""
+        row = self.clip_row(entry)
         clip = self._places().get(row.pop("clip"))
         if clip is None:
             self.leave_out(f"their clips are not in {self.image_root}")
@@ -82,11 +81,11 @@ class PublicClips(PublicSource):
             raise BadValue(str(error)) from error
 
     def record(self, row: dict[str, Any], images: list[Any]) -> dict[str, Any]:
-        """The fields of a row, and `images`, also where there is one."""
+        """The fields of a row, and `images`, always a list."""
         return {key: value for key, value in row.items() if key not in ("images", "span")} | {"images": images}
 
     def _places(self) -> dict[str, str]:
-        """Names of clips, without endings, to their places in `image_root`; folders are listed once."""
+        """Names of clips without endings to paths in `image_root`; folders are listed once."""
         if self._found is None:
             self._found = {}
             for folder in (*self.clips, "."):
@@ -98,7 +97,7 @@ class PublicClips(PublicSource):
 
 
 class MsrVtt(PublicClips):
-    """MSR-VTT captions (Xu et al. 2016): 6,513 clips to train on, 497 for validation, 2,990 to test; 20 texts each."""
+    """MSR-VTT captions (Xu et al. 2016), 20 for each clip; 6,513, 497 and 2,990 clips in the three splits."""
 
     name = "msrvtt_cap"
     title = "MSR-VTT"
@@ -113,20 +112,20 @@ class MsrVtt(PublicClips):
     clips = ("TrainValVideo", "TestVideo", "videos")
 
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
-        """Clips, with the sentences that the same file has of them."""
+        """Clips with their sentences, from one file."""
         file = "test_videodatainfo.json" if split == "test" else "train_val_videodatainfo.json"
         texts = captions_by("video_id", self.read_list(file, key="sentences"))
         for number, video in enumerate(self.read_list(file, key="videos")):
             if not isinstance(video, dict) or video.get("split") == split:
                 yield entry_name(video, number, "video_id"), with_captions(video, "video_id", texts)
 
-    def told(self, entry: Any) -> dict[str, Any]:
-        """A file holds one clip: `start time` and `end time` are of the film that it was cut from."""
+    def clip_row(self, entry: Any) -> dict[str, Any]:
+        """The clip is a whole file: `start time` and `end time` refer to the film that it was cut from."""
         return {"clip": field(entry, "video_id"), "captions": {"en": checked_texts(entry["captions"])}}
 
 
 class Vatex(PublicClips):
-    """VATEX (Wang et al. 2019), its English captions: 25,991 clips to train on, ten texts each.
+    """VATEX (Wang et al. 2019), its English captions: 25,991 clips for training, ten texts each.
 
     Scores are published on the public test split.
     """
@@ -147,15 +146,15 @@ class Vatex(PublicClips):
         for number, entry in enumerate(self.read_list(f"vatex_{split}.json")):
             yield entry_name(entry, number, "videoID"), entry
 
-    def told(self, entry: Any) -> dict[str, Any]:
+    def clip_row(self, entry: Any) -> dict[str, Any]:
         """English captions; those in Chinese are left out."""
         return {"clip": field(entry, "videoID"), "captions": {"en": checked_texts(field(entry, "enCap", list))}}
 
 
 class ActivityNetCaptions(PublicClips):
-    """ActivityNet Captions (Krishna et al. 2017): spans of long films with a sentence each, one to a record.
+    """ActivityNet Captions (Krishna et al. 2017): spans of long films with a sentence each, one in each record.
 
-    The test split's captions are not public; as PaliGemma's authors have it, val_2 is `test`.
+    The test captions are not public; as for PaliGemma, `test` is val_2.
     """
 
     name = "activitynet_cap"
@@ -176,18 +175,18 @@ class ActivityNetCaptions(PublicClips):
             for number, (span, sentence) in enumerate(zip(spans, sentences)):
                 yield f"{name}-{number}", {"name": name, "span": span, "sentence": sentence}
 
-    def told(self, entry: Any) -> dict[str, Any]:
-        """The sentence, and the seconds that it speaks of."""
+    def clip_row(self, entry: Any) -> dict[str, Any]:
+        """The sentence, and its span in seconds."""
         captions = {"en": checked_texts(entry["sentence"])}
         return {"clip": entry["name"], "captions": captions, "span": checked_span(entry["span"])}
 
 
 def checked_span(value: Any) -> list[float]:
-    """Beginning and end in seconds. Raises BadValue."""
+    """Start and end in seconds. Raises BadValue."""
     try:
         start, end = (float(second) for second in value)
         if not 0 <= start < end < float("inf"):
             raise ValueError
     except (TypeError, ValueError, OverflowError) as error:
-        raise BadValue(f"its span {value} is not a beginning and a later end in seconds", "Remove it.") from error
+        raise BadValue(f"its span {value} is not a start and a later end in seconds", "Remove it.") from error
     return [start, end]

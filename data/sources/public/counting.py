@@ -1,4 +1,4 @@
-"""TallyQA and CountBenchQA, questions that count, and POPE, questions whether something is there."""
+"""TallyQA and CountBenchQA (counting), and POPE (presence of objects)."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -13,9 +13,9 @@ POPE_KINDS = ("random", "popular", "adversarial")
 
 
 class TallyQa(QuestionSource):
-    """TallyQA (Acharya et al. 2019); `simple` and `complex` questions of the test split are told apart.
+    """TallyQA (Acharya et al. 2019); `simple` and `complex` questions of the test split are distinguished.
 
-    There is no validation split: one image in twenty is kept out of training.
+    There is no validation split: one image in twenty of the train split is held out.
     """
 
     name = "tallyqa"
@@ -30,7 +30,7 @@ class TallyQa(QuestionSource):
     hub_columns: ClassVar[dict[str, str | list[str]]] = {"image": "image", "question": "question", "answers": "answer"}
 
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
-        """Entries of the list that a file is."""
+        """Entries of the file of a split."""
         for number, entry in enumerate(self.read_list("test.json" if split == "test" else "train.json")):
             image = entry.get("image") if isinstance(entry, dict) else None
             if split != "test" and held_out(f"tallyqa/{image}") != (split == "held out"):
@@ -38,8 +38,8 @@ class TallyQa(QuestionSource):
             # several hundred questions share an id
             yield f"{number}-{name_of(entry, 'question_id', number)}", entry
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
-        """The question, the number, and how hard it is."""
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
+        """The question, the number, and its difficulty."""
         simple = entry.get("issimple") if isinstance(entry, dict) else None
         kind = {"question_type": "simple" if simple else "complex"} if isinstance(simple, bool | int) else {}
         return {
@@ -52,7 +52,7 @@ class TallyQa(QuestionSource):
 class CountBenchQa(QuestionSource):
     """CountBenchQA (Beyer et al. 2024): questions for the images of CountBench (Paiss et al. 2023); for evaluation.
 
-    The images are in a parquet file with the number of things on them; the questions are in its order.
+    A parquet file has the images with their counts; the questions are in the same order.
     """
 
     name = "countbenchqa"
@@ -78,7 +78,7 @@ class CountBenchQa(QuestionSource):
         for number, (question, row, has_image) in enumerate(rows):
             yield str(number), (number, question, row["number"], has_image)
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
         """The question and the number."""
         number, question, count, has_image = entry
         if not has_image:
@@ -96,7 +96,7 @@ class CountBenchQa(QuestionSource):
 
 
 class Pope(QuestionSource):
-    """POPE (Li et al. 2023): is there a dog? For evaluation; every split is the same 9,000 questions."""
+    """POPE (Li et al. 2023): is there a dog? For evaluation; all splits are the same 9,000 questions."""
 
     name = "pope"
     title = "POPE"
@@ -114,14 +114,14 @@ class Pope(QuestionSource):
     }
 
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
-        """Lines of the three files, still to be read."""
+        """Unparsed lines of the three files."""
         for kind in POPE_KINDS:
             name = f"coco_pope_{kind}.json"
             for number, line in json_lines(self.find(f"output/coco/{name}", f"coco/{name}", name)):
                 yield f"{kind}-{number}", (kind, line)
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
-        """The question, yes or no, and how the thing was chosen."""
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
+        """The question, yes or no, and how the object was chosen."""
         kind, line = entry
         content = json_line(line)
         image = field(content, "image")

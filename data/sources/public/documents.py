@@ -1,4 +1,4 @@
-"""DocVQA, InfographicVQA, ST-VQA, ChartQA and OCR-VQA: questions about what is written on an image."""
+"""DocVQA, InfographicVQA, ST-VQA, ChartQA and OCR-VQA: questions about text on images."""
 
 import itertools
 from collections.abc import Iterable
@@ -10,11 +10,11 @@ from openpali.data.sources.public.base import field, held_out
 from openpali.data.sources.public.questions import QuestionSource, name_of
 
 BOOK_SPLITS = {1: "train", 2: "val", 3: "test"}
-"""OCR-VQA's numbers of its splits."""
+"""Numbers of splits in OCR-VQA's file."""
 
 
 class DocVqa(QuestionSource):
-    """DocVQA (Mathew et al. 2021): scanned pages, and every text that counts as right."""
+    """DocVQA (Mathew et al. 2021): scanned pages, with all correct answers."""
 
     name = "docvqa"
     title = "DocVQA"
@@ -31,7 +31,7 @@ class DocVqa(QuestionSource):
         files = [folder + name for folder in ("spdocvqa_qas/", f"{split}/", "") for name in names]
         return self.listed_entries(split, *files, id_key="questionId", key="data")
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
         """The question and its answers."""
         image = field(entry, "image")
         bare = image.rpartition("/")[2]
@@ -45,8 +45,8 @@ class DocVqa(QuestionSource):
 class InfographicVqa(QuestionSource):
     """InfographicVQA (Mathew et al. 2022).
 
-    Where a right answer is a list of things, their order does not count: in the splits that are scored every order of
-    up to five things is an answer too, as the evaluation has it.
+    The order of an answer that is a list does not count: in evaluated splits, every order of up to five items is an
+    answer, as in the official evaluation.
     """
 
     name = "infovqa"
@@ -64,7 +64,7 @@ class InfographicVqa(QuestionSource):
         files = [folder + name for folder in ("infographicsvqa_qas/", "") for name in names]
         return self.listed_entries(split, *files, id_key="questionId", key="data")
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
         """The question and its answers."""
         image = field(entry, "image_local_name")
         answers = field(entry, "answers", list)
@@ -76,7 +76,7 @@ class InfographicVqa(QuestionSource):
 
 
 class StVqa(QuestionSource):
-    """ST-VQA (Biten et al. 2019), the open task 3. One image in twenty is kept out of training for validation."""
+    """ST-VQA (Biten et al. 2019), the open task 3. One image in twenty of the train split is held out."""
 
     name = "stvqa"
     title = "ST-VQA"
@@ -94,7 +94,7 @@ class StVqa(QuestionSource):
             if split == ("held out" if held_out(f"stvqa/{path}") else "train"):
                 yield name_of(entry, "question_id", number), entry
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
         """The question and its answers."""
         path = field(entry, "file_path")
         return {
@@ -105,9 +105,9 @@ class StVqa(QuestionSource):
 
 
 class ChartQa(QuestionSource):
-    """ChartQA (Masry et al. 2022): questions of people (`human`) and of machines (`augmented`), one after another.
+    """ChartQA (Masry et al. 2022): questions of annotators (`human`), then generated ones (`augmented`).
 
-    Their 7,398 and 20,901 questions to train on make the weights that PaliGemma's authors have.
+    Their 7,398 and 20,901 training questions give PaliGemma's mixture weights.
     """
 
     name = "chartqa"
@@ -131,8 +131,8 @@ class ChartQa(QuestionSource):
             for number, entry in enumerate(self.read_list(f"{split}/{split}_{kind}.json")):
                 yield f"{kind}-{number}", (split, kind, entry)
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
-        """The question, its answer, and whose it is."""
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
+        """The question, its answer, and its kind."""
         split, kind, question = entry
         return {
             "images": [self.image(f"{split}/png/{field(question, 'imgname')}")],
@@ -141,15 +141,15 @@ class ChartQa(QuestionSource):
             "question_type": kind,
         }
 
-    def hub_request(self, entry: dict[str, Any]) -> dict[str, Any] | None:
-        """The same of a copy, where the kind may be a number."""
+    def hub_row(self, entry: dict[str, Any]) -> dict[str, Any] | None:
+        """The row of a copy, where the kind may be a number."""
         kinds = {"0": "human", "1": "augmented", "machine": "augmented"}
         kind = str(entry["question_type"])
         return entry | {"question_type": kinds.get(kind, kind)}
 
 
 class OcrVqa(QuestionSource):
-    """OCR-VQA (Mishra et al. 2019): questions about covers of books, several to a cover."""
+    """OCR-VQA (Mishra et al. 2019): questions about book covers, several for each cover."""
 
     name = "ocrvqa"
     title = "OCR-VQA"
@@ -158,7 +158,7 @@ class OcrVqa(QuestionSource):
     splits: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "test"}
 
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
-        """Every question of the covers of a split."""
+        """All questions of the covers of a split."""
         path = self.find("dataset.json")
         content = read_json(path)
         if not isinstance(content, dict):
@@ -175,17 +175,17 @@ class OcrVqa(QuestionSource):
             for number, (question, answer) in enumerate(zip(questions, answers)):
                 yield f"{id_}-{number}", (id_, image, question, answer)
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
         """The question and its answer."""
         if entry is None:
-            raise BadValue("its questions and answers are no lists of one length", "Download the file again.")
+            raise BadValue("its questions and answers are not lists of one length", "Download the file again.")
         id_, image, question, answer = entry
         names = [f"images/{image}", f"images/{id_}.png", f"images/{id_}.jpg"]
         return {"images": [self.image(*names)], "question": question, "answers": [answer]}
 
 
 def orders(answer: Any, most: int = 5) -> list[Any]:
-    """A list of things, separated by commas, in every order; the answer alone where it is none, or a long one."""
+    """A comma-separated list in every order; the answer alone if it is no list or a longer one."""
     things = answer.split(", ") if isinstance(answer, str) else []
     if not 1 < len(things) <= most:
         return [answer]

@@ -1,4 +1,4 @@
-"""GQA, questions made from scene graphs, and xGQA, its test questions in eight languages."""
+"""GQA (questions generated from scene graphs) and xGQA (its test questions in eight languages)."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from openpali.data.sources.public.questions import TranslatedQuestions
 class Gqa(TranslatedQuestions):
     """GQA (Hudson and Manning 2019), the balanced questions; `test` is its testdev.
 
-    With languages it is xGQA (Pfeiffer et al. 2022): the questions of testdev in these, whatever the split, each
+    With `languages` it is xGQA (Pfeiffer et al. 2022): the testdev questions in these languages for every split, each
     with its language as `question_type`. The answers are English.
     """
 
@@ -45,8 +45,8 @@ class Gqa(TranslatedQuestions):
         for id_, entry in content.items():
             yield (f"{id_}-{language}" if language else id_), (entry, language)
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
-        """The question and its answer; by language, else by the structure of the question."""
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
+        """The question, its answer, and as its type the language or the structure of the question."""
         question, language = entry
         types = question.get("types") if isinstance(question, dict) else None
         kind = types.get("structural") if isinstance(types, dict) else None

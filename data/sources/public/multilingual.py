@@ -1,4 +1,4 @@
-"""Captions in many languages: COCO-35L, which is COCO translated, and Crossmodal-3600 for evaluation."""
+"""Captions in many languages: COCO-35L (COCO translated) and Crossmodal-3600 (for evaluation)."""
 
 import re
 from array import array
@@ -22,9 +22,9 @@ _IMAGE_ID = re.compile(rb'"image_id": ?"?([0-9]+)')
 class Coco35L(PublicSource):
     """COCO's captions with their machine translations into 34 languages (Thapliyal et al. 2022).
 
-    A record is an image with the captions of every language, so that a task that draws one gives all of them the
-    same weight. The 20 million lines stay on disk: of each, its place in the file is kept. The dev split is `test`,
-    and one in twenty images of the training split are `validation`.
+    A record is an image with its captions in all languages, so that a task samples languages uniformly. The 20 million
+    lines stay on disk; only their offsets are in memory. The dev split is `test`, and one image in twenty of the train
+    split is in `validation`.
     """
 
     name = "coco35l"
@@ -43,7 +43,7 @@ class Coco35L(PublicSource):
         super().__init__(path, split, image_root)
 
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
-        """COCO's number of each image, and where in the file its lines begin."""
+        """COCO's number of each image, and the offsets of its lines."""
         self._file = self.find("coco_mt_dev.jsonl" if split == "dev" else "coco_mt_train.jsonl")
         self._places = self._read_places()
         for number, starts in line_starts(self._file).items():
@@ -51,7 +51,7 @@ class Coco35L(PublicSource):
                 yield str(number), (number, starts)
 
     def row(self, entry: Any) -> dict[str, Any] | None:
-        """The image, and the lines that speak of it."""
+        """The image, and the offsets of its lines."""
         number, starts = entry
         if number not in self._places:
             raise BadValue(f"dataset_coco.json has no image of cocoid {number}", "Give the whole file.")
@@ -67,7 +67,7 @@ class Coco35L(PublicSource):
             for start in starts:
                 file.seek(start)
                 line = json_line(file.readline())
-                # the English original stands on the line of each of its translations
+                # the line of each translation repeats the English original
                 for language, text in (
                     ("en", field(line, "caption_tokenized")),
                     (field(line, "trg_lang"), field(line, "translation_tokenized")),
@@ -79,7 +79,7 @@ class Coco35L(PublicSource):
         return {language: list(texts) for language, texts in found.items()}
 
     def _read_places(self) -> dict[int, str]:
-        """COCO's number of an image to its path."""
+        """COCO's number of each image to its path."""
         images = self.read_list("dataset_coco.json", key="images")
         try:
             return {image["cocoid"]: f"{image['filepath']}/{image['filename']}" for image in images}
@@ -90,9 +90,9 @@ class Coco35L(PublicSource):
 
 
 class Crossmodal3600(PublicSource):
-    """Crossmodal-3600 (Thapliyal et al. 2022): captions that people wrote in 36 languages, for evaluation alone.
+    """Crossmodal-3600 (Thapliyal et al. 2022): captions written in 36 languages, for evaluation only.
 
-    3,600 images; a record is one of them with the captions of one language, since scores are by language.
+    3,600 images; a record is an image with its captions in one language, since scores are by language.
     """
 
     name = "xm3600"
@@ -114,10 +114,10 @@ class Crossmodal3600(PublicSource):
             path: folder of `captions.jsonl`.
             split: `test`, the only one.
             image_root: folder of `images`; by default `path`.
-            languages: codes of those that are wanted, all 36 by default.
+            languages: codes of the languages, all 36 by default.
 
         Raises:
-            ValueError: a language that it does not have; besides what `PublicSource` raises.
+            ValueError: an unknown language; see also `PublicSource`.
         """
         self.languages = several(languages)
         if unknown := sorted(set(self.languages) - set(XM_LANGUAGES)):
@@ -125,7 +125,7 @@ class Crossmodal3600(PublicSource):
         super().__init__(path, split, image_root)
 
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
-        """The languages of each line; one language after the other would leave a limit with a single one."""
+        """Each line in all languages in turn, so that a limit on records covers all languages."""
         for number, line in json_lines(self.find("captions.jsonl")):
             try:
                 content = json_line(line)
@@ -143,7 +143,7 @@ class Crossmodal3600(PublicSource):
 
 
 def line_starts(path: Path) -> dict[int, "array[int]"]:
-    """Where the lines of each image begin in a file, in bytes, by COCO's number; the file is not parsed."""
+    """COCO's number of each image to the byte offsets of its lines; the lines are not parsed."""
     found: dict[int, array[int]] = {}
     start = 0
     with path.open("rb") as file:

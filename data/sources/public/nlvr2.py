@@ -1,4 +1,4 @@
-"""NLVR2, sentences that are true or false of two images, and MaRVL, the same in five more languages."""
+"""NLVR2 (sentences that are true or false of two images) and MaRVL (the same in five more languages)."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from openpali.data.sources.public.questions import TranslatedQuestions, name_of
 class Nlvr2(TranslatedQuestions):
     """NLVR2 (Suhr et al. 2019): `images` are the left and the right one, the answer is `True` or `False`.
 
-    With languages it is MaRVL (Liu et al. 2021), for evaluation: all of its sentences in these, whatever the split,
+    With `languages` it is MaRVL (Liu et al. 2021), for evaluation: its sentences in these languages for every split,
     each with its language as `question_type`.
     """
 
@@ -35,7 +35,7 @@ class Nlvr2(TranslatedQuestions):
     }
 
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
-        """Lines of JSON, still to be read."""
+        """Unparsed lines of JSON."""
         if not self.languages:
             for number, line in json_lines(self.find(f"{split}.json", f"data/{split}.json")):
                 yield f"{split}.json:{number}", (line, split, "")
@@ -44,8 +44,8 @@ class Nlvr2(TranslatedQuestions):
             for number, line in json_lines(path):
                 yield f"{path.name}:{number}", (line, "marvl", language)
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
-        """The sentence, the two images, and whether it is true."""
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
+        """The sentence, its two images, and whether it is true."""
         line, split, language = entry
         content = json_line(line)
         sentence = field(content, "caption" if language else "sentence")
@@ -53,8 +53,8 @@ class Nlvr2(TranslatedQuestions):
         kind = {"question_type": language} if language else {}
         return {"images": images, "question": sentence, "answers": [truth(content.get("label"))]} | kind
 
-    def hub_request(self, entry: dict[str, Any]) -> dict[str, Any] | None:
-        """The same of a copy, whose labels may be numbers."""
+    def hub_row(self, entry: dict[str, Any]) -> dict[str, Any] | None:
+        """The row of a copy, whose labels may be numbers."""
         return entry | {"answers": [truth(entry.get("answers"))]}
 
     def _pair(self, content: dict[str, Any], split: str) -> list[str]:
@@ -69,7 +69,7 @@ class Nlvr2(TranslatedQuestions):
 
 
 def truth(label: Any) -> str:
-    """`True` or `False`. Raises BadValue for what is neither."""
+    """`True` or `False`. Raises BadValue for any other label."""
     word = {"true": "True", "1": "True", "false": "False", "0": "False"}.get(str(label).strip().lower())
     if word is None:
         raise BadValue(f"its label {label!r} is neither True nor False", "Fix or remove the entry.")

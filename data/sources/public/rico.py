@@ -1,4 +1,4 @@
-"""Screens of Android apps, the images of RICO: Screen2Words, and WidgetCap with the parts of a screen."""
+"""Screens of Android apps, the images of RICO: Screen2Words (screens) and WidgetCap (elements of screens)."""
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,11 +14,11 @@ from openpali.data.sources.public.captions import PublicCaptions, checked_texts
 
 _RICO = "http://www.interactionmining.org/rico.html (UI Screenshots and View Hierarchies: unique_uis.tar.gz)"
 _CANVAS_HEIGHT = 2560
-"""Pixels from top to bottom that RICO's view hierarchies count, whatever the size of the image."""
+"""Height in pixels of RICO's view hierarchies, for images of any size."""
 
 
 class Screen2Words(PublicCaptions):
-    """Summaries of screens (Wang et al. 2021): 15,743 screens to train on, of five sentences each."""
+    """Summaries of screens (Wang et al. 2021): 15,743 screens for training, with five sentences each."""
 
     name = "screen2words"
     title = "Screen2Words"
@@ -34,16 +34,15 @@ class Screen2Words(PublicCaptions):
         for screen in lines(self.find(f"split/{split}_screens.txt")):
             yield screen, {"screen": screen, "captions": texts.get(screen, [])}
 
-    def told(self, entry: Any) -> tuple[Sequence[str], Any]:
+    def paths_and_captions(self, entry: Any) -> tuple[Sequence[str], Any]:
         """RICO's archive unpacks into `combined`."""
         return (f"combined/{entry['screen']}.jpg", f"{entry['screen']}.jpg"), entry["captions"]
 
 
 class WidgetCap(PublicSource):
-    """Buttons, fields and images of a screen, and what they are for (Li et al. 2020), one to a record.
+    """Buttons, fields and images of a screen with their purpose (Li et al. 2020), one in each record.
 
-    A record holds `id`, `image` and `objects` (one), which has `box`, `sentences` and `names` as the objects of other
-    sources have.
+    A record holds `id`, `image` and `objects` (one), with `box`, `sentences` and `names` as in other sources.
     """
 
     name = "widgetcap"
@@ -62,7 +61,7 @@ class WidgetCap(PublicSource):
                 yield f"{entry['screenId']}-{entry['nodeId']}", entry
 
     def row(self, entry: Any) -> dict[str, Any] | None:
-        """The image, the box of the widget in [0, 1], and what is said of it."""
+        """The image, the box of the widget in [0, 1], and its captions."""
         if self.hub is not None:
             texts = checked_texts(field(entry, "captions", (str, list)))
             return {"texts": texts, "box": normalised(field(entry, "box", list), 1.0, 1.0)}
@@ -78,13 +77,13 @@ class WidgetCap(PublicSource):
         return {"texts": checked_texts(entry["captions"].split("|")), "box": box, "images": [image]}
 
     def record(self, row: dict[str, Any], images: list[Any]) -> dict[str, Any]:
-        """The screen and the one widget."""
+        """The screen and its widget."""
         texts, (x0, y0, x1, y1) = row["texts"], row["box"]
         item = {"box": Box(x0, y0, x1, y1, texts[0]), "names": {"en": texts[0]}, "sentences": {"en": texts}}
         return {"image": images[0], "objects": [item | {"concept": "widget"}]}
 
     def _read_hierarchy(self, image: str) -> Any:
-        """The view hierarchy that lies beside an image; the widgets of one screen follow one another."""
+        """The view hierarchy beside an image, cached for the next widget of the same screen."""
         if self._last[0] != image:
             try:
                 self._last = image, read_json((self.image_root / image).with_suffix(".json"))
@@ -110,7 +109,7 @@ def node_bounds(hierarchy: Any, node: str) -> list[Any]:
 
 
 def normalised(bounds: Any, width: float, height: float) -> list[float]:
-    """Left, top, right and bottom in [0, 1] of a screen, clipped. Raises BadValue when nothing is left."""
+    """Left, top, right and bottom in [0, 1], clipped to the screen. Raises BadValue for an empty box."""
     try:
         x0, y0, x1, y1 = (float(value) for value in bounds)
     except (TypeError, ValueError) as error:
@@ -125,7 +124,7 @@ def table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, s
     """Number from 1 and cells of every row of a CSV file.
 
     Raises:
-        BadRecord: it lacks one of these columns, or is no CSV.
+        BadRecord: a column is missing, or it is not CSV.
     """
     with path.open(encoding="utf-8", newline="") as file:
         try:
@@ -135,9 +134,9 @@ def table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, s
             for number, entry in enumerate(reader, 1):
                 yield number, {column: entry[column] or "" for column in columns}
         except (csv.Error, UnicodeDecodeError) as error:
-            raise BadRecord(str(path), "all", f"it is no CSV ({error})", "Download the file again.") from error
+            raise BadRecord(str(path), "all", f"it is not CSV ({error})", "Download the file again.") from error
 
 
 def lines(path: Path) -> list[str]:
-    """The lines of a list that are not blank, each once."""
+    """The distinct non-blank lines of a file."""
     return list(dict.fromkeys(line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()))

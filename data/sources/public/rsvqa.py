@@ -1,4 +1,4 @@
-"""RSVQA: questions about images from above, of Sentinel-2 (low resolution) and from planes (high resolution)."""
+"""RSVQA: questions about satellite images (low resolution) and aerial images (high resolution)."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,13 +9,13 @@ from openpali.data.sources.public.base import field
 from openpali.data.sources.public.questions import QuestionSource, name_of
 
 NUMBERS = {"count": "", "area": " m2"}
-"""Types of questions whose answers are numbers, and their unit."""
+"""Types of questions with numeric answers, and their units."""
 
 
 class RsVqaLow(QuestionSource):
     """RSVQA-LR (Lobry et al. 2020).
 
-    Questions that are answered by a number are left out, as PaliGemma's authors do.
+    Questions with numeric answers are left out, as for PaliGemma.
     """
 
     name = "rsvqa_lr"
@@ -57,14 +57,14 @@ class RsVqaLow(QuestionSource):
             hub_config: of the copy.
             hub_splits: of the copy.
             columns: of the copy.
-            numbers: take questions that are answered by a number as well, whose answers are then the ranges that the
-                dataset's evaluation has: counts of RSVQA-LR, areas of RSVQA-HR.
+            numbers: include questions with numeric answers. Answers are then the ranges of the official evaluation:
+                counts of RSVQA-LR, areas of RSVQA-HR.
         """
         self.numbers = numbers
         super().__init__(path, split, image_root, hub, hub_config, hub_splits, columns)
 
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
-        """The split's questions, which are those that are active, with their answers."""
+        """The active questions of the file, which are those of the split, with their answers."""
         answers = self.read_list(self.files.format(split, "answers"), key="answers")
         by_id = {answer["id"]: answer for answer in answers if isinstance(answer, dict) and "id" in answer}
         for number, entry in enumerate(self.read_list(self.files.format(split, "questions"), key="questions")):
@@ -74,7 +74,7 @@ class RsVqaLow(QuestionSource):
             answer = by_id.get(ids[0]) if isinstance(ids, list) and ids and isinstance(ids[0], int) else None
             yield name_of(entry, "id", number), (entry, answer)
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
         """The question, its answer, and its type."""
         question, answer = entry
         number, kind = field(question, "img_id", int), field(question, "type")
@@ -84,17 +84,17 @@ class RsVqaLow(QuestionSource):
         row = {"images": [self.image(*names)], "question": field(question, "question"), "question_type": kind}
         return self._ranged(row | {"answers": [field(answer, "answer")]})
 
-    def hub_request(self, entry: dict[str, Any]) -> dict[str, Any] | None:
-        """The same of a copy."""
+    def hub_row(self, entry: dict[str, Any]) -> dict[str, Any] | None:
+        """The row of a copy."""
         return self._ranged(entry | {"answers": [str(entry["answers"])]})
 
     def _ranged(self, row: dict[str, Any]) -> dict[str, Any] | None:
-        """The row with a range in place of a number; left out where numbers are."""
+        """The row with a range in place of a number; None where numbers are left out."""
         kind = row["question_type"]
         if kind not in NUMBERS:
             return row
         if not self.numbers:
-            return self.leave_out("answered by a number (numbers: true takes them)")
+            return self.leave_out("answered by a number (numbers: true includes them)")
         answer = row["answers"][0]
         if kind not in self.ranges or answer.startswith(("between", "more than")):
             return row
@@ -118,17 +118,17 @@ class RsVqaHigh(RsVqaLow):
 
 
 def number_range(answer: str, unit: str) -> str:
-    """Where a number lies, as the dataset's authors cut the scale.
+    """The range of a number in the official evaluation.
 
     >>> number_range("7", ""), number_range("250m2", " m2")
     ('between 1 and 10', 'between 101 m2 and 1000 m2')
 
     Raises:
-        BadValue: it is no whole number.
+        BadValue: it is not a whole number.
     """
     digits = answer.removesuffix(unit.strip())
     if not digits.isdecimal():
-        raise BadValue(f"its answer {answer!r} is no number", "Fix or remove the entry.")
+        raise BadValue(f"its answer {answer!r} is not a number", "Fix or remove the entry.")
     value = int(digits)
     if value == 0:
         return f"0{unit}"

@@ -14,10 +14,9 @@ _LOWER = "1-lowercase-and-token-and-remove-figure-index"
 
 
 class SciCap(PublicSource):
-    """Figures with their caption, lower-cased, tokenised and without its number (Hsu et al. 2021).
+    """Figures with captions, lower-cased, tokenised and without figure numbers (Hsu et al. 2021).
 
-    PaliGemma is measured on the first sentences of captions of figures without parts. There are 106,834 of these to
-    train on.
+    PaliGemma uses first sentences for figures without subfigures, 106,834 of them for training.
     """
 
     name = "scicap"
@@ -45,10 +44,10 @@ class SciCap(PublicSource):
             split: `train`, `validation` or `test`.
             image_root: folder of the folders of images; by default `path`.
             subset: First-Sentence, Single-Sentence-Caption or Caption-No-More-Than-100-Tokens.
-            subfigures: also take figures of several parts.
+            subfigures: include figures with subfigures.
 
         Raises:
-            MissingData: no path, or a file is missing; the message says what to download.
+            MissingData: no path, or a file is missing; the message has download instructions.
             ValueError: there is no such subset or split.
             BadRecord: no entry is good, or more than a tenth of 100 or more are bad.
         """
@@ -65,9 +64,9 @@ class SciCap(PublicSource):
             yield file if isinstance(file, str) else f"entry {number}", file
 
     def row(self, entry: Any) -> dict[str, Any] | None:
-        """The image, and what the file beside it says."""
+        """The image and its caption."""
         if not isinstance(entry, str) or "/" in entry or "\\" in entry:
-            raise BadValue("it is no name of an image", "Download the list again.")
+            raise BadValue("it is not the name of an image", "Download the list again.")
         own = self.own_split(self.split)
         image = self.image(f"SciCap-{self.kind}-Img/{own}/{entry}")
         try:

@@ -1,4 +1,4 @@
-"""VQAv2, OK-VQA, TextVQA and VizWiz: questions that ten people answered."""
+"""VQAv2, OK-VQA, TextVQA and VizWiz: questions with ten answers each."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -28,25 +28,25 @@ class Vqav2(QuestionSource):
 
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """Questions with their annotations."""
-        asked = self.read_list(self.questions.format(split), key="questions")
+        entries = self.read_list(self.questions.format(split), key="questions")
         path = self.find(self.annotations.format(split))
         content = read_json(path)
         self.types = content.get("question_types") if isinstance(content, dict) else None
-        answered = {
+        annotations = {
             annotation.get("question_id"): annotation
             for annotation in listed(content, "annotations", path)
             if isinstance(annotation, dict)
         }
-        for number, entry in enumerate(asked):
-            annotation = answered.get(entry.get("question_id")) if isinstance(entry, dict) else None
+        for number, entry in enumerate(entries):
+            annotation = annotations.get(entry.get("question_id")) if isinstance(entry, dict) else None
             yield name_of(entry, "question_id", number), (with_split(entry, split), annotation)
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
         """The question, the ten answers, and the kind of question."""
         question, annotation = entry
         number, split = field(question, "image_id", int), field(question, "split")
         if annotation is None:
-            raise BadValue("it is in the file of questions and not in that of annotations", "Download both again.")
+            raise BadValue("it is in the file of questions, but not in that of annotations", "Download both again.")
         return {
             "images": [self.image(f"{split}/COCO_{split}_{number:012d}.jpg")],
             "question": field(question, "question"),
@@ -60,7 +60,7 @@ class Vqav2(QuestionSource):
 
 
 class OkVqa(Vqav2):
-    """OK-VQA (Marino et al. 2019): VQAv2's layout; the answers are those that its evaluation compares, stemmed."""
+    """OK-VQA (Marino et al. 2019): VQAv2's layout; the answers are stemmed, as in its evaluation."""
 
     name = "okvqa"
     title = "OK-VQA"
@@ -91,7 +91,7 @@ class TextVqa(QuestionSource):
         """Entries of the list `data`."""
         return self.listed_entries(split, f"TextVQA_0.5.1_{split}.json", id_key="question_id", key="data")
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
         """The question and its ten answers."""
         image = field(entry, "image_id")
         return {
@@ -102,9 +102,9 @@ class TextVqa(QuestionSource):
 
 
 class VizWizVqa(QuestionSource):
-    """VizWiz (Gurari et al. 2018): what blind people asked about photographs of theirs.
+    """VizWiz (Gurari et al. 2018): questions of blind people about their photographs.
 
-    Answers that are empty, of which there are a few, are left out. A question is called like its image.
+    The few empty answers are left out. A question is named after its image.
     """
 
     name = "vizwizvqa"
@@ -117,7 +117,7 @@ class VizWizVqa(QuestionSource):
         files = (f"Annotations/{split}.json", f"annotations/{split}.json", f"{split}.json")
         return self.listed_entries(split, *files, id_key="image")
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
         """The question, the answers, and the kind of answer."""
         image, split = field(entry, "image"), field(entry, "split")
         answers = field(entry, "answers", list)

@@ -85,7 +85,7 @@ BREAKS = [
     (100, {"bbox": [10, 5, 20, -3]}, "is empty"),
     (100, {"bbox": [10, 5, 80, 30]}, "reaches outside the image of 60 x 40 pixels. Give [left, top, width, height]"),
     (100, {"bbox": [-30, 5, 20, 30]}, "reaches outside"),
-    (100, {"bbox": [60.5, 5, 1, 30]}, "has no part in the image"),
+    (100, {"bbox": [60.5, 5, 1, 30]}, "lies outside the image"),
     (100, {"bbox": [10, 5, 20]}, "its bbox [10, 5, 20] is not four numbers. Give [left, top, width, height]"),
     (100, {"bbox": [10, 5, 20, float("nan")]}, "is not four numbers"),
     (100, {"bbox": [10, 5, 20, 10**400]}, "is not four numbers"),
@@ -97,20 +97,20 @@ BREAKS = [
     (100, {"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "a polygon of 7 coordinates"),
     (100, {"segmentation": [[1, 2, 3, 4, 5, "x"]]}, "a polygon is not a list of numbers. Fix or remove the polygon"),
     (100, {"segmentation": [[1, 2, 3, 4, 5, 1e300]]}, "a coordinate that is no number of pixels"),
-    (100, {"segmentation": "all"}, "its segmentation is neither polygons nor run lengths. Give [[x1, y1"),
+    (100, {"segmentation": "all"}, "its segmentation is neither polygons nor RLE. Give [[x1, y1"),
     (
         101,
         {"segmentation": {"size": [60, 40], "counts": "0"}},
-        "are of size [60, 40], and the image is 40",
+        "has size [60, 40], and the image is 40",
     ),
     (
         101,
         {"segmentation": {"size": [40, 60], "counts": "0"}},
         "do not add up to 40 x 60 pixels. Encode",
     ),
-    (101, {"segmentation": {"size": [40, 60], "counts": "~~"}}, "its run lengths are wrong"),
+    (101, {"segmentation": {"size": [40, 60], "counts": "~~"}}, "its RLE is wrong"),
     (101, {"segmentation": {"size": [40, 60], "counts": 5}}, "neither a string nor a list"),
-    (101, {"segmentation": {"size": [40, 60]}}, "its run lengths are wrong"),
+    (101, {"segmentation": {"size": [40, 60]}}, "its RLE is wrong"),
 ]
 
 
@@ -139,9 +139,9 @@ def test_an_annotation_that_cannot_be_used_is_named(coco, id_, change, message):
         ({"file_name": ""}, "its file_name is missing"),
         ({"file_name": "a\0.png"}, "its file_name is missing"),
         ({"file_name": 5}, "its file_name is missing"),
-        ({"width": 0}, "its width 0 and height 40 are no size. Give both in pixels"),
-        ({"height": "40"}, 'height "40" are no size'),
-        ({"height": 10**12}, "are no size"),
+        ({"width": 0}, "its width 0 and height 40 are not valid. Give both in pixels"),
+        ({"height": "40"}, 'height "40" are not valid'),
+        ({"height": 10**12}, "are not valid"),
     ],
 )
 def test_an_image_that_cannot_be_used_is_named(coco, change, message):
@@ -169,9 +169,9 @@ def test_other_broken_entries(coco):
     assert told["image 7"] == "another image has the same id"
     assert told["image number 5"] == "entry 5 of images has no id"
     assert told["image number 6"] == "entry 6 of images has no id"
-    assert told["annotation number 7"] == "entry 7 of annotations has no whole number as id"
+    assert told["annotation number 7"] == "entry 7 of annotations has no integer id"
     assert "annotation number 8" in told
-    assert told["annotation number 11"] == "entry 11 of annotations has no whole number as id"
+    assert told["annotation number 11"] == "entry 11 of annotations has no integer id"
     assert told["annotation 200"] == "its image_id 77 is not among the images"
     # image 7 is there twice, so nothing more is said of what belongs to it
     assert "annotation 201" not in told

@@ -44,7 +44,7 @@ def test_ids_may_be_any_texts(coco):
 def test_annotations_that_lost_their_images_end_the_run(coco):
     for annotation in coco.content["annotations"][:2]:
         annotation["image_id"] += 1000
-    with pytest.raises(BadRecord, match="annotations: 2 of 7 annotations are of no image.*Fix their image_id"):
+    with pytest.raises(BadRecord, match="annotations: 2 of 7 annotations belong to no image.*Fix their image_id"):
         CocoInstances(coco.write(), coco.root)
 
 
@@ -58,7 +58,7 @@ def test_an_annotation_without_an_id_spoils_its_image(coco):
 def test_categories_with_one_id_and_two_names_are_told(coco):
     coco.content["categories"].append({"id": 1, "name": "lion"})
     source = CocoInstances(coco.write(), coco.root)
-    assert "its id is that of 'cat' too" in reason(source, "category 1")
+    assert "its id is also that of 'cat'" in reason(source, "category 1")
 
 
 def change_outlines(coco, change):
@@ -81,7 +81,7 @@ def change_outlines(coco, change):
 def test_outlines_in_other_units_than_boxes_are_told(coco, change, told):
     coco.annotation(101).pop("segmentation")
     change_outlines(coco, change)
-    with pytest.raises(BadRecord, match=f"the outlines do not fit their boxes, and {told}.*in pixels"):
+    with pytest.raises(BadRecord, match=f"the segmentations do not fit their boxes, and {told}.*in pixels"):
         CocoInstances(coco.write(), coco.root)
 
 
@@ -119,12 +119,12 @@ def test_annotations_of_images_as_they_are_stored_are_turned_with_them(coco, ori
     corners = [dog["box"].x0 * width, dog["box"].y0 * height, dog["box"].x1 * width, dog["box"].y1 * height]
     edges = mask_box(white)
     assert corners == pytest.approx([edges.x0 * width, edges.y0 * height, edges.x1 * width, edges.y1 * height])
-    assert "EXIF turns 3 of 3 images" in source.notes[-1]
+    assert "EXIF turns 3 of 3 sampled images" in source.notes[-1]
     upright = CocoInstances(coco.path, coco.root)
     if orientation >= 5:
         with pytest.raises(BadRecord, match="EXIF turns it, .*give the option orientation: stored"):
             upright[0]
-    assert "EXIF turns 3 of 3 images" in upright.notes[-1]
+    assert "EXIF turns 3 of 3 sampled images" in upright.notes[-1]
 
 
 def test_an_unknown_orientation_is_told(coco):

@@ -57,8 +57,8 @@ def test_another_image_root(write_jsonl, tmp_path):
         ({**GOOD, "prefix": None}, '"prefix" is NoneType'),
         ({"image": "good.png", "prefix": ""}, '"suffix" is missing'),
         ({"prefix": "", "suffix": ""}, '"image" is missing'),
-        ({**GOOD, "image": []}, '"image" is missing or no path'),
-        ({**GOOD, "image": 3}, '"image" is missing or no path'),
+        ({**GOOD, "image": []}, '"image" is missing or not a path'),
+        ({**GOOD, "image": 3}, '"image" is missing or not a path'),
         ({**GOOD, "references": "dog"}, '"references" is not a list of texts'),
         ({**GOOD, "prefixes": "dog"}, r"unknown keys \['prefixes'\]"),
         ({**GOOD, "image": "none.png"}, "does not exist"),
@@ -183,7 +183,7 @@ def test_a_mark_for_the_image_at_the_ends_of_a_prefix_is_none_of_its_words(write
 def test_empty_suffixes_are_counted(write_jsonl):
     source = JsonlSource(write_jsonl([GOOD, {**GOOD, "suffix": ""}, {**GOOD, "suffix": " "}]))
     assert source.notes == [
-        "2 of 3 records have an empty suffix, the first in line 2: a model learns to answer nothing. Is that meant?"
+        "2 of 3 records have an empty suffix, the first in line 2: a model learns to answer nothing. Is that intended?"
     ]
 
 
@@ -196,9 +196,7 @@ def test_files_that_are_no_lines_of_utf8_are_told(write_jsonl, tmp_path):
     with pytest.raises(BadRecord, match=r"it is not UTF-8 \(byte 0xe4; perhaps Latin-1.* Save the file as UTF-8"):
         JsonlSource(path)
     (tmp_path / "list.json").write_text(json.dumps([LLAVA]))
-    with pytest.raises(
-        BadRecord, match="it is a JSON list, and not JSON lines. Write one object a line, or give --kind"
-    ):
+    with pytest.raises(BadRecord, match="it is a JSON list, not JSON lines. Write one object a line, or give --kind"):
         JsonlSource(tmp_path / "list.json")
 
 

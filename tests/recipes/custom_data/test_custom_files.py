@@ -204,7 +204,9 @@ def outlines(content, change):
 def test_outlines_in_other_units_than_their_boxes_are_told(check, tmp_path, change, told):
     path = edit(coco(tmp_path / "data"), lambda c: outlines(c, change))
     error, _, report = check(path, "segment")
-    assert f"annotation 100: the outlines do not fit their boxes, and would as {told}. Write them as x1, y1" in error
+    assert (
+        f"annotation 100: the segmentations do not fit their boxes, and would as {told}. Write them as x1, y1" in error
+    )
     assert not check(path, "detect")[0]
 
 
@@ -212,7 +214,7 @@ def test_an_outline_elsewhere_than_its_box_leaves_its_image_out(check, tmp_path)
     path = edit(coco(tmp_path / "data"), lambda c: c["annotations"][2].update(segmentation=[[0, 0, 6, 0, 6, 6]]))
     error, shown, report = check(path, "segment")
     assert not error
-    assert "annotation 102: its outline is at 0, 0 to 6, 6 and its box at" in shown
+    assert "annotation 102: its segmentation is at 0, 0 to 6, 6 and its box at" in shown
     assert found(report, "outline") == [("warning", 1)]
 
 
@@ -510,7 +512,7 @@ def test_what_other_tools_export_is_read_or_told(check, tmp_path):
         error, *_ = check(edit(coco(tmp_path / name), lambda c: [change(one) for one in c["annotations"]]), kind)
         return error
 
-    assert "its outline covers no pixel" in told(
+    assert "its segmentation covers no pixel" in told(
         "empty", lambda one: one.update(segmentation={"size": [SIDE, SIDE], "counts": [SIDE * SIDE]})
     )
     assert "Put the polygon into a list: [[x1, y1" in told(

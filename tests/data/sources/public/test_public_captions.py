@@ -291,7 +291,7 @@ def test_a_span_of_a_film_is_what_is_seen(tmp_path):
     content["v_d"]["timestamps"][0] = [1.0, 1.0]
     write_json(tmp_path / "val_2.json", content)
     source: Any = load_source({"name": "activitynet_cap", "path": str(tmp_path), "split": "test"})
-    assert "its span [1.0, 1.0] is not a beginning and a later end" in str(source.bad[0])
+    assert "its span [1.0, 1.0] is not a start and a later end" in str(source.bad[0])
 
 
 def test_questions_find_their_clips(tmp_path):

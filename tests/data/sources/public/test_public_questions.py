@@ -112,7 +112,7 @@ def test_translated_questions_have_their_language_as_type(tmp_path):
 
 def test_notes_say_what_is_left_out_by_design(tmp_path):
     assert loaded("science_qa", tmp_path / "science_qa").notes == ["1 left out: no image"]
-    assert "numbers: true takes them" in loaded("rsvqa_lr", tmp_path / "rsvqa").notes[0]
+    assert "numbers: true includes them" in loaded("rsvqa_lr", tmp_path / "rsvqa").notes[0]
     hard = loaded("aokvqa_direct", tmp_path / "aokvqa", split="validation")
     assert hard.notes == ["1 left out: too hard to be answered without choices, so not scored"]
 
