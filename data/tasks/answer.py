@@ -1,4 +1,4 @@
-"""`answer {lang} {question}`: what, how many, which colour, where, and whether something is there.
+"""`answer {lang} {question}`: name, count, colour, position and presence of things on the built-in images.
 
 `{lang}` is the language of the answer.
 """
@@ -11,7 +11,7 @@ from openpali.data.sources.builtin.phrases import KINDS, colour_word, phrases, p
 from openpali.data.tasks.parts.questions import QuestionAnswer, QuestionTask
 
 ABSENT = 0.2
-"""Share of counting questions about something that is not there."""
+"""Share of counting questions about an absent thing."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Answer(QuestionTask):
     """Questions on the built-in images, with a word, a number or a place as the answer.
 
     Attributes:
-        kinds: which of `what`, `count`, `colour`, `where` and `presence` to ask.
-        languages: languages of the questions, one drawn for each example.
-        answer_language: of every answer; None for that of the question. PaliGemma is pretrained on questions in 35
+        kinds: of questions, of `what`, `count`, `colour`, `where` and `presence`.
+        languages: of the questions, one drawn for each example.
+        answer_language: of the answers; None for that of the question. PaliGemma is pretrained on questions in 35
             languages with English answers.
     """
 
@@ -67,7 +67,7 @@ def _count(record: dict[str, Any], language: str, reply: str, rng: random.Random
 
 
 def _presence(record: dict[str, Any], language: str, reply: str, rng: random.Random) -> Any:
-    """Yes and no are equally likely."""
+    """Yes and no have equal probability."""
     absent = rng.random() < 0.5 or not record["objects"]
     item = rng.choice(record["absent"] if absent else record["objects"])
     same = [other for other in record["objects"] if other["concept"] == item["concept"]]
@@ -94,7 +94,7 @@ def _where(record: dict[str, Any], language: str, reply: str, rng: random.Random
 
 
 def _single(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Objects of which the scene has one."""
+    """Objects that are the only ones of their concept."""
     concepts = [item["concept"] for item in record["objects"]]
     return [item for item in record["objects"] if concepts.count(item["concept"]) == 1]
 

@@ -41,5 +41,5 @@ class Detect(ThingTask):
         return [{"box": [box.x1, box.y1, box.x2, box.y2], "label": box.label} for box in parse_detections(text).boxes]
 
     def reference(self, example: Example) -> list[dict[str, Any]]:
-        """The true boxes."""
+        """The ground-truth boxes."""
         return [box_dict(box) for box in example.boxes]

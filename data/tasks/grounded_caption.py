@@ -1,4 +1,4 @@
-"""`caption <ymin><xmin><ymax><xmax>`, four location tokens: what is there. Grounded captioning."""
+"""`caption <ymin><xmin><ymax><xmax>`, four location tokens: grounded captioning of a box."""
 
 import random
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from openpali.modeling.location_tokens import format_box
 
 @dataclass(frozen=True)
 class GroundedCaption:
-    """One of the `objects` of a record: one of its sentences where it has some, else its name.
+    """A sentence of one of the `objects` of a record, or its name if it has no sentences.
 
     Attributes:
         language: of the sentences or names.
-        metric: `cider` suits sentences better.
-        metric_key: of the metric, `cider` for that one.
+        metric: `cider` is better for sentences.
+        metric_key: of the metric, `cider` for `cider`.
     """
 
     language: str = "en"
@@ -46,5 +46,5 @@ class GroundedCaption:
         return text.strip()
 
     def reference(self, example: Example) -> list[str]:
-        """Everything that may be said of the object."""
+        """All texts of the object."""
         return list(example.references)

@@ -1,4 +1,4 @@
-"""`answer {lang} {question}` about which objects are there: listing, presence, presence of several, counting."""
+"""`answer {lang} {question}` about objects: list, presence, presence of several, count."""
 
 import random
 import re
@@ -19,7 +19,7 @@ from openpali.data.tasks.parts.questions import (
 )
 
 ABSENT = 0.2
-"""Share of counting questions about something that is not there."""
+"""Share of counting questions about an absent thing."""
 
 _MOST_PRESENT, _MOST_ABSENT = 3, 2
 _COMMAS = re.compile(r"\s*[,،、]\s*")
@@ -30,15 +30,15 @@ class ObjectAware(QuestionTask):
     """Questions on records with `objects`, in the four forms of PaLI and PaliGemma.
 
     "What objects are in the image?", "Is {thing} in the image?", "Which of {thing}, {thing} are in the image?" and
-    "How many {thing}?" (Chen et al. 2022, section 3.3; Beyer et al. 2024, section 3.2.5). Things that are not there
-    come from the record's `absent`, or from `things`; without either there is no asking whether something is there.
+    "How many {thing}?" (Chen et al. 2022, section 3.3; Beyer et al. 2024, section 3.2.5). Absent things come
+    from the record's `absent`, or from `things`; without either there are no questions about presence.
 
     Attributes:
-        kinds: which of `list`, `presence`, `which` and `count` to ask.
-        languages: of the questions, one drawn for each example. The papers ask in English alone.
+        kinds: of questions, of `list`, `presence`, `which` and `count`.
+        languages: of the questions, one drawn for each example. The papers use English.
         answer_language: of the answers; None for that of the question.
-        things: every name that the source has an eye for, such as the categories of COCO: what is not on an image is
-            taken to be absent. In the one language of questions and answers.
+        things: all names that the source annotates, such as COCO's categories: those without an object on an image are
+            absent. In the single language of questions and answers.
     """
 
     kinds: tuple[str, ...] = OBJECT_KINDS
@@ -70,17 +70,17 @@ class ObjectAware(QuestionTask):
         return None
 
     def prediction(self, text: str, example: Example) -> str:
-        """The text without space around it; of a list, its parts in alphabetical order, since any order is right."""
+        """The stripped text; the items of a list sorted, since any order is correct."""
         return _in_order(text, example)
 
     def reference(self, example: Example) -> list[str]:
-        """The right answer, likewise."""
+        """The correct answer in the same form."""
         return [_in_order(text, example) for text in example.references]
 
 
 @dataclass(frozen=True)
 class _Scene:
-    """What is on an image and what is not: names as they are asked for, each with its name in answers."""
+    """Present and absent things of an image: names in the question's language to names in the answer's."""
 
     language: str
     reply: str
@@ -97,11 +97,11 @@ class _Scene:
 
 
 def _scene(record: dict[str, Any], language: str, reply: str, things: tuple[str, ...]) -> _Scene | None:
-    """None when something has no name in a language: every list and number would be wrong."""
+    """The scene of a record; None when an object lacks a name in a language, since lists and counts would be wrong."""
     objects = list(record["objects"])
     if all(item.get("box") for item in objects):
         objects.sort(key=reading_order)
-    # crowds are there, in a number that nobody knows, by a name in one language
+    # crowds are present in unknown number, with a name in one language
     crowds = tuple(record.get("crowds") or ())
     if any(not item.get("names", {}).get(key) for item in objects for key in (language, reply)) or (
         crowds and language != reply
@@ -122,7 +122,7 @@ def _list(scene: _Scene, rng: random.Random) -> Any:
 
 
 def _presence(scene: _Scene, rng: random.Random) -> Any:
-    """Yes and no are equally likely."""
+    """Yes and no have equal probability."""
     if not scene.absent:
         return None
     there = bool(scene.present) and rng.random() < 0.5
@@ -131,7 +131,7 @@ def _presence(scene: _Scene, rng: random.Random) -> Any:
 
 
 def _which(scene: _Scene, rng: random.Random) -> Any:
-    """At least one thing that is there and one that is not, in any order; the answer keeps the question's."""
+    """At least one present and one absent thing in random order, which the answer keeps."""
     if not scene.present or not scene.absent:
         return None
     there = rng.sample(list(scene.present), rng.randint(1, min(len(scene.present), _MOST_PRESENT)))
@@ -142,7 +142,7 @@ def _which(scene: _Scene, rng: random.Random) -> Any:
 
 
 def _count(scene: _Scene, rng: random.Random) -> Any:
-    """Of things that are counted, or of one that is not there."""
+    """The count of a present thing without a crowd, or of an absent one."""
     known = [name for name in scene.present if name not in scene.crowds]
     absent = bool(scene.absent) and (rng.random() < ABSENT or not known)
     if not known and not absent:

@@ -1,4 +1,4 @@
-"""`question {lang} {English answer}`: a question to which that is the answer. Visual question generation."""
+"""`question {lang} {English answer}`: visual question generation, the question of a given answer."""
 
 import functools
 import random
@@ -22,7 +22,7 @@ class Question:
         asks: name of the other task: `vq2a`, as in PaLI and PaliGemma, `answer` or `object_aware`.
         kinds: of its questions; all of them when empty.
         languages: of the questions, one drawn for each example.
-        answer_language: of the answer; None for that of the question. The papers have English ones.
+        answer_language: of the answers; None for that of the question. The papers use English.
     """
 
     asks: str = "vq2a"
@@ -38,7 +38,7 @@ class Question:
         set_tuples(self, "kinds", "languages")
         if self.asks not in _QUESTION_TASKS:
             raise ValueError(f"asks={self.asks!r}: one of {', '.join(_QUESTION_TASKS)}")
-        # its options are checked now rather than at the first record
+        # checks its options before the first record
         _ = self._task
 
     @functools.cached_property
@@ -56,5 +56,5 @@ class Question:
         return text.strip()
 
     def reference(self, example: Example) -> list[str]:
-        """The question; others with the same answer count by what they share with it."""
+        """The question; CIDEr gives partial credit to similar ones."""
         return list(example.references)

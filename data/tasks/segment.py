@@ -49,5 +49,5 @@ class Segment(ThingTask):
         return read_masks(self.codec, text, example)
 
     def reference(self, example: Example) -> list[dict[str, Any]]:
-        """The true masks, not those that their tokens decode to."""
+        """The ground-truth masks, not those that their tokens decode to."""
         return true_masks(example)

@@ -1,4 +1,4 @@
-"""`answer {lang} {question}`, the pair made from captions by rules: VQ2A, across languages where there are several."""
+"""`answer {lang} {question}`, with pairs generated from captions by rules (VQ2A), also across languages."""
 
 import random
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ _Pair = tuple[str, str, str]
 class Vq2a(QuestionTask):
     """Questions that a caption answers, for records that have `captions`.
 
-    The captions of the built-in images, and of any record that names its `objects` in the same form, are read in 14
-    languages: the question comes from the caption in one language, the answer from that in another. Of any other
-    caption only English is read, by `caption_questions`, for questions and answers in English.
+    Captions in the form of the built-in images are parsed in 14 languages: the question comes from the caption in one
+    language, the answer from that in another. Other captions are parsed in English only, by `caption_questions`, for
+    questions and answers in English.
 
     Attributes:
-        kinds: which questions to ask.
+        kinds: of questions.
         languages: of the questions, one drawn for each example among those that the record allows.
-        answer_language: of the answers; None for that of the question. PaLI and PaliGemma answer in English.
+        answer_language: of the answers; None for that of the question. PaLI and PaliGemma use English.
     """
 
     kinds: tuple[str, ...] = KINDS
@@ -50,7 +50,7 @@ class Vq2a(QuestionTask):
         return None
 
     def _pairs(self, record: dict[str, Any], language: str, reply: str, rng: random.Random) -> list[_Pair]:
-        """Pairs of the first caption, in random order, that has any."""
+        """Pairs of the first caption with any, in random order of the captions."""
         answers = _counts(record, reply)
         for text in rng.sample(found := captions_in(record, language), len(found)):
             counts = _read(record, text, language)
@@ -68,7 +68,7 @@ def _read(record: dict[str, Any], text: str, language: str) -> list[tuple[str, i
 
 
 def _counts(record: dict[str, Any], language: str) -> list[tuple[str, int]] | None:
-    """What the first readable caption in a language counts."""
+    """The counts of the first caption in a language that can be parsed."""
     read = (_read(record, text, language) for text in captions_in(record, language))
     return next((counts for counts in read if counts is not None), None)
 
@@ -100,7 +100,7 @@ def _from_counts(
 
 
 def _presence(counts: list[tuple[str, int]], record: dict[str, Any], language: str, reply: str) -> list[_Pair]:
-    """As many that are there as that are not, so that neither answer is the likelier."""
+    """As many present as absent things, so that both answers have the same probability."""
     present = [name for name, _ in counts]
     absent = [name for item in record.get("absent") or () if (name := item["names"].get(language))]
     absent = [name for name in absent if name not in present]

@@ -74,7 +74,7 @@ def question(kind: str, language: str, thing: str = "", position: str = "") -> s
 
 
 def caption(counts: dict[str, int], language: str) -> str:
-    """What is on an image, `{name: how many}` in reading order.
+    """The caption of the things on an image, `{name: count}` in reading order.
 
     >>> caption({"dog": 2, "cat": 1}, "en")
     'two dogs and cat'

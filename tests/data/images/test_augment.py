@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from openpali.data.example import Box
-from openpali.data.images.augment import Augment, Window, cropped, flipped, seen_through, zoomed_out
+from openpali.data.images.augment import Augment, Window, crop_to, cropped, flipped, zoomed_out
 from openpali.data.masks.objects import reading_order
 from openpali.data.masks.rle import encode_rle, mask_array, mask_box
 from openpali.data.mixture import TaskDataset
@@ -126,25 +126,25 @@ def square(left, top, right, bottom, **more):
 
 def test_a_crop_keeps_drops_and_refuses():
     record = told(objects=[square(2, 2, 6, 6, visible=1.0), square(14, 4, 18, 8)])
-    after = seen_through(Window(0, 0, 10, 10), record)
+    after = crop_to(Window(0, 0, 10, 10), record)
     assert [item["box"] for item in after["objects"]] == [Box(0.2, 0.2, 0.6, 0.6)]
     assert after["image"].size == (10, 10)
     assert after["objects"][0]["visible"] == 1
     # three quarters of the first are enough, half is neither here nor there
-    after = seen_through(Window(3, 0, 10, 10), record)
+    after = crop_to(Window(3, 0, 10, 10), record)
     assert (after["objects"][0]["box"], after["objects"][0]["visible"]) == (Box(0, 0.2, 0.3, 0.6), 0.75)
-    assert seen_through(Window(4, 0, 10, 10), record) is None
+    assert crop_to(Window(4, 0, 10, 10), record) is None
     # every object gone is no image to learn from
-    assert seen_through(Window(7, 0, 6, 10), record) is None
-    assert seen_through(Window(7, 0, 6, 10), told(objects=[])) is not None
+    assert crop_to(Window(7, 0, 6, 10), record) is None
+    assert crop_to(Window(7, 0, 6, 10), told(objects=[])) is not None
     # captions may speak of what is dropped
-    assert seen_through(Window(0, 0, 10, 10), record | {"captions": {"en": "two"}}) is None
-    assert seen_through(Window(1, 1, 18, 8), record | {"captions": {"en": "two"}})["captions"] == {"en": "two"}
-    assert seen_through(Window(1, 1, 18, 8), told(captions={"en": "two"})) is None
+    assert crop_to(Window(0, 0, 10, 10), record | {"captions": {"en": "two"}}) is None
+    assert crop_to(Window(1, 1, 18, 8), record | {"captions": {"en": "two"}})["captions"] == {"en": "two"}
+    assert crop_to(Window(1, 1, 18, 8), told(captions={"en": "two"})) is None
     word = {"text": "exit", "box": Box(0.05, 0.1, 0.5, 0.3)}
-    assert seen_through(Window(1, 1, 18, 8), record | {"words": [word]})["words"][0]["box"].x0 == 0
-    assert seen_through(Window(2, 1, 18, 8), record | {"words": [word]}) is None
-    assert seen_through(Window(2, 2, 17, 8), told(objects=[square(2, 2, 6, 6)], words=[])) is not None
+    assert crop_to(Window(1, 1, 18, 8), record | {"words": [word]})["words"][0]["box"].x0 == 0
+    assert crop_to(Window(2, 1, 18, 8), record | {"words": [word]}) is None
+    assert crop_to(Window(2, 2, 17, 8), told(objects=[square(2, 2, 6, 6)], words=[])) is not None
 
 
 def test_a_cut_shape_has_the_box_of_what_is_left():
@@ -153,13 +153,13 @@ def test_a_cut_shape_has_the_box_of_what_is_left():
     mask[5:10, 0:4] = True
     mask[9, 0:4] = True
     item = {"box": mask_box(mask), "mask": mask, "names": {"en": "a"}}
-    after = seen_through(Window(0, 0, 20, 9), told(objects=[item]))
+    after = crop_to(Window(0, 0, 20, 9), told(objects=[item]))
     assert after["objects"][0]["box"] == mask_box(mask[:9])
     bare = {"box": Box(0, 0, 0.6, 1), "names": {"en": "a"}}
-    assert seen_through(Window(0, 0, 20, 9), told(objects=[bare]))["objects"][0]["box"] == Box(0, 0, 0.6, 1)
+    assert crop_to(Window(0, 0, 20, 9), told(objects=[bare]))["objects"][0]["box"] == Box(0, 0, 0.6, 1)
     diagonal = np.triu(np.ones((10, 20), bool), 2)
     item = {"box": mask_box(diagonal), "mask": diagonal, "names": {"en": "a"}}
-    (left,) = seen_through(Window(0, 2, 20, 8), told(objects=[item]))["objects"]
+    (left,) = crop_to(Window(0, 2, 20, 8), told(objects=[item]))["objects"]
     # its first columns were in the rows that are gone
     assert left["box"] == Box(0.2, 0, 1, 1)
 

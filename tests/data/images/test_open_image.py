@@ -165,7 +165,7 @@ def test_wide_grey_is_turned_as_well():
         (encoded(Image.new("RGB", (9, 9)))[:10], "begins as PNG and is damaged. Copy it again"),
         (b"\xff\xd8\xff\xe0 no more", "Copy it again from its origin"),
         (b"", "it is empty. Copy it again"),
-        (b"<!DOCTYPE html><p>404", "perhaps what a server answered. Download the image again"),
+        (b"<!DOCTYPE html><p>404", "perhaps an error page of a server. Download the image again"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         (b"hello", "unknown format. Convert it to PNG or JPEG"),
     ],

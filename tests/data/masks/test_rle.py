@@ -60,10 +60,10 @@ def test_a_string_by_hand():
     ("rle", "message"),
     [
         ({"size": [2, 3], "counts": "133"}, "do not add up to 2 x 3"),
-        ({"size": [2, 3], "counts": ""}, "not a string of COCO's run lengths"),
-        ({"size": [2, 3], "counts": "1 2"}, "not a string of COCO's run lengths"),
+        ({"size": [2, 3], "counts": ""}, "not a string of a COCO RLE"),
+        ({"size": [2, 3], "counts": "1 2"}, "not a string of a COCO RLE"),
         ({"size": [2, 3], "counts": "13é"}, "do not add up|not a string"),
-        ({"size": [2, 3], "counts": "13P"}, "not a string of COCO's run lengths"),
+        ({"size": [2, 3], "counts": "13P"}, "not a string of a COCO RLE"),
         ({"size": [2, 3], "counts": "o" * 40 + "0"}, "a number that no run can have"),
         ({"size": [2, 3], "counts": [7, -1]}, "do not add up"),
         ({"size": [2, 3], "counts": [2**62, 2**62, 2**62, 2**62, 6]}, "do not add up"),
@@ -73,8 +73,8 @@ def test_a_string_by_hand():
         ({"size": [2, 3]}, "need size"),
         ({"counts": "132"}, "need size"),
         ({"size": [2, 3, 4], "counts": "132"}, "need size"),
-        ({"size": [10**6, 10**6], "counts": "132"}, "no height and width"),
-        ({"size": [2.0, 3], "counts": "132"}, "no height and width"),
+        ({"size": [10**6, 10**6], "counts": "132"}, "not the height and width"),
+        ({"size": [2.0, 3], "counts": "132"}, "not the height and width"),
     ],
 )
 def test_run_lengths_that_are_none(rle, message):

@@ -96,7 +96,7 @@ BREAKS = [
     (100, {"segmentation": [[1, 2, 3, 4]]}, "a polygon of 4 coordinates; x and y of at least three points"),
     (100, {"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "a polygon of 7 coordinates"),
     (100, {"segmentation": [[1, 2, 3, 4, 5, "x"]]}, "a polygon is not a list of numbers. Fix or remove the polygon"),
-    (100, {"segmentation": [[1, 2, 3, 4, 5, 1e300]]}, "a coordinate that is no number of pixels"),
+    (100, {"segmentation": [[1, 2, 3, 4, 5, 1e300]]}, "a coordinate that is not a number of pixels"),
     (100, {"segmentation": "all"}, "its segmentation is neither polygons nor RLE. Give [[x1, y1"),
     (
         101,
@@ -209,7 +209,7 @@ def test_images_that_change_under_the_run(coco, tmp_path):
         (b'{"images": [], "annotations": {}}', 'it has no list "annotations"'),
         (b'{"images": [], "annotations": [], "categories": []}', "it has no records"),
         (pickle.dumps({"images": []}), "it is a pickle, which can run programs"),
-        (b"\xff\xfe\x00", "it begins as UTF-16 and goes on otherwise. Save the file as UTF-8"),
+        (b"\xff\xfe\x00", "it begins as UTF-16 and continues otherwise. Save the file as UTF-8"),
         ('{"images": ["Bär"]}'.encode("latin-1"), "it is not UTF-8 .byte 0xe4; perhaps Latin-1"),
     ],
 )

@@ -163,7 +163,7 @@ def test_conversations_are_a_record_for_each_question(line, write_jsonl):
     [
         ([{"from": "human", "value": "what?"}], "its conversations have no question with an answer"),
         ([{"from": "gpt", "value": "red"}], "its conversations have no question with an answer"),
-        ([{"from": "narrator", "value": "what?"}], "have a turn of 'narrator'. Call the two human and gpt, or"),
+        ([{"from": "narrator", "value": "what?"}], "have the role 'narrator'. Name the roles human and gpt, or"),
         (["what?"], "its conversation holds 'what?'"),
     ],
 )

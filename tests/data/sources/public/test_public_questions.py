@@ -114,7 +114,7 @@ def test_notes_say_what_is_left_out_by_design(tmp_path):
     assert loaded("science_qa", tmp_path / "science_qa").notes == ["1 left out: no image"]
     assert "numbers: true includes them" in loaded("rsvqa_lr", tmp_path / "rsvqa").notes[0]
     hard = loaded("aokvqa_direct", tmp_path / "aokvqa", split="validation")
-    assert hard.notes == ["1 left out: too hard to be answered without choices, so not scored"]
+    assert hard.notes == ["1 left out: too difficult without choices, so not scored"]
 
 
 @pytest.mark.parametrize(
