@@ -18,7 +18,7 @@ IMAGE = Image.new("RGB", (8, 8))
 
 
 class Numbers:
-    """Records 0, 1, 2 …; some are bad and some suit nobody."""
+    """Records 0, 1, 2 …; some are bad and some suit no task."""
 
     def __init__(self, length: int, bad: set[int] = frozenset(), unsuited: set[int] = frozenset(), name="numbers"):
         self.length, self.broken, self.unsuited, self.name = length, bad, unsuited, name
@@ -144,7 +144,7 @@ def make_mixture(seed: int = 0, num_examples: int = 4000) -> Mixture:
     return Mixture(datasets, {"a": 3, "b": 1}, num_examples, seed)
 
 
-def test_weights_are_kept_and_told():
+def test_weights_are_kept_and_reported():
     mixture = make_mixture()
     ids = [mixture[index].id for index in range(4000)]
     assert sum(name.startswith("a-") for name in ids) == pytest.approx(3000, abs=110)

@@ -40,7 +40,7 @@ def test_records_are_what_the_file_says(coco):
         source[3]
 
 
-def test_masks_are_not_made_before_somebody_looks(coco, monkeypatch):
+def test_masks_are_computed_on_access(coco, monkeypatch):
     monkeypatch.setattr("openpali.data.files.annotations.polygons_mask", lambda: None)
     (thing, _) = CocoInstances(coco.write(), coco.root)[0]["objects"]
     assert isinstance(thing["mask"], LazyMask)
@@ -122,7 +122,7 @@ def test_an_annotation_that_cannot_be_used_is_named(coco, id_, change, message):
     assert len(source.bad) == 1
     assert reason(source, f"annotation {id_}").startswith(f"{coco.path}:annotation {id_}: ")
     assert message in reason(source, f"annotation {id_}")
-    # half of what is on an image would be half of the truth
+    # the other annotations of the image would be incomplete ground truth
     assert f"instances.json:{spoiled}" not in [source[index]["id"] for index in range(len(source))]
     assert len(source) == 2
 
@@ -165,18 +165,18 @@ def test_other_broken_entries(coco):
     coco.content["categories"] += [{"id": 5, "name": "cat; dog"}, {"id": 6}, {"name": "x"}, None]
     source = CocoInstances(coco.write(), coco.root)
     assert len(source) == 2
-    told = {bad.record: bad.reason for bad in source.bad}
-    assert told["image 7"] == "another image has the same id"
-    assert told["image number 5"] == "entry 5 of images has no id"
-    assert told["image number 6"] == "entry 6 of images has no id"
-    assert told["annotation number 7"] == "entry 7 of annotations has no integer id"
-    assert "annotation number 8" in told
-    assert told["annotation number 11"] == "entry 11 of annotations has no integer id"
-    assert told["annotation 200"] == "its image_id 77 is not among the images"
+    reasons = {bad.record: bad.reason for bad in source.bad}
+    assert reasons["image 7"] == "another image has the same id"
+    assert reasons["image number 5"] == "entry 5 of images has no id"
+    assert reasons["image number 6"] == "entry 6 of images has no id"
+    assert reasons["annotation number 7"] == "entry 7 of annotations has no integer id"
+    assert "annotation number 8" in reasons
+    assert reasons["annotation number 11"] == "entry 11 of annotations has no integer id"
+    assert reasons["annotation 200"] == "its image_id 77 is not among the images"
     # image 7 is there twice, so nothing more is said of what belongs to it
-    assert "annotation 201" not in told
-    assert "holds a semicolon" in told["category 5"]
-    assert {"category 6", "category None"} < set(told)
+    assert "annotation 201" not in reasons
+    assert "holds a semicolon" in reasons["category 5"]
+    assert {"category 6", "category None"} < set(reasons)
 
 
 def test_edges_that_published_files_round_are_clipped(coco):

@@ -55,13 +55,13 @@ def test_an_annotation_without_an_id_spoils_its_image(coco):
     assert reason(source, "annotation number 2").startswith(f"{coco.path}:annotation number 2: entry 2")
 
 
-def test_categories_with_one_id_and_two_names_are_told(coco):
+def test_categories_with_one_id_and_two_names_are_reported(coco):
     coco.content["categories"].append({"id": 1, "name": "lion"})
     source = CocoInstances(coco.write(), coco.root)
     assert "its id is also that of 'cat'" in reason(source, "category 1")
 
 
-def change_outlines(coco, change):
+def change_polygons(coco, change):
     for annotation in coco.content["annotations"]:
         if isinstance(annotation.get("segmentation"), list):
             annotation["segmentation"] = [
@@ -71,23 +71,25 @@ def change_outlines(coco, change):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "units"),
     [
         (lambda x, y: (x / WIDTH, y / HEIGHT), "would as shares of the image's sides"),
         (lambda x, y: (y, x), "would as x and y exchanged"),
         (lambda x, y: (100 * x / WIDTH, 100 * y / HEIGHT), "would as percent of the image's sides"),
     ],
 )
-def test_outlines_in_other_units_than_boxes_are_told(coco, change, told):
+def test_segmentations_in_other_units_than_boxes_are_reported(coco, change, units):
     coco.annotation(101).pop("segmentation")
-    change_outlines(coco, change)
-    with pytest.raises(BadRecord, match=f"the segmentations do not fit their boxes, and {told}.*in pixels"):
+    change_polygons(coco, change)
+    with pytest.raises(BadRecord, match=f"the segmentations do not fit their boxes, and {units}.*in pixels"):
         CocoInstances(coco.write(), coco.root)
 
 
-@pytest.mark.parametrize("outline", [[[40, 20, 50, 20, 50, 30]], {"size": [HEIGHT, WIDTH], "counts": [2000, 3, 397]}])
-def test_an_outline_elsewhere_than_its_box_is_told(coco, outline):
-    coco.annotation(101)["segmentation"] = outline
+@pytest.mark.parametrize(
+    "segmentation", [[[40, 20, 50, 20, 50, 30]], {"size": [HEIGHT, WIDTH], "counts": [2000, 3, 397]}]
+)
+def test_a_segmentation_elsewhere_than_its_box_is_reported(coco, segmentation):
+    coco.annotation(101)["segmentation"] = segmentation
     source = CocoInstances(coco.write(), coco.root)
     assert "and its box at 0, 0 to 12, 10 pixels. Fix one of them" in reason(source, "annotation 101")
     assert ids(source) == ["7", "8"]
@@ -127,7 +129,7 @@ def test_annotations_of_images_as_they_are_stored_are_turned_with_them(coco, ori
     assert "EXIF turns 3 of 3 sampled images" in upright.notes[-1]
 
 
-def test_an_unknown_orientation_is_told(coco):
+def test_an_unknown_orientation_is_reported(coco):
     with pytest.raises(ValueError, match="orientation is one of upright, stored, not 'turned'"):
         CocoInstances(coco.write(), coco.root, orientation="turned")
 

@@ -167,7 +167,7 @@ def test_conversations_are_a_record_for_each_question(line, write_jsonl):
         (["what?"], "its conversation holds 'what?'"),
     ],
 )
-def test_conversations_without_a_question_and_an_answer_are_told(talk, message, write_jsonl):
+def test_conversations_without_a_question_and_an_answer_are_reported(talk, message, write_jsonl):
     source = JsonlSource(write_jsonl([GOOD, {"image": "good.png", "conversations": talk}]))
     assert (len(source), source.bad[0].record) == (1, "2")
     assert message in str(source.bad[0])
@@ -187,7 +187,7 @@ def test_empty_suffixes_are_counted(write_jsonl):
     ]
 
 
-def test_files_that_are_no_lines_of_utf8_are_told(write_jsonl, tmp_path):
+def test_files_that_are_no_lines_of_utf8_are_reported(write_jsonl, tmp_path):
     path = write_jsonl([GOOD])
     path.write_text(json.dumps(GOOD), "utf-16")
     with pytest.raises(BadRecord, match="it is UTF-16. Save the file as UTF-8"):

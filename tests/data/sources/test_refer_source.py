@@ -179,7 +179,7 @@ def test_instances_with_repeated_ids_are_not_taken_for_one_another(write, coco):
     assert [bad.record for bad in source.bad] == ["ref_id 0", "ref_id 1", "ref_id 3"]
 
 
-def test_an_outline_elsewhere_than_its_box_is_told(write):
+def test_a_segmentation_elsewhere_than_its_box_is_reported(write):
     far = [[50, 30, 58, 30, 58, 38]]
     source = ReferringExpressions(write([GOOD | {"segmentation": POLYGON}, GOOD | {"segmentation": far}]))
     assert "its segmentation is at 50, 30 to 58, 38 and its box at" in str(source.bad[0])

@@ -1,4 +1,4 @@
-"""Public datasets of captions, expressions and clips, from miniatures of their folders."""
+"""Public datasets of captions, expressions and clips, from fixtures of their folders."""
 
 import json
 import random

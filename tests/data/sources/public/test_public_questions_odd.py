@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import synthetic_questions as miniatures
+import synthetic_questions as fixtures
 
 from openpali.data.files.config import ConfigError
 from openpali.data.files.dataset_files import MissingData
@@ -14,8 +14,8 @@ from openpali.data.records import BadRecord
 from openpali.data.sources import load_source
 from openpali.recipes.run.datasets import make_source
 
-SOURCES = {name: write for name, write in miniatures.MINIATURES.items() if not name.startswith("aokvqa")}
-SOURCES |= {"aokvqa": miniatures.aokvqa, "countbenchqa": miniatures.countbenchqa}
+SOURCES = {name: write for name, write in fixtures.MINIATURES.items() if not name.startswith("aokvqa")}
+SOURCES |= {"aokvqa": fixtures.aokvqa, "countbenchqa": fixtures.countbenchqa}
 
 
 @pytest.fixture(autouse=True)
