@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 
-MINIATURES = Path(__file__).parents[2] / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 
 
 def fixture(name: str) -> dict[str, np.ndarray]:
     """Every array of a fixture that holds numbers."""
-    with np.load(MINIATURES / f"{name}.npz") as file:
+    with np.load(FIXTURES / f"{name}.npz") as file:
         return {key: file[key] for key in file.files if key != "meta_json"}
 
 
