@@ -1,4 +1,10 @@
-"""From a list of examples to a batch, by one call of the processor."""
+"""From a list of examples to the inputs of the model, by one call of the processor.
+
+    [Example, ...] -> processor(images, text=prefixes, suffix=suffixes) -> pixel_values, input_ids, labels, ...
+
+The same collator serves PaLI-3 and PaliGemma, training and generation (without suffixes). With `pack_length`,
+`openpali.data.packing` puts several examples in each row.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +18,7 @@ LIMITS = ("max_length", "suffix_max_length")
 
 
 class Collator:
-    """Turns examples into the inputs of the model, and the labels unless it is for generation."""
+    """Turns examples into the inputs of the model, with labels unless it is for generation."""
 
     def __init__(
         self,
@@ -25,22 +31,22 @@ class Collator:
         pack_length: int | None = None,
         exact_images: bool = True,
     ) -> None:
-        """Remember the processor and how to call it.
+        """Set the processor and the options of its calls.
 
         Args:
-            processor: of PaLI-3 or PaliGemma; what it says of attention (`prefix_attention`) holds for its batches.
-            max_length: most tokens of the text prompt; the processor cuts, warns and counts what is longer. An Example
-                may have a limit of its own, `meta["max_length"]`.
-            suffix_max_length: most tokens of the target, likewise, or `meta["suffix_max_length"]`.
+            processor: of PaLI-3 or PaliGemma; its `prefix_attention` applies to the batches.
+            max_length: maximum tokens of the prompt; the processor truncates longer ones with a warning. An Example
+                can override it with `meta["max_length"]`.
+            suffix_max_length: maximum tokens of the target, likewise with `meta["suffix_max_length"]`.
             generation: leave the suffix out.
-            padding_side: `left` or `right`; by default the processor's own choice.
+            padding_side: `left` or `right`; by default that of the processor.
             loss_on_prefix: supervise the prefix as well, an ablation of PaliGemma.
-            pack_length: tokens of a row in which several examples are packed; None to give each its own.
-            exact_images: False to resize with torch, for training: faster, and off by one of 255 levels here and
-                there (`openpali.data.images.preprocess`).
+            pack_length: tokens of a packed row; None for one example a row.
+            exact_images: False to resize with torch, for training: faster, and off by one of 255 levels in few values
+                (`openpali.data.images.preprocess`).
 
         Raises:
-            ValueError: if prompts are to be packed, or a model that reads prefix and suffix apart; a limit below 1.
+            ValueError: packing for generation or for an encoder-decoder, or a limit below 1.
         """
         self.processor = processor
         self.generation = generation
@@ -56,13 +62,13 @@ class Collator:
         self.pack_length, self.exact_images = pack_length, exact_images
 
     def __call__(self, examples: Sequence[Example]) -> Any:
-        """The processor's batch: `pixel_values: float[images, 3, H, W]`, `input_ids: int[B, L]` and so on."""
+        """The batch: `pixel_values: float[images, 3, H, W]`, `input_ids, attention_mask, labels: int[B, L]`, ..."""
         targets = {} if self.generation else {"suffix": [example.suffix for example in examples]}
         form = {"padding": False} if self.pack_length else {"padding": True, "return_tensors": "pt"}
-        # other processors tokenise whatever they are given
+        # other processors have no such argument
         ours = isinstance(self.processor, PrefixSuffixProcessor)
         controls = {"controls": [example.controls for example in examples]} if ours else {}
-        # made anew each time: the processor's size and limits may change between batches
+        # wrapped for each batch: the processor's size and limits may change between batches
         processor = with_fast_images(self.processor, self.exact_images)
         batch = processor(
             images=[list(example.images) for example in examples],
@@ -75,7 +81,7 @@ class Collator:
         return self.packed(batch, examples, self.pack_length) if self.pack_length else batch
 
     def own_limits(self, examples: Sequence[Example]) -> dict[str, list[int | None]]:
-        """Limits of each text, where an Example has its own."""
+        """Limits of each text, where an Example overrides them."""
         return {
             option: [example.meta.get(option, self.options.get(option)) for example in examples]
             for option in LIMITS
@@ -83,7 +89,7 @@ class Collator:
         }
 
     def packed(self, batch: Any, examples: Sequence[Example], pack_length: int) -> Any:
-        """The examples in as few rows as they fit in; all of them are in the batch, whatever its number of rows."""
+        """All examples in as few rows as possible: int[R, pack_length at most]."""
         lengths = [len(ids) for ids in batch["input_ids"]]
         rows = list(pack(lengths, pack_length, look_ahead=len(lengths)))
         images = [len(example.images) for example in examples]

@@ -1,4 +1,7 @@
-"""One training or evaluation example, and the boxes on its image."""
+"""One training or evaluation example: what a task makes of a source's record, and what the collator batches.
+
+file -> source: record (dict) -> task: Example -> mixture: which example comes next -> collator: batch of tensors
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +24,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Example:
-    """What every source and task ends in: images and a prompt, the target, and what the metric needs.
+    """Images, the prompt, the target, and the ground truth for the metric.
 
     Attributes:
         id: unique within the source; names the record in predictions and error messages.
@@ -29,14 +32,14 @@ class Example:
         images: RGB images in the order in which the model reads them (video frames are images).
         prefix: the prompt.
         suffix: the target text; empty when unknown.
-        references: every answer that counts as right, `(suffix,)` for most tasks.
-        boxes: true boxes on the first image, for metrics and for drawing.
-        masks: COCO run lengths (`openpali.data.masks.rle`) of each box's mask, in the order of `boxes`; empty when the
-            task is not about masks.
-        controls: which control tokens prefix and suffix may hold: `places` (locations and segments), `none` where the
-            texts are people's own words, or `all` where `<image>` in the prefix says where each image is. What else
-            looks like a control token is letters.
-        meta: anything else that the task's metric or the report wants (JSON values only).
+        references: all correct answers, `(suffix,)` for most tasks.
+        boxes: ground-truth boxes on the first image, for metrics and drawings.
+        masks: COCO RLE (`openpali.data.masks.rle`) of each box's mask, in the order of `boxes`; empty for tasks
+            without masks.
+        controls: control tokens that prefix and suffix may hold: `places` (location and segmentation tokens), `none`
+            for free text, or `all` where `<image>` in the prefix marks the place of each image. Any other text that
+            looks like a control token is read as letters.
+        meta: further JSON values for the task's metric or the report.
     """
 
     id: str

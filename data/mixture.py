@@ -1,6 +1,11 @@
-"""A source under a task as a torch dataset, and several of them sampled by weight.
+"""Map-style torch datasets of examples: a task on a source, and a weighted mixture of several.
 
-Both are pure functions of their seed and the index: any worker, any process and a resumed run read the same examples.
+    TaskDataset: item i = task.example(source[i], rng of (seed, i))
+    Mixture:     item j = an item of the dataset that (seed, j) draws by weight
+
+Both are pure functions of seed and index: any worker, any process and a resumed run read the same examples. The
+collator (`openpali.data.collator`) makes batches of them; `openpali.data.streaming.stream` does the same for tar
+shards, which have no index.
 """
 
 import random
@@ -11,7 +16,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from openpali.data.example import Example
-from openpali.data.records import BadRecord, SkipLog, too_many
+from openpali.data.records import BadRecord, SkipLog, too_many_bad
 from openpali.data.sources import Augmented, CheckedSource, Source, load_source
 from openpali.data.tasks import Task, load_task
 
@@ -19,11 +24,10 @@ _MIN_RECORDS = 10
 
 
 class TaskDataset(Dataset[Example]):
-    """Item i is the task's example of record i, with every choice drawn from (seed, i).
+    """Item i is the task's example of record i, with random choices from (seed, i).
 
-    A record that is bad, or that the task has no use for, is replaced by the next one. Bad ones, with those
-    that the source left out beforehand, go to the skip log. The item (pass, i) has other choices and augmentations in
-    every pass over the data; those of pass 0 are item i's.
+    The next record replaces one that is bad or does not suit the task. Bad records, with those that the source left
+    out, go to the skip log. Item (epoch, i) has other choices and augmentations in each epoch; item i is (0, i).
     """
 
     def __init__(
@@ -35,21 +39,21 @@ class TaskDataset(Dataset[Example]):
         max_bad_share: float = 0.1,
         split: str = "data",
     ) -> None:
-        """Put a task on a source.
+        """Combine a source and a task.
 
         Args:
-            source: holds the records.
-            task: makes examples of them.
-            seed: of the task's choices.
-            skip_log: where bad records are listed.
-            max_bad_share: with more bad records than this share of the source (of at least 10), reading ends; those
-                that other loader workers and processes have found count as well, if they share the skip log.
-            split: of the data, such as train, for messages.
+            source: of records.
+            task: makes an example of a record.
+            seed: of the random choices.
+            skip_log: lists bad records.
+            max_bad_share: reading ends when more than this share of a source of 10 records or more is bad, counted
+                over all loader workers and processes that share the skip log.
+            split: such as train, for messages.
         """
         if len(source) == 0:
             raise ValueError(f"the source {source.name!r} is empty")
         self.augmented = source if isinstance(source, Augmented) else None
-        # unchanged records here: each example draws its own changes
+        # the unchanged records: each example draws its own augmentation
         self.source = source = self.augmented.source if self.augmented else source
         self.task, self.seed = task, seed
         self.skip_log = skip_log if skip_log is not None else SkipLog()
@@ -68,11 +72,11 @@ class TaskDataset(Dataset[Example]):
         return self.example(index, random.Random(f"{self.seed}-{index}" + (f"-{epoch}" if epoch else "")))
 
     def example(self, index: int, rng: random.Random) -> Example:
-        """The example of record `index`, or of the first usable one after it.
+        """The example of record `index`, or of the first usable record after it.
 
         Raises:
             BadRecord: too many records are bad, or all are.
-            ValueError: the task has no use for any record.
+            ValueError: no record suits the task.
         """
         last_bad = None
         for step in range(len(self.source)):
@@ -94,8 +98,8 @@ class TaskDataset(Dataset[Example]):
             if example is not None:
                 return example
         if last_bad is not None and len(self._bad) == len(self.source):
-            raise BadRecord(self.source.name, "all", f"no record is good; the last one: {last_bad}")
-        raise ValueError(f"the task {self.task.name!r} has no use for any record of the source {self.source.name!r}")
+            raise BadRecord(self.source.name, "all", f"no record can be used; the last one: {last_bad}")
+        raise ValueError(f"no record of the source {self.source.name!r} suits the task {self.task.name!r}")
 
     def _note(self, position: int, bad: BadRecord) -> None:
         self._bad.add(position)
@@ -103,12 +107,12 @@ class TaskDataset(Dataset[Example]):
         self.skip_log.add(bad, data)
         count = max(len(self._bad), self.skip_log.count(data))
         if total >= _MIN_RECORDS and count > self.max_bad_share * total:
-            raise too_many(bad, f"{count} of {total} records of the {self.split} split", self.max_bad_share)
+            raise too_many_bad(bad, f"{count} of {total} records of the {self.split} split", self.max_bad_share)
 
 
 @dataclass(frozen=True)
 class MixtureRow:
-    """One line of a mixture's table."""
+    """An entry of a mixture."""
 
     name: str
     task: str
@@ -118,13 +122,13 @@ class MixtureRow:
 
 
 def shares(names: Sequence[str], weights: dict[str, float] | None, temperature: float = 1.0) -> dict[str, float]:
-    """Weights that sum to one, in the order of `names`.
+    """Sampling weights that sum to one, in the order of `names`.
 
     Args:
         names: of the datasets.
-        weights: of each, such as its number of records; equal by default.
-        temperature: weights are taken to the power of 1 / temperature; above 1 small datasets come more often than
-            their size says, as in T5 (Raffel et al. 2020, section 3.5.2).
+        weights: of each dataset, such as its number of records; equal by default.
+        temperature: weights are raised to the power 1 / temperature; above 1, small datasets are upsampled, as in T5
+            (Raffel et al. 2020, section 3.5.2).
     """
     weights = weights if weights is not None else dict.fromkeys(names, 1.0)
     if set(weights) != set(names):
@@ -143,7 +147,7 @@ def shares(names: Sequence[str], weights: dict[str, float] | None, temperature: 
 
 
 class Mixture(Dataset[Example]):
-    """Item j draws its dataset by weight, its record and the task's choices from (seed, j) alone."""
+    """Item j is an example of a dataset drawn by weight; dataset, record and choices come from (seed, j) alone."""
 
     def __init__(
         self,
@@ -160,7 +164,7 @@ class Mixture(Dataset[Example]):
             weights: name to a number that is not negative; equal shares by default. They need not sum to one.
             num_examples: length of the mixture.
             seed: another seed is another sample.
-            temperature: weights are taken to the power of 1 / temperature.
+            temperature: weights are raised to the power 1 / temperature.
         """
         self.datasets, self.num_examples, self.seed = dict(datasets), num_examples, seed
         self.weights = shares(list(datasets), weights, temperature)

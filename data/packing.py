@@ -1,10 +1,7 @@
-"""Several examples in one sequence, so that little of a batch is padding.
+"""Sequence packing: several examples in one row of a batch, so that little of it is padding.
 
-    [img img p p s s | img img p s s s | p s pad]      one row of the batch, three examples
-    sequence_ids  0 0 0 0 0 0   1 1 1 1 1 1   2 2 -1
-
-`pack` decides which examples share a row, `packed_batch` lays them out for `PaliGemmaForConditionalGeneration`, which
-masks attention between them: loss and gradients are those of the unpacked batch.
+`pack` chooses the examples of each row, `packed_batch` lays out the tensors. PaliGemma's attention mask keeps
+the examples of a row apart, so that loss and gradients equal those of the unpacked batch.
 """
 
 from collections import deque
@@ -21,15 +18,15 @@ LOOK_AHEAD = 64
 
 
 def pack(lengths: Iterable[int], capacity: int, look_ahead: int = LOOK_AHEAD) -> Iterator[list[int]]:
-    """Greedy best fit: which examples share each row.
+    """Choose the examples of each row by greedy best fit.
 
-    The oldest waiting example opens a row; then, as long as one of the next `look_ahead` fits, the longest that does
-    joins it. So no example waits for ever, and no more than `look_ahead` lengths are held.
+    The first waiting example opens a row; then the longest of the next `look_ahead` that fits joins it, until none
+    fits. No example waits forever, and at most `look_ahead` lengths are in memory.
 
     Args:
-        lengths: tokens of each example, in order; read as they are needed.
-        capacity: tokens of a row. An example that is longer has a row of its own.
-        look_ahead: examples to choose from.
+        lengths: tokens of each example, in order; read lazily.
+        capacity: tokens of a row. A longer example gets its own row.
+        look_ahead: number of examples to choose from.
 
     Yields:
         Positions in `lengths` of the examples of a row.
@@ -53,29 +50,50 @@ def pack(lengths: Iterable[int], capacity: int, look_ahead: int = LOOK_AHEAD) ->
 
 
 def padding_share(lengths: Sequence[int], rows: Sequence[Sequence[int]]) -> float:
-    """Share of padding in a batch of these rows, each as wide as the widest, in [0, 1)."""
+    """Share of padding in a batch of these rows, padded to the widest, in [0, 1)."""
     width = max(sum(lengths[i] for i in row) for row in rows)
     return 1 - sum(lengths) / (width * len(rows))
 
 
 def real_tokens(batch: Any) -> torch.Tensor:
-    """Which places of a batch, packed or not, hold tokens and not padding: bool[B, L]."""
+    """True at tokens and False at padding of a batch, packed or not: bool[B, L]."""
     return batch["sequence_ids"] >= 0 if "sequence_ids" in batch else batch["attention_mask"] > 0
 
 
 def packed_batch(rows: Sequence[Sequence[int]], features: Any, images: Sequence[int], pad_token_id: int) -> Any:
-    """Lay examples out in rows.
+    """Lay examples out in rows: B examples of different lengths become R rows of L tokens.
+
+    Three examples (i image, p prefix, s suffix, _ padding) with `rows = [[0, 2], [1]]`:
+
+        input_ids       i  i  p  s  s  i  p  s        i  i  p  p  s  _  _  _      int[R, L]
+        sequence_ids    0  0  0  0  0  1  1  1        2  2  2  2  2 -1 -1 -1
+        position_ids    1  2  3  4  5  1  2  3        1  2  3  4  5  1  1  1
+        token_type_ids  0  0  0  1  1  0  0  1        0  0  0  0  1  1  1  1
+
+    The model builds its attention mask, bool[R, 1, L, L], from `sequence_ids` and `token_type_ids`. For the first
+    row, with queries down and keys across:
+
+             i i p s s i p s
+        i    1 1 1 . . . . .     image and prefix: the image and prefix of the same example
+        i    1 1 1 . . . . .
+        p    1 1 1 . . . . .
+        s    1 1 1 1 . . . .     suffix: causal
+        s    1 1 1 1 1 . . .
+        i    . . . . . 1 1 .     no attention between examples
+        p    . . . . . 1 1 .
+        s    . . . . . 1 1 1
 
     Args:
         rows: of `pack`.
-        features: the processor's unpadded lists `input_ids`, `token_type_ids`, `labels`, one an example, and
-            `pixel_values`: total_images of float[3, H, W], example by example.
-        images: images of each example.
-        pad_token_id: for the end of rows.
+        features: the processor's unpadded lists `input_ids`, `token_type_ids` and `labels`, one for each example, and
+            `pixel_values`: a float[3, H, W] for each image, in the order of the examples.
+        images: number of images of each example.
+        pad_token_id: fills rows up.
 
     Returns:
-        `input_ids`, `token_type_ids`, `labels`, `position_ids` (from 1, anew in each example) and `sequence_ids` (the
-        example's number in the batch, -1 on padding): int[R, L]; `pixel_values` in the order of the rows.
+        `input_ids`, `token_type_ids`, `labels`, `position_ids` (from 1 in each example) and `sequence_ids` (number of
+        the example in the order of the rows, -1 at padding): int[R, L]; `pixel_values: float[images, 3, H, W]` in the
+        order of the rows.
     """
     order = [i for row in rows for i in row]
     number = {index: position for position, index in enumerate(order)}
@@ -100,6 +118,6 @@ def packed_batch(rows: Sequence[Sequence[int]], features: Any, images: Sequence[
 
 
 def joined(values: Any, row: Sequence[int], width: int, pad: int) -> list[int]:
-    """Values of the examples of a row, one behind the other, padded to the width."""
+    """The values of the examples of a row, concatenated and padded to the width: width numbers."""
     tokens = [token for i in row for token in values[i]]
     return tokens + [pad] * (width - len(tokens))

@@ -1,4 +1,8 @@
-"""Records that cannot be used: said once, in one sentence, and listed in a file that a person can read."""
+"""Records that cannot be used: the error that names one, and the file that lists them.
+
+Sources and tasks raise `BadRecord`; `TaskDataset` and the streams list the record in a `SkipLog`, take the next one,
+and stop where too many are bad.
+"""
 
 import json
 import os
@@ -6,18 +10,18 @@ from pathlib import Path
 
 from openpali.modeling.user_errors import UserError
 
-# of an image or a mask; larger ones are refused before they are decoded
+# of an image or a mask; larger ones are rejected before decoding
 MAX_PIXELS = 89_478_485
 
 
 class BadRecord(UserError):
-    """A record that cannot be used, where it is, why, and what to do.
+    """A record that cannot be used.
 
     Attributes:
-        file: the file or the source that holds the record.
+        file: the file or source of the record.
         record: its line, key or number within the file.
-        reason: what is wrong.
-        remedy: what the person can do.
+        reason: the problem.
+        remedy: what to do about it.
     """
 
     def __init__(self, file: str, record: str | int, reason: str, remedy: str = "") -> None:
@@ -34,24 +38,24 @@ class BadRecord(UserError):
         return json.dumps(row, ensure_ascii=False)
 
 
-def too_many(bad: BadRecord, counted: str, max_bad_share: float) -> BadRecord:
-    """What ends reading: the record with which there are more bad ones than may be.
+def too_many_bad(bad: BadRecord, counted: str, max_bad_share: float) -> BadRecord:
+    """The error that ends reading, at the record that exceeds the limit.
 
     Args:
-        bad: the last one.
-        counted: how many of how many there are by now.
-        max_bad_share: the share that is allowed.
+        bad: that record.
+        counted: number of bad records and of all, as text.
+        max_bad_share: the limit.
     """
     reason = f"{bad.reason.rstrip('. ')}; with it {counted} cannot be used, more than max_bad_share={max_bad_share:g}"
-    remedy = " ".join(filter(None, (bad.remedy, "Mend the data, or raise max_bad_share.")))
+    remedy = " ".join(filter(None, (bad.remedy, "Fix the data, or raise max_bad_share.")))
     return BadRecord(bad.file, bad.record, reason, remedy)
 
 
 class SkipLog:
     """The list of skipped records, shared by every process that reads data.
 
-    Each line is written by a single append, so that DataLoader workers and ranks may share the file. Without a file
-    the list is that of this process alone.
+    Each line is one append, so that DataLoader workers and ranks can share the file. Without a file the list is in
+    the memory of this process.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -61,7 +65,7 @@ class SkipLog:
             self.path = self.path / "skipped_records.jsonl"
         self._memory: list[str] = []
         self._seen: set[tuple[str, str, str]] = set()
-        # what an earlier run has left is not of this one: its records may have been mended
+        # lines of earlier runs do not count: their records may have been fixed
         self._counted = self.path.stat().st_size if self.path is not None and self.path.exists() else 0
         self._counts: dict[str, set[tuple[str, str]]] = {}
 
@@ -70,7 +74,7 @@ class SkipLog:
 
         Args:
             bad: the record.
-            data: what it was read for, as in `count`.
+            data: name of the dataset that it was read for, as in `count`.
         """
         key = (bad.file, bad.record, data)
         if key in self._seen:
@@ -91,11 +95,11 @@ class SkipLog:
             os.close(handle)
 
     def count(self, data: str) -> int:
-        """Different records that were found bad in some data since this list was opened, by whichever process."""
+        """Number of different bad records of a dataset since this list was opened, in all processes."""
         if self.path is not None and self.path.exists():
             with self.path.open("rb") as file:
                 file.seek(self._counted)
-                # a line is written at once; what follows the last one is still to come
+                # an incomplete last line is still being written
                 new = file.read()
             new = new[: new.rfind(b"\n") + 1]
             self._counted += len(new)
@@ -104,7 +108,7 @@ class SkipLog:
         return len(self._counts.get(data, ()))
 
     def read(self) -> list[dict[str, str]]:
-        """Every skipped record once, in the order in which they were found."""
+        """Every skipped record once, in order of appearance."""
         lines = self._memory
         if self.path is not None:
             lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []

@@ -1,4 +1,7 @@
-"""A small tokenizer for models that are trained from nothing, with T5's special tokens."""
+"""Train a small tokenizer for models that start from random weights, with T5's special tokens.
+
+The processor of a small model takes it; a published checkpoint has its own tokenizer.
+"""
 
 from collections.abc import Iterable
 
@@ -11,17 +14,17 @@ PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over prefixes and suffixes: any text in any script comes back unchanged.
+    """Train byte-level BPE on prefixes and suffixes; any text in any script survives encoding and decoding.
 
-    As in T5, padding is 0, the end token that closes every text is 1 and the unknown token is 2. The 1024 location
-    and 128 segmentation tokens are ordinary tokens, which decoding keeps; `<image>` is special and is left out.
+    As in T5, padding is 0, the end token is 1 and the unknown token is 2. The 1024 location and 128 segmentation
+    tokens are ordinary tokens that decoding keeps; `<image>` is special, and `skip_special_tokens` drops it.
 
     Args:
-        texts: what the model will read and write, in any order; repeating a text weighs it.
-        vocab_size: tokens to learn, with the three special ones and the 256 bytes; the last 1153 come on top.
+        texts: prompts and targets in any order; repeating a text weighs it.
+        vocab_size: tokens to learn, with the three special tokens and the 256 bytes; 1153 more are added.
 
     Returns:
-        A tokenizer of `vocab_size + 1153` tokens at most, fewer when the texts run out of pairs to join.
+        A tokenizer of at most `vocab_size + 1153` tokens, fewer when the texts have too few pairs to merge.
 
     Raises:
         ValueError: `vocab_size` below 259.
@@ -38,7 +41,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096) -> PreTrainedT
         initial_alphabet=sorted(alphabet),
         show_progress=False,
     )
-    # sorted, so that the order in which texts arrive cannot break a tie
+    # sorted, so that ties do not depend on the order of the texts
     tokenizer.train_from_iterator(sorted(texts), trainer)
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in LOCATION_TOKENS + SEGMENTATION_TOKENS])
     tokenizer.add_special_tokens([AddedToken(IMAGE_TOKEN, normalized=False, special=True)])

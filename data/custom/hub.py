@@ -1,13 +1,13 @@
-"""Custom data in a dataset of `datasets`: on the Hub, or in a folder that `save_to_disk` wrote."""
+"""Custom data as a dataset of `datasets`: on the Hub, or in a folder of `save_to_disk`."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openpali.data.custom.readers import Read, as_row, column_names
-from openpali.data.custom.rows import BadLine, Row, StoredImage
+from openpali.data.custom.readers import RawData, as_row, column_names
+from openpali.data.custom.rows import ImageOnDisk, Row, UnreadableRecord
 from openpali.data.custom.tables import records_of
-from openpali.data.files.annotations import BadPart
+from openpali.data.files.annotations import BadValue
 from openpali.data.files.conversations import KEYS
 from openpali.data.records import BadRecord
 
@@ -17,7 +17,7 @@ _SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
 
 @dataclass(frozen=True, slots=True)
 class ImageCell:
-    """An image in a column of a dataset, encoded.
+    """An encoded image in a column of a dataset.
 
     Attributes:
         table: the dataset with that column alone.
@@ -32,42 +32,42 @@ class ImageCell:
     name: str
 
     def content(self) -> bytes:
-        """Of the cell, or of the file that it names. Raises OSError."""
+        """Bytes of the cell, or of the file that it names. Raises OSError."""
         cell = self.table[self.index][self.column]
         if isinstance(cell, list):
             if len(cell) > 1:
-                raise OSError(f"its column {self.column!r} has {len(cell)} images, and a record of a kind has one")
+                raise OSError(f"its column {self.column!r} has {len(cell)} images, and a record with --kind has one")
             cell = cell[0] if cell else None
         if isinstance(cell, dict) and cell.get("bytes"):
             return cell["bytes"]
         path = cell.get("path") if isinstance(cell, dict) else None
         if not path:
             raise OSError("its image is missing")
-        return StoredImage(self._inside(Path(path)), path).content()
+        return ImageOnDisk(self._inside(Path(path)), path).content()
 
     def _inside(self, path: Path) -> Path:
-        """The file, if it lies where the dataset or the cache of the Hub does."""
+        """The path itself, if it is inside the dataset's folder or the Hub cache. Raises OSError."""
         from datasets import config
 
         kept = [Path(file["filename"]).parent for file in self.table.cache_files]
         kept += [config.HF_CACHE_HOME, config.HF_DATASETS_CACHE]
         if not any(path.resolve().is_relative_to(Path(root).resolve()) for root in kept):
-            raise OSError(f"its image {path} is outside the dataset: save it with its images in it")
+            raise OSError(f"its image {path} is outside the dataset: save the dataset with its images")
         return path
 
 
 def is_saved(path: Path) -> bool:
-    """Whether `datasets` saved something in a folder."""
+    """Whether a folder was written by `save_to_disk`."""
     return any((path / name).is_file() for name in _SAVED)
 
 
 def open_dataset(data: str) -> dict[str, Any]:
-    """The parts of `hf:NAME`, `hf:NAME:CONFIGURATION` or a folder of `save_to_disk`, by name.
+    """The splits of `hf:NAME`, `hf:NAME:CONFIGURATION` or a folder of `save_to_disk`, by name.
 
     Raises:
         BadRecord: it cannot be read.
     """
-    import datasets  # takes a second, and most data are files
+    import datasets  # takes a second, and most custom data are files
 
     try:
         if not data.startswith(HUB):
@@ -82,11 +82,11 @@ def open_dataset(data: str) -> dict[str, Any]:
     return dict(found) if isinstance(found, dict) else {"": found}
 
 
-def read_dataset(table: Any, name: str, kind: str, columns: dict[str, str]) -> Read:
-    """Rows of one part.
+def read_dataset(table: Any, name: str, kind: str, columns: dict[str, str]) -> RawData:
+    """Rows of one split.
 
     Raises:
-        BadRecord: a column is missing, or that of the images holds none.
+        BadRecord: a column is missing, or the image column holds no images.
     """
     import datasets
 
@@ -98,7 +98,7 @@ def read_dataset(table: Any, name: str, kind: str, columns: dict[str, str]) -> R
     if getattr(table.features[column], "feature", None) == datasets.Image():
         encoded = datasets.List(encoded)
     elif not isinstance(table.features[column], datasets.Image):
-        reason = f"its column {column!r} holds {table.features[column]} and no images"
+        reason = f"its column {column!r} holds {table.features[column]} and not images"
         raise BadRecord(
             name, "columns", reason, "Cast it: data.cast_column(NAME, datasets.Image()), and save it again."
         )
@@ -108,7 +108,7 @@ def read_dataset(table: Any, name: str, kind: str, columns: dict[str, str]) -> R
     of = names.get("objects") or names.get("answers", "")
     classes = class_names(table.features.get(of))
     if classes and "answers" in names and not isinstance(table.features[names["answers"]], datasets.ClassLabel):
-        reason = f"its column {names['answers']!r} holds several classes for an image, and --kind {kind} takes one"
+        reason = f"its column {names['answers']!r} holds several classes per image, and --kind {kind} takes one"
         raise BadRecord(name, "columns", reason, "Keep one, or write their names into a column of text.")
     rows = []
     for index, values in enumerate(words):
@@ -116,15 +116,15 @@ def read_dataset(table: Any, name: str, kind: str, columns: dict[str, str]) -> R
         if classes and "answers" in names:
             values = values | {names["answers"]: classes.get(values[names["answers"]], "")}
         for record, one in records_of(f"row {index}", values) if talk else [(f"row {index}", values)]:
-            if isinstance(one, BadPart):
-                rows.append(Row(name, record, BadLine(one.reason, one.remedy)))
+            if isinstance(one, BadValue):
+                rows.append(Row(name, record, UnreadableRecord(one.reason, one.remedy)))
             else:
                 rows.append(as_row(name, record, image, one, names, kind))
-    return Read(rows, classes if "objects" in names else {})
+    return RawData(rows, classes if "objects" in names else {})
 
 
 def class_names(feature: Any) -> dict[int, str]:
-    """Numbers and names of the first ClassLabel in a feature, however deep."""
+    """Numbers and names of the first ClassLabel in a feature, at any depth."""
     import datasets
 
     if isinstance(feature, datasets.ClassLabel):

@@ -1,4 +1,4 @@
-"""Files of custom data, one function for each layout: rows as they stand there."""
+"""Read files of custom data into unchecked rows: tables, lists of records, and folders of classes."""
 
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openpali.data.custom.rows import BadLine, Row, RowObject, StoredImage, problem
+from openpali.data.custom.rows import ImageOnDisk, Row, RowObject, UnreadableRecord, add_problem
 from openpali.data.custom.tables import decoded, read_table
-from openpali.data.files.annotations import BadPart
+from openpali.data.files.annotations import BadValue
 from openpali.data.files.conversations import without_marks
 from openpali.data.files.image_folder import ImageFolder
-from openpali.data.files.run_outputs import is_hidden, runs_below
+from openpali.data.files.run_folders import is_hidden, runs_below
 from openpali.data.records import MAX_PIXELS, BadRecord
 
 IMAGE_ENDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-# what people call the columns, for each name of ours
+# usual names of the columns, by our own names
 COLUMNS = {
     "image": ("image", "file_name", "img", "picture", "path", "image_path", "filename", "image_file", "images"),
     "question": ("question", "query", "prompt"),
@@ -34,14 +34,14 @@ _LOOKED_AT = 50
 
 
 @dataclass
-class Read:
-    """What a file says.
+class RawData:
+    """The content of one file or dataset, unchecked.
 
     Attributes:
         rows: its records.
         class_names: number of a class to its name, where classes have numbers.
-        notes: what a person should know.
-        mistakes: what is wrong with the file, and makes records of little use.
+        notes: messages for the user.
+        mistakes: errors of the file as a whole.
     """
 
     rows: list[Row]
@@ -51,16 +51,16 @@ class Read:
 
 
 class Folder:
-    """ImageFolder beside a file: in the first of some folders that has them."""
+    """The folder of the images that a file names."""
 
     def __init__(self, file: Path, image_root: Path | None, names: Iterable[Any]) -> None:
         """Choose the folder to which most of the first names are relative.
 
         Args:
-            file: that names the images.
-            image_root: the folder that names and links may not leave; that of the file (or the one above it, where
-                it is called annotations or labels) when None.
-            names: of images; a few are looked at.
+            file: the file that names the images.
+            image_root: the folder that names and links may not leave; by default that of the file, or its parent
+                where it is called annotations or labels.
+            names: of images; only the first ones are read.
         """
         here, up = file.parent, file.parent.parent
         stem = file.stem.removeprefix("instances_").removeprefix("captions_")
@@ -75,37 +75,37 @@ class Folder:
         some = [name for name, _ in zip(names, range(_LOOKED_AT))]
         self.images = max(found, key=lambda one: sum(_has(one, name) for name in some))
 
-    def image(self, name: Any) -> StoredImage | BadPart:
-        """Where an image is, or why it is nowhere."""
+    def image(self, name: Any) -> ImageOnDisk | BadValue:
+        """The image of a name, or the reason why there is none."""
         try:
             name = one_image(name)
-        except BadPart as part:
-            return part
+        except BadValue as bad:
+            return bad
         try:
             found = self.images.check(name)
             self.images.inside(found)
-        except BadPart as part:
-            return part if "image_root" in part.remedy else BadPart(part.reason, f"{part.remedy} See --image_root.")
-        return StoredImage(self.images.root / found, name)
+        except BadValue as bad:
+            return bad if "image_root" in bad.remedy else BadValue(bad.reason, f"{bad.remedy} See --image_root.")
+        return ImageOnDisk(self.images.root / found, name)
 
 
 def one_image(name: Any) -> Any:
-    """The name of an image where a list has one, or an object of `datasets`. Raises BadPart for several."""
+    """The name in a list of one, or in an object of `datasets`. Raises BadValue for several."""
     if isinstance(name, list) and len(name) > 1:
         remedy = "Give one, or a JSONL file of image, prefix and suffix without --kind."
-        raise BadPart(f"it has {len(name)} images, and a record of a kind has one", remedy)
+        raise BadValue(f"it has {len(name)} images, and a record with --kind has one", remedy)
     name = name[0] if isinstance(name, list) and name else name
     return name["path"] if isinstance(name, dict) and "path" in name else name
 
 
-def read_lines(path: Path, image_root: Path | None, kind: str, columns: dict[str, str]) -> Read:
-    """JSON lines, CSV or TSV with a row for each record, a JSON list of records, or conversations in any of these."""
+def read_lines(path: Path, image_root: Path | None, kind: str, columns: dict[str, str]) -> RawData:
+    """Rows of JSON lines, CSV, TSV or a JSON list, where a row is a record or a conversation."""
     table = read_table(path, talk=not {"question", "answers"} & set(columns))
-    bad = [(record, row) for record, row in table if isinstance(row, BadPart)]
+    bad = [(record, row) for record, row in table if isinstance(row, BadValue)]
     if len(bad) == len(table):
         if bad:
             raise BadRecord(str(path), bad[0][0], bad[0][1].reason, bad[0][1].remedy)
-        return Read([])
+        return RawData([])
     names = column_names((row for _, row in table if isinstance(row, dict)), kind, columns, path)
     folder = Folder(path, image_root, (row.get(names["image"]) for _, row in table if isinstance(row, dict)))
     rows = []
@@ -113,16 +113,16 @@ def read_lines(path: Path, image_root: Path | None, kind: str, columns: dict[str
         if isinstance(row, dict):
             rows.append(as_row(path, record, folder.image(row.get(names["image"])), row, names, kind))
         else:
-            part = row if isinstance(row, BadPart) else BadPart("it is not a JSON object", "Mend the line.")
-            rows.append(Row(str(path), record, BadLine(part.reason, part.remedy)))
-    return Read(rows)
+            error = row if isinstance(row, BadValue) else BadValue("it is not a JSON object", "Fix the line.")
+            rows.append(Row(str(path), record, UnreadableRecord(error.reason, error.remedy)))
+    return RawData(rows)
 
 
 def column_names(rows: Iterable[dict[str, Any]], kind: str, columns: dict[str, str], path: Path) -> dict[str, str]:
-    """The columns of a table by our names for them: those that are given, else by what people call them.
+    """Our names of the columns to those of a table: as given, else by the usual names.
 
     Raises:
-        BadRecord: one that the kind needs is not there; it names what there is.
+        BadRecord: a column that the kind needs is missing; the message lists those of the table.
     """
     there = list(dict.fromkeys(key for row, _ in zip(rows, range(_LOOKED_AT)) for key in row if key is not None))
     needed = {"detect": ["objects"], "segment": ["objects"], "vqa": ["question", "answers"]}.get(kind, ["answers"])
@@ -146,24 +146,25 @@ def column_names(rows: Iterable[dict[str, Any]], kind: str, columns: dict[str, s
 
 
 def as_row(path: Path | str, record: str, image: Any, row: dict[str, Any], names: dict[str, str], kind: str) -> Row:
-    """A line of a table."""
+    """The row of a record of a table."""
     found = Row(str(path), record, image, declared=declared_size(row))
     if "question" in names:
-        asked = row.get(names["question"])
-        found.question = without_marks(asked) if isinstance(asked, str) else asked
+        question = row.get(names["question"])
+        found.question = without_marks(question) if isinstance(question, str) else question
     if "answers" in names:
         found.answers = decoded(row.get(names["answers"]))
     if "objects" in names:
         value = decoded(row.get(names["objects"]))
         if value and not isinstance(value, dict | list | tuple):
-            problem(found, "box", f"its {names['objects']} is {value!r} and no list of objects", "Give a list, or [].")
+            reason = f"its {names['objects']} is {value!r} and not a list of objects"
+            add_problem(found, "box", reason, "Give a list, or [].")
         else:
             found.objects = list(_objects(value, names, kind == "segment", record))
     return found
 
 
-def _objects(value: Any, names: dict[str, str], outlined: bool, record: str) -> Iterator[RowObject]:
-    """From a list of objects, or from an object of lists as `datasets` has it; `record` is their line."""
+def _objects(value: Any, names: dict[str, str], segmented: bool, record: str) -> Iterator[RowObject]:
+    """Objects of a list of dicts, or of a dict of lists as in `datasets`; `record` names their row."""
     if isinstance(value, dict):
         lists = {key: items for key, items in value.items() if isinstance(items, list)}
         length = max(map(len, lists.values()), default=0)
@@ -171,16 +172,16 @@ def _objects(value: Any, names: dict[str, str], outlined: bool, record: str) -> 
     for number, item in enumerate(value or ()):
         item = item if isinstance(item, dict) else {"box": item}
         keys = {name: _key(item, names.get(name), name) for name in ("box", "label", "outline")}
-        outline = item.get(keys["outline"]) if outlined else None
-        yield RowObject(item.get(keys["label"]), item.get(keys["box"]), outline or None, f"{record}, object {number}")
+        mask = item.get(keys["outline"]) if segmented else None
+        yield RowObject(item.get(keys["label"]), item.get(keys["box"]), mask or None, f"{record}, object {number}")
 
 
 def _key(item: dict[str, Any], given: str | None, name: str) -> str:
     return given or next((one for one in COLUMNS[name] if one in item), name)
 
 
-def read_classes(path: Path, image_root: Path | None) -> Read:
-    """A folder with a folder of images for each class; what runs wrote into it, and hidden files, are none."""
+def read_classes(path: Path, image_root: Path | None) -> RawData:
+    """Rows of a folder that has a folder of images for each class; outputs of runs and hidden files are skipped."""
     rows, empty, runs = [], [], runs_below(path)
     inside = path.resolve()
     if image_root and inside.is_relative_to(image_root.resolve()):
@@ -194,8 +195,8 @@ def read_classes(path: Path, image_root: Path | None) -> Read:
         for file in files:
             name = file.relative_to(path).as_posix()
             remedy = "Copy what it points to, or give an --image_root that holds both."
-            outside = BadPart(f"{name} is a link out of {inside}", remedy)
-            image = StoredImage(file, name) if file.resolve().is_relative_to(inside) else outside
+            outside = BadValue(f"{name} is a link out of {inside}", remedy)
+            image = ImageOnDisk(file, name) if file.resolve().is_relative_to(inside) else outside
             label = unicodedata.normalize("NFC", folder.name).replace("_", " ")
             rows.append(Row(str(path), name, image, answers=label))
         if not files:
@@ -204,11 +205,11 @@ def read_classes(path: Path, image_root: Path | None) -> Read:
     if runs:
         left = ", ".join(sorted(one.relative_to(path).as_posix() for one in runs))
         notes.append(f"{path}: not read, since runs wrote them: {left}")
-    return Read(rows, notes=notes)
+    return RawData(rows, notes=notes)
 
 
 def declared_size(row: dict[str, Any]) -> tuple[int, int] | None:
-    """Width and height where a record says both."""
+    """The width and height that a record declares; None without both."""
     size = row.get("width"), row.get("height")
     try:
         width, height = (int(side) for side in size)  # pyright: ignore[reportArgumentType]
@@ -220,5 +221,5 @@ def declared_size(row: dict[str, Any]) -> tuple[int, int] | None:
 def _has(images: ImageFolder, name: Any) -> bool:
     try:
         return bool(images.check(name))
-    except BadPart:
+    except BadValue:
         return False

@@ -1,4 +1,4 @@
-"""What records of custom data say, and what is wrong with one: nothing is mended in silence."""
+"""A record of custom data as a row, and its problems; no value is corrected silently."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from openpali.data.example import Box
-from openpali.data.files.annotations import BadPart, checked_box
+from openpali.data.files.annotations import BadValue, checked_box
 from openpali.data.images.open_image import BadImage, load_image
 from openpali.data.images.orientation import UPRIGHT, stored_size, turned_size
 from openpali.data.records import BadRecord
@@ -19,16 +19,16 @@ BOX_FORMATS = ("xywh", "xyxy", "cxcywh", "yxyx")
 RELATIVE = "_relative"
 
 
-class BadLine(BadPart):
-    """What is wrong with a record that could not be read at all."""
+class UnreadableRecord(BadValue):
+    """The reason why a record could not be read at all."""
 
 
-class ImageLike(Protocol):
-    """Where an image is, before it is decoded."""
+class EncodedImage(Protocol):
+    """An image that is not decoded yet."""
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Its name in messages."""
         ...
 
     def content(self) -> bytes:
@@ -37,58 +37,58 @@ class ImageLike(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class StoredImage:
+class ImageOnDisk:
     """An image in a file."""
 
     path: Path
     name: str
 
     def content(self) -> bytes:
-        """Of the file."""
+        """The bytes of the file."""
         return self.path.read_bytes()
 
 
 @dataclass(slots=True)
 class RowObject:
-    """A box as it stands in a file.
+    """An object as in its file, unchecked.
 
     Attributes:
-        label: name, or number of a class.
+        label: name or number of a class.
         box: four numbers in the format of the file.
-        outline: COCO's polygons or run lengths; None without.
-        record: names it in messages, where it has a name of its own.
-        crowd: it stands for many things.
+        segmentation: COCO's polygons or RLE; None without.
+        record: its name in messages, where it differs from that of the row.
+        crowd: whether it stands for a group (COCO's `iscrowd`).
     """
 
     label: Any
     box: Any
-    outline: Any = None
+    segmentation: Any = None
     record: str = ""
     crowd: bool = False
 
 
 @dataclass(slots=True)
 class Row:
-    """A record as it stands in a file; nothing in it has been checked.
+    """A record as in its file, unchecked.
 
     Attributes:
-        file: which file.
+        file: its file.
         record: its line, key or number within the file.
-        image: where its image is; the reason and remedy where it is nowhere.
-        question: of `vqa`.
+        image: the image, or the reason and remedy where there is none.
+        question: for `vqa`.
         answers: captions, answers, a label or a text; one or several.
-        objects: of `detect` and `segment`.
-        declared: width and height that the file says.
-        size: width and height of the image as it was annotated; None until `look`.
-        turn: EXIF's orientation of the image; 1 is upright.
-        digest: of the image's content; empty until `look`.
-        levels: darkest and brightest grey of 255; None until it is decoded.
-        problems: what makes the record of no use.
+        objects: for `detect` and `segment`.
+        declared: width and height by the file.
+        size: width and height of the image as annotated; None until `inspect_image`.
+        turn: EXIF orientation of the image; 1 is upright.
+        digest: of the image's content; empty until `inspect_image`.
+        levels: darkest and brightest grey, 0 to 255; None until the image is decoded.
+        problems: reasons why the record cannot be used.
     """
 
     file: str
     record: str
-    image: ImageLike | BadPart
+    image: EncodedImage | BadValue
     question: Any = None
     answers: Any = None
     objects: list[RowObject] = field(default_factory=list)
@@ -102,28 +102,28 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with a record, under a name by which like ones are counted."""
+    """A problem of a record, and the name of the check that groups similar ones."""
 
     check: str
     bad: BadRecord
 
 
-def problem(row: Row, check: str, reason: str, remedy: str, record: str = "") -> None:
-    """Note that a row cannot be used."""
+def add_problem(row: Row, check: str, reason: str, remedy: str, record: str = "") -> None:
+    """Add a reason why a row cannot be used."""
     row.problems.append(Problem(check, BadRecord(row.file, record or row.record, reason, remedy)))
 
 
-def look(row: Row, decode: bool, frame: str = "upright") -> None:
-    """Read a row's image: its size and digest, or what is wrong with it.
+def inspect_image(row: Row, decode: bool, frame: str = "upright") -> None:
+    """Read a row's image, and note its size and digest, or its problem.
 
     Args:
-        row: takes them.
-        decode: the image, and not its header alone.
-        frame: whether it was annotated `upright`, or as it is `stored`.
+        row: is changed.
+        decode: decode the image, not only its header.
+        frame: orientation of the annotations, `upright` or as `stored`.
     """
-    if isinstance(row.image, BadPart):
-        check = "line" if isinstance(row.image, BadLine) else "picture"
-        problem(row, check, row.image.reason, row.image.remedy)
+    if isinstance(row.image, BadValue):
+        check = "line" if isinstance(row.image, UnreadableRecord) else "picture"
+        add_problem(row, check, row.image.reason, row.image.remedy)
         return
     try:
         content = row.image.content()
@@ -136,25 +136,25 @@ def look(row: Row, decode: bool, frame: str = "upright") -> None:
     except (OSError, BadImage) as error:
         row.size = None
         reason = str(error).replace("the image data", row.image.name)
-        problem(row, "picture", reason, "" if isinstance(error, BadImage) else "Check the file.")
+        add_problem(row, "picture", reason, "" if isinstance(error, BadImage) else "Check the file.")
 
 
 def check_size(row: Row, annotated: bool) -> None:
-    """Note a size that the file says and the image has not.
+    """Note a declared size that is not the image's.
 
     Args:
-        row: whose image was looked at.
-        annotated: there are boxes, for which it matters how EXIF turns the image.
+        row: after `inspect_image`.
+        annotated: there are boxes, so that the orientation matters.
     """
-    if isinstance(row.image, BadPart) or not (row.size and row.declared) or row.declared == row.size:
+    if isinstance(row.image, BadValue) or not (row.size and row.declared) or row.declared == row.size:
         return
-    remedy = "Give the image that was annotated, or mend width and height."
+    remedy = "Give the image that was annotated, or fix width and height."
     if row.turn != UPRIGHT and row.declared == turned_size(row.size, row.turn):
         if not annotated:
             return
         remedy = "EXIF turns it: see --orientation."
-    told, found = ("x".join(map(str, size)) for size in (row.declared, row.size))
-    problem(row, "size", f"{row.image.name} is {found} pixels and the file says {told}", remedy)
+    declared, found = ("x".join(map(str, size)) for size in (row.declared, row.size))
+    add_problem(row, "size", f"{row.image.name} is {found} pixels and the file says {declared}", remedy)
 
 
 def read_box(box: Any, form: str, size: tuple[int, int], label: str = "", clip: bool = False) -> Box:
@@ -162,27 +162,27 @@ def read_box(box: Any, form: str, size: tuple[int, int], label: str = "", clip: 
 
     Args:
         box: four numbers.
-        form: one of `BOX_FORMATS`; with `_relative` behind it, they are shares of the image's sides.
+        form: one of `BOX_FORMATS`, in pixels; with the suffix `_relative`, in [0, 1].
         size: width and height of the image.
         label: for the box.
-        clip: it to the image, however far it reaches outside.
+        clip: clip it to the image, however far it reaches outside.
 
     Raises:
-        BadPart: it is no box of this image.
+        BadValue: it is not a box of this image.
     """
     width, height = size
-    # turned around on the way: whoever gives x0 > x1 has another format
+    # not swapped: x0 > x1 means another format
     return checked_box(list(corners(box, form, size)), height, width, label, clip)
 
 
 def corners(box: Any, form: str, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Left, top, width and height in pixels. Raises BadPart unless there are four finite numbers."""
+    """Left, top, width and height in pixels. Raises BadValue unless there are four finite numbers."""
     try:
         a, b, c, d = (float(value) for value in box)
     except (TypeError, ValueError) as error:
-        raise BadPart(f"its box {box!r} is not four numbers", "Give four numbers.") from error
+        raise BadValue(f"its box {box!r} is not four numbers", "Give four numbers.") from error
     if not all(map(math.isfinite, (a, b, c, d))):
-        raise BadPart(f"its box {box!r} is not four numbers", "Give four finite numbers.")
+        raise BadValue(f"its box {box!r} is not four numbers", "Give four finite numbers.")
     if form.endswith(RELATIVE):
         across, down = (size[1], size[0]) if form.startswith("y") else size
         a, b, c, d = a * across, b * down, c * across, d * down
@@ -198,10 +198,7 @@ def corners(box: Any, form: str, size: tuple[int, int]) -> tuple[float, float, f
 
 
 def texts(value: Any) -> list[str]:
-    """Answers as a list of stripped texts, empty ones left out.
-
-    They may be a text, a number, a list of these, or of objects with `answer`, `text` or `caption` as in VQAv2.
-    """
+    """Stripped, non-empty texts of a text, a number, a dict with `answer`, `text` or `caption`, or a list of these."""
     if isinstance(value, dict):
         value = next((value[key] for key in ("answer", "text", "caption", "label") if key in value), None)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):

@@ -1,6 +1,6 @@
-"""What files of boxes and outlines have in common: how they are checked, and kept small.
+"""Checks of annotation files: JSON, ids, boxes and segmentations, and compact storage of many segmentations.
 
-A COCO file of half a gigabyte becomes a few arrays, which the processes that read data share.
+A COCO file of half a gigabyte becomes a few arrays, which loader workers share.
 """
 
 import json
@@ -21,7 +21,7 @@ from openpali.data.records import MAX_PIXELS, BadRecord
 
 MAX_BAD_SHARE, MANY = 0.1, 100
 
-_OUTSIDE = 2.0  # pixels by which a box may leave its image: published files round
+_OUTSIDE = 2.0  # pixels that a box may reach outside its image: published files round
 
 _UNPICKLE = (
     'If you trust its origin, turn it into JSON yourself, once: python -c "import json, pickle; json.dump(pickle.load('
@@ -29,8 +29,8 @@ _UNPICKLE = (
 )
 
 
-class BadPart(ValueError):
-    """What is wrong with a part of a record, and the remedy."""
+class BadValue(ValueError):
+    """A value of a record that cannot be used, with reason and remedy; its reader adds file and record."""
 
     def __init__(self, reason: str, remedy: str = "") -> None:
         super().__init__(reason, remedy)
@@ -56,12 +56,12 @@ def read_json(path: Path) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         lines = "Extra data" in str(error)
-        remedy = "If it has one object a line, call it .jsonl." if lines else "Mend or download it again."
+        remedy = "If it has one object a line, call it .jsonl." if lines else "Fix or download it again."
         raise BadRecord(str(path), "all", f"it is not JSON ({error})", remedy) from error
 
 
 class Segmentations:
-    """Segmentations of many objects: polygons in one array of numbers, run lengths as COCO's strings."""
+    """Segmentations of many objects: polygons in one array of numbers, RLE as COCO's strings."""
 
     def __init__(self) -> None:
         """Start with none."""
@@ -70,10 +70,10 @@ class Segmentations:
         self._strings: dict[int, str] = {}
 
     def add(self, segmentation: Any, height: int, width: int) -> None:
-        """Append an object's polygons or run lengths, as JSON has them; nothing (None, []) is no outline.
+        """Append the polygons or RLE of an object, as in COCO JSON; None and [] mean no segmentation.
 
         Raises:
-            BadPart: it is neither, or run lengths of another size.
+            BadValue: it is neither, or an RLE of another size.
         """
         polygons: list[np.ndarray] = []
         if isinstance(segmentation, dict):
@@ -86,7 +86,7 @@ class Segmentations:
         self._polygons.append(self._polygons[-1] + len(polygons))
 
     def mask(self, index: int, height: int, width: int) -> LazyMask | None:
-        """The mask of an object in an image of that size, in the order in which they were added; None without one."""
+        """The mask of the object that was added at a position, in an image of that size; None without one."""
         if index in self._strings:
             rle = {"size": [height, width], "counts": self._strings[index]}
             return LazyMask(partial(decode_rle, rle))
@@ -96,42 +96,42 @@ class Segmentations:
 
 
 def segmentation_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """bool[height, width] of polygons or run lengths, as JSON has them.
+    """The mask of polygons or RLE, as in COCO JSON: bool[height, width].
 
     Raises:
-        BadPart: it is neither, or run lengths of another size.
+        BadValue: it is neither, or an RLE of another size.
     """
-    outlines = Segmentations()
-    outlines.add(segmentation, height, width)
-    mask = outlines.mask(0, height, width)
+    segmentations = Segmentations()
+    segmentations.add(segmentation, height, width)
+    mask = segmentations.mask(0, height, width)
     return mask.array if mask is not None else np.zeros((height, width), bool)
 
 
 def _checked_polygons(segmentation: Any) -> list[np.ndarray]:
     if not isinstance(segmentation, list):
-        raise BadPart("its segmentation is neither polygons nor run lengths", "Give [[x1, y1, x2, y2, ...], ...].")
+        raise BadValue("its segmentation is neither polygons nor RLE", "Give [[x1, y1, x2, y2, ...], ...].")
     if segmentation and not isinstance(segmentation[0], list):
-        raise BadPart(
-            "its segmentation is no list of polygons", "Put the polygon into a list: [[x1, y1, x2, y2, ...]]."
+        raise BadValue(
+            "its segmentation is not a list of polygons", "Put the polygon into a list: [[x1, y1, x2, y2, ...]]."
         )
     try:
         return [checked_polygon(polygon).ravel() for polygon in segmentation]
     except ValueError as error:
-        raise BadPart(f"its segmentation has {error}", "Mend or remove the polygon.") from error
+        raise BadValue(f"its segmentation has {error}", "Fix or remove the polygon.") from error
 
 
 def _checked_string(rle: dict[str, Any], height: int, width: int) -> str:
-    """COCO's string of run lengths that fill the image."""
+    """The string of a COCO RLE that fills the image. Raises BadValue."""
     if list(rle.get("size", ())) != [height, width]:
-        raise BadPart(
-            f"its run lengths are of size {rle.get('size')}, and the image is {height} pixels high and {width} wide",
+        raise BadValue(
+            f"its RLE has size {rle.get('size')}, and the image is {height} pixels high and {width} wide",
             'Give "size": [height, width] of the image.',
         )
     try:
         checked_runs(rle)
         return rle["counts"] if isinstance(rle["counts"], str) else encode_rle(decode_rle(rle))["counts"]
     except ValueError as error:
-        raise BadPart(f"its run lengths are wrong: {error}", "Encode the mask again.") from error
+        raise BadValue(f"its RLE is wrong: {error}", "Encode the mask again.") from error
 
 
 def checked_box(bbox: Any, height: int, width: int, label: str, clip: bool = False) -> Box:
@@ -142,11 +142,10 @@ def checked_box(bbox: Any, height: int, width: int, label: str, clip: bool = Fal
         height: of the image in pixels.
         width: likewise.
         label: for the box.
-        clip: however far it reaches outside.
+        clip: accept boxes however far they reach outside.
 
     Raises:
-        BadPart: not four numbers, empty, with no part in the image, or (without `clip`) more than two pixels
-            outside.
+        BadValue: not four numbers, empty, entirely outside, or (without `clip`) more than two pixels outside.
     """
     try:
         left, top, wide, high = (float(value) for value in bbox)
@@ -154,29 +153,29 @@ def checked_box(bbox: Any, height: int, width: int, label: str, clip: bool = Fal
             raise ValueError
     except (TypeError, ValueError, OverflowError) as error:
         reason = f"its bbox {_short(bbox)} is not four numbers"
-        raise BadPart(reason, "Give [left, top, width, height] in pixels.") from error
+        raise BadValue(reason, "Give [left, top, width, height] in pixels.") from error
     if wide <= 0 or high <= 0:
-        raise BadPart(f"its bbox {_short(bbox)} is empty", "Remove it, or give [left, top, width, height].")
+        raise BadValue(f"its bbox {_short(bbox)} is empty", "Remove it, or give [left, top, width, height].")
     right, bottom = left + wide, top + high
     if not clip and reaches_outside((left, top, wide, high), height, width):
-        raise BadPart(
+        raise BadValue(
             f"its bbox {_short(bbox)} reaches outside the image of {width} x {height} pixels",
-            "Give [left, top, width, height] in pixels of this image, or have all such boxes clipped (clip_boxes).",
+            "Give [left, top, width, height] in pixels of this image, or clip all such boxes (clip_boxes: true).",
         )
     x0, y0, x1, y1 = max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
     if x0 >= x1 or y0 >= y1:
-        raise BadPart(f"its bbox {_short(bbox)} has no part in the image", "Remove it.")
+        raise BadValue(f"its bbox {_short(bbox)} lies outside the image", "Remove it.")
     return Box(x0 / width, y0 / height, x1 / width, y1 / height, label)
 
 
 def reaches_outside(box: Sequence[float], height: int, width: int) -> bool:
-    """Whether left, top, width and height in pixels leave the image by more than files round."""
+    """Whether a box of left, top, width and height in pixels leaves the image by more than two pixels."""
     left, top, wide, high = box
     return min(left, top) < -_OUTSIDE or left + wide > width + _OUTSIDE or top + high > height + _OUTSIDE
 
 
 def id_key(value: Any) -> str | None:
-    """What an id is compared by, so that "7", 7 and 7.0 are the same one; None for what is no id."""
+    """The text by which ids are compared, so that "7", 7 and 7.0 are equal; None for an invalid id."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str) and value or is_whole(value):
@@ -185,7 +184,7 @@ def id_key(value: Any) -> str | None:
 
 
 def repeated(values: Iterable[Any]) -> set[str]:
-    """The ids that are there more than once."""
+    """The ids that occur more than once."""
     return {key for key, count in Counter(map(id_key, values)).items() if key is not None and count > 1}
 
 
@@ -195,24 +194,38 @@ def _short(value: Any) -> str:
 
 
 def is_whole(value: Any) -> TypeGuard[int]:
-    """Whether a value of JSON is a whole number that fits in 64 bits."""
+    """Whether a JSON value is an integer that fits in 64 bits."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def checked_size(width: Any, height: Any) -> tuple[int, int]:
-    """Width and height of an image. Raises BadPart unless they are whole numbers of pixels."""
+    """Width and height of an image. Raises BadValue unless they are integers in range."""
     if not (is_whole(width) and is_whole(height)) or min(width, height) < 1 or width * height > MAX_PIXELS:
-        raise BadPart(f"its width {_short(width)} and height {_short(height)} are no size", "Give both in pixels.")
+        raise BadValue(f"its width {_short(width)} and height {_short(height)} are not valid", "Give both in pixels.")
     return width, height
 
 
-def judge(path: Path, good: int, bad_records: int, bad: list[BadRecord]) -> None:
-    """Raises BadRecord when no record is good, or when more than a tenth of 100 or more are bad."""
+def check_bad_share(
+    path: Path,
+    good: int,
+    bad_records: int,
+    bad: Sequence[BadRecord],
+    needed: str = "Give a file with annotated images.",
+) -> None:
+    """Raise BadRecord when no record is good, or when more than a tenth of 100 or more are bad.
+
+    Args:
+        path: of the file.
+        good: number of usable records.
+        bad_records: number of the others.
+        bad: their problems, of which the message quotes three.
+        needed: the remedy for a file without records.
+    """
     total = good + bad_records
     first = " ".join(str(record) for record in bad[:3])
     if good == 0:
         reason = f"none of its {total} records is good. The first: {first}" if total else "it has no records"
-        raise BadRecord(str(path), "all", reason, "" if total else "Give a file with annotated images.")
+        raise BadRecord(str(path), "all", reason, "" if total else needed)
     if total >= MANY and bad_records > MAX_BAD_SHARE * total:
         reason = f"{bad_records} of its {total} records are bad, more than a tenth. The first: {first}"
-        raise BadRecord(str(path), "all", reason, "Mend or remove them.")
+        raise BadRecord(str(path), "all", reason, "Fix or remove them.")

@@ -1,4 +1,4 @@
-"""Annotations of a COCO file, checked, as a few arrays that the processes which read data share."""
+"""The checked annotations of a COCO file, as a few arrays that loader workers share."""
 
 from array import array
 from collections.abc import Callable, Sequence
@@ -10,33 +10,33 @@ import numpy as np
 
 from openpali.data.files.annotations import (
     MAX_BAD_SHARE,
-    BadPart,
+    BadValue,
     Segmentations,
     checked_box,
     id_key,
     is_whole,
     reaches_outside,
 )
-from openpali.data.masks.polygon_units import MOST_PAIRS, Edges, other_units, outline_edges, same_place
+from openpali.data.masks.polygon_units import MOST_PAIRS, Edges, other_units, same_place, segmentation_edges
 from openpali.data.records import BadRecord
 
-# edges of an outline and of its box, and width and height of the image
+# edges of a segmentation and of its box, and width and height of the image
 Pair = tuple[Edges, Edges, tuple[int, int]]
 
 
 @dataclass
 class CocoAnnotations:
-    """Annotations that can be used, in the order of the file.
+    """Usable annotations, in the order of the file.
 
     Attributes:
         numbers: int64[N], their ids.
-        rows: int64[N], of their images.
-        things: int32[N], of their categories.
+        rows: int64[N], rows of their images.
+        things: int32[N], indices of their categories.
         crowds: bool[N].
         boxes: float64[N, 4] of left, top, width and height in pixels.
-        outlines: of each.
-        spoiled: rows of images with an annotation that cannot be used.
-        clipped: how many boxes reach outside their images.
+        segmentations: one for each.
+        spoiled: rows of images with an unusable annotation.
+        clipped: number of boxes that reach outside their images.
     """
 
     numbers: np.ndarray
@@ -44,42 +44,42 @@ class CocoAnnotations:
     things: np.ndarray
     crowds: np.ndarray
     boxes: np.ndarray
-    outlines: Segmentations
+    segmentations: Segmentations
     spoiled: set[int]
     clipped: int
 
 
 class AnnotationReader:
-    """Checks and keeps annotations one by one."""
+    """Checks annotations one by one and stores the usable ones."""
 
-    def __init__(self, sizes: np.ndarray, clip_boxes: bool, note: Callable[[str, BadPart], None]) -> None:
+    def __init__(self, sizes: np.ndarray, clip_boxes: bool, note: Callable[[str, BadValue], None]) -> None:
         """Start with none.
 
         Args:
             sizes: int64[images, 2] of width and height.
-            clip_boxes: take boxes that reach outside.
-            note: is told what is wrong with which annotation.
+            clip_boxes: accept boxes that reach outside their images.
+            note: called with the name and the problem of an unusable annotation.
         """
         self._sizes, self._clip, self._note = sizes, clip_boxes, note
         self._numbers, self._rows, self._things = array("q"), array("q"), array("i")
         self._crowds, self._boxes = array("b"), array("d")
         self._pairs: list[Pair] = []
-        self._misplaced: list[tuple[str, int, BadPart]] = []
+        self._misplaced: list[tuple[str, int, BadValue]] = []
         self._segmentations, self._spoiled, self._clipped, self._lost = Segmentations(), set[int](), 0, 0
 
     def read(
         self, annotations: Sequence[Any], things: dict[str, int], row_of: dict[str, int], path: Path
     ) -> CocoAnnotations:
-        """What can be used of a file's annotations.
+        """The usable annotations of a file.
 
         Args:
-            annotations: as JSON has them.
-            things: number of each category, by its id.
-            row_of: row of each image, by its id; -1 for one that cannot be used.
+            annotations: as in the JSON.
+            things: category id to index.
+            row_of: image id to row; -1 for an unusable image.
             path: of the file, for messages.
 
         Raises:
-            BadRecord: more than a tenth are of no image, or outlines have other units than boxes.
+            BadRecord: more than a tenth belong to no image, or segmentations have other units than boxes.
         """
         for place, annotation in enumerate(annotations):
             id_ = id_key(annotation.get("id")) if isinstance(annotation, dict) else None
@@ -87,14 +87,14 @@ class AnnotationReader:
             row = None
             try:
                 row = known(annotation, "image_id", row_of, "images")
-                # what is wrong with the image itself has been noted
+                # the problem of an unusable image is noted already
                 if row >= 0:
                     self._add(annotation, name, place, row, known(annotation, "category_id", things, "categories"))
-            except BadPart as part:
+            except BadValue as bad:
                 self._lost += row is None and isinstance(annotation, dict)
-                self._note(name, part)
+                self._note(name, bad)
                 self._spoiled |= set() if row is None else {row}
-        self._judge(path, len(annotations))
+        self._check_all(path, len(annotations))
         numbers, rows, things_ = np.array(self._numbers), np.array(self._rows, np.int64), np.array(self._things)
         crowds, boxes = np.array(self._crowds, bool), np.array(self._boxes).reshape(-1, 4)
         return CocoAnnotations(
@@ -102,21 +102,21 @@ class AnnotationReader:
         )
 
     def _add(self, annotation: dict[str, Any], name: str, place: int, row: int, thing: int) -> None:
-        """Keep an annotation. Raises BadPart."""
+        """Store an annotation. Raises BadValue."""
         id_ = id_key(annotation.get("id")) or ""
         if not id_.isdecimal() or not is_whole(int(id_)):
-            raise BadPart(f"entry {place} of annotations has no whole number as id", "Give each an id.")
+            raise BadValue(f"entry {place} of annotations has no integer id", "Give each an id.")
         width, height = (int(side) for side in self._sizes[row])
-        bbox, outline, crowd = annotation.get("bbox"), annotation.get("segmentation"), bool(annotation.get("iscrowd"))
+        bbox, mask, crowd = annotation.get("bbox"), annotation.get("segmentation"), bool(annotation.get("iscrowd"))
         checked_box(bbox, height, width, "", self._clip)
         left, top, wide, high = box = [float(value) for value in bbox or ()]
-        self._segmentations.add(outline, height, width)
-        if not crowd and outline:
-            edges, corners = outline_edges(outline), (left, top, left + wide, top + high)
+        self._segmentations.add(mask, height, width)
+        if not crowd and mask:
+            edges, corners = segmentation_edges(mask), (left, top, left + wide, top + high)
             if edges is not None and len(self._pairs) < MOST_PAIRS:
                 self._pairs.append((edges, corners, (width, height)))
-            if part := misplaced(edges, corners):
-                self._misplaced.append((name, row, part))
+            if bad := misplaced(edges, corners):
+                self._misplaced.append((name, row, bad))
         self._clipped += reaches_outside(box, height, width)
         self._numbers.append(int(id_))
         self._rows.append(row)
@@ -124,37 +124,38 @@ class AnnotationReader:
         self._crowds.append(crowd)
         self._boxes.extend(box)
 
-    def _judge(self, path: Path, total: int) -> None:
+    def _check_all(self, path: Path, total: int) -> None:
+        """Check units and note misplaced segmentations, once all annotations are known. Raises BadRecord."""
         if units := other_units(self._pairs):
             raise BadRecord(str(path), "annotations", *wrong_units(units))
-        for name, row, part in self._misplaced:
-            self._note(name, part)
+        for name, row, bad in self._misplaced:
+            self._note(name, bad)
             self._spoiled.add(row)
         if self._lost > MAX_BAD_SHARE * total:
-            reason = f"{self._lost} of {total} annotations are of no image of the file, so what is on it is not known"
-            raise BadRecord(str(path), "annotations", reason, "Mend their image_id, or remove them.")
+            reason = f"{self._lost} of {total} annotations belong to no image of the file, so images may lack objects"
+            raise BadRecord(str(path), "annotations", reason, "Fix their image_id, or remove them.")
 
 
-def misplaced(outline: Edges | None, box: Edges) -> BadPart | None:
-    """What is wrong with an outline that covers nothing or is elsewhere than its box; None where nothing is."""
-    if outline is None:
-        return BadPart("its outline covers no pixel", "Mend or remove it.")
-    if same_place(outline, box):
+def misplaced(mask: Edges | None, box: Edges) -> BadValue | None:
+    """The problem of a segmentation that is empty or elsewhere than its box; None where there is none."""
+    if mask is None:
+        return BadValue("its segmentation covers no pixel", "Fix or remove it.")
+    if same_place(mask, box):
         return None
-    places = ["{:g}, {:g} to {:g}, {:g}".format(*(round(edge, 2) for edge in edges)) for edges in (outline, box)]
-    return BadPart(f"its outline is at {places[0]} and its box at {places[1]} pixels", "Mend one of them.")
+    places = ["{:g}, {:g} to {:g}, {:g}".format(*(round(edge, 2) for edge in edges)) for edges in (mask, box)]
+    return BadValue(f"its segmentation is at {places[0]} and its box at {places[1]} pixels", "Fix one of them.")
 
 
 def wrong_units(units: str) -> tuple[str, str]:
-    """Reason and remedy for outlines that are in other units than their boxes."""
-    reason = f"the outlines do not fit their boxes, and would as {units}"
+    """Reason and remedy for segmentations in other units than their boxes."""
+    reason = f"the segmentations do not fit their boxes, and would as {units}"
     return reason, "Write them as x1, y1, x2, y2, ... in pixels."
 
 
-def known(annotation: Any, key: str, table: dict[str, int], what: str) -> int:
-    """What the table has for an id. Raises BadPart when it has nothing."""
+def known(annotation: Any, key: str, table: dict[str, int], name: str) -> int:
+    """The value of an annotation's id in a table. Raises BadValue for an id that the table does not have."""
     id_ = annotation.get(key) if isinstance(annotation, dict) else None
     number = table.get(id_key(id_) or "")
     if number is None:
-        raise BadPart(f"its {key} {id_!r} is not among the {what}", "Mend it, or remove it from annotations.")
+        raise BadValue(f"its {key} {id_!r} is not among the {name}", "Fix it, or remove it from annotations.")
     return number

@@ -1,4 +1,4 @@
-"""Configuration files: where they are, and their values as the types that dataclasses declare."""
+"""Find configuration files, and convert their values to the types that dataclasses declare."""
 
 import difflib
 import types
@@ -16,11 +16,11 @@ CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 
 
 class ConfigError(UserError, ValueError):
-    """A mistake in a configuration or on the command line; its text names the place and the remedy."""
+    """An error in a configuration or on the command line; the message names the place and the remedy."""
 
 
 def as_dict(value: dict | str | None, key: str) -> dict[str, Any]:
-    """A nested value from YAML as it is, or one from the command line, as in `{name: emoji, size: 64}`."""
+    """The mapping of a nested option: from YAML, or as text from the command line (`{name: emoji, size: 64}`)."""
     parsed = read_value(value, key) if isinstance(value, str) else value
     if parsed is None or isinstance(parsed, dict):
         values = {str(k): number(v) for k, v in (parsed or {}).items()}
@@ -29,7 +29,7 @@ def as_dict(value: dict | str | None, key: str) -> dict[str, Any]:
 
 
 def read_value(text: str, key: str) -> Any:
-    """What a text of the command line says in YAML. Raises ConfigError."""
+    """Parse a text of the command line as YAML. Raises ConfigError."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -38,7 +38,7 @@ def read_value(text: str, key: str) -> Any:
 
 
 def number(value: Any) -> Any:
-    """YAML reads 1e-3 as text (it wants 1.0e-3): read it as the number it is, at any depth."""
+    """Convert texts such as 1e-3, which YAML does not read as numbers, at any depth."""
     if isinstance(value, dict):
         return {key: number(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -52,10 +52,10 @@ def number(value: Any) -> Any:
 
 
 def find_config(name: str) -> Path:
-    """The file itself, or a shipped one (`pali3/nano-pretrain`, `recipes/configs/pali3/nano-pretrain.yaml`).
+    """The path of a file or a shipped one (`pali3/nano-pretrain`, `recipes/configs/pali3/nano-pretrain.yaml`).
 
     Raises:
-        ConfigError: naming the nearest shipped configuration.
+        ConfigError: no such file; the message has the nearest shipped one.
     """
     shipped_name = name.removeprefix("recipes/configs/")
     if not Path(name).is_file():
@@ -68,10 +68,10 @@ def find_config(name: str) -> Path:
 
 
 def read_yaml(path: Path, known: dict[str, tuple[Field, Any]]) -> dict[str, Any]:
-    """Keys and values of a configuration file, of the types that the dataclasses declare.
+    """Keys and values of a configuration file, as the types that the dataclasses declare.
 
     Raises:
-        ConfigError: naming the file, the key, and the nearest known key or the type expected.
+        ConfigError: an unknown key or a wrong type; the message has the nearest key or the expected type.
     """
     try:
         content = yaml.safe_load(path.read_text("utf-8-sig")) or {}
@@ -85,10 +85,10 @@ def read_yaml(path: Path, known: dict[str, tuple[Field, Any]]) -> dict[str, Any]
 
 
 def typed(content: dict[Any, Any], known: dict[str, tuple[Field, Any]], where: str) -> dict[str, Any]:
-    """Values of the types that the dataclasses declare.
+    """The values as the types that the dataclasses declare.
 
     Raises:
-        ConfigError: naming the place, the key, and the nearest known key or the type expected.
+        ConfigError: an unknown key or a wrong type; the message has the nearest key or the expected type.
     """
     content = current_keys(content)
     for key in content:
@@ -98,16 +98,16 @@ def typed(content: dict[Any, Any], known: dict[str, tuple[Field, Any]], where: s
 
 
 def nearest(name: str, known: dict) -> str:
-    """A remedy for a misspelt name: the known one nearest to it."""
+    """A hint for a misspelt name: the nearest known name."""
     matches = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.4)
     return f"; did you mean {matches[0]!r}?" if matches else f"; known are {', '.join(sorted(known)[:20])}"
 
 
 def coerce(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the declared type.
+    """Convert a value to the declared type.
 
     Raises:
-        ConfigError: if it cannot be one.
+        ConfigError: the value cannot be converted.
     """
     value = number(value)
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
@@ -133,7 +133,7 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
 
 
 def describe(options: tuple) -> str:
-    """The types of a field in words."""
+    """The types of a field in words, for messages."""
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping"}
     names = []
     for option in options:

@@ -1,17 +1,17 @@
-"""Rows with a conversation, as LLaVA, ShareGPT and chat models have them: a record for each question and its answer.
+"""Conversations as in LLaVA, ShareGPT and chat datasets: one record for each question with its answer.
 
     {"image": "a.png", "conversations": [{"from": "human", "value": "<image>\\nwhat is it?"}, {"from": "gpt", ...}]}
     {"images": ["a.png"], "messages": [{"role": "user", "content": "<image>what is it?"}, {"role": "assistant", ...}]}
     {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", ...}]}, ...]}
 
-Each question stands alone. What a system message says is left out.
+Each question is independent of earlier ones. System messages are ignored.
 """
 
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from openpali.data.files.annotations import BadPart
+from openpali.data.files.annotations import BadValue
 
 KEYS = ("conversations", "messages", "conversation")
 _ASK, _ANSWER = ("human", "user"), ("gpt", "assistant", "model", "chatgpt", "bot")
@@ -21,38 +21,38 @@ _IMAGES = ("image", "images")
 
 
 def without_marks(text: str) -> str:
-    """A text without the marks at its ends that say where the image goes, which is always before the text."""
+    """The text without `<image>` at its ends: images always come before the text."""
     return _MARKS.sub("", text)
 
 
 def conversation_key(row: Any) -> str | None:
-    """The key of a row under which there is a conversation; None without one, or beside a question of its own."""
+    """The key of a row's conversation; None without one, or where the row has a question itself."""
     if not isinstance(row, dict) or {"question", "prefix"} & set(row):
         return None
     return next((key for key in KEYS if isinstance(row.get(key), list | dict) and row[key]), None)
 
 
 def questions(row: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """The row once for each question in its conversation, with `question`, `answer`, and its image as `image`.
+    """A copy of the row for each question of its conversation, with `question`, `answer` and `image`.
 
     Raises:
-        BadPart: it is no such conversation, or there is no question with an answer.
+        BadValue: the conversation has another form, or no question with an answer.
     """
     rest = {name: value for name, value in row.items() if name not in (key, *_IMAGES)}
     images = next(([row[name]] if name == "image" else row[name] for name in _IMAGES if row.get(name)), [])
     images = [*images] if isinstance(images, list) else [images]
-    asked, found = None, []
+    question, found = None, []
     for role, text, shown in _messages(row[key]):
         images += shown
         if role in _ASK:
-            asked = without_marks(text)
-        elif role in _ANSWER and asked is not None:
-            found.append({"question": asked, "answer": text})
-            asked = None
+            question = without_marks(text)
+        elif role in _ANSWER and question is not None:
+            found.append({"question": question, "answer": text})
+            question = None
         elif role not in (*_OUT, *_ANSWER):
-            raise BadPart(f"its {key} have a turn of {role!r}", "Call the two human and gpt, or user and assistant.")
+            raise BadValue(f"its {key} have the role {role!r}", "Name the roles human and gpt, or user and assistant.")
     if not found:
-        raise BadPart(f"its {key} have no question with an answer", "Write a question and its answer, or remove it.")
+        raise BadValue(f"its {key} have no question with an answer", "Write a question and its answer, or remove it.")
     image = {"image": images[0] if len(images) == 1 else images} if images else {}
     return [rest | image | pair for pair in found]
 
@@ -60,12 +60,12 @@ def questions(row: dict[str, Any], key: str) -> list[dict[str, Any]]:
 def _messages(talk: Any) -> Iterator[tuple[str, str, list[Any]]]:
     """Role, text and images of each message."""
     if isinstance(talk, dict):
-        # an object of lists, as `datasets` has it
+        # a dict of lists, as in `datasets`
         names = [name for name, values in talk.items() if isinstance(values, list)]
         talk = [dict(zip(names, values)) for values in zip(*(talk[name] for name in names))]
     for message in talk:
         if not isinstance(message, dict):
-            raise BadPart(f"its conversation holds {message!r}", 'Write {"from": "human", "value": "..."}.')
+            raise BadValue(f"its conversation holds {message!r}", 'Write {"from": "human", "value": "..."}.')
         role = str(message.get("from", message.get("role", ""))).lower()
         content = message.get("value", message.get("content"))
         parts = content if isinstance(content, list) else [content]
@@ -75,6 +75,6 @@ def _messages(talk: Any) -> Iterator[tuple[str, str, list[Any]]]:
 
 
 def _image(part: dict[str, Any]) -> Any:
-    """The image that a part of a message names; None where it is elsewhere in the row."""
+    """The image of a part of a message; None where it is elsewhere in the row."""
     found = next((part[key] for key in ("image", "image_url", "url", "path") if part.get(key)), None)
     return found.get("url") if isinstance(found, dict) and "url" in found else found

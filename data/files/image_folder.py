@@ -1,4 +1,4 @@
-"""The images that a file names, which lie in one folder."""
+"""A folder of images, and safe access to the images that an annotation file names."""
 
 import os
 import unicodedata
@@ -7,24 +7,24 @@ from typing import Any
 
 from PIL import Image
 
-from openpali.data.files.annotations import BadPart
+from openpali.data.files.annotations import BadValue
 from openpali.data.images.open_image import BadImage, load_image
 from openpali.data.images.orientation import stored_size
 
-_LONGEST = 1000  # characters of a path; what is longer is an image in text
-_LINK = "Copy what it points to, or give an image_root that holds both."
+_LONGEST = 1000  # characters of a path; a longer one is an image encoded as text
+_LINK = "Copy the target of the link, or give an image_root that holds both."
 
 
 class ImageFolder:
-    """The images of a folder, which names and links may not leave."""
+    """The images of a folder that names and links may not leave."""
 
     def __init__(self, root: Path, *places: Path) -> None:
-        """Look at folders only when they are asked for; each is listed once.
+        """Set the folders; each is listed once, on first use.
 
         Args:
             root: the folder.
-            places: in it, to which names may be relative, the first one before the others; those that lie elsewhere
-                do not count. The folder itself when there are none.
+            places: folders in `root` to which names may be relative, in order of preference; others are ignored.
+                `root` by default.
         """
         self.root = root
         inside = root.resolve()
@@ -35,36 +35,35 @@ class ImageFolder:
     def check(self, name: Any) -> str:
         """The name of an existing file, relative to the folder.
 
-        It is found as well where Unicode spells a name in another way (macOS writes "ä" as two characters), and where
-        Windows has written the name.
+        Names match in any Unicode form (macOS writes "ä" as two characters) and with separators of Windows.
 
         Raises:
-            BadPart: it is no name, leads out of the folder, or there is no such file.
+            BadValue: it is not a name, leads out of the folder, or there is no such file.
         """
         if not isinstance(name, str) or not name or "\0" in name:
-            raise BadPart("its file_name is missing or no text", "Give the image's path within image_root.")
+            raise BadValue("its file_name is missing or not a text", "Give the image's path within image_root.")
         if name.startswith(("http://", "https://")):
-            raise BadPart(f"{name} is an address on the web", "Download the image and give its path.")
+            raise BadValue(f"{name} is an address on the web", "Download the image and give its path.")
         if name.startswith("data:") or len(name) > _LONGEST:
-            raise BadPart(f"{name[:40]}... is no name of a file", "Save the image as a file and give its path.")
+            raise BadValue(f"{name[:40]}... is not the name of a file", "Save the image as a file and give its path.")
         path = PurePosixPath(name.removeprefix("file://").replace(os.sep, "/"))
         found = self._find(path) or "\\" in name and self._find(PurePosixPath(name.replace("\\", "/")))
         if found:
             return found
         if self._relative(path) is None:
-            raise BadPart(f"{name} is outside {self.root}", "Move the image there, or give another image_root.")
-        raise BadPart(f"there is no image {name} in {self.root}", self._remedy(path))
+            raise BadValue(f"{name} is outside {self.root}", "Move the image there, or give another image_root.")
+        raise BadValue(f"there is no image {name} in {self.root}", self._remedy(path))
 
     def load(self, name: str, size: tuple[int, int] | None = None, frame: str = "upright") -> Image.Image:
         """The image as RGB, upright.
 
         Args:
-            name: that was checked.
-            size: width and height that the annotations were made for.
-            frame: whether that is the image upright or as it is stored.
+            name: returned by `check`.
+            size: width and height of the annotated image.
+            frame: orientation of the annotated image, `upright` or `stored`.
 
         Raises:
-            BadPart: a link leads out of the folder, it cannot be decoded, or it has another size.
+            BadValue: a link leads out of the folder, it cannot be decoded, or it has another size.
         """
         path = self.inside(name)
         try:
@@ -72,14 +71,14 @@ class ImageFolder:
             if size is not None and (image.size != size or frame != "upright"):
                 self._check_size(name, path, image.size, size, frame)
         except BadImage as error:
-            raise BadPart(str(error)) from error
+            raise BadValue(str(error)) from error
         return image
 
     def inside(self, name: str) -> Path:
-        """The file of a name that was checked. Raises BadPart for a link out of the folder."""
+        """The path of a checked name. Raises BadValue for a link out of the folder."""
         path = (self.root / name).resolve()
         if not path.is_relative_to(self.root.resolve()):
-            raise BadPart(f"{name} is a link out of {self.root}", _LINK)
+            raise BadValue(f"{name} is a link out of {self.root}", _LINK)
         return path
 
     def _check_size(self, name: str, path: Path, upright: tuple[int, int], size: tuple[int, int], frame: str) -> None:
@@ -87,16 +86,16 @@ class ImageFolder:
         other, mine = (stored, upright) if frame == "upright" else (upright, stored)
         if size == mine:
             return
-        remedy = "Give the image that was annotated, or mend width and height."
+        remedy = "Give the image that was annotated, or fix width and height."
         if size == other and orientation != 1:
-            what = "as it is stored" if frame == "upright" else "upright"
+            annotated = "as it is stored" if frame == "upright" else "upright"
             option = "stored" if frame == "upright" else "upright"
-            remedy = f"EXIF turns it, and they are for the image {what}: give the option orientation: {option}."
-        told = f"{name} is {mine[0]}x{mine[1]} pixels, and its annotations are for {size[0]}x{size[1]}"
-        raise BadPart(told, remedy)
+            remedy = f"EXIF turns it, and they are for the image {annotated}: give the option orientation: {option}."
+        reason = f"{name} is {mine[0]}x{mine[1]} pixels, and its annotations are for {size[0]}x{size[1]}"
+        raise BadValue(reason, remedy)
 
     def _remedy(self, path: PurePosixPath) -> str:
-        """What to do about a file that is not there: perhaps it is written in small letters, or in capitals."""
+        """The remedy for a missing file: a name that differs only in case, if there is one."""
         for place in self._places:
             relative = self._relative(path, place)
             if relative is None:
@@ -127,7 +126,7 @@ class ImageFolder:
         return None
 
     def _spelled(self, path: PurePosixPath) -> str | None:
-        """How the names of a path are spelled on this disk; None when it is not there."""
+        """A path as spelled on this disk; None when it does not exist."""
         parent = path.parent
         if not (self.root / parent).is_dir():
             above = self._spelled(parent) if parent != path else None
@@ -139,7 +138,7 @@ class ImageFolder:
         return None if found is None else str(parent / found)
 
     def _names(self, folder: Path) -> dict[str, str]:
-        """What lies in a folder, by its name and by that in Unicode's composed form."""
+        """Names in a folder, by themselves and by their composed Unicode form."""
         if folder not in self._listed:
             there = os.listdir(folder) if folder.is_dir() else []
             self._listed[folder] = {unicodedata.normalize("NFC", name): name for name in there}

@@ -1,4 +1,4 @@
-"""Find tar shards, and open one, on this machine or through fsspec on another one."""
+"""Find and open tar shards, locally or through fsspec."""
 
 import contextlib
 import io
@@ -15,10 +15,10 @@ _WAITS = (1, 2, 4, 8, 16)
 
 
 def open_shard(url: str) -> Any:
-    """The tar stream of a shard, decompressed by its ending."""
+    """The tar stream of a shard, decompressed by its extension."""
     system, path = fsspec.url_to_fs(url)
     here = isinstance(system, LocalFileSystem)
-    file: Any = open(path, "rb") if here else io.BufferedReader(FarFile(url), 2**20)  # noqa: SIM115
+    file: Any = open(path, "rb") if here else io.BufferedReader(RemoteFile(url), 2**20)  # noqa: SIM115
     kinds = {"gz": "gzip", "tgz": "gzip", "bz2": "bz2", "xz": "xz", "zst": "zstd"}
     kind = kinds.get(path.rpartition(".")[2].lower())
     if kind is None:
@@ -28,36 +28,36 @@ def open_shard(url: str) -> Any:
     return compr[kind](file, mode="rb")
 
 
-class FarFile(io.RawIOBase):
-    """A file on another machine: what fails is tried again for half a minute, from the byte where it failed."""
+class RemoteFile(io.RawIOBase):
+    """A remote file; a failed read is retried for half a minute, from the byte where it failed."""
 
     def __init__(self, url: str) -> None:
-        """Open nothing yet."""
+        """Set the address; the file is opened on first read."""
         self.url, self.position = url, 0
         self._file: Any = None
         self._whole = False
 
     def readable(self) -> bool:
-        """It is."""
+        """True."""
         return True
 
     def seekable(self) -> bool:
-        """It is, if need be by reading."""
+        """True; without range requests by reading up to the position."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move without asking the other machine; from the start or from here."""
+        """Set the position, from the start or the current one, without a request."""
         if whence == io.SEEK_END:
-            raise io.UnsupportedOperation("the length of a file far away is not known")
+            raise io.UnsupportedOperation("the length of a remote file is not known")
         self.position = offset + (self.position if whence == io.SEEK_CUR else 0)
         return self.position
 
     def tell(self) -> int:
-        """Bytes from the start."""
+        """The position in bytes."""
         return self.position
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as the file goes."""
+        """Fill a buffer; returns the number of bytes read."""
         waits = list(_WAITS)
         while True:
             try:
@@ -68,7 +68,7 @@ class FarFile(io.RawIOBase):
             except Exception as error:
                 self._drop()
                 if isinstance(error, ValueError) and not self._whole and self.url.startswith("http"):
-                    # a server that gives no parts of a file gives all of it from the start
+                    # a server without range requests sends the whole file
                     self._whole = True
                 elif waits:
                     time.sleep(waits.pop(0))
@@ -79,12 +79,12 @@ class FarFile(io.RawIOBase):
         return len(content)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._drop()
         super().close()
 
     def _at(self, position: int) -> Any:
-        """The open file, moved to a position; by reading up to it where it cannot be sought."""
+        """The open file at a position, by seeking or by reading up to it."""
         if self._file is not None and self._whole and self._file.tell() > position:
             self._drop()
         if self._file is None:
@@ -104,14 +104,14 @@ class FarFile(io.RawIOBase):
 
 
 def find_shards(path: str | list[str]) -> tuple[list[str], list[str]]:
-    """Addresses of shards, and a short name of each.
+    """Addresses of shards, and a short unique name of each.
 
     Args:
         path: a folder, a file, a pattern such as `train-*.tar` or `train-{000..099}.tar`, or a list of these; paths,
             or addresses that fsspec opens (`s3://`, `gs://`, `https://`).
 
     Raises:
-        ValueError: there are none, one is there twice, one on this machine is missing, or it is a command to run.
+        ValueError: no shards, a duplicate, a missing local shard, or a command in place of a path.
     """
     urls: list[str] = []
     for entry in [path] if isinstance(path, str) else path:
@@ -125,7 +125,7 @@ def find_shards(path: str | list[str]) -> tuple[list[str], list[str]]:
         names = ["/".join(_without_ending(url).split("/")[-parts:]) for url in urls]
         if len(set(names)) == len(names):
             return urls, names
-    raise ValueError(f"two shards have the same name but for its ending, among {', '.join(urls[:3])}")
+    raise ValueError(f"two shards differ only in their extensions, among {', '.join(urls[:3])}")
 
 
 def _found(pattern: str) -> list[str]:
@@ -142,7 +142,7 @@ def _found(pattern: str) -> list[str]:
         if here and not system.isfile(path):
             raise ValueError(f"there is no shard {pattern}")
         return [path if here else pattern]
-    # what is still being written has a hidden name
+    # files that are still being written have hidden names
     found = [name for name in found if not name.rpartition("/")[2].startswith(".")]
     if not found:
         raise ValueError(f"there are no shards at {pattern}")

@@ -1,7 +1,7 @@
-"""Samples out of tar shards in the WebDataset layout, in order, from this machine or through fsspec from another one.
+"""Read samples of tar shards in the WebDataset layout sequentially, locally or through fsspec.
 
-Members that share a name up to its first dot are one sample: `000017.jpg`, `000017.txt`, `000017.json`. Nothing is
-written to disk, and no more than one sample is in memory. What is broken comes out as a sample that says so.
+Members with the same name up to its first dot form a sample: `000017.jpg`, `000017.txt`, `000017.json`. Nothing is
+written to disk, and one sample at a time is in memory. A damaged sample or shard yields a sample with a `problem`.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ _DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, Valu
 
 
 class Place(NamedTuple):
-    """Where to go on in a shard: the byte at which a sample begins (below 0: nowhere), and how many are before it."""
+    """A position in a shard: byte offset of a sample (negative at the end), and number of samples before it."""
 
     offset: int = 0
     number: int = 0
@@ -35,13 +35,13 @@ class Sample:
     """The undecoded files of one record.
 
     Attributes:
-        shard: the shard's name without its ending.
-        key: what the files' names share.
+        shard: the shard's name without extension.
+        key: the common part of the files' names.
         place: where it begins.
         after: where the next one begins.
-        members: content by extension in small letters, without the first dot.
-        problem: reason and remedy where it cannot be used.
-        lost: nothing more can be read of its shard.
+        members: lower-case extension, without the first dot, to content.
+        problem: reason and remedy if it cannot be used.
+        lost: the rest of the shard cannot be read.
     """
 
     shard: str
@@ -60,10 +60,10 @@ def read_samples(
 
     Args:
         url: a path, or an address that fsspec opens.
-        shard: the name that samples carry.
-        start: where to begin; the `after` of a sample that was read before.
-        wanted: by a sample's number in the shard; files of the others are passed over without reading them, where the
-            shard is not compressed.
+        shard: name of the shard in its samples.
+        start: where to begin; the `after` of an earlier sample.
+        wanted: which samples to yield, by number in the shard; files of others are skipped without reading in
+            uncompressed shards.
     """
     number, place, sample = start.number, start, None
     if start.offset < 0:
@@ -75,7 +75,7 @@ def read_samples(
                 file.seek(start.offset)
             archive = tarfile.TarFile(fileobj=file, mode="r")
             while (info := archive.next()) is not None:
-                # the archive would remember every member that it has seen
+                # the archive would keep all members in memory
                 cast(Any, archive).members = []
                 if info.size < 0 or archive.offset <= info.offset:
                     raise tarfile.ReadError(f"{info.name} has a size of {info.size} bytes")
@@ -116,7 +116,7 @@ def _broken(sample: Sample, number: int, error: Exception) -> Sample:
 
 
 def _name(info: tarfile.TarInfo) -> tuple[str, str] | None:
-    """Key and extension of a member; None for folders and for hidden files, which some systems add."""
+    """Key and extension of a member; None for folders and hidden files, which some systems add."""
     folder, _, base = info.name.rpartition("/")
     stem, dot, extension = base.partition(".")
     if info.isdir() or (dot and not stem):
@@ -125,7 +125,7 @@ def _name(info: tarfile.TarInfo) -> tuple[str, str] | None:
 
 
 def _take(archive: tarfile.TarFile, info: tarfile.TarInfo, extension: str, sample: Sample) -> None:
-    """Read a member into its sample, or say there why it is not read."""
+    """Read a member into its sample, or set the sample's problem."""
     parts = re.split(r"[/\\]", info.name)
     if ".." in parts or info.name.startswith(("/", "\\")) or "\0" in info.name or re.match("[A-Za-z]:", info.name):
         sample.problem = (f"the name {info.name!r} leads out of the shard", "Name members relative to the shard.")
@@ -143,7 +143,7 @@ def _take(archive: tarfile.TarFile, info: tarfile.TarInfo, extension: str, sampl
 
 
 def _check_end(file: Any, offset: int) -> None:
-    """Tarfile takes a broken header for the end; a true end is empty or a block of zeros."""
+    """Raise ReadError unless the shard ends properly: tarfile treats a broken header as the end."""
     file.seek(offset)
     rest = file.read(tarfile.BLOCKSIZE)
     if rest.strip(b"\0"):

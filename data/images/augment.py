@@ -1,14 +1,13 @@
-"""Flip, crop and zoom out: a record is changed before its task makes prompt and target, which then follow.
+"""Flip, crop and zoom out: augment a record with its boxes and masks before its task makes prompt and target.
 
-Every step moves whole pixels, so boxes and masks stay exact. All are off unless asked for, and are meant for training.
+Every step moves whole pixels, so boxes and masks stay exact. All are off by default, and are meant for training.
 
-- `flip: 0.5`, a probability. Left and right are exchanged in `captions`, and in `sentences` and names of objects. A
-  record with a text that cannot be rewritten (`openpali.data.images.mirrored_text`), or with written `words`, stays
-  as it is.
-- `crop: [0.7, 1]`, the least and largest share of width and height that is kept. An object of which at least 70 % is
-  inside stays, with what is visible of it; one of which at most 5 % is inside is dropped. A window that leaves another
-  object in between, cuts a written word, drops every object, or drops one that `captions` may speak of, is drawn
-  again; after ten of them the record stays whole.
+- `flip: 0.5`, a probability. Left and right are swapped in `captions`, `sentences` and names of objects. A record with
+  a text that cannot be rewritten (`openpali.data.images.mirrored_text`), or with written `words`, stays as it is.
+- `crop: [0.7, 1]`, the smallest and largest share of width and height to keep. An object stays, clipped, if at least
+  70 % of it is inside, and is dropped if at most 5 % is. A window is drawn again if it leaves an object between these,
+  cuts a written word, drops all objects, or drops one that `captions` may mention; after ten of them the record
+  stays whole.
 - `zoom_out: [1, 2]`: the image at a random place of a grey one that many times as wide and high, which the model's
   image processor shrinks.
 """
@@ -32,7 +31,7 @@ Record = dict[str, Any]
 
 
 class Window(NamedTuple):
-    """A rectangle in pixels of an image; it may reach beyond it."""
+    """A rectangle in pixels of an image; it may reach outside."""
 
     left: int
     top: int
@@ -42,12 +41,12 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Augment:
-    """What may happen to a record.
+    """Random augmentation of a record.
 
     Attributes:
         flip: probability of mirroring.
-        crop: least and largest share of each side to keep, in (0, 1]; None for no crop.
-        zoom_out: least and largest factor by which the image grows, from 1; None for none.
+        crop: smallest and largest share of each side to keep, in (0, 1]; None for no crop.
+        zoom_out: smallest and largest factor by which the canvas grows, from 1 to 8; None for none.
     """
 
     flip: float = 0.0
@@ -61,15 +60,15 @@ class Augment:
         object.__setattr__(self, "zoom_out", _bounds("zoom_out", self.zoom_out, 1.0, 8.0))
 
     def __call__(self, record: Record, rng: random.Random, rewritten: bool = False) -> Record:
-        """The record, changed.
+        """The augmented record.
 
         Args:
             record: with `image`; `objects`, `words` and `captions` follow the image.
-            rng: draws.
-            rewritten: the source writes captions and positions anew, so that they bind nothing.
+            rng: of the random choices.
+            rewritten: the source rewrites captions and positions, so that they limit nothing.
 
         Raises:
-            ValueError: the record has several images, or a prompt and target of its own, which cannot be followed.
+            ValueError: the record has several images, or a prompt and target of its own.
         """
         if "image" not in record or "suffix" in record:
             raise ValueError(
@@ -95,7 +94,7 @@ def _bounds(name: str, value: Any, lowest: float, highest: float) -> tuple[float
 
 
 def flipped(record: Record) -> Record:
-    """The record mirrored; unchanged when one of its texts cannot be rewritten, or when it has written words."""
+    """The mirrored record; the record itself if a text cannot be rewritten, or if it has written words."""
     if record.get("words"):
         return record
     captions = _mirrored_texts(record.get("captions") or {}, strict=True)
@@ -121,7 +120,7 @@ def _mirrored_object(item: Record) -> Record | None:
 
 
 def _mirrored_texts(texts: dict[str, Any], strict: bool) -> dict[str, Any] | None:
-    """Texts by language, each one or a list. When not strict, what cannot be rewritten stays: a name has no side."""
+    """Texts by language, each a text or a list; None if one cannot be rewritten, which stays when not strict."""
     changed: dict[str, Any] = {}
     for language, value in texts.items():
         several = [value] if isinstance(value, str) else list(value)
@@ -134,20 +133,20 @@ def _mirrored_texts(texts: dict[str, Any], strict: bool) -> dict[str, Any] | Non
 
 
 def cropped(record: Record, shares: tuple[float, float], rng: random.Random) -> Record:
-    """A window of the record; the record itself when ten windows fit badly."""
+    """The record cropped to a random window; the record itself when ten windows are unsuitable."""
     width, height = record["image"].size
     for _ in range(_TRIES):
         share = rng.uniform(*shares)
         wide, high = max(round(share * width), 1), max(round(share * height), 1)
         window = Window(rng.randint(0, width - wide), rng.randint(0, height - high), wide, high)
-        found = seen_through(window, record)
+        found = crop_to(window, record)
         if found is not None:
             return found
     return record
 
 
-def seen_through(window: Window, record: Record) -> Record | None:
-    """What is seen of a record through a window within its image; None when the window fits badly."""
+def crop_to(window: Window, record: Record) -> Record | None:
+    """The record cropped to a window within its image; None when the window is unsuitable."""
     size = record["image"].size
     shares = [_share_inside(item, window, size) for item in record.get("objects", ())]
     if any(_DROPPED < share < _KEPT for share in shares):
@@ -157,7 +156,7 @@ def seen_through(window: Window, record: Record) -> Record | None:
     words = [_moved(word, window, size) for word in record.get("words", ())]
     whole = all(_box_share(word["box"], window, size) > 1 - _TOLERANCE for word in record.get("words", ()))
     dropped = len(shares) - len(objects)
-    # without objects nobody knows what captions speak of
+    # without objects captions cannot be checked
     bound = record.get("captions") and (dropped or not objects)
     if not whole or bound or (dropped and not objects):
         return None
@@ -167,7 +166,7 @@ def seen_through(window: Window, record: Record) -> Record | None:
 
 
 def _share_inside(item: Record, window: Window, size: tuple[int, int]) -> float:
-    """The share of an object that a window shows: of its mask's pixels if the window cuts its box, else of its box."""
+    """The share of an object in a window: of its mask's pixels if the window cuts its box, else of its box."""
     share = _box_share(item["box"], window, size)
     if item.get("mask") is None or share in (0.0, 1.0):
         return share
@@ -191,19 +190,19 @@ def _box_in(box: Box, window: Window, size: tuple[int, int]) -> Box:
 
 
 def _moved(item: Record, window: Window, size: tuple[int, int]) -> Record:
-    """An object or word in a window of the image, or in a larger image around it."""
+    """An object or word in coordinates of a window, which may be larger than the image."""
     changed = _unplaced(item) | _with_mask(item, lambda mask: _view(mask, window))
     box = _box_in(item["box"], window, size)
     x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in (box.x0, box.y0, box.x1, box.y1))
     clipped = Box(x0, y0, x1, y1, box.label)
     if clipped != box and changed.get("mask") is not None and _box_share(item["box"], window, size) < 1:
-        # what is left of a shape may be smaller than what is left of its box
+        # the visible mask may be smaller than the clipped box
         clipped = mask_box(mask_array(changed["mask"]), box.label)
     return changed | {"box": clipped}
 
 
 def _unplaced(item: Record) -> Record:
-    """The object without the word for its position, which a source that retells writes anew."""
+    """The object without `position`, which a `RewritableSource` sets again."""
     return {key: value for key, value in item.items() if key != "position"}
 
 
@@ -212,7 +211,7 @@ def _less_visible(item: Record, share: float) -> Record:
 
 
 def _view(mask: np.ndarray, window: Window) -> np.ndarray:
-    """What a window shows of `bool[H, W]`, and nothing beyond its edges."""
+    """The part of `bool[H, W]` in a window, padded with False outside."""
     left, top, width, height = window
     seen = mask[max(top, 0) : top + height, max(left, 0) : left + width]
     before = (max(-top, 0), max(-left, 0))
@@ -221,7 +220,7 @@ def _view(mask: np.ndarray, window: Window) -> np.ndarray:
 
 
 def _with_mask(item: Record, change: Any) -> dict[str, MaskLike]:
-    """The changed mask of an object that has one, made when it is needed."""
+    """The changed mask of an object that has one, computed on access."""
     mask = item.get("mask")
     return {} if mask is None else {"mask": LazyMask(lambda: np.ascontiguousarray(change(mask_array(mask))))}
 

@@ -1,6 +1,6 @@
-"""ImageFolder that were seen before: known by their file, and not decoded unless somebody looks at their pixels.
+"""Images that were decoded in an earlier run: size and key are known, and pixels are decoded on first use.
 
-A file is taken for the same as long as its path, its size in bytes and the time of its last change are.
+A file counts as unchanged while its path, size in bytes and modification time are the same.
 """
 
 import json
@@ -19,7 +19,7 @@ FileState = tuple[str, int, int, int | None]
 
 
 def image_key(image: Image.Image) -> bytes:
-    """What tells an image from others: its mode, size and pixels. Of an image not looked at, what is known of it."""
+    """Hash of an image's mode, size and pixels; for an undecoded `LazyImage` the known one."""
     if isinstance(image, LazyImage) and not image.decoded:
         return image.key
     digest = blake2b(f"{image.mode} {image.size}".encode(), digest_size=KEY_BYTES)
@@ -28,11 +28,11 @@ def image_key(image: Image.Image) -> bytes:
 
 
 class LazyImage(Image.Image):
-    """An RGB image whose size and key are known; as with Pillow's own files, `load` reads the pixels.
+    """An RGB image of known size and key; as with Pillow's own files, `load` decodes the pixels.
 
     Attributes:
         key: `image_key` of the file's pixels.
-        decoded: whether somebody looked at the pixels, and may have drawn on them.
+        decoded: whether the pixels were accessed, and may have been changed.
     """
 
     def __init__(self, path: Path, decode_size: int | None, size: tuple[int, int], key: bytes):
@@ -41,7 +41,7 @@ class LazyImage(Image.Image):
         self.path, self.decode_size, self.key, self.decoded = path, decode_size, key, False
 
     def load(self) -> Any:
-        """Decode, the first time."""
+        """Decode on the first call."""
         if not self.decoded:
             self.im = decode_image(self.path, self.decode_size).im
             self.decoded = True
@@ -49,10 +49,10 @@ class LazyImage(Image.Image):
 
 
 class ImageFiles:
-    """What was seen in which file, kept in a file of lines to which any number of processes may add.
+    """Sizes and keys of image files, in a file of lines that several processes can append to.
 
     Args:
-        path: of that file.
+        path: of the file of lines.
     """
 
     def __init__(self, path: Path):
@@ -62,29 +62,29 @@ class ImageFiles:
             try:
                 name, changed, length, decode_size, width, height, key = json.loads(line)
             except ValueError:
-                # torn by a kill
+                # an incomplete line of a killed process
                 continue
             self.known[name, changed, length, decode_size] = (width, height), bytes.fromhex(key)
 
     def recall(self, path: Path, decode_size: int | None) -> Image.Image | None:
-        """The image of a file that was seen as it is now."""
+        """The image of a file that is unchanged since `remember`; None for any other."""
         found = self.known.get(state_of(path, decode_size))
         return None if found is None else LazyImage(path, decode_size, *found)
 
     def remember(self, path: Path, decode_size: int | None, image: Image.Image) -> None:
-        """Note what a file holds, before anybody draws on it."""
+        """Store size and key of a freshly decoded file."""
         state, key = state_of(path, decode_size), image_key(image)
         self.known[state] = image.size, key
         self.path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            # after a line that a kill has torn there must be a new one
+            # begins with a line break, since a killed process may have left an incomplete line
             os.write(handle, ("\n" + json.dumps([*state, *image.size, key.hex()])).encode())
         finally:
             os.close(handle)
 
 
 def state_of(path: Path, decode_size: int | None) -> FileState:
-    """What tells a file from a changed one."""
+    """Path, modification time, size and decode size of a file."""
     stat = path.stat()
     return str(path.absolute()), stat.st_mtime_ns, stat.st_size, decode_size

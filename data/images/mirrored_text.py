@@ -1,9 +1,8 @@
-"""Left and right exchanged in a text, for an image that has been mirrored.
+"""Swap left and right in a text, for a mirrored image.
 
-A language has pairs of words to exchange, and expressions in whose presence a text is refused: those where the words
-mean something else ("right next to", 左右 for "about"), and what a mirror breaks for good (clock hands, digits and
-quoted letters). Of some languages only the words are known, not how to exchange them: their texts pass when they say
-nothing of sides. Texts of all other languages are refused.
+A language has pairs of words to swap, and expressions for which a text is rejected: where the words mean something
+else ("right next to", 左右 for "about"), and what cannot be mirrored (clock hands, digits and quoted letters). For
+some languages only the words are known: their texts pass without these words. Other languages are rejected.
 """
 
 import re
@@ -18,14 +17,14 @@ _WORDS: dict[str, Pairs] = {
     "it": (("sinistra", "destra"), ("sinistro", "destro"), ("sinistre", "destre"), ("sinistri", "destri")),
     "id": (("kiri", "kanan"),),
 }
-"""Words between spaces or marks."""
+"""Whole words."""
 
 _PARTS: dict[str, Pairs] = {
     "zh": (("左", "右"),),
     "ja": (("左", "右"),),
     "ko": (("왼쪽", "오른쪽"), ("왼편", "오른편")),
 }
-"""Parts of words, in scripts without spaces or with endings that are the same for both."""
+"""Parts of words, in scripts without spaces or where both words take the same endings."""
 
 _MARKS = r"""["“”„«»「」『』]|\d(?!(?:st|nd|rd|th)\b)"""
 _REFUSED = {
@@ -52,7 +51,7 @@ _SIDES = {
 
 
 def mirrored(text: str, language: str) -> str | None:
-    """The text for the mirrored image, or None when it cannot be told.
+    """The text for the mirrored image, or None when it is not known.
 
     >>> mirrored("The dog on the left, right of a cat", "en")
     'The dog on the right, left of a cat'

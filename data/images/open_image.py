@@ -1,4 +1,4 @@
-"""Open an image from anywhere on this machine, and say plainly what is wrong with one that cannot be used."""
+"""Open an image from a path, bytes or an array as upright RGB, with a clear error for an unusable one."""
 
 import io
 import re
@@ -19,8 +19,8 @@ from openpali.modeling.user_errors import UserError
 
 MIN_SIDE = 4
 DRAFT_MARGIN = 2
-"""How much longer than needed the sides of a JPEG decoded at reduced size stay. At 1, the means of blocks that the
-decoder makes would stand in for the final filter, and photographs would visibly lose detail."""
+"""Factor by which a JPEG decoded at reduced size is larger than needed. At 1, the decoder's block means would replace
+the final filter, and photographs would visibly lose detail."""
 
 ImageSource: TypeAlias = str | Path | bytes | Image.Image | np.ndarray
 
@@ -33,11 +33,11 @@ _DECODE_ERRORS = (OSError, SyntaxError, ValueError, IndexError, EOFError, KeyErr
 
 
 class BadImage(UserError, ValueError):
-    """An image that cannot be used. The message says why and what to do about it."""
+    """An image that cannot be used. The message has the reason and the remedy."""
 
 
 class ImageMemory(Protocol):
-    """What knows the images of files that were decoded before (`openpali.data.images.lazy_image`)."""
+    """A cache of images of files that were decoded before (`openpali.data.images.lazy_image`)."""
 
     def recall(self, path: Path, decode_size: int | None) -> Image.Image | None: ...  # noqa: D102
 
@@ -49,7 +49,7 @@ _memory: ContextVar[ImageMemory | None] = ContextVar("memory of images", default
 
 @contextmanager
 def remembered(memory: ImageMemory) -> Iterator[None]:
-    """Have [`load_image`] ask a memory first, and tell it what it decodes."""
+    """Make [`load_image`] look images up in a memory, and store there what it decodes."""
     token = _memory.set(memory)
     try:
         yield
@@ -62,9 +62,9 @@ def load_image(source: ImageSource, decode_size: int | None = None) -> Image.Ima
 
     Args:
         source: a path, encoded bytes, a PIL image, or `uint8[H, W]`, `uint8[H, W, 3]` or `uint8[H, W, 4]`.
-        decode_size: side in pixels to which the image will be resized. A JPEG file is then decoded at a half, a
-            quarter or an eighth of its size where both sides stay at least twice as long, which saves most of the
-            work on a photograph. After the resizing it differs by about as much as if it had been saved once more.
+        decode_size: side in pixels to which the image will be resized. A JPEG is then decoded at a half, a quarter or
+            an eighth of its size while both sides stay at least twice as long, which saves most of the work on a
+            photograph. The difference after resizing is about that of saving it once more.
 
     Raises:
         BadImage: missing, unreadable, truncated, below `MIN_SIDE` on a side or above `MAX_PIXELS`.
@@ -81,12 +81,12 @@ def load_image(source: ImageSource, decode_size: int | None = None) -> Image.Ima
 
 
 def decode_image(source: ImageSource, decode_size: int | None) -> Image.Image:
-    """What [`load_image`] answers, whatever is remembered."""
+    """[`load_image`] without the memory."""
     image, name = _open(source)
     _check_size(image.size, name)
     try:
         if decode_size is not None:
-            # does nothing for other formats
+            # no effect on other formats
             image.draft(None, (DRAFT_MARGIN * decode_size, DRAFT_MARGIN * decode_size))
         return _to_rgb(ImageOps.exif_transpose(image), image)
     except UnknownRange as error:
@@ -159,7 +159,7 @@ def _unreadable(source: str | Path | bytes, error: Exception) -> str:
     if known:
         return f"it begins as {known} and is damaged. Copy it again from its origin."
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<svg", b"{")):
-        return "unknown format: it is text, perhaps what a server answered. Download the image again."
+        return "unknown format: it is text, perhaps an error page of a server. Download the image again."
     return "unknown format. Convert it to PNG or JPEG."
 
 
@@ -189,7 +189,7 @@ def _too_large(name: str, size: str) -> str:
 
 
 def _to_rgb(image: Image.Image, stored: Image.Image) -> Image.Image:
-    """Transparency becomes white; grey of more than 8 bits keeps its range rather than saturating."""
+    """RGB on white for transparent images; grey of more than 8 bits is rescaled, not clipped."""
     mode: Any = image.mode
     if is_wide(mode):
         return to_eight_bits(image, stored).convert("RGB")

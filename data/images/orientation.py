@@ -1,7 +1,7 @@
-"""Photographs that EXIF turns: annotations for the image as it is stored become those of the image upright.
+"""EXIF orientation: turn annotations of an image as it is stored into those of the upright image.
 
-ImageFolder are always shown to a model upright. Some annotation tools show them as they are stored, so that boxes and
-masks have to be turned along. The numbers are those of EXIF's tag Orientation; 1 is upright already.
+Models always get upright images. Some annotation tools show images as stored, so that boxes and masks have to be
+turned. Numbers are those of EXIF's tag Orientation; 1 is upright.
 """
 
 import io
@@ -24,7 +24,7 @@ Size = tuple[int, int]
 
 
 def check_frame(frame: str) -> str:
-    """The frame itself. Raises ValueError for one that there is not."""
+    """The frame itself. Raises ValueError for an unknown one."""
     if frame not in FRAMES:
         raise ValueError(f"orientation is one of {', '.join(FRAMES)}, not {frame!r}")
     return frame
@@ -34,7 +34,7 @@ def stored_size(source: Path | bytes) -> tuple[Size, int]:
     """Width and height as an image is stored, and its orientation, from the header alone.
 
     Raises:
-        BadImage: it is no image that can be used.
+        BadImage: the image cannot be used.
     """
     size = image_size(source)
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
@@ -43,20 +43,20 @@ def stored_size(source: Path | bytes) -> tuple[Size, int]:
 
 
 def turned_size(size: Size, orientation: int) -> Size:
-    """Width and height after turning, or before."""
+    """Width and height after turning; its own inverse."""
     width, height = size
     return (height, width) if orientation in _SIDEWAYS else size
 
 
 def turned_box(box: Box, orientation: int) -> Box:
-    """A box of the image as it is stored, on the image upright."""
+    """A box of the stored image in the upright image."""
     corners = [_turned_point(*point, orientation) for point in ((box.x0, box.y0), (box.x1, box.y1))]
     (left, right), (top, bottom) = (sorted(values) for values in zip(*corners))
     return Box(left, top, right, bottom, box.label)
 
 
 def turned_mask(mask: LazyMask | None, orientation: int) -> LazyMask | None:
-    """Likewise the mask; it is made when it is looked at."""
+    """A mask of the stored image in the upright image, computed on access."""
     if mask is None or orientation == UPRIGHT:
         return mask
     return LazyMask(partial(_turned_array, mask, orientation))

@@ -1,10 +1,10 @@
-"""ImageFolder to `pixel_values` with a fraction of the work of an image processor's own call.
+"""Convert images to `pixel_values`, faster than the stock image processor.
 
-The stock call turns every image into an array, back into an image, and through float64 on its way to float32. Here
-an image is resized once and written once, into the batch's own tensor. `exact` keeps Pillow's resizing, and values
-that are those of the stock call within 1e-6. Without it torch resizes, three to seven times as fast: that is what the
-stock call does where torchvision is installed, to the last bit. It differs from Pillow by one of 255 levels, at 448
-pixels and above by at most two, on about one in a hundred values of a photograph or fewer.
+The stock call converts every image to an array, back to an image, and through float64 to float32. Here an image is
+resized once and written once, into the tensor of the batch. `exact` keeps Pillow's resizing and equals the stock call
+within 1e-6. Otherwise torch resizes, three to seven times as fast and bit for bit as the stock call with torchvision;
+that differs from Pillow by one of 255 levels (two at 448 pixels and above) in about 1 % of a photograph's values or
+fewer.
 """
 
 import copy
@@ -28,14 +28,14 @@ _TORCH_MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC:
 
 
 class FastImageProcessor:
-    """In the place of SigLIP's image processor, whose settings it follows.
+    """A faster SigLIP image processor with the settings of the stock one.
 
-    What it does not know goes to the stock call: another class, other steps than resizing to a fixed size, rescaling
-    and normalising, options of the call, and images that are not RGB images of Pillow.
+    It falls back to the stock call for another class, other steps than resizing to a fixed size, rescaling and
+    normalising, options of the call, and images other than RGB images of Pillow.
     """
 
     def __init__(self, image_processor: Any, exact: bool = True) -> None:
-        """Stand in for an image processor.
+        """Wrap an image processor.
 
         Args:
             image_processor: of the model.
@@ -45,11 +45,11 @@ class FastImageProcessor:
         self.valid_kwargs = image_processor.valid_kwargs
 
     def fetch_images(self, images: Any) -> Any:
-        """Addresses and paths as images."""
+        """Load the images of addresses and paths."""
         return self.stock.fetch_images(images)
 
     def __call__(self, images: Any, **options: Any) -> BatchFeature:
-        """`pixel_values`: float[n, 3, H, W], a tensor unless the stock call had to make another form."""
+        """`pixel_values`: float[n, 3, H, W]; the type of the stock call where that is the fallback."""
         listed = [images] if isinstance(images, Image.Image) else images
         if self._knows(options) and listed and all(_is_rgb(image) for image in listed):
             return BatchFeature({"pixel_values": self.pixel_values(listed)})
@@ -67,7 +67,7 @@ class FastImageProcessor:
                 resized = pixels(image.resize((width, height), stock.resample))
             else:
                 resized = interpolate(pixels(image)[None], (height, width), mode=mode, antialias=True)[0]
-            # one image at a time, while it is in the processor's cache
+            # one image at a time, while it is in the CPU's cache
             values.copy_(resized[:3]).mul_(scale).add_(shift)
         return batch
 
@@ -84,7 +84,7 @@ class FastImageProcessor:
 
 
 def with_fast_images(processor: Any, exact: bool = True) -> Any:
-    """A processor of PaLI-3 or PaliGemma, the same but for the speed of its images; others as they are."""
+    """A copy of a PaLI-3 or PaliGemma processor with `FastImageProcessor`; any other processor itself."""
     if not isinstance(processor, PrefixSuffixProcessor):
         return processor
     faster = copy.copy(processor)
@@ -93,8 +93,7 @@ def with_fast_images(processor: Any, exact: bool = True) -> Any:
 
 
 def _empty(*shape: int) -> torch.Tensor:
-    """float32, to be written. In a loader worker it lies in the memory that is shared with the training process, as
-    in torch's own collate function, and is not copied there afterwards."""
+    """An uninitialised float32 tensor; in a loader worker in shared memory, as in torch's collate, to save a copy."""
     if get_worker_info() is None:
         return torch.empty(shape)
     storage = torch.UntypedStorage._new_shared(torch.float32.itemsize * math.prod(shape))
@@ -108,17 +107,17 @@ def _is_rgb(image: Any) -> bool:
 
 
 def pixels(image: Image.Image) -> torch.Tensor:
-    """uint8[3 or 4, H, W] of an RGB image: a copy, or as it lies in memory, where a fourth channel means nothing."""
+    """uint8[3 or 4, H, W] of an RGB image: a copy, or a view of its memory, whose fourth channel is unused."""
     try:
         flat = torch.from_dlpack(pyarrow.array(image).flatten())
     except ValueError:
-        # above four million pixels Pillow keeps an image in several pieces
+        # Pillow stores an image of more than four million pixels in several blocks
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
     return flat.reshape(image.height, image.width, 4).permute(2, 0, 1)
 
 
 def _scale_and_shift(stock: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """float[3, 1, 1] each: rescaling, and normalising if it is wanted, as one multiplication and one addition."""
+    """float[3, 1, 1] each: rescaling and optional normalising as one multiplication and one addition."""
     mean = torch.tensor(stock.image_mean if stock.do_normalize else [0.0], dtype=torch.float64)
     std = torch.tensor(stock.image_std if stock.do_normalize else [1.0], dtype=torch.float64)
     scale, shift = stock.rescale_factor / std, -mean / std

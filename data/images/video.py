@@ -1,7 +1,7 @@
 """Frames of a clip: a video file, or a folder of images in the order of their names.
 
-To the models each frame is an image of its own, and a clip up to 16 images, as PaLI-3 and PaliGemma are tuned on
-video. Video files need PyAV: `pip install "openpali[video]"`.
+For the models each frame is an image, and a clip is up to 16 images, as in the video fine-tuning of PaLI-3 and
+PaliGemma. Video files need PyAV: `pip install "openpali[video]"`.
 """
 
 import contextlib
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_FRAMES = 256
 
-# containers that hold their own frames: playlists would open other files and addresses
+# containers with their own frames; playlists could open other files and addresses
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,gif,flv,asf,ogg"
-_JUMP = 2.0  # seconds: where a file has no index, decoding this far costs about as much as seeking
+_JUMP = 2.0  # seconds that cost about as much to decode as a seek, for files without an index
 _SLACK = 1.0  # seconds by which a header may overstate the length
 
 
 class BadVideo(ValueError):
-    """A clip that cannot be used. The message says why and what to do about it."""
+    """A clip that cannot be used. The message has the reason and the remedy."""
 
 
 @dataclass(frozen=True)
 class FrameSampling:
-    """Which moments of a clip become frames.
+    """The times at which frames are taken.
 
     Attributes:
         num_frames: of every clip; a short clip repeats frames.
-        stride: seconds from one frame to the next, from the start of the clip, whose last frame repeats where it is
-            too short. None spreads the frames over the whole clip: the middles of `num_frames` equal parts.
+        stride: seconds between frames, from the start of the clip; the last frame of a short clip repeats. None
+            spreads the frames over the whole clip: the middles of `num_frames` equal intervals.
     """
 
     num_frames: int = 16
@@ -57,7 +57,7 @@ class FrameSampling:
             raise ValueError(f"stride is a number of seconds above 0, not {self.stride}")
 
     def times(self, start: float, end: float) -> list[float]:
-        """Seconds of each frame, rising, in [start, end)."""
+        """Times of the frames in seconds, increasing, in [start, end)."""
         if self.stride is None:
             step = (end - start) / self.num_frames
             return [start + (number + 0.5) * step for number in range(self.num_frames)]
@@ -73,19 +73,18 @@ def read_clip(
     frame_rate: float | None = None,
     decode_size: int | None = None,
 ) -> list[Image.Image]:
-    """The frames of a clip that a sampling asks for, as RGB, upright.
+    """The sampled frames of a clip, as upright RGB.
 
-    A file is not decoded as a whole: between frames far apart it is entered anew at the nearest key frame.
+    A file is not decoded as a whole: between distant frames it seeks to the nearest key frame.
 
     Args:
         path: a video file, or a folder of images.
-        sampling: which moments.
-        start: where the clip begins, in seconds of the file.
-        end: where it ends; by default where the file does.
-        frame_rate: images a second of a folder, without which it has no times, and `start`, `end` and a stride
-            count images instead.
-        decode_size: side in pixels to which frames will be resized; larger ones are shrunk by a whole factor, with
-            margin (`openpali.data.images.open_image.load_image`). 16 frames of a 4K film take 400 MB otherwise.
+        sampling: the times of the frames.
+        start: of the clip, in seconds of the file.
+        end: of the clip; by default that of the file.
+        frame_rate: images per second of a folder. Without it, `start`, `end` and the stride count images.
+        decode_size: side in pixels to which frames will be resized; larger ones are shrunk by an integer factor, with
+            a margin (`openpali.data.images.open_image.load_image`). 16 frames of a 4K film take 400 MB otherwise.
 
     Raises:
         BadVideo: missing, unreadable, truncated, of unusable size, or shorter than `start`.
@@ -109,7 +108,7 @@ def read_clip(
 
 
 def frame_rate(path: str | Path) -> float:
-    """Frames a second of a video file, on average. Raises BadVideo when it holds none, ImportError without PyAV."""
+    """Average frames per second of a video file. Raises BadVideo when it has no video, ImportError without PyAV."""
     if not Path(path).is_file():
         raise BadVideo(f"{path} does not exist. Check the path and the folder that it is relative to.")
     try:
@@ -123,7 +122,7 @@ def frame_rate(path: str | Path) -> float:
         reason = f"{path} cannot be opened ({error.strerror}). Play it to see whether it is whole, or convert it."
         raise BadVideo(reason) from error
     if not rate:
-        raise BadVideo(f"{path} does not say how many frames a second it has. Convert it.")
+        raise BadVideo(f"{path} does not declare its frame rate. Convert it.")
     return float(rate)
 
 
@@ -145,7 +144,7 @@ def _read_stream(
     if not container.streams.video:
         raise BadVideo(f"{path} holds no video. Give a file with images in it.")
     stream = container.streams.video[0]
-    # loader workers are as many as there are cores
+    # one thread: loader workers use the other cores
     stream.thread_count = 1
     _check_size(stream.width, stream.height, path)
     times = sampling.times(*_range(start, end, _length(container, stream), path))
@@ -160,16 +159,16 @@ def _read_stream(
 
 
 def _range(start: float, end: float | None, length: float, path: Path) -> tuple[float, float]:
-    """Where a clip begins and ends within what there is."""
+    """Start and end of a clip within a file of some length. Raises BadVideo for an empty clip."""
     last = length if end is None else min(end, length)
     if not 0 <= start < last:
-        asked = f"{start:g}" + ("" if end is None else f" to {end:g}")
-        raise BadVideo(f"{path} is {length:g} long, which leaves nothing of {asked}. Mend start and end.")
+        span = f"{start:g}" + ("" if end is None else f" to {end:g}")
+        raise BadVideo(f"{path} is {length:g} long, which leaves nothing of {span}. Fix start and end.")
     return start, last
 
 
 def _length(container: "InputContainer", stream: "VideoStream") -> float:
-    """Seconds from the first frame to the end, by the header, or else by reading all packets without decoding."""
+    """Seconds from the first frame to the end, by the header, else by reading all packets without decoding."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     if container.duration:
@@ -184,36 +183,36 @@ def _origin(stream: "VideoStream") -> float:
 
 
 class _Reader:
-    """The frames of a stream at rising times."""
+    """The frames of a stream at increasing times."""
 
     def __init__(self, container: "InputContainer", stream: "VideoStream", path: Path) -> None:
         self.container, self.stream, self.path = container, stream, path
         self.tick = float(stream.time_base or 1)
-        self._go_on()
+        self._restart()
 
     def frame_at(self, time: float) -> "VideoFrame":
-        """The frame that is seen at a time in seconds, the last one after the end."""
+        """The frame shown at a time in seconds; after the end the last one."""
         target = math.floor((time + _origin(self.stream)) / self.tick + 1e-6)
         if self._is_worth_a_jump(target):
             from av.error import FFmpegError
 
-            # a file that cannot be entered in the middle is decoded from where it is
+            # a file that cannot seek is decoded from the current position
             with contextlib.suppress(FFmpegError):
                 self.container.seek(target, stream=self.stream)
-                self._go_on()
+                self._restart()
         while self.following is not None and (self.shown is None or _moment(self.following) <= target):
             self.shown, self.following = self.following, next(self.frames, None)
         self._check(time, target)
         assert self.shown is not None
         return self.shown
 
-    def _go_on(self) -> None:
+    def _restart(self) -> None:
         self.frames = decoded(self.container, self.stream)
         self.shown: VideoFrame | None = None
         self.following: VideoFrame | None = next(self.frames, None)
 
     def _is_worth_a_jump(self, target: int) -> bool:
-        """Whether a key frame lies between where decoding is and the target."""
+        """Whether a key frame lies between the current frame and the target."""
         if self.following is None:
             return False
         here, index = _moment(self.following), self.stream.index_entries
@@ -236,7 +235,7 @@ class _Reader:
 
 
 def decoded(container: "InputContainer", stream: "VideoStream") -> "Iterator[VideoFrame]":
-    """The frames of a stream from where the container is, in the order of showing."""
+    """The frames of a stream from the container's position, in display order."""
     yield from container.decode(stream)
 
 
@@ -283,5 +282,5 @@ def _read_folder(
 
 
 def _natural(name: str) -> list[Any]:
-    """A key that has frame10 after frame9."""
+    """A sort key that puts frame10 after frame9."""
     return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", name)]

@@ -1,4 +1,4 @@
-"""The mask VQ-VAE that tasks write and read masks with: loaded once in each process, when it is first needed."""
+"""The mask tokenizer (VQ-VAE) of tasks with masks, loaded once in each process on first use."""
 
 import functools
 from pathlib import Path
@@ -18,23 +18,23 @@ DEFAULT_CODEC = "outputs/mask-vqvae"
 
 _REMEDY = (
     "`make mask-vqvae` trains one on the built-in drawings, `python -m openpali.scripts.convert_mask_vqvae vae-oid.npz"
-    f" {DEFAULT_CODEC}` converts the authors' (PaliGemma's tokens mean what that one says), and --codec, or the option"
+    f" {DEFAULT_CODEC}` converts that of big_vision (which PaliGemma's tokens refer to), and --codec, or the option"
     " `codec` of a task, names another folder or a Hub name."
 )
 
 
 def load_codec(name: str) -> MaskVQVAE:
-    """The codec of a folder or Hub name, on the CPU.
+    """The mask tokenizer of a folder or Hub name, on the CPU.
 
     Raises:
-        ValueError: there is none, or it is another model; the message says how to make one.
+        ValueError: there is none, or it is another model; the message has the commands that make one.
     """
     path = Path(name)
     is_folder = (path / "config.json").is_file()
     if not is_folder and (path.is_absolute() or name.startswith((".", "outputs/")) or name.count("/") != 1):
         raise ValueError(f"there is no mask codec at {name}: {_REMEDY}")
     try:
-        # the same name means another folder from elsewhere
+        # a relative name depends on the working directory
         return _loaded(str(path.resolve()) if is_folder else name)
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{name} cannot be loaded as a mask codec ({error}): {_REMEDY}") from error
@@ -47,12 +47,12 @@ def _loaded(name: str) -> MaskVQVAE:
 
 
 def write_masks(codec: str, items: Objects, boxes: list[Box]) -> tuple[str, tuple[dict[str, Any], ...]]:
-    """The text of objects of a record, and their masks as run lengths; empty where there are none.
+    """The target text of objects, and their masks as RLE; both empty without objects.
 
     Args:
         codec: folder or Hub name.
         items: objects whose masks have a pixel.
-        boxes: of each of them, with the label to write, which may be empty.
+        boxes: one for each, with the label to write, which may be empty.
     """
     if not items:
         return "", ()
@@ -64,14 +64,14 @@ def write_masks(codec: str, items: Objects, boxes: list[Box]) -> tuple[str, tupl
 
 
 def _place(box: Box, mask: np.ndarray) -> LocatedBox:
-    """The box, or the tightest one around the mask when its edges, rounded to pixels, have nothing between them."""
+    """The box, or the box around the mask where the former is empty when rounded to pixels."""
     height, width = mask.shape
     left, top, right, bottom = (round(edge) for edge in located(box).pixel_xyxy(width, height))
     return located(box if left < right and top < bottom else mask_box(mask))
 
 
 def read_masks(codec: str, text: str, example: Example) -> list[dict[str, Any]]:
-    """`{"box": [x0, y0, x1, y1], "label", "mask": run lengths}` of each mask in a model's text; no text raises."""
+    """`{"box": [x0, y0, x1, y1], "label", "mask": RLE}` of each mask in generated text; no text raises."""
     width, height = example.images[0].size
     found = load_codec(codec).read(text, height, width)
     return [
@@ -81,5 +81,5 @@ def read_masks(codec: str, text: str, example: Example) -> list[dict[str, Any]]:
 
 
 def true_masks(example: Example) -> list[dict[str, Any]]:
-    """The same of an example's own boxes and masks."""
+    """The ground truth of an example in the form of `read_masks`."""
     return [box_dict(box) | {"mask": mask} for box, mask in zip(example.boxes, example.masks, strict=True)]

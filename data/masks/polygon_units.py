@@ -1,4 +1,4 @@
-"""Segmentations and the boxes of the same objects: do they speak of the same place, or of other units?"""
+"""Compare segmentations with the boxes of the same objects: same place, and same units?"""
 
 from collections.abc import Callable, Sequence
 from statistics import fmean
@@ -11,14 +11,14 @@ from openpali.data.masks.rle import checked_polygon, checked_runs
 # left, top, right, bottom in pixels
 Edges = tuple[float, float, float, float]
 
-LEAST_OVERLAP = 0.3  # of the box around an outline with the object's own box; both of things seen in part differ
-_CLOSE = 3.0  # pixels by which the edges of something tiny may differ
-MOST_PAIRS = 5_000  # that say in which units all are
+LEAST_OVERLAP = 0.3  # IoU of the box around a segmentation and the object's box; they differ under occlusion
+_CLOSE = 3.0  # pixels that the edges of tiny objects may differ
+MOST_PAIRS = 5_000  # sample from which the units are judged
 _ALIKE, _BETTER = 0.8, 0.1
 
 
-def outline_edges(segmentation: Any) -> Edges | None:
-    """The box around polygons or run lengths that are none that is wrong; None where they cover nothing."""
+def segmentation_edges(segmentation: Any) -> Edges | None:
+    """The box around valid polygons or a valid RLE; None where they cover nothing."""
     if isinstance(segmentation, dict):
         return _run_edges(segmentation)
     if not segmentation:
@@ -32,7 +32,7 @@ def _run_edges(rle: dict[str, Any]) -> Edges | None:
     height = rle["size"][0]
     ends = np.cumsum(checked_runs(rle))
     starts, ends = ends[0:-1:2], ends[1::2]
-    # the runs of pixels inside, those of no length left out
+    # runs of pixels inside, without empty ones
     starts, ends = starts[ends > starts], ends[ends > starts] - 1
     if not len(starts):
         return None
@@ -42,9 +42,9 @@ def _run_edges(rle: dict[str, Any]) -> Edges | None:
     return left, int((starts % height).min()), right, int((ends % height).max()) + 1
 
 
-def same_place(outline: Edges, box: Edges) -> bool:
-    """Whether the box around an outline is roughly the object's box."""
-    return overlap(outline, box) >= LEAST_OVERLAP or all(abs(a - b) <= _CLOSE for a, b in zip(outline, box))
+def same_place(mask: Edges, box: Edges) -> bool:
+    """Whether the box around a segmentation is roughly the object's box."""
+    return overlap(mask, box) >= LEAST_OVERLAP or all(abs(a - b) <= _CLOSE for a, b in zip(mask, box))
 
 
 def overlap(a: Edges, b: Edges) -> float:
@@ -56,18 +56,18 @@ def overlap(a: Edges, b: Edges) -> float:
 
 
 def other_units(pairs: Sequence[tuple[Edges, Edges, tuple[int, int]]]) -> str:
-    """In which units outlines fit their boxes, where they do not as they are; "" where they do, or never do.
+    """The units in which segmentations fit their boxes, if those are not pixels; "" if they are or none fits.
 
     Args:
-        pairs: edges of an outline and of its box, and width and height of the image.
+        pairs: edges of a segmentation and of its box, and width and height of the image.
     """
     some = pairs[:: max(1, len(pairs) // MOST_PAIRS)]
     if not some:
         return ""
-    given = fmean(overlap(outline, box) for outline, box, _ in some)
-    scores = {what: fmean(overlap(to(o, *size), box) for o, box, size in some) for what, to in _UNITS.items()}
-    what = max(scores, key=lambda name: scores[name])
-    return what if scores[what] >= _ALIKE and scores[what] > given + _BETTER else ""
+    given = fmean(overlap(mask, box) for mask, box, _ in some)
+    scores = {name: fmean(overlap(to(mask, *size), box) for mask, box, size in some) for name, to in _UNITS.items()}
+    best = max(scores, key=lambda name: scores[name])
+    return best if scores[best] >= _ALIKE and scores[best] > given + _BETTER else ""
 
 
 def _swapped(edges: Edges, width: float, height: float) -> Edges:

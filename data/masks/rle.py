@@ -1,8 +1,8 @@
-"""Masks as COCO writes them: run lengths and polygons, to and from `bool[H, W]`.
+"""Masks in COCO's formats, RLE and polygons, to and from `bool[H, W]`.
 
-Strings and pixels are those of COCO's own mask library, which training need not have installed. Runs go down the
-columns, the first one counts pixels outside; a string holds each run, from the fourth on less the run before the last
-one, five bits a character.
+Strings and pixels equal those of COCO's mask library, which need not be installed. Runs go down the columns, and the
+first one counts pixels outside. A string has five bits a character, and from the fourth run on differences to the run
+two places before.
 """
 
 import functools
@@ -21,13 +21,13 @@ _WORST = 13  # characters of a run of 64 bits
 
 
 class LazyMask:
-    """A `bool[H, W]` that is made when it is looked at, since most tasks need boxes alone.
+    """A `bool[H, W]` that is computed on first access, since most tasks need only boxes.
 
-    `np.asarray` makes it, and so does every function of numpy.
+    `np.asarray` and every function of numpy compute it.
     """
 
     def __init__(self, make: Callable[[], np.ndarray]) -> None:
-        """Remember how to make the mask; it is made once."""
+        """Set the function that makes the mask; it is called once."""
         self._make = make
 
     @functools.cached_property
@@ -40,7 +40,7 @@ class LazyMask:
 
 
 def mask_array(mask: MaskLike) -> np.ndarray:
-    """`bool[H, W]` of a mask in any of the forms in which records hold them: an array, a `LazyMask` or run lengths."""
+    """`bool[H, W]` of a mask in any form of records: an array, a `LazyMask` or RLE."""
     return decode_rle(mask) if isinstance(mask, dict) else np.asarray(mask).astype(bool, copy=False)
 
 
@@ -53,7 +53,7 @@ def mask_box(mask: np.ndarray, label: str = "") -> Box:
 
 
 def encode_rle(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's compressed run lengths of a mask.
+    """COCO's compressed RLE of a mask.
 
     Args:
         mask: bool[H, W].
@@ -62,7 +62,7 @@ def encode_rle(mask: np.ndarray) -> dict[str, Any]:
         `{"size": [H, W], "counts": str}`.
 
     Raises:
-        ValueError: another number of dimensions.
+        ValueError: the mask has another number of dimensions.
     """
     if mask.ndim != 2:
         raise ValueError(f"a mask is [H, W], and this one's shape is {list(mask.shape)}")
@@ -73,7 +73,7 @@ def encode_rle(mask: np.ndarray) -> dict[str, Any]:
 
 
 def decode_rle(rle: dict[str, Any]) -> np.ndarray:
-    """The mask of run lengths.
+    """The mask of a COCO RLE.
 
     Args:
         rle: `size` [H, W], and `counts` as COCO's string (str or bytes) or as a list of integers.
@@ -94,7 +94,7 @@ def checked_runs(rle: dict[str, Any]) -> np.ndarray:
     """int64[N], the runs of an RLE dict. Raises ValueError; see `decode_rle`."""
     height, width = _size(rle)
     counts = run_lengths(rle["counts"])
-    # in floating point, which a hostile number cannot overflow
+    # in floating point, which does not overflow
     if (len(counts) and counts.min() < 0) or counts.sum(dtype=np.float64) != height * width:
         raise ValueError(f"its runs do not add up to {height} x {width} pixels")
     return counts
@@ -117,15 +117,15 @@ def run_lengths(counts: Any) -> np.ndarray:
 def _size(rle: dict[str, Any]) -> tuple[int, int]:
     size = rle.get("size")
     if not isinstance(size, list | tuple) or len(size) != 2 or "counts" not in rle:
-        raise ValueError("run lengths need size [height, width] and counts")
+        raise ValueError("an RLE needs size [height, width] and counts")
     height, width = size
     if not (isinstance(height, int) and isinstance(width, int)) or min(size) < 0 or height * width > MAX_PIXELS:
-        raise ValueError(f"size {list(size)} is no height and width of an image")
+        raise ValueError(f"size {list(size)} is not the height and width of an image")
     return height, width
 
 
 def _pack(counts: np.ndarray) -> str:
-    """The string of runs: five bits a character from the lowest up, and a sixth that says that more follow."""
+    """The string of runs: five bits a character, lowest first, and a sixth bit where more follow."""
     values = counts.astype(np.int64)
     values[3:] -= counts[1:-2]
     columns, more = [], np.ones(len(values), bool)
@@ -143,7 +143,7 @@ def _unpack(string: bytes) -> np.ndarray:
     codes = np.frombuffer(string, np.uint8).astype(np.int64) - 48
     last = codes & 32 == 0
     if not len(codes) or codes.min() < 0 or codes.max() > 63 or not last[-1]:
-        raise ValueError("its counts are not a string of COCO's run lengths")
+        raise ValueError("its counts are not a string of a COCO RLE")
     ends = np.flatnonzero(last)
     starts = np.concatenate([[0], ends[:-1] + 1])
     if (ends - starts).max() >= _WORST:
@@ -157,7 +157,7 @@ def _unpack(string: bytes) -> np.ndarray:
 
 
 def polygons_mask(polygons: Sequence[Sequence[float] | np.ndarray], height: int, width: int) -> np.ndarray:
-    """What the polygons of one object cover, pixel for pixel as COCO's library has it.
+    """The mask of the polygons of one object, pixel for pixel as COCO's library.
 
     Args:
         polygons: of x1, y1, x2, y2 and so on in pixels; at least three points each.
@@ -168,7 +168,7 @@ def polygons_mask(polygons: Sequence[Sequence[float] | np.ndarray], height: int,
         bool[height, width], the union.
 
     Raises:
-        ValueError: fewer points, an odd number of coordinates, or a coordinate that is no number.
+        ValueError: fewer points, an odd number of coordinates, or a coordinate that is not a number.
     """
     mask = np.zeros((height, width), bool)
     for polygon in polygons:
@@ -186,21 +186,21 @@ def checked_polygon(polygon: Any) -> np.ndarray:
         raise ValueError("a polygon that is a list of points; write x1, y1, x2, y2 and so on without more brackets")
     if points.ndim != 1 or len(points) < 6 or len(points) % 2:
         raise ValueError(f"a polygon of {points.size} coordinates; x and y of at least three points are needed")
-    # beyond any image, and what the finer grid can still count
+    # larger than any image, and within the range of the finer grid
     if not np.isfinite(points).all() or np.abs(points).max() > MAX_PIXELS:
-        raise ValueError("a polygon has a coordinate that is no number of pixels")
+        raise ValueError("a polygon has a coordinate that is not a number of pixels")
     return points.reshape(-1, 2)
 
 
 def _filled(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """One polygon: a pixel of a column is inside after an odd number of its edges."""
+    """The mask of one polygon, by the even-odd rule along each column."""
     grid = np.trunc(_FINER * points + 0.5).astype(np.int64)
     lines = [_line(start, end) for start, end in zip(grid, np.roll(grid, -1, axis=0))]
     line = np.concatenate(lines)
     before, after = line[:-1], line[1:]
     column = (np.minimum(before[:, 0], after[:, 0]) + 0.5) / _FINER - 0.5
     row = (np.minimum(before[:, 1], after[:, 1]) + 0.5) / _FINER - 0.5
-    # only where the line passes the middle of a column
+    # only where the line crosses the middle of a column
     crosses = (before[:, 0] != after[:, 0]) & (column == np.floor(column)) & (column >= 0) & (column <= width - 1)
     rows = np.ceil(np.clip(row[crosses], 0, height)).astype(np.int64)
     edges = np.sort(column[crosses].astype(np.int64) * height + rows)
@@ -209,11 +209,11 @@ def _filled(points: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _line(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Points of the finer grid from one corner to the next, a step of the longer side at a time: int[N, 2]."""
+    """Points of the finer grid from one corner to the next, in unit steps of the longer side: int[N, 2]."""
     steps = np.abs(end - start)
     longer = 0 if steps[0] >= steps[1] else 1
     count = int(steps[longer])
-    # always from the smaller end, so that both directions round alike
+    # always from the smaller end, so that both directions round equally
     backwards = start[longer] > end[longer]
     low, high = (end, start) if backwards else (start, end)
     along = np.arange(count + 1)

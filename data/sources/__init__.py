@@ -59,7 +59,7 @@ SOURCES = {
 
 
 class Source(Protocol):
-    """Anything that holds records: dicts with `id` and either `image` (PIL RGB) or `images`."""
+    """A sequence of records: dicts with `id`, `image` (PIL RGB) or `images`, and what the task needs."""
 
     name: str
 
@@ -68,17 +68,17 @@ class Source(Protocol):
         ...
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One record; `BadRecord` when it cannot be used."""
+        """One record. Raises BadRecord when it cannot be used."""
         ...
 
 
 @runtime_checkable
 class CheckedSource(Source, Protocol):
-    """A source that reads its records beforehand, leaves out the bad ones and lists them.
+    """A source that checks its records beforehand, leaves out the bad ones and lists them.
 
     Attributes:
-        bad: what is wrong with each.
-        notes: what else a person should know of the file, such as numbers of what is left out by design.
+        bad: the problem of each bad record.
+        notes: messages for the user, such as the number of entries left out by design.
     """
 
     bad: list[BadRecord]
@@ -89,35 +89,34 @@ class CheckedSource(Source, Protocol):
 
 @runtime_checkable
 class CreditedSource(Source, Protocol):
-    """A source of which something is to be said wherever its images are shown."""
+    """A source whose images need a credit line wherever they are shown."""
 
     @property
     def credits(self) -> str: ...  # noqa: D102
 
 
 def credits_of(source: object) -> str:
-    """What is due wherever the images of a source are shown; nothing for most."""
+    """The credit line of a source's images; empty for most."""
     return source.credits if isinstance(source, CreditedSource) else ""
 
 
 @runtime_checkable
 class RewritableSource(Source, Protocol):
-    """A source that can write whatever it says of an image anew, from the objects alone."""
+    """A source that can rewrite captions and positions of a record from its objects."""
 
     def rewritten(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The record with captions, positions and order that are true of its objects."""
+        """The record with captions, positions and order that match its objects."""
         ...
 
 
 class Augmented:
-    """The records of a source, flipped, cropped or zoomed out of.
+    """The records of a source, flipped, cropped or zoomed out.
 
-    `TaskDataset` draws these changes with the task's own choices. Whoever takes records from here finds those of one
-    index always changed in the same way.
+    `TaskDataset` draws the augmentation with the task's own choices. By index, a record always has the same one.
     """
 
     def __init__(self, source: Source, augment: Augment) -> None:
-        """Put changes on a source."""
+        """Augment a source."""
         self.source, self.augment, self.name = source, augment, source.name
 
     def __len__(self) -> int:
@@ -128,11 +127,11 @@ class Augmented:
 
     @property
     def credits(self) -> str:
-        """Those of the source."""
+        """The credit line of the source."""
         return credits_of(self.source)
 
     def changed(self, record: dict[str, Any], rng: random.Random) -> dict[str, Any]:
-        """A record of the source, changed at random."""
+        """A record of the source with a random augmentation."""
         if isinstance(self.source, RewritableSource):
             return self.source.rewritten(self.augment(record, rng, rewritten=True))
         return self.augment(record, rng)
@@ -155,7 +154,7 @@ def augmented(source: Source, options: dict[str, Any]) -> Augmented:
     """A source with the augmentations that a dict describes: `{"flip": 0.5, "crop": [0.7, 1]}`.
 
     Raises:
-        ValueError: an unknown option or a value that makes no sense.
+        ValueError: an unknown option or an invalid value.
     """
     known = list(inspect.signature(Augment).parameters)
     if not isinstance(options, dict):
@@ -166,29 +165,29 @@ def augmented(source: Source, options: dict[str, Any]) -> Augmented:
     return Augmented(source, Augment(**options))
 
 
-def build(spec: dict[str, Any], table: dict[str, str], what: str) -> Any:
+def build(spec: dict[str, Any], table: dict[str, str], kind: str) -> Any:
     """Import `table[spec["name"]]` and call it with the rest of the spec. Raises ValueError on unknown keys."""
     spec = current_spec(spec)
     options = {key: value for key, value in spec.items() if key != "name"}
     if "name" not in spec:
         given = ", ".join(map(str, list(spec)[:8]))
-        raise ValueError(f"a {what} needs a name, one of {', '.join(table)}; there is only {given or 'nothing'}")
+        raise ValueError(f"a {kind} needs a name, one of {', '.join(table)}; there is only {given or 'nothing'}")
     if spec["name"] not in table:
-        raise ValueError(f"no {what} {spec['name']!r}{_nearest(spec['name'], list(table))}")
+        raise ValueError(f"no {kind} {spec['name']!r}{_nearest(spec['name'], list(table))}")
     module, _, attribute = table[spec["name"]].partition(":")
     factory = getattr(importlib.import_module(module), attribute)
     known = list(inspect.signature(factory).parameters)
     for option in options:
         if option not in known:
-            raise ValueError(f"{what} {spec['name']!r} has no option {option!r}{_nearest(option, known)}")
+            raise ValueError(f"{kind} {spec['name']!r} has no option {option!r}{_nearest(option, known)}")
     try:
         return factory(**options)
     except TypeError as error:
-        raise ValueError(f"{what} {spec['name']!r}: {error}. Its options: {', '.join(known)}.") from error
+        raise ValueError(f"{kind} {spec['name']!r}: {error}. Its options: {', '.join(known)}.") from error
 
 
 def several(value: str | Sequence[str]) -> tuple[str, ...]:
-    """An option of a YAML file that may be one word or a list of them."""
+    """The tuple of a YAML option that may be one word or a list of them."""
     return (value,) if isinstance(value, str) else tuple(value)
 
 

@@ -1,4 +1,4 @@
-"""COCO instances: a JSON file of images, annotations with boxes and outlines, and categories."""
+"""COCO instances: a JSON file of images, annotations with boxes and segmentations, and categories."""
 
 from array import array
 from pathlib import Path
@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from openpali.data.files.annotations import (
-    BadPart,
+    BadValue,
+    check_bad_share,
     checked_box,
     checked_size,
     id_key,
-    judge,
     read_json,
     repeated,
 )
@@ -22,23 +22,23 @@ from openpali.data.images.orientation import check_frame, stored_size, turned_bo
 from openpali.data.records import BadRecord
 from openpali.modeling.location_tokens import clean_label
 
-_TURNED_AMONG = 200  # images of which EXIF's orientation is looked at
+_TURNED_AMONG = 200  # images whose EXIF orientation is read
 
 
 class CocoInstances:
-    """Annotated images, decoded as they are asked for.
+    """Annotated images, decoded on access.
 
-    A record holds `id`, `image` (PIL RGB), `objects` and `crowds` (names of things of which a crowd is outlined as
-    one). An object holds `concept` (its category), `names` (`{"en": category}`), `box`, `mask` (made when it is looked
-    at; None without a segmentation) and `annotation` (its id). ImageFolder without an object are left out.
+    A record holds `id`, `image` (PIL RGB), `objects` and `crowds` (names of things that a crowd annotation covers). An
+    object holds `concept` (its category), `names` (`{"en": category}`), `box`, `mask` (a `LazyMask`; None without a
+    segmentation) and `annotation` (its id). Images without an object are left out.
 
-    The file is read and checked once. An image of which an annotation cannot be used is left out altogether, since
-    its other annotations would be half of the truth; `bad` says which one it was.
+    The file is read and checked once. An image with an unusable annotation is left out, since its other annotations
+    would be incomplete ground truth; `bad` lists the annotation.
 
     Attributes:
-        bad: what is wrong with each image or annotation that cannot be used.
-        skipped_crowds: crowd annotations that are not among the objects.
-        without_objects: images without any.
+        bad: the problem of each unusable image or annotation.
+        skipped_crowds: number of crowd annotations that are not among the objects.
+        without_objects: number of images without an object.
     """
 
     name = "coco"
@@ -57,15 +57,15 @@ class CocoInstances:
             path: such as `annotations/instances_train2017.json`.
             image_root: folder that file names are relative to and may not leave, such as `train2017`; by default
                 that of the file.
-            crowd: take crowds as objects.
-            orientation: of the images that were annotated: `upright`, or as `stored`, before EXIF turns them.
-            clip_boxes: to their images, however far they reach outside.
+            crowd: treat crowds as objects.
+            orientation: of the annotated images: `upright`, or as `stored`, before EXIF turns them.
+            clip_boxes: clip boxes to their images, however far they reach outside.
 
         Raises:
-            BadRecord: the file is missing or is no such file, no image is good, more than a tenth of 100 or more
-                are bad, more than a tenth of the annotations are of no image, or outlines have other units than
-                boxes.
-            ValueError: there is no such orientation.
+            BadRecord: the file is missing or has another layout, no image is good, more than a tenth of 100 or more
+                are bad, more than a tenth of the annotations belong to no image, or segmentations have other units
+                than boxes.
+            ValueError: an unknown orientation.
         """
         self.path = Path(path)
         self.image_root = Path(image_root) if image_root is not None else self.path.parent
@@ -78,10 +78,10 @@ class CocoInstances:
 
     @property
     def notes(self) -> list[str]:
-        """How many crowds and images are left out by design."""
+        """Messages about crowds, images without objects, clipped boxes and EXIF orientations."""
         found = []
         if self.skipped_crowds:
-            found.append(f"{self.skipped_crowds} crowd annotations are no objects (crowd: true takes them)")
+            found.append(f"{self.skipped_crowds} crowd annotations are not objects (crowd: true makes them objects)")
         if self.without_objects:
             found.append(f"{self.without_objects} images without an object are left out")
         if self._found.clipped:
@@ -102,8 +102,8 @@ class CocoInstances:
         try:
             image = self._images.load(self._files[row], (width, height), self.orientation)
             turn = self._turn(row)
-        except BadPart as part:
-            raise BadRecord(str(self.path), f"image {id_}", part.reason, part.remedy) from part
+        except BadValue as bad:
+            raise BadRecord(str(self.path), f"image {id_}", bad.reason, bad.remedy) from bad
         rows = self._order[self._starts[row] : self._starts[row + 1]]
         crowds, things = self._found.crowds, self._found.things
         return {
@@ -117,15 +117,15 @@ class CocoInstances:
         found = self._found
         name = self._names[found.things[i]]
         box = turned_box(checked_box(found.boxes[i].tolist(), height, width, name, self.clip_boxes), turn)
-        mask = turned_mask(found.outlines.mask(i, height, width), turn)
+        mask = turned_mask(found.segmentations.mask(i, height, width), turn)
         return {"concept": name, "names": {"en": name}, "box": box, "mask": mask, "annotation": int(found.numbers[i])}
 
     def _turn(self, row: int) -> int:
-        """How EXIF turns the image that was annotated; 1 where that was upright."""
+        """The EXIF orientation by which annotations have to be turned; 1 for none."""
         return 1 if self.orientation == "upright" else stored_size(self._images.inside(self._files[row]))[1]
 
     def _turned_note(self) -> str:
-        """That EXIF turns some images, where nothing says which way they were annotated; of a few they are read."""
+        """A message if EXIF turns some images, by a sample of their headers; "" otherwise."""
         some = self._records[:: max(1, len(self._records) // _TURNED_AMONG)][:_TURNED_AMONG]
         turned = 0
         for row in map(int, some):
@@ -137,7 +137,7 @@ class CocoInstances:
             return ""
         way = "upright" if self.orientation == "upright" else "as it is stored"
         return (
-            f"EXIF turns {turned} of {len(some)} images that were looked at; their annotations are taken to be for"
+            f"EXIF turns {turned} of {len(some)} sampled images; their annotations are taken to be for"
             f" the image {way} (the option orientation says otherwise)"
         )
 
@@ -145,7 +145,7 @@ class CocoInstances:
         found = content.get(key) if isinstance(content, dict) else None
         if not isinstance(found, list):
             reason = f'it has no list "{key}"'
-            raise BadRecord(str(self.path), "all", reason, "Give a file of COCO instances; captions are another one.")
+            raise BadRecord(str(self.path), "all", reason, "Give a file of COCO instances, not of captions.")
         return found
 
     def _read(self, images: list[Any], annotations: list[Any], categories: list[Any]) -> None:
@@ -163,10 +163,10 @@ class CocoInstances:
         self._records = np.flatnonzero(good & (per_image > 0))
         self._order = np.argsort(rows, kind="stable")
         self._starts = np.searchsorted(rows[self._order], np.arange(len(self._ids) + 1))
-        judge(self.path, len(self._records), len(images) - len(self._ids) + int((~good).sum()), self.bad)
+        check_bad_share(self.path, len(self._records), len(images) - len(self._ids) + int((~good).sum()), self.bad)
 
     def _read_images(self, images: list[Any]) -> dict[str, int]:
-        """Row of each image id; -1 for the ids of images that cannot be used."""
+        """Image id to row; -1 for unusable images."""
         self._ids, sizes, self._files = [], array("q"), []
         twice = repeated(image.get("id") for image in images if isinstance(image, dict))
         row_of: dict[str, int] = {}
@@ -174,14 +174,14 @@ class CocoInstances:
             id_ = id_key(image.get("id")) if isinstance(image, dict) else None
             try:
                 if id_ is None:
-                    raise BadPart(f"entry {number} of images has no id", "Give each a number.")
+                    raise BadValue(f"entry {number} of images has no id", "Give each a number.")
                 row_of[id_] = -1
                 if id_ in twice:
-                    raise BadPart("another image has the same id", "Give each image an id of its own.")
+                    raise BadValue("another image has the same id", "Give each image an id of its own.")
                 size = checked_size(image.get("width"), image.get("height"))
                 name = self._images.check(image.get("file_name"))
-            except BadPart as part:
-                self._note(f"image {id_ if id_ is not None else f'number {number}'}", part)
+            except BadValue as bad:
+                self._note(f"image {id_ if id_ is not None else f'number {number}'}", bad)
                 continue
             row_of[id_] = len(self._ids)
             self._ids.append(id_)
@@ -191,7 +191,7 @@ class CocoInstances:
         return row_of
 
     def _read_categories(self, categories: list[Any]) -> dict[str, int]:
-        """Index in `_names` of each category id."""
+        """Category id to index in `_names`."""
         self._names: list[str] = []
         found: dict[str, int] = {}
         for category in categories:
@@ -201,13 +201,13 @@ class CocoInstances:
                 if not name or key is None:
                     raise ValueError("it has no name, or no id")
                 if key in found and self._names[found[key]] != name:
-                    raise ValueError(f"its id is that of {self._names[found[key]]!r} too")
+                    raise ValueError(f"its id is also that of {self._names[found[key]]!r}")
             except (KeyError, TypeError, AttributeError, ValueError) as error:
-                self._note(f"category {id_}", BadPart(f"it cannot be a label ({error})", 'Give "id" and "name".'))
+                self._note(f"category {id_}", BadValue(f"it cannot be a label ({error})", 'Give "id" and "name".'))
                 continue
             found[key] = len(self._names)
             self._names.append(name)
         return found
 
-    def _note(self, record: str, part: BadPart) -> None:
-        self.bad.append(BadRecord(str(self.path), record, part.reason, part.remedy))
+    def _note(self, record: str, bad: BadValue) -> None:
+        self.bad.append(BadRecord(str(self.path), record, bad.reason, bad.remedy))

@@ -1,10 +1,10 @@
-"""Custom data: COCO's JSON, lines of JSON or CSV, folders of classes, and datasets of the Hub."""
+"""Custom data as a source: COCO JSON, JSON lines, CSV, folders of classes, and datasets of the Hub."""
 
 from functools import partial
 from typing import Any
 
 from openpali.data.custom.dataset import custom_spec, read_custom
-from openpali.data.custom.rows import REGION_KINDS, ImageLike, Row, read_box, texts
+from openpali.data.custom.rows import REGION_KINDS, EncodedImage, Row, read_box, texts
 from openpali.data.files.annotations import segmentation_mask
 from openpali.data.images.open_image import BadImage, load_image
 from openpali.data.images.orientation import UPRIGHT, turned_box, turned_mask
@@ -13,16 +13,15 @@ from openpali.data.records import BadRecord
 
 
 class CustomData:
-    """Records of one part of custom data, their images decoded as they are asked for.
+    """Records of one split of custom data; images are decoded on access.
 
-    A record holds `id`, `image` (PIL RGB), and what its kind needs: `objects` and `crowds` as in `CocoInstances`,
-    `captions` ({language: texts}), or `answers` (texts), of `vqa` with `question`. An image without an object stays,
-    as one on which there is nothing to be found.
+    A record holds `id`, `image` (PIL RGB), and by its kind `objects` and `crowds` as in `CocoInstances`, `captions`
+    ({language: texts}), or `answers` (texts), with `question` for `vqa`. Images without an object stay, as negatives.
 
     Attributes:
-        bad: what is wrong with each record of the data that cannot be used, of all parts.
-        notes: what else a person should know.
-        classes: names of all classes, of all parts.
+        bad: the problem of each unusable record, of all splits.
+        notes: messages for the user.
+        classes: names of all classes, of all splits.
     """
 
     name = "custom"
@@ -44,7 +43,7 @@ class CustomData:
         orientation: str = "upright",
         clip_boxes: bool = False,
     ) -> None:
-        """Read and check everything, and take one part; see `CustomSpec`.
+        """Read and check all data, and take one split; see `CustomSpec`.
 
         Args:
             path: a file, a folder, or `hf:NAME`.
@@ -55,36 +54,36 @@ class CustomData:
             box_format: of the boxes.
             label_offset: added to numbers of classes.
             classes: their names.
-            validation_path: data of that part, where they are apart.
+            validation_path: separate data of that split.
             test_path: likewise.
-            resplit: split anew whatever parts there are.
+            resplit: merge all splits, and split again.
             language: of captions and names.
-            orientation: of the images that were annotated: `upright`, or as `stored`, before EXIF turns them.
-            clip_boxes: to their images, however far they reach outside.
+            orientation: of the annotated images: `upright`, or as `stored`, before EXIF turns them.
+            clip_boxes: clip boxes to their images, however far they reach outside.
 
         Raises:
-            BadRecord: a file is no such file, or no record of the part is good.
-            ValueError: an option makes no sense.
+            BadRecord: a file cannot be used, or no record of the split can.
+            ValueError: an option is invalid.
         """
         options = {"image_root": image_root, "box_format": box_format, "label_offset": label_offset}
         options |= {"validation_path": validation_path, "test_path": test_path, "resplit": resplit}
         options |= {"orientation": orientation, "clip_boxes": clip_boxes}
         self.spec = custom_spec(path, kind, columns, classes, **options)
         found = read_custom(self.spec)
-        parts = found.splits()
-        if split not in parts:
-            raise ValueError(f"split is one of {', '.join(parts)}, not {split!r}")
-        self.language, self._rows = language, parts[split]
+        splits = found.splits()
+        if split not in splits:
+            raise ValueError(f"split is one of {', '.join(splits)}, not {split!r}")
+        self.language, self._rows = language, splits[split]
         self.bad = found.bad if split == "train" else []
-        # of all parts, and told once
+        # of all splits, reported once
         self.notes = found.notes if split == "train" else []
         self.classes, self._labels = found.classes, found.labels
         if not self._rows:
             first = f" The first of its bad records: {found.bad[0]}" if found.bad else ""
-            raise BadRecord(path, split, f"no record of this part can be used.{first}", "Give it some, or resplit.")
+            raise BadRecord(path, split, f"no record of this split can be used.{first}", "Give it some, or resplit.")
 
         if kind in REGION_KINDS and not self.classes:
-            raise BadRecord(path, split, "no image has an object to be found", "Give it annotations.")
+            raise BadRecord(path, split, "no image has an object", "Give it annotations.")
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -117,16 +116,16 @@ class CustomData:
                 crowds.add(label)
                 continue
             box = read_box(item.box, self.spec.box_format, row.size, label, self.spec.clip_boxes)
-            outline = item.outline
-            mask = LazyMask(partial(segmentation_mask, outline, height, width)) if outline is not None else None
+            found = item.segmentation
+            mask = LazyMask(partial(segmentation_mask, found, height, width)) if found is not None else None
             place = {"box": turned_box(box, turn), "mask": turned_mask(mask, turn)}
             objects.append({"concept": label, "names": {self.language: label}} | place)
         return {"objects": objects, "crowds": sorted(crowds)}
 
 
-def decoded(image: ImageLike, row: Row) -> Any:
+def decoded(image: EncodedImage, row: Row) -> Any:
     """The image of a row. Raises BadRecord."""
     try:
         return load_image(image.content())
     except (OSError, BadImage) as error:
-        raise BadRecord(row.file, row.record, f"{image.name}: {error}", "Mend or remove it.") from error
+        raise BadRecord(row.file, row.record, f"{image.name}: {error}", "Fix or remove it.") from error

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 from PIL import Image
 
-from openpali.data.files.annotations import BadPart
+from openpali.data.files.annotations import BadValue, check_bad_share
 from openpali.data.files.conversations import conversation_key, questions, without_marks
 from openpali.data.files.image_folder import ImageFolder
 from openpali.data.files.text_encoding import SAVE_AS_UTF8, encoding_of, not_unicode
@@ -19,23 +19,22 @@ from openpali.data.images.open_image import BadImage, image_size, load_image
 from openpali.data.records import BadRecord
 from openpali.modeling.control_tokens import found_controls
 
-_MANY, _HEAD = 100, 256
-_MAX_BAD_SHARE = 0.1
+_HEAD = 256  # bytes that tell the encoding
 
 
 class JsonlSource:
-    """Records of a JSON-lines file, read from disk as they are asked for.
+    """Records of a JSON-lines file, read from disk on access.
 
-    The whole file is checked at the start: every line's JSON, that every image is there and of a usable size (from
-    its header), and the first images by decoding them. Records that fail are left out and listed in `bad`.
+    The whole file is checked at the start: the JSON of each line, the header of each image, and the first images by
+    decoding them. Unusable records are left out and listed in `bad`.
 
     Attributes:
-        bad: what is wrong with each record that was left out.
+        bad: the problem of each unusable record.
     """
 
     name = "jsonl"
     known = ("image", "images", "prefix", "suffix", "references", "id")
-    medium = "picture"
+    medium = "image"
 
     def __init__(
         self,
@@ -48,9 +47,9 @@ class JsonlSource:
 
         Args:
             path: the file. Each line has `image` (a path, or a list of paths), `prefix`, `suffix`, and `references`
-                (a list) where several answers are right.
+                (a list) where there are several correct answers.
             image_root: folder that image paths are relative to and may not leave; by default that of the file.
-            check_decode: how many records to check by decoding their images.
+            check_decode: number of records whose images are decoded as a check.
             decode_size: side in pixels of the model's images, by which large JPEG files are decoded at reduced size
                 (`openpali.data.images.open_image.load_image`).
 
@@ -61,10 +60,10 @@ class JsonlSource:
         self.image_root = Path(image_root) if image_root is not None else self.path.parent
         self.decode_size = decode_size
         self.bad: list[BadRecord] = []
-        # where its line begins, the line's number, and which question of it
+        # of each record: offset of its line, number of the line, number of the question in it
         self._starts, self._lines, self._turns = array("q"), array("q"), array("q")
         self._empty: list[int] = []
-        self._spelled = ImageFolder(self.image_root, self.image_root, self.path.parent)
+        self._folder = ImageFolder(self.image_root, self.image_root, self.path.parent)
         self._controls: list[str] = []
         self._check(check_decode)
 
@@ -80,7 +79,7 @@ class JsonlSource:
         return found | {key: record[key] for key in ("prefix", "suffix", "references") if record.get(key) is not None}
 
     def line(self, index: int) -> int:
-        """The line of a record."""
+        """The line number of a record."""
         return self._lines[index]
 
     def texts(self, index: int) -> dict[str, str]:
@@ -89,7 +88,7 @@ class JsonlSource:
         return {key: record[key] for key in ("prefix", "suffix") if key in record}
 
     def _record(self, index: int) -> tuple[dict[str, Any], int, int]:
-        """A record, its line, and which question of the line it is."""
+        """A record, the number of its line, and the number of its question in the line."""
         number, turn = self._lines[index], self._turns[index]
         with self.path.open("rb") as file:
             file.seek(self._starts[index])
@@ -97,17 +96,17 @@ class JsonlSource:
 
     @property
     def notes(self) -> list[str]:
-        """How many answers are empty, and how many texts hold what looks like a control token."""
+        """Messages about empty answers, and about texts that look like control tokens."""
         found = []
         if self._empty:
             count, first = len(self._empty), self._empty[0]
-            told = f"{count} of {len(self)} records have an empty suffix, the first in line {first}"
-            found.append(f"{told}: a model learns to answer nothing. Is that meant?")
+            text = f"{count} of {len(self)} records have an empty suffix, the first in line {first}"
+            found.append(f"{text}: a model learns to answer nothing. Is that intended?")
         if self._controls:
             count, first = len(self._controls), self._controls[0]
             found.append(
-                f"{count} records hold what looks like a control token of the models, the first {first}. It is read as"
-                " letters like any others; take it out where it is not meant to be read."
+                f"{count} records have texts that look like control tokens of the models, the first {first}. They are"
+                " read as letters; remove them unless that is intended."
             )
         return found
 
@@ -117,12 +116,12 @@ class JsonlSource:
         return {"images": images} if len(images) > 1 else {"image": images[0]}
 
     def _check(self, check_decode: int) -> None:
-        """Index the good records, list the bad ones, and stop where too many are bad."""
+        """Index the usable records and list the others. Raises BadRecord where these are too many."""
         seen: dict[Path, BadImage | None] = {}
         for number, start, line in self._read_lines():
             try:
                 records = [self._checked(record, number) for record in self._load(line, number)]
-                # a line has the same images for all of its questions
+                # all questions of a line have the same images
                 self._check_images(records[0], number, seen, decode=len(self._starts) < check_decode)
             except BadRecord as bad:
                 self.bad.append(bad)
@@ -132,24 +131,13 @@ class JsonlSource:
                 self._starts.append(start)
                 self._lines.append(number)
                 self._turns.append(turn)
-            said = (
+            texts = (
                 record[key] for record in records for key in ("prefix", "suffix") if isinstance(record.get(key), str)
             )
-            # locations and segments may be meant: whoever writes prompt and target writes those as well
-            if tokens := list(dict.fromkeys(found_controls(said, places=False))):
+            # location and segmentation tokens are allowed: prompt and target are written by hand
+            if tokens := list(dict.fromkeys(found_controls(texts, places=False))):
                 self._controls.append(f"{self.path}:{number}: {', '.join(tokens)}")
-        self._judge()
-
-    def _judge(self) -> None:
-        good, bad = len(self._starts), len(self.bad)
-        if good + bad == 0:
-            raise BadRecord(str(self.path), "all", "it has no records", "Write one JSON object a line.")
-        if good == 0:
-            raise BadRecord(str(self.path), "all", f"none of its {bad} records is good; the first: {self.bad[0]}")
-        if good + bad >= _MANY and bad > _MAX_BAD_SHARE * (good + bad):
-            few = " ".join(str(record) for record in self.bad[:3])
-            reason = f"{bad} of its {good + bad} records are bad, more than a tenth. The first: {few}"
-            raise BadRecord(str(self.path), "all", reason, "Mend or remove them.")
+        check_bad_share(self.path, len(self._starts), len(self.bad), self.bad, "Write one JSON object a line.")
 
     def _read_lines(self) -> Iterator[tuple[int, int, bytes]]:
         """Number from 1, byte offset and content of every line that is not blank."""
@@ -165,13 +153,13 @@ class JsonlSource:
                 start += len(line)
 
     def _refuse_other_files(self, head: bytes) -> None:
-        """Raise BadRecord for what is not lines of UTF-8."""
+        """Raise BadRecord for a file in another encoding, or a JSON list."""
         encoding = encoding_of(head)
         if not encoding.startswith("utf-8"):
             raise BadRecord(str(self.path), "all", f"it is {encoding.upper()}", SAVE_AS_UTF8)
         if self.path.suffix == ".json" and head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
             remedy = "Write one object a line, or give --kind, which reads lists too."
-            raise BadRecord(str(self.path), "all", "it is a JSON list, and not JSON lines", remedy)
+            raise BadRecord(str(self.path), "all", "it is a JSON list, not JSON lines", remedy)
 
     def _load(self, line: bytes, number: int) -> list[dict[str, Any]]:
         """The record of a line, or those of its conversation."""
@@ -180,22 +168,22 @@ class JsonlSource:
         except UnicodeDecodeError as error:
             raise self._bad(number, not_unicode(line[error.start]), SAVE_AS_UTF8) from error
         except (ValueError, RecursionError) as error:
-            raise self._bad(number, f"it is not JSON in UTF-8 ({error})", "Mend the line.") from error
+            raise self._bad(number, f"it is not JSON in UTF-8 ({error})", "Fix the line.") from error
         if not isinstance(record, dict):
             raise self._bad(number, "it is not a JSON object", 'Write {"image": ..., "prefix": ..., "suffix": ...}.')
         key = conversation_key(record)
         if key is None:
             return [record]
         try:
-            asked = questions(record, key)
-        except BadPart as part:
-            raise self._bad(number, part.reason, part.remedy) from part
-        # whatever else such rows say is not for us
+            rows = questions(record, key)
+        except BadValue as bad:
+            raise self._bad(number, bad.reason, bad.remedy) from bad
+        # other keys of conversations are ignored
         names = {"question": "prefix", "answer": "suffix"}
-        return [{names.get(key, key): one[key] for key in one if key in (*names, *self.known)} for one in asked]
+        return [{names.get(key, key): one[key] for key in one if key in (*names, *self.known)} for one in rows]
 
     def _checked(self, record: dict[str, Any], number: int) -> dict[str, Any]:
-        """A record whose texts are texts. Raises BadRecord."""
+        """The record, its keys and types checked. Raises BadRecord."""
         for key in self._needed(record):
             if not isinstance(record.get(key), str):
                 found = type(record[key]).__name__ if key in record else "missing"
@@ -210,7 +198,7 @@ class JsonlSource:
         return record
 
     def _needed(self, record: dict[str, Any]) -> tuple[str, ...]:
-        """Keys that hold a text in every record."""
+        """Keys that must hold a text."""
         return ("prefix", "suffix")
 
     def _check_images(
@@ -224,7 +212,7 @@ class JsonlSource:
         names = record.get("image", record.get("images"))
         paths = [names] if isinstance(names, str) else names
         if not _are_texts(paths):
-            raise self._bad(number, '"image" is missing or no path', 'Give "image" as a path or a list of paths.')
+            raise self._bad(number, '"image" is missing or not a path', 'Give "image" as a path or a list of paths.')
         return [self._inside(path, number) for path in paths]
 
     def _inside(self, name: str, number: int) -> Path:
@@ -239,7 +227,7 @@ class JsonlSource:
                 path = self._other_place(name) or path
             inside = path.is_relative_to(root)
         except (OSError, ValueError, RuntimeError) as error:
-            raise self._bad(number, f"{name!r} is not a path ({error})", "Mend it.") from error
+            raise self._bad(number, f"{name!r} is not a path ({error})", "Fix it.") from error
         if not inside:
             raise self._bad(
                 number,
@@ -249,14 +237,14 @@ class JsonlSource:
         return path
 
     def _other_place(self, name: str) -> Path | None:
-        """Where an image is that is beside the file, or that Unicode or Windows spells otherwise; None if nowhere."""
+        """An image that lies beside the file, or whose name is spelled differently on disk; None without one."""
         try:
-            return (self.image_root / self._spelled.check(name)).resolve()
-        except BadPart:
+            return (self.image_root / self._folder.check(name)).resolve()
+        except BadValue:
             return None
 
     def _check_image(self, path: Path, number: int, seen: dict[Path, BadImage | None], decode: bool) -> None:
-        """Raise what is wrong with an image; each is looked at once however many records share it."""
+        """Raise BadRecord for an unusable image; an image of several records is read once."""
         if path not in seen:
             try:
                 load_image(path) if decode else image_size(path)

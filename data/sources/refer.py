@@ -1,9 +1,9 @@
-"""Referring expressions: sentences, each of which means one outlined object of an image.
+"""Referring expressions: sentences, each of which means one object of an image.
 
     [{"image": "kitchen.png", "sentences": ["the left cup"], "bbox": [12, 30, 40, 44], "segmentation": [[12, ...]]}]
 
 The files of RefCOCO, RefCOCO+ and RefCOCOg are pickles, which are not read. Once they are JSON, `instances` adds the
-boxes and outlines, which are COCO's.
+boxes and segmentations of COCO.
 """
 
 from pathlib import Path
@@ -13,11 +13,11 @@ from PIL import Image
 
 from openpali.data.example import Box
 from openpali.data.files.annotations import (
-    BadPart,
+    BadValue,
     Segmentations,
+    check_bad_share,
     checked_box,
     id_key,
-    judge,
     reaches_outside,
     read_json,
     repeated,
@@ -27,7 +27,7 @@ from openpali.data.files.coco_annotations import Pair, misplaced, wrong_units
 from openpali.data.files.image_folder import ImageFolder
 from openpali.data.images.open_image import BadImage
 from openpali.data.images.orientation import UPRIGHT, check_frame, stored_size, turned_box, turned_mask, turned_size
-from openpali.data.masks.polygon_units import MOST_PAIRS, other_units, outline_edges
+from openpali.data.masks.polygon_units import MOST_PAIRS, other_units, segmentation_edges
 from openpali.data.masks.rle import mask_box
 from openpali.data.records import BadRecord
 from openpali.modeling.location_tokens import clean_label
@@ -37,16 +37,16 @@ _SPLITS = {"validation": ("val", "validation", "dev"), "test": ("test", "testA",
 
 
 class ReferringExpressions:
-    """Objects that sentences mean, one to a record.
+    """Objects with referring expressions, one in each record.
 
     A record holds `id`, `image` (PIL RGB), `objects` (one) and `crowds` (none). The object holds `sentences`
     (`{"en": [...]}`), `names` (the first sentence, since the image may show more of its kind), `concept` (its
-    category, where the file says one), `box` and `mask` (made when it is looked at; None without a segmentation).
+    category, or the first sentence), `box` and `mask` (a `LazyMask`; None without a segmentation).
 
-    The whole file is checked at the start, with the size of every image. Entries that cannot be used are left out.
+    The whole file is checked at the start, with the size of every image. Unusable entries are left out.
 
     Attributes:
-        bad: what is wrong with each of them.
+        bad: the problem of each unusable entry.
     """
 
     name = "refer"
@@ -66,20 +66,20 @@ class ReferringExpressions:
 
         Args:
             path: a JSON list. An entry has `image` or `file_name`; `sentence` or `sentences` (texts, or RefCOCO's
-                dicts with `sent`); `bbox` (left, top, width, height in pixels), `segmentation` (polygons or run
-                lengths), or both; and perhaps `id` or `ref_id`, `category` and `split`.
+                dicts with `sent`); `bbox` (left, top, width, height in pixels), `segmentation` (polygons or RLE), or
+                both; and optionally `id` or `ref_id`, `category` and `split`.
             image_root: folder that file names are relative to and may not leave; by default that of the file.
-            split: only entries whose `split` this is; `validation` also takes `val`, and `test` testA and testB.
+            split: of the entries to read; `validation` also means `val` and `dev`, `test` also testA and testB.
             instances: COCO's instances, for entries that have `ann_id` instead of an image and a box.
-            each_sentence: a record for each sentence, as published scores count, rather than for each entry.
+            each_sentence: one record for each sentence, as for published scores, instead of one for each entry.
             language: of the sentences.
-            orientation: of the images that were annotated: `upright`, or as `stored`, before EXIF turns them.
-            clip_boxes: to their images, however far they reach outside.
+            orientation: of the annotated images: `upright`, or as `stored`, before EXIF turns them.
+            clip_boxes: clip boxes to their images, however far they reach outside.
 
         Raises:
-            BadRecord: the file is missing, a pickle or no such list, no entry is good, more than a tenth of 100 or
-                more are bad, or outlines have other units than boxes.
-            ValueError: there is no such orientation.
+            BadRecord: the file is missing, a pickle or no list, no entry is good, more than a tenth of 100 or more
+                are bad, or segmentations have other units than boxes.
+            ValueError: an unknown orientation.
         """
         self.path = Path(path)
         self.image_root = Path(image_root) if image_root is not None else self.path.parent
@@ -90,14 +90,14 @@ class ReferringExpressions:
             ImageFolder(self.image_root, self.image_root, self.path.parent),
             Segmentations(),
         )
-        # width and height as annotated, and how EXIF turns that to make it upright
+        # width and height as annotated, and the EXIF orientation that makes the image upright
         self._sizes: dict[str, tuple[int, int]] = {}
         self._turns: dict[str, int] = {}
         self._pairs: list[Pair] = []
         self._turned = self._clipped = 0
         self._entries: list[tuple[str, str, Box, str, list[str]]] = []
         self._read(self._list(), joined(Path(instances)) if instances is not None else {})
-        # which of its sentences a record tells; all when None
+        # number of an entry, and of the record's sentence; None for all sentences
         self._records: list[tuple[int, int | None]] = [
             (i, turn)
             for i, entry in enumerate(self._entries)
@@ -106,14 +106,14 @@ class ReferringExpressions:
 
     @property
     def notes(self) -> list[str]:
-        """How many boxes are clipped, and that EXIF turns some images."""
+        """Messages about clipped boxes and EXIF orientations."""
         found = []
         if self._clipped:
             found.append(f"{self._clipped} boxes reach outside their images and are clipped")
         if self._turned:
             way = "upright" if self.orientation == "upright" else "as it is stored"
-            told = f"EXIF turns {self._turned} of the images; their annotations are taken to be for the image {way}"
-            found.append(f"{told} (the option orientation says otherwise)")
+            text = f"EXIF turns {self._turned} of the images; their annotations are taken to be for the image {way}"
+            found.append(f"{text} (the option orientation says otherwise)")
         return found
 
     def __len__(self) -> int:
@@ -131,17 +131,17 @@ class ReferringExpressions:
         name, image = self._entries[i][:2]
         try:
             return self._images.load(image, self._sizes[image], self.orientation)
-        except BadPart as part:
-            raise BadRecord(str(self.path), name, part.reason, part.remedy) from part
+        except BadValue as bad:
+            raise BadRecord(str(self.path), name, bad.reason, bad.remedy) from bad
 
     def _object(self, i: int, turn: int | None = None) -> dict[str, Any]:
         """The object of an entry, with one of its sentences or with all of them."""
         _, image, box, category, sentences = self._entries[i]
         width, height = self._sizes[image]
-        told, way = sentences if turn is None else [sentences[turn]], self._turns[image]
-        thing = {"names": {self.language: told[0]}, "sentences": {self.language: list(told)}}
+        texts, way = sentences if turn is None else [sentences[turn]], self._turns[image]
+        thing = {"names": {self.language: texts[0]}, "sentences": {self.language: list(texts)}}
         thing |= {"box": turned_box(box, way), "mask": turned_mask(self._segmentations.mask(i, height, width), way)}
-        return thing | {"concept": category or told[0]}
+        return thing | {"concept": category or texts[0]}
 
     def _list(self) -> list[Any]:
         content = read_json(self.path)
@@ -149,38 +149,37 @@ class ReferringExpressions:
             raise BadRecord(str(self.path), "all", "it is not a JSON list", 'Give [{"image": ..., "sentences": ...}].')
         return content
 
-    def _read(self, entries: list[Any], outlined: dict[Any, dict[str, Any]]) -> None:
+    def _read(self, entries: list[Any], annotated: dict[Any, dict[str, Any]]) -> None:
         wanted = _SPLITS.get(self.split or "", (self.split,))
-        bad, names = 0, set()
+        names: set[str] = set()
         for number, entry in enumerate(entries):
             if self.split is not None and isinstance(entry, dict) and entry.get("split") not in wanted:
                 continue
             name = _name(entry, number)
             try:
                 if name in names:
-                    raise BadPart("another entry has the same id", "Give each entry an id of its own, or none.")
+                    raise BadValue("another entry has the same id", "Give each entry an id of its own, or none.")
                 names.add(name)
-                self._add(name, entry, outlined)
-            except BadPart as part:
-                bad += 1
-                self.bad.append(BadRecord(str(self.path), name, part.reason, part.remedy))
-        if not self._entries and not bad and self.split is not None:
+                self._add(name, entry, annotated)
+            except BadValue as bad:
+                self.bad.append(BadRecord(str(self.path), name, bad.reason, bad.remedy))
+        if not self._entries and not self.bad and self.split is not None:
             there = sorted({str(entry.get("split")) for entry in entries if isinstance(entry, dict)})
-            reason = f"no entry is of the split {self.split!r}; there are {', '.join(there)}"
+            reason = f"no entry has the split {self.split!r}; there are {', '.join(there)}"
             raise BadRecord(str(self.path), "all", reason, "Give one of these.")
         if units := other_units(self._pairs):
             raise BadRecord(str(self.path), "all", *wrong_units(units))
-        judge(self.path, len(self._entries), bad, self.bad)
+        check_bad_share(self.path, len(self._entries), len(self.bad), self.bad)
 
-    def _add(self, name: str, entry: Any, outlined: dict[Any, dict[str, Any]]) -> None:
+    def _add(self, name: str, entry: Any, annotated: dict[Any, dict[str, Any]]) -> None:
         if not isinstance(entry, dict):
-            raise BadPart("it is not a JSON object", 'Write {"image": ..., "sentences": [...], "bbox": [...]}.')
+            raise BadValue("it is not a JSON object", 'Write {"image": ..., "sentences": [...], "bbox": [...]}.')
         if "ann_id" in entry and "bbox" not in entry and "segmentation" not in entry:
             id_ = id_key(entry["ann_id"])
-            if id_ is None or id_ not in outlined:
-                remedy = "Give the option instances: the COCO file with its box and outline."
-                raise BadPart(f"its ann_id {entry['ann_id']!r} is not among the instances", remedy)
-            entry = entry | outlined[id_]
+            if id_ is None or id_ not in annotated:
+                remedy = "Give the option instances: the COCO file with its box and segmentation."
+                raise BadValue(f"its ann_id {entry['ann_id']!r} is not among the instances", remedy)
+            entry = entry | annotated[id_]
         sentences = _sentences(entry)
         category = entry.get("category")
         category = category if isinstance(category, str) and _usable(category) else ""
@@ -194,27 +193,27 @@ class ReferringExpressions:
         self._clipped += given is not None and reaches_outside([float(value) for value in given], height, width)
 
     def _compare(self, entry: dict[str, Any], box: Box, width: int, height: int) -> None:
-        """Raise BadPart for an outline that is elsewhere than its box, where there are both."""
+        """Raise BadValue for a segmentation that is elsewhere than its box."""
         if entry.get("bbox") is None or not entry.get("segmentation"):
             return
         try:
-            edges = outline_edges(entry["segmentation"])
+            edges = segmentation_edges(entry["segmentation"])
         except (ValueError, KeyError, TypeError):
-            # what is wrong with it is told by whoever keeps it
+            # `Segmentations.add` reports an invalid one
             return
         own = box.x0 * width, box.y0 * height, box.x1 * width, box.y1 * height
         if edges is not None and len(self._pairs) < MOST_PAIRS:
             self._pairs.append((edges, own, (width, height)))
-        if part := misplaced(edges, own):
-            raise part
+        if bad := misplaced(edges, own):
+            raise bad
 
     def _size(self, image: str) -> tuple[int, int]:
-        """Width and height of what was annotated from the image's header, read once."""
+        """Width and height of the image as annotated, from its header, which is read once."""
         if image not in self._sizes:
             try:
                 size, turn = stored_size(self.image_root / image)
             except BadImage as error:
-                raise BadPart(str(error)) from error
+                raise BadValue(str(error)) from error
             stored = self.orientation == "stored"
             self._sizes[image] = size if stored else turned_size(size, turn)
             self._turns[image] = turn if stored else UPRIGHT
@@ -223,7 +222,7 @@ class ReferringExpressions:
 
 
 def _name(entry: Any, number: int) -> str:
-    """What errors and ids call an entry: its own id, or its place in the list from 0."""
+    """The name of an entry in messages and ids: its own id, or its place in the list from 0."""
     for key in ("ref_id", "id"):
         if isinstance(entry, dict) and isinstance(entry.get(key), int | str):
             return f"{key} {entry[key]}"
@@ -231,19 +230,19 @@ def _name(entry: Any, number: int) -> str:
 
 
 def _sentences(entry: dict[str, Any]) -> list[str]:
-    """The texts of an entry, with single spaces, and commas for the semicolons that part the boxes of an answer."""
+    """The texts of an entry, with single spaces, and commas for semicolons, which separate boxes in targets."""
     found = entry.get("sentences", entry.get("sentence"))
     texts = []
     for sentence in found if isinstance(found, list) else [found]:
         if isinstance(sentence, dict):
             sentence = next((sentence[key] for key in _SENTENCE_KEYS if key in sentence), None)
         if not isinstance(sentence, str) or not sentence.strip():
-            raise BadPart("its sentences are missing or no texts", 'Give "sentences" as a list of texts.')
+            raise BadValue("its sentences are missing or not texts", 'Give "sentences" as a list of texts.')
         texts.append(" ".join(sentence.replace(";", ",").split()))
         if not _usable(texts[-1]):
-            raise BadPart(f"its sentence {texts[-1]!r} holds a location or segmentation token", "Take it out.")
+            raise BadValue(f"its sentence {texts[-1]!r} holds a location or segmentation token", "Take it out.")
     if not texts:
-        raise BadPart("it has no sentence", 'Give "sentences" as a list of texts.')
+        raise BadValue("it has no sentence", 'Give "sentences" as a list of texts.')
     return texts
 
 
@@ -256,22 +255,22 @@ def _usable(text: str) -> bool:
 
 
 def _box(entry: dict[str, Any], height: int, width: int, label: str, clip: bool) -> Box:
-    """The box of an entry, or the one around its outline."""
+    """The box of an entry, else the one around its segmentation."""
     if entry.get("bbox") is not None:
         return checked_box(entry["bbox"], height, width, label, clip)
     if not entry.get("segmentation"):
-        raise BadPart("it has neither bbox nor segmentation", "Give at least one of them.")
+        raise BadValue("it has neither bbox nor segmentation", "Give at least one of them.")
     mask = segmentation_mask(entry["segmentation"], height, width)
     if not mask.any():
-        raise BadPart("its segmentation covers no pixel", "Mend it, or give bbox.")
+        raise BadValue("its segmentation covers no pixel", "Fix it, or give bbox.")
     return mask_box(mask, label)
 
 
 def joined(path: Path) -> dict[Any, dict[str, Any]]:
-    """What a COCO file says of each annotation: `file_name`, `bbox`, `segmentation` and `category`, by its id.
+    """Annotation id to its `file_name`, `bbox`, `segmentation` and `category` in a COCO file.
 
     Raises:
-        BadRecord: there is no such file, or it has another form.
+        BadRecord: there is no such file, or it has another layout.
     """
     content = read_json(path)
     try:
@@ -279,7 +278,7 @@ def joined(path: Path) -> dict[Any, dict[str, Any]]:
         twice = repeated(image["id"] for image in images)
         files = {id_key(image["id"]): image["file_name"] for image in images if id_key(image["id"]) not in twice}
         categories = {id_key(category["id"]): category["name"] for category in content["categories"]}
-        # of two with one id nobody knows which is meant
+        # two annotations with one id are ambiguous
         twice = repeated(annotation["id"] for annotation in annotations)
         return {
             key: {
@@ -292,5 +291,5 @@ def joined(path: Path) -> dict[Any, dict[str, Any]]:
             if (key := id_key(annotation["id"])) not in twice and id_key(annotation["image_id"]) in files
         }
     except (KeyError, TypeError) as error:
-        reason = f"it is no file of COCO instances ({error!r})"
+        reason = f"it is not a file of COCO instances ({error!r})"
         raise BadRecord(str(path), "all", reason, "Give instances_train2014.json, for example.") from error

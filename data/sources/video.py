@@ -1,4 +1,4 @@
-"""Clips with texts: a line `{"video": "dog.mp4", "prefix": "what does it do?", "suffix": "it runs"}` for each one."""
+"""Clips with texts: a line `{"video": "dog.mp4", "prefix": "what does it do?", "suffix": "it runs"}` for each clip."""
 
 import math
 from pathlib import Path
@@ -10,10 +10,10 @@ from openpali.data.sources.jsonl import JsonlSource
 
 
 class VideoSource(JsonlSource):
-    """Records of a JSON-lines file about clips, whose frames are decoded as they are asked for.
+    """Records of a JSON-lines file about clips, whose frames are decoded on access.
 
-    A clip is a video file or a folder of images (`openpali.data.images.video`). At the start every
-    line is checked, that every clip is there, and of the first ones that a frame can be decoded.
+    A clip is a video file or a folder of images (`openpali.data.images.video`). At the start every line is checked,
+    that every clip exists, and that a frame of the first ones can be decoded.
     """
 
     name = "video"
@@ -34,23 +34,23 @@ class VideoSource(JsonlSource):
 
         Args:
             path: the file. Each line has `video` (path of a file or folder), `prefix` and `suffix` or instead of them
-                `captions` ({language: text or texts}), `references` where several answers are right, and `start` and
-                `end` in seconds where only a part of the file is meant.
+                `captions` ({language: text or texts}), `references` where there are several correct answers, and
+                `start` and `end` in seconds for a span of the file.
             image_root: folder that clips are in and may not leave; by default that of the file.
             num_frames: of every clip; a short clip repeats frames.
             stride: seconds between frames; by default they are spread over the whole clip.
-            frame_rate: images a second of clips that are folders. Without it their images count as seconds.
-            check_decode: how many clips to check by decoding a frame.
-            decode_size: side in pixels of the model's images, by which large frames are shrunk at once.
+            frame_rate: images per second of clips that are folders; 1 by default.
+            check_decode: number of clips of which a frame is decoded as a check.
+            decode_size: side in pixels of the model's images; larger frames are shrunk while decoding.
 
         Raises:
             BadRecord: the file is missing, no record is good, or more than a tenth of 100 or more are bad.
             ImportError: a clip is a file, and PyAV is not installed.
-            ValueError: an option makes no sense.
+            ValueError: an option is invalid.
         """
         self.sampling = FrameSampling(num_frames, stride)
         if frame_rate is not None and not (math.isfinite(frame_rate) and frame_rate > 0):
-            raise ValueError(f"frame_rate is a number of images a second, not {frame_rate}")
+            raise ValueError(f"frame_rate is a number of images per second, not {frame_rate}")
         self.frame_rate = frame_rate
         super().__init__(path, image_root, check_decode, decode_size)
 
@@ -77,7 +77,7 @@ class VideoSource(JsonlSource):
     def _clip(self, record: dict[str, Any], number: int) -> Path:
         name = record.get("video")
         if not isinstance(name, str) or not name:
-            raise self._bad(number, '"video" is missing or no path', 'Give "video" as a path.')
+            raise self._bad(number, '"video" is missing or not a path', 'Give "video" as a path.')
         return self._inside(name, number)
 
     def _needed(self, record: dict[str, Any]) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ class VideoSource(JsonlSource):
             if value is not None and not _is_time(value):
                 raise self._bad(number, f'"{key}" is {value!r}', f'Give "{key}" in seconds, from 0 up.')
         if record.get("end") is not None and record["end"] <= (record.get("start") or 0):
-            raise self._bad(number, '"end" is not behind "start"', "Mend them.")
+            raise self._bad(number, '"end" is not after "start"', "Fix them.")
         if "captions" in record and not _are_captions(record["captions"]):
             remedy = 'Write {"en": "a dog runs"}, or a list of texts in place of one.'
             raise self._bad(number, '"captions" are not texts by language', remedy)

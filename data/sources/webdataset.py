@@ -1,8 +1,7 @@
 """Tar shards in the WebDataset layout: `000017.jpg`, `000017.txt` and `000017.json` are one record.
 
-They are read in order, from this machine or through fsspec from another one (`https://`, `s3://`, `gs://`), for
-streams of training examples (`openpali.data.streaming.stream`); some of their first records are set aside for
-validation.
+They are read sequentially, locally or through fsspec (`https://`, `s3://`, `gs://`), for streams of training examples
+(`openpali.data.streaming.stream`). Some of the first records are held out for validation.
 """
 
 import itertools
@@ -22,16 +21,16 @@ _OURS = ("id", "image", "images")
 
 
 class WebDataset:
-    """Records of tar shards: `id` (shard and key), `image` or `images`, `captions`, and what else the JSON has.
+    """Records of tar shards: `id` (shard and key), `image` or `images`, `captions`, and the other keys of the JSON.
 
     A sample holds an image (jpg, png, webp, ...; several ones as `x.0.jpg`, `x.1.jpg`), and text: `txt` is a caption
-    in `language`; `json` is an object whose keys the record takes over: `captions` ({language: text or texts}, or
-    texts in `language`; `caption` and `text` serve as well), `keywords`, `objects`, `prefix`, `suffix`, ...
+    in `language`; `json` is an object with keys of the record: `captions` ({language: text or texts}, or texts in
+    `language`; also `caption` and `text`), `keywords`, `objects`, `prefix`, `suffix`, ...
 
     Attributes:
         urls: addresses of the shards.
         names: of the shards, unique.
-        reserved: by the number of a shard, how many of its first samples are set aside.
+        reserved: number of a shard to the number of its first samples that are held out.
     """
 
     name = "webdataset"
@@ -51,14 +50,14 @@ class WebDataset:
         Args:
             path: a folder, a pattern such as `train-{000..099}.tar`, or a list of these.
             language: of `txt` files and of captions without one.
-            validation_path: shards to validate on; by default the first records of `path` are set aside.
-            validation_size: how many, at most.
-            length: records in all, where it is known; epochs are counted by it.
-            open_shards: shards that a loader worker reads in turn, so that neighbours are not alike.
-            shuffle: samples, undecoded, that a loader worker holds and mixes. More need more memory.
+            validation_path: shards for validation; by default the first records of `path` are held out.
+            validation_size: maximum of records for validation.
+            length: total number of records, if known; it defines an epoch.
+            open_shards: shards that a loader worker reads in turn, so that neighbouring samples differ.
+            shuffle: undecoded samples in the shuffle buffer of a loader worker. More need more memory.
 
         Raises:
-            ValueError: there are no shards, or an option makes no sense.
+            ValueError: there are no shards, or an option is invalid.
         """
         if min(validation_size, open_shards, shuffle) < 1:
             raise ValueError("validation_size, open_shards and shuffle are at least 1")
@@ -69,14 +68,14 @@ class WebDataset:
         self.reserved: dict[int, int] = {}
 
     def __len__(self) -> int:
-        raise self._in_order()
+        raise self._not_indexed()
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        raise self._in_order()
+        raise self._not_indexed()
 
-    def _in_order(self) -> BadRecord:
-        remedy = "Train with a recipe that takes streams, or write the records as a JSONL file."
-        return BadRecord(self.name, "all", "records of tar shards come in order and not by number", remedy)
+    def _not_indexed(self) -> BadRecord:
+        remedy = "Use a recipe that takes streams, or write the records as a JSONL file."
+        return BadRecord(self.name, "all", "tar shards are iterable-style: their records have no index", remedy)
 
     def samples(self, shard: int, start: Place = START, part: int = 0, parts: int = 1) -> Iterator[Sample]:
         """Samples of one shard for training, undecoded.
@@ -84,8 +83,8 @@ class WebDataset:
         Args:
             shard: its number.
             start: where to begin, the `after` of a sample.
-            part: of `parts`, if every so-and-so-many-th sample is wanted.
-            parts: over which the shard is spread.
+            part: remainder of the sample numbers to read, modulo `parts`.
+            parts: number of workers that share the shard.
         """
         first = self.reserved.get(shard, 0)
         wanted = (lambda number: number >= first and number % parts == part) if first or parts > 1 else None
@@ -101,7 +100,7 @@ class WebDataset:
         return record_of(sample, self.language)
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Every record that is for training and is good, once, shard after shard."""
+        """All usable training records once, shard after shard."""
         for shard in range(len(self.urls)):
             for sample in self.samples(shard):
                 try:
@@ -110,10 +109,10 @@ class WebDataset:
                     continue
 
     def set_aside(self) -> "HeldOut":
-        """Records for validation, in memory as they are stored; those of `path` are left out of training from now on.
+        """Hold out records for validation, undecoded in memory; those of `path` are no longer used for training.
 
-        The first ones of the first shards are taken, never more than a fifth of the shards or, of fewer than five, of
-        the first one's samples.
+        They are the first samples of the first shards: of at most a fifth of the shards or, with fewer than five
+        shards, at most a fifth of the first one's samples.
         """
         if self.validation_path is not None:
             own = WebDataset(self.validation_path, self.language)
@@ -134,12 +133,12 @@ class WebDataset:
 
 
 class HeldOut:
-    """Samples that were set aside, as a source; each is decoded when it is asked for."""
+    """Held-out samples as a source; they are decoded on access."""
 
     name = WebDataset.name
 
     def __init__(self, source: WebDataset, samples: list[Sample]) -> None:
-        """Keep samples of a source."""
+        """Store samples of a source."""
         self.source, self.kept = source, samples
 
     def __len__(self) -> int:
@@ -150,7 +149,7 @@ class HeldOut:
 
 
 def record_of(sample: Sample, language: str = "en") -> dict[str, Any]:
-    """Decode a sample; `language` is that of texts that do not tell theirs.
+    """Decode a sample; `language` is that of texts without one.
 
     Raises:
         BadRecord: it cannot be used.
@@ -181,7 +180,7 @@ def _json(sample: Sample) -> dict[str, Any]:
     try:
         content = json.loads(_decoded(sample, "json"))
     except (ValueError, RecursionError) as error:
-        raise _bad(sample, f"its json is not JSON ({error})", "Mend or remove it.") from error
+        raise _bad(sample, f"its json is not JSON ({error})", "Fix or remove it.") from error
     if not isinstance(content, dict):
         raise _bad(sample, "its json is not an object", 'Write {"captions": {"en": "..."}}.')
     return {key: value for key, value in content.items() if key not in _OURS}
@@ -195,7 +194,7 @@ def _decoded(sample: Sample, extension: str) -> str:
 
 
 def _check(sample: Sample, record: dict[str, Any]) -> None:
-    """Raise BadRecord where a value has not the form that tasks take."""
+    """Raise BadRecord for values in another form than tasks need."""
     for key in ("captions", "keywords"):
         if key in record and not _are_texts_by_language(record[key]):
             raise _bad(sample, f'its "{key}" are not texts by language', f'Write "{key}": {{"en": ["..."]}}.')
@@ -204,7 +203,7 @@ def _check(sample: Sample, record: dict[str, Any]) -> None:
             raise _bad(sample, f'its "{key}" is not text', "Give text, or leave it out.")
     objects = record.get("objects", [])
     if not isinstance(objects, list) or not all(isinstance(item, dict) for item in objects):
-        raise _bad(sample, 'its "objects" are not a list of objects', "Mend or leave them out.")
+        raise _bad(sample, 'its "objects" are not a list of objects', "Fix or leave them out.")
     for item in objects:
         if "box" in item:
             item["box"] = _box(sample, item["box"])

@@ -1,4 +1,4 @@
-"""Where a loader worker is in its share of the data: in tar shards, or in data that is read by number."""
+"""The position of a loader worker in its share of the data: tar shards, or a map-style dataset."""
 
 import random
 from collections.abc import Iterator
@@ -13,43 +13,42 @@ from openpali.data.sources.webdataset import WebDataset
 
 
 class Reader(NamedTuple):
-    """One of all loader workers of all processes, and how many there are."""
+    """A loader worker: its index among the workers of all processes, and their number."""
 
     index: int
     count: int
 
 
 class Cursor(Protocol):
-    """An endless row of examples with a position that can be saved."""
+    """An iterator of examples whose position can be saved and restored."""
 
     def __next__(self) -> Example:
         """The next example."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """The position, as JSON values."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Resume from a position."""
         ...
 
 
 class ShardCursor:
-    """Undecoded samples of a worker's share of the shards, pass after pass, each with its pass.
+    """Undecoded samples of a worker's share of the shards, epoch after epoch, each with its epoch.
 
-    Every pass deals the shards out anew; with fewer shards than workers several workers share one, each taking every
-    so-and-so-many-th sample. A worker reads `open_shards` of them in turn into a block of `shuffle` samples, and gives
-    the block in random order. Passes of different workers end at different times, but all of them together are every
-    sample once.
+    Every epoch distributes the shards anew; with fewer shards than workers, several workers share one and take every
+    n-th sample. A worker reads `open_shards` shards in turn into a block of `shuffle` samples, and yields the block in
+    random order. Workers end an epoch at different times, but together they read every sample once.
     """
 
     def __init__(self, source: WebDataset, seed: int, reader: Reader) -> None:
-        """Begin at the first sample."""
+        """Start at the first sample."""
         self.source, self.seed, self.reader = source, seed, reader
         self.epoch, self.blocks, self.given = 0, 0, 0
-        self.waiting = 0  # of the units of this pass, the first that is not open yet
-        self.places: dict[int, Place] = {}  # of open units, where they go on
+        self.waiting = 0  # the first unit of this epoch that is not open yet
+        self.places: dict[int, Place] = {}  # of open units, where they continue
         self.start: dict[str, Any] = {}
         self.block: list[Sample | None] = []
         self._begin()
@@ -60,7 +59,7 @@ class ShardCursor:
         self.start = self._snapshot()
 
     def _units(self) -> list[tuple[int, int, int]]:
-        """This worker's share of the pass: shard, part of it, number of parts."""
+        """This worker's share of the epoch: shard, part of it, number of parts."""
         shards, readers = len(self.source.urls), self.reader.count
         parts = -(-readers // shards)
         units = [(shard, part, parts) for shard in range(shards) for part in range(parts)]
@@ -77,11 +76,11 @@ class ShardCursor:
 
     @property
     def opened(self) -> int:
-        """Shards that this worker has opened, each counted once as far as that is known."""
+        """Number of shards that this worker has opened, at most that of all shards."""
         return min(len(self.source.urls), self.epoch * len(self.units) + self.waiting)
 
     def next(self) -> tuple[int, Sample] | None:
-        """The pass and the next sample; None where a pass of this worker ends."""
+        """The epoch and the next sample; None at the end of this worker's epoch."""
         if self.given == len(self.block):
             self._fill()
             if not self.block:
@@ -89,13 +88,13 @@ class ShardCursor:
                 self._begin()
                 return None
         sample = cast(Sample, self.block[self.given])
-        # a block of images is large: keep no more of it than is still to come
+        # free what was yielded: a block of images is large
         self.block[self.given] = None
         self.given += 1
         return self.epoch, sample
 
     def _fill(self) -> None:
-        """Read the next block, in turn from the open shards, and shuffle it."""
+        """Read the next block from the open shards in turn, and shuffle it."""
         self.start, self.given = self._snapshot(), 0
         block: list[Sample | None] = []
         while len(block) < self.source.shuffle and (self.open or self.waiting < len(self.units)):
@@ -114,11 +113,11 @@ class ShardCursor:
         self.block, self.blocks = block, self.blocks + 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the block that is being given began, and how much of it was given."""
+        """The position at the start of the current block, and how much of it was yielded."""
         return self.start | {"given": self.given}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Read the block of that state again, and go on inside it."""
+        """Read the block of that position again, and resume inside it."""
         self.epoch, self.blocks, self.waiting = state["epoch"], state["block"], state["next"]
         self.places = {unit: Place(offset, number) for unit, offset, number in state["open"]}
         self.block, self.given = [], 0
@@ -130,10 +129,10 @@ class ShardCursor:
 
 
 class IndexCursor:
-    """A worker's share of data that is read by number: its places in one row of fresh permutations."""
+    """A worker's share of a map-style dataset: its places in a sequence of permutations, one for each epoch."""
 
     def __init__(self, dataset: TaskDataset, seed: int, reader: Reader) -> None:
-        """Begin at the first example."""
+        """Start at the first example."""
         self.dataset, self.seed, self.reader = dataset, seed, reader
         self.given = 0
         self._order: tuple[int, list[int]] = (-1, [])
@@ -142,16 +141,16 @@ class IndexCursor:
         place = self.reader.index + self.given * self.reader.count
         epoch, position = divmod(place, len(self.dataset))
         if self._order[0] != epoch:
-            # a reader far ahead of the others of its pass still has the same order
+            # a function of the epoch alone, so that all workers have the same order
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self._order = epoch, torch.randperm(len(self.dataset), generator=generator).tolist()
         self.given += 1
         return self.dataset[epoch, self._order[1][position]]
 
     def state_dict(self) -> dict[str, Any]:
-        """How many examples were given."""
+        """The number of yielded examples."""
         return {"given": self.given}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Resume from a position."""
         self.given = state["given"]

@@ -1,8 +1,8 @@
-"""Examples out of tar shards as a stream: sharded over processes and loader workers, shuffled, exactly resumable.
+"""Iterable-style datasets of examples from tar shards: sharded over processes and workers, shuffled, resumable.
 
-The counterpart of `openpali.data.mixture` for data that is read in order and not by number. What an iterator gives is
-a function of the seed, of the worker's number among all workers, and of the state that `state_dict` tells; a worker
-that goes on from a state reads again the few hundred undecoded samples that it held, and decodes only what is left.
+The counterpart of `openpali.data.mixture` for iterable-style data. An iterator's output is a function of the seed, of
+the worker's index among all workers, and of its `state_dict`. A worker that resumes reads the few hundred undecoded
+samples of its block again, and decodes only the remaining ones.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from openpali.data.example import Example
 from openpali.data.files.tar_shards import Sample
 from openpali.data.mixture import MixtureRow, TaskDataset, shares
-from openpali.data.records import BadRecord, SkipLog, too_many
+from openpali.data.records import BadRecord, SkipLog, too_many_bad
 from openpali.data.sources import Augmented
 from openpali.data.sources.webdataset import WebDataset
 from openpali.data.streaming.positions import Cursor, IndexCursor, Reader, ShardCursor
@@ -29,14 +29,14 @@ _BARREN_RECORDS = 10_000
 
 
 class StateMismatch(ValueError):
-    """A saved position that does not fit the data or the number of workers of this run."""
+    """A saved position belongs to other data or another number of workers."""
 
 
 class TaskCursor:
-    """Examples of a task on a worker's share of the shards; what is bad is counted, listed and passed over."""
+    """Examples of a task on a worker's share of the shards; bad records are counted, listed and skipped."""
 
     def __init__(self, stream: "TaskStream", reader: Reader) -> None:
-        """Begin at the first example."""
+        """Start at the first example."""
         self.stream, self.samples = stream, ShardCursor(stream.source, stream.seed, reader)
         self.read, self.bad = 0, 0
         self.lost: list[str] = []
@@ -66,7 +66,7 @@ class TaskCursor:
         raise StopIteration
 
     def _end_of_pass(self) -> None:
-        """A worker's share of one pass may be empty, or hold nothing of use; that of many passes may not."""
+        """Stop after many epochs without an example; a worker's share of a single epoch may have none."""
         self.barren_passes += 1
         if self.barren_passes > _BARREN_PASSES:
             self._give_up()
@@ -76,8 +76,8 @@ class TaskCursor:
         raise BadRecord(
             source.name,
             source.urls[0],
-            f"the task {task.name!r} has had no use for any of {self.barren_records} records in a row",
-            "See skipped_records.jsonl for what is wrong with records, and what keys the task needs.",
+            f"none of {self.barren_records} records in a row suits the task {task.name!r}",
+            "See skipped_records.jsonl for problems of records, and the task for the keys that it needs.",
         )
 
     def _example(self, sample: Sample, rng: random.Random) -> Example | None:
@@ -91,7 +91,7 @@ class TaskCursor:
             raise BadRecord(f"{sample.shard}.tar", sample.key, reason, "Add it, or choose another task.") from error
 
     def _note(self, bad: BadRecord, sample: Sample) -> None:
-        """Count a bad record, and a shard that is missing or cut short, and end where there are too many of either."""
+        """Count a bad record or damaged shard. Raises BadRecord when there are too many of either."""
         stream, share = self.stream, self.stream.max_bad_share
         self.bad += 1
         data = f"train {stream.task.name} {stream.source.name} {stream.length}"
@@ -100,33 +100,33 @@ class TaskCursor:
             self.lost.append(sample.shard)
         count, total, least = self.bad, self.read, _MIN_RECORDS
         if stream.length:
-            # all workers and processes together, of the whole dataset
+            # over all workers and processes, of the whole dataset
             count, total, least = stream.skip_log.count(data), max(total, stream.length), _MIN_LENGTH
         if total >= least and count > share * total:
-            raise too_many(bad, f"{count} of {total} records", share) from bad
+            raise too_many_bad(bad, f"{count} of {total} records", share) from bad
         if len(self.lost) > share * self.samples.opened and self.samples.opened >= _MIN_SHARDS:
-            raise too_many(bad, f"{len(self.lost)} of {self.samples.opened} shards", share) from bad
+            raise too_many_bad(bad, f"{len(self.lost)} of {self.samples.opened} shards", share) from bad
         if self.barren_records >= _BARREN_RECORDS:
             self._give_up()
 
     def state_dict(self) -> dict[str, Any]:
-        """Place in the shards, and the counts by which too much that is bad ends a run."""
+        """The position in the shards, and the counts of bad records and shards."""
         barren = [self.barren_passes, self.barren_records]
         counts = {"read": self.read, "bad": self.bad, "lost": list(self.lost), "barren": barren}
         return {"samples": self.samples.state_dict()} | counts
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Resume from a position."""
         self.samples.load_state_dict(state["samples"])
         self.read, self.bad, self.lost = state["read"], state["bad"], list(state["lost"])
         self.barren_passes, self.barren_records = state["barren"]
 
 
 class MixedCursor:
-    """Examples of several cursors, each drawn by weight."""
+    """Examples of several cursors, drawn by weight."""
 
     def __init__(self, stream: "StreamMixture", reader: Reader) -> None:
-        """Begin at the first example."""
+        """Start at the first example."""
         self.weights, self.seed, self.reader = stream.weights, stream.seed, reader
         self.members = {name: stream.cursor_of(name, reader) for name in stream.weights}
         self.given = 0
@@ -138,11 +138,11 @@ class MixedCursor:
         return next(self.members[name])
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of all, and how many examples were given."""
+        """The states of all cursors, and the number of yielded examples."""
         return {"given": self.given, "members": {name: own.state_dict() for name, own in self.members.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Resume from a position."""
         self.given = state["given"]
         for name, own in self.members.items():
             own.load_state_dict(state["members"][name])
@@ -152,22 +152,22 @@ class Examples(Iterator[Example]):
     """The iterator of a stream in one worker, which a StatefulDataLoader saves and restores."""
 
     def __init__(self, cursor: Cursor, reader: Reader, digest: str) -> None:
-        """Put a cursor into the form that the loader asks for."""
+        """Wrap a cursor for the loader."""
         self.cursor, self.reader, self.digest = cursor, reader, digest
 
     def __next__(self) -> Example:
         return next(self.cursor)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position as a text of JSON, which no one changes while it waits to be saved."""
+        """The position as JSON text, which cannot change before it is saved."""
         own = {"reader": list(self.reader), "data": self.digest}
         return {"position": json.dumps(own | {"cursor": self.cursor.state_dict()})}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a position.
+        """Resume from a position.
 
         Raises:
-            StateMismatch: it is one of other data or of another number of workers.
+            StateMismatch: it belongs to other data or another number of workers.
         """
         position = json.loads(state["position"])
         if position["reader"] != list(self.reader):
@@ -179,18 +179,18 @@ class Examples(Iterator[Example]):
 
 
 class ExampleStream(IterableDataset[Example]):
-    """What streams have in common: each loader worker of each process iterates over a share of its own.
+    """Base of streams: each loader worker of each process iterates over its own share.
 
     Attributes:
-        rank: of the process that reads it.
+        rank: of this process.
         world_size: number of processes.
-        length: examples of one pass on all processes together; None where that is not known.
+        length: examples of one epoch over all processes; None if unknown.
     """
 
     length: int | None = None
 
     def __init__(self, rank: int, world_size: int) -> None:
-        """Remember the process."""
+        """Set the process."""
         if not 0 <= rank < world_size:
             raise ValueError(f"process {rank} of {world_size}")
         self.rank, self.world_size = rank, world_size
@@ -201,7 +201,7 @@ class ExampleStream(IterableDataset[Example]):
 
     @abstractmethod
     def digest(self) -> str:
-        """Says whether two streams are of the same data in the same order."""
+        """A hash that is equal for two streams of the same data in the same order."""
 
     def __iter__(self) -> Examples:
         info = get_worker_info()
@@ -224,19 +224,18 @@ class TaskStream(ExampleStream):
         world_size: int = 1,
         epochs: int | None = None,
     ) -> None:
-        """Put a task on tar shards.
+        """Combine tar shards and a task.
 
         Args:
-            source: holds the shards.
-            task: makes examples of their records.
-            seed: of the order and of the task's choices.
-            skip_log: where bad records are listed.
-            max_bad_share: with more bad records than this share of the source's length, or, where that is not known,
-                of those that this worker has read (at least 100), or of damaged shards among at least 10, reading
-                ends.
+            source: of the shards.
+            task: makes an example of a record.
+            seed: of the order and the random choices.
+            skip_log: lists bad records.
+            max_bad_share: reading ends when more than this share of the source's length is bad; if that is unknown,
+                of the records that this worker has read (at least 100), or of its shards (at least 10).
             rank: of this process.
             world_size: number of processes.
-            epochs: passes over the data, which never ends by default.
+            epochs: number of passes over the data; endless by default.
         """
         super().__init__(rank, world_size)
         self.augmented = source if isinstance(source, Augmented) else None
@@ -250,7 +249,7 @@ class TaskStream(ExampleStream):
         return TaskCursor(self, reader)
 
     def digest(self) -> str:
-        """Of what decides the order."""
+        """A hash of everything that determines the order."""
         source = self.source
         options = [source.shuffle, source.open_shards, sorted(source.reserved.items())]
         return _digest(["shards", source.names, options, self.task.name, self.seed])
@@ -269,7 +268,7 @@ class StreamMixture(ExampleStream):
         world_size: int = 1,
         temperature: float = 1.0,
     ) -> None:
-        """Mix streams, and datasets that are read by number.
+        """Mix streams and map-style datasets.
 
         Args:
             members: name to stream or dataset.
@@ -278,14 +277,14 @@ class StreamMixture(ExampleStream):
             seed: another seed is another sample.
             rank: of this process.
             world_size: number of processes.
-            temperature: weights are taken to the power of 1 / temperature.
+            temperature: weights are raised to the power 1 / temperature.
         """
         super().__init__(rank, world_size)
         self.members, self.num_examples, self.seed = dict(members), num_examples, seed
         self.weights = shares(list(members), weights, temperature)
 
     def cursor_of(self, name: str, reader: Reader) -> Cursor:
-        """The examples that one reader gets of one member."""
+        """The examples of one member for one reader."""
         member = self.members[name]
         return member.cursor(reader) if isinstance(member, TaskStream) else IndexCursor(member, self.seed, reader)
 
@@ -294,7 +293,7 @@ class StreamMixture(ExampleStream):
         return MixedCursor(self, reader)
 
     def digest(self) -> str:
-        """Of all members and weights."""
+        """A hash of all members and weights."""
         own = {n: m.digest() if isinstance(m, TaskStream) else [len(m), m.seed] for n, m in self.members.items()}
         return _digest(["mixture", own, self.weights, self.seed])
 

@@ -29,13 +29,13 @@ TASKS = {
 
 
 class Task(Protocol):
-    """What a task has.
+    """The interface of a task.
 
     Attributes:
-        name: the task's name in tables and reports.
+        name: of the task in tables and reports.
         metric: folder of its metric under eval/metrics.
-        metric_key: the one number of that metric by which checkpoints are compared; larger is better.
-        max_new_tokens: longest answer to generate.
+        metric_key: the value of that metric by which checkpoints are compared; larger is better.
+        max_new_tokens: maximum tokens to generate.
     """
 
     @property
@@ -48,15 +48,15 @@ class Task(Protocol):
     def max_new_tokens(self) -> int: ...  # noqa: D102
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """The example of a record, any choice drawn from `rng`; None when the record does not suit."""
+        """The example of a record, with random choices from `rng`; None when the record does not suit."""
         ...
 
     def prediction(self, text: str, example: Example) -> Any:
-        """What the metric takes as the prediction, from generated text."""
+        """The metric's prediction of an example, from generated text."""
         ...
 
     def reference(self, example: Example) -> Any:
-        """What the metric takes as the reference."""
+        """The metric's reference of an example."""
         ...
 
 

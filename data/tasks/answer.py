@@ -1,4 +1,4 @@
-"""`answer {lang} {question}`: what, how many, which colour, where, and whether something is there.
+"""`answer {lang} {question}`: name, count, colour, position and presence of things on the built-in images.
 
 `{lang}` is the language of the answer.
 """
@@ -7,23 +7,21 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from openpali.data.example import Example
-from openpali.data.sources import several
 from openpali.data.sources.builtin.phrases import KINDS, colour_word, phrases, position_word, question
-from openpali.data.tasks.parts.questions import Asked, CountedApart
+from openpali.data.tasks.parts.questions import QuestionAnswer, QuestionTask
 
 ABSENT = 0.2
-"""Share of counting questions about something that is not there."""
+"""Share of counting questions about an absent thing."""
 
 
 @dataclass(frozen=True)
-class Answer(CountedApart):
+class Answer(QuestionTask):
     """Questions on the built-in images, with a word, a number or a place as the answer.
 
     Attributes:
-        kinds: which of `what`, `count`, `colour`, `where` and `presence` to ask.
-        languages: languages of the questions, one drawn for each example.
-        answer_language: of every answer; None for that of the question. PaliGemma is pretrained on questions in 35
+        kinds: of questions, of `what`, `count`, `colour`, `where` and `presence`.
+        languages: of the questions, one drawn for each example.
+        answer_language: of the answers; None for that of the question. PaliGemma is pretrained on questions in 35
             languages with English answers.
     """
 
@@ -34,41 +32,22 @@ class Answer(CountedApart):
     name: str = "answer"
 
     def __post_init__(self) -> None:
-        for field in ("kinds", "languages"):
-            object.__setattr__(self, field, several(getattr(self, field)))
-        if not self.kinds or not self.languages or not set(self.kinds) <= set(KINDS):
-            chosen = f"kinds={list(self.kinds)}, languages={list(self.languages)}"
-            raise ValueError(f"{chosen}: give at least one of each; kinds are {', '.join(KINDS)}.")
-        for language in (*self.languages, self.answer_language or "en"):
-            phrases(language)
+        self.check_options(KINDS, phrases)
 
-    def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
+    def draw_question(self, record: dict[str, Any], rng: random.Random) -> QuestionAnswer | None:
         """A question of a random kind among those that the scene allows."""
-        asked = self.asked(record, rng)
-        return asked and asked.answered(self.name, record)
-
-    def asked(self, record: dict[str, Any], rng: random.Random) -> Asked | None:
-        """The question and its answer; None when the scene allows none."""
         language = rng.choice(self.languages)
         reply = self.answer_language or language
         for kind in rng.sample(self.kinds, len(self.kinds)):
-            found = _ASK[kind](record, language, reply, rng)
+            found = _QUESTIONS[kind](record, language, reply, rng)
             if found is not None:
                 text, answer, about = found
-                return Asked(kind, text, answer, language, reply, tuple(item["box"] for item in about))
+                return QuestionAnswer(kind, text, answer, language, reply, tuple(item["box"] for item in about))
         return None
-
-    def prediction(self, text: str, example: Example) -> str:
-        """The text without space around it."""
-        return text.strip()
-
-    def reference(self, example: Example) -> list[str]:
-        """Every right answer."""
-        return list(example.references)
 
 
 def _what(record: dict[str, Any], language: str, reply: str, rng: random.Random) -> Any:
-    """Of a single object; of one of several by its place, when no other is there."""
+    """About a single object; about one of several by its place, when no other is there."""
     objects = record["objects"]
     if len(objects) == 1:
         return question("what", language), objects[0]["names"][reply], objects
@@ -88,7 +67,7 @@ def _count(record: dict[str, Any], language: str, reply: str, rng: random.Random
 
 
 def _presence(record: dict[str, Any], language: str, reply: str, rng: random.Random) -> Any:
-    """Yes and no are equally likely."""
+    """Yes and no have equal probability."""
     absent = rng.random() < 0.5 or not record["objects"]
     item = rng.choice(record["absent"] if absent else record["objects"])
     same = [other for other in record["objects"] if other["concept"] == item["concept"]]
@@ -101,8 +80,8 @@ def _colour(record: dict[str, Any], language: str, reply: str, rng: random.Rando
     if not items:
         return None
     item = rng.choice(items)
-    asked = question("colour", language, thing=item["names"][language])
-    return asked, colour_word(item["colour"], reply), [item]
+    text = question("colour", language, thing=item["names"][language])
+    return text, colour_word(item["colour"], reply), [item]
 
 
 def _where(record: dict[str, Any], language: str, reply: str, rng: random.Random) -> Any:
@@ -115,9 +94,9 @@ def _where(record: dict[str, Any], language: str, reply: str, rng: random.Random
 
 
 def _single(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Objects of which the scene has one."""
+    """Objects that are the only ones of their concept."""
     concepts = [item["concept"] for item in record["objects"]]
     return [item for item in record["objects"] if concepts.count(item["concept"]) == 1]
 
 
-_ASK = {"what": _what, "count": _count, "colour": _colour, "where": _where, "presence": _presence}
+_QUESTIONS = {"what": _what, "count": _count, "colour": _colour, "where": _where, "presence": _presence}

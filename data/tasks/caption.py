@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Example
-from openpali.data.sources import several
 from openpali.data.tasks.parts.captions import caption_languages, captions_in, record_images
+from openpali.data.tasks.parts.options import set_tuples
 
 
 @dataclass(frozen=True)
@@ -14,10 +14,9 @@ class Caption:
     """Captions from records that carry `captions`: language to one text or to several.
 
     Attributes:
-        languages: languages to caption in, one drawn for each example among those that the record has; all of them
-            when empty.
-        lower: write captions in lower case, as PaliGemma's transfer to TextCaps does; CIDEr makes no difference.
-        by_language: score each language by itself, and take the mean; for the metric `captions`.
+        languages: of the captions, one drawn for each example among those of the record; all when empty.
+        lower: lower-case captions, as in PaliGemma's fine-tuning on TextCaps; CIDEr ignores case.
+        by_language: score each language separately, and take the mean; for the metric `captions`.
     """
 
     languages: tuple[str, ...] = ("en",)
@@ -29,12 +28,12 @@ class Caption:
     name: str = "caption"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "languages", several(self.languages))
+        set_tuples(self, "languages")
         if self.by_language and self.metric != "captions":
             raise ValueError(f"by_language needs metric: captions, and metric is {self.metric!r}")
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """A caption in one language, of which every one is a reference; None without any."""
+        """A caption in one language, with all captions in it as references; None without any."""
         known = caption_languages(record, self.languages)
         if not known:
             return None
@@ -58,6 +57,6 @@ class Caption:
         return text.strip()
 
     def reference(self, example: Example) -> list[str] | dict[str, Any]:
-        """Every caption of the image in the example's language, and with `by_language` which one that is."""
+        """All captions of the image in the example's language, with `by_language` also that language."""
         captions = list(example.references)
         return {"answers": captions, "type": example.meta["language"]} if self.by_language else captions

@@ -1,4 +1,4 @@
-"""People's own captions, questions, classes and texts: a prompt, and one of the record's answers."""
+"""Captions, questions, classes and texts of custom data: a prompt, and one of the record's answers."""
 
 import random
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ METRICS = {"caption": "cider", "vqa": "exact_match", "classify": "exact_match", 
 
 @dataclass(frozen=True)
 class CustomAnswers:
-    """Records with `answers`, or with `captions` of which the language's are the answers.
+    """Records with `answers`, or with `captions` in a language as the answers.
 
     Attributes:
         kind: caption, vqa, classify or ocr.
-        prompt: of every example, with {question} and {language} where they belong; the kind's own when empty.
+        prompt: of every example, with the placeholders {question} and {language}; that of the kind when empty.
         language: of prompts and captions.
-        metric: the kind's own when empty.
+        metric: that of the kind when empty.
         metric_key: of the metric; its name when empty.
     """
 
@@ -44,14 +44,14 @@ class CustomAnswers:
         for field, value in chosen.items():
             object.__setattr__(self, field, value)
         if self.kind == "vqa" and "{question}" not in self.prompt:
-            raise ValueError("prompt: write {question} where the question belongs")
+            raise ValueError("prompt: write {question} in place of the question")
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """One of the answers, all of which are right; None without any."""
+        """A random answer, with all answers as references; None without any."""
         found = record["captions"].get(self.language) if self.kind == "caption" else record["answers"]
         if not found:
             return None
-        # not str.format: other braces are the person's own
+        # not str.format: the prompt may hold other braces
         prefix = self.prompt.replace("{language}", self.language).replace("{question}", record.get("question", ""))
         return Example(
             id=record["id"],
@@ -68,5 +68,5 @@ class CustomAnswers:
         return text.strip()
 
     def reference(self, example: Example) -> list[str]:
-        """Every right answer."""
+        """All correct answers."""
         return list(example.references)

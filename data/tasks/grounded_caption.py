@@ -1,22 +1,22 @@
-"""`caption <ymin><xmin><ymax><xmax>`, four location tokens: what is there. Grounded captioning."""
+"""`caption <ymin><xmin><ymax><xmax>`, four location tokens: grounded captioning of a box."""
 
 import random
 from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Example
-from openpali.data.masks.objects import labelled, located, region_texts
+from openpali.data.masks.objects import draw_region_text, labelled, located
 from openpali.modeling.location_tokens import format_box
 
 
 @dataclass(frozen=True)
 class GroundedCaption:
-    """One of the `objects` of a record: one of its sentences where it has some, else its name.
+    """A sentence of one of the `objects` of a record, or its name if it has no sentences.
 
     Attributes:
         language: of the sentences or names.
-        metric: `cider` suits sentences better.
-        metric_key: of the metric, `cider` for that one.
+        metric: `cider` is better for sentences.
+        metric_key: of the metric, `cider` for `cider`.
     """
 
     language: str = "en"
@@ -26,12 +26,11 @@ class GroundedCaption:
     name: str = "grounded_caption"
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """A random object; None when there is none with a text in the language."""
-        found = [(item, texts) for item in record["objects"] if (texts := region_texts(item, self.language))]
-        if not found:
+        """A text of a random object; None when no object has one in the language."""
+        found = draw_region_text(record["objects"], self.language, rng)
+        if found is None:
             return None
-        item, texts = rng.choice(found)
-        text = rng.choice(texts)
+        item, texts, text = found
         return Example(
             id=record["id"],
             task=self.name,
@@ -47,5 +46,5 @@ class GroundedCaption:
         return text.strip()
 
     def reference(self, example: Example) -> list[str]:
-        """Everything that may be said of the object."""
+        """All texts of the object."""
         return list(example.references)

@@ -1,4 +1,4 @@
-"""`answer en  {question} choose from: {choices}`: the right choice, word for word."""
+"""`answer en  {question} choose from: {choices}`: the text of the correct choice."""
 
 import random
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from openpali.data.tasks.vqa import check_prompt, kind_of, typed
 
 @dataclass(frozen=True)
 class MultipleChoice:
-    r"""A record's `question`, its `choices`, and the one that `correct` is the index of.
+    """A record's `question`, its `choices`, and `correct`, the index of the correct one.
 
     Attributes:
-        prompt: with {question} and {choices}. The two spaces are the authors', with which checkpoints were trained.
-        separator: between choices; the authors' is a tab, which choices do not hold.
+        prompt: with {question} and {choices}. The two spaces are big_vision's, with which checkpoints were trained.
+        separator: between choices; big_vision's is a tab, which choices do not contain.
     """
 
     prompt: str = "answer en  {question} choose from: {choices}"
@@ -29,9 +29,9 @@ class MultipleChoice:
         check_prompt(self.prompt, "question", "choices")
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """The question, and the right choice as its only reference."""
-        right = record["choices"][record["correct"]]
-        # the question may itself hold {choices}
+        """The question, and the correct choice as the only reference."""
+        correct = record["choices"][record["correct"]]
+        # the question itself may contain {choices}
         before, _, after = self.prompt.partition("{question}")
         listed = self.separator.join(record["choices"])
         before, after = before.replace("{choices}", listed), after.replace("{choices}", listed)
@@ -40,8 +40,8 @@ class MultipleChoice:
             task=self.name,
             images=record_images(record),
             prefix=before + record["question"] + after,
-            suffix=right.strip(),
-            references=(right,),
+            suffix=correct.strip(),
+            references=(correct,),
             meta=kind_of(record),
         )
 
@@ -50,5 +50,5 @@ class MultipleChoice:
         return text.strip()
 
     def reference(self, example: Example) -> dict[str, Any] | list[str]:
-        """The right choice."""
+        """The correct choice."""
         return typed(example)

@@ -14,16 +14,16 @@ _LONGEST_SKIP = 8
 
 @dataclass(frozen=True)
 class Ocr:
-    """Reading from records that carry `words`: `text` of each, and `box` where it is known.
+    """Text of records with `words`: `text` of each, and `box` if known.
 
-    A text that is too long loses snippets at random places, as in PaliGemma's pretraining (Beyer et al. 2024, section
-    3.2.5): cutting its end would teach to read only the top of dense pages.
+    Snippets at random places are removed from a text that is too long, as in PaliGemma's pretraining (Beyer et al.
+    2024, section 3.2.5): truncation would train on the top of dense pages only.
 
     Attributes:
-        most_characters: longest target, spaces counted; None to leave nothing out. A token is about four characters of
-            English, about one of Chinese or Japanese.
-        order: `record`, that of the record's words; `raster`, lines from top to bottom and words from left to right,
-            found from the boxes.
+        most_characters: maximum characters of a target, with spaces; None for no limit. A token is about four
+            characters of English, about one of Chinese or Japanese.
+        order: `record` for that of the record's words; `raster` for lines from top to bottom and words from left to
+            right, by the boxes.
     """
 
     most_characters: int | None = None
@@ -40,7 +40,7 @@ class Ocr:
             raise ValueError(f"most_characters={self.most_characters}: at least 1, or left out")
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """The words, joined by spaces; None without any, or where none is short enough."""
+        """The words, joined by spaces; None without words, or when each is too long."""
         words = [word for word in record.get("words") or () if word["text"].strip()]
         if self.order == "raster":
             words = raster_order(words)
@@ -61,7 +61,7 @@ class Ocr:
         )
 
     def prediction(self, text: str, example: Example) -> str:
-        """The words, single spaces between them."""
+        """The words with single spaces."""
         return " ".join(text.split())
 
     def reference(self, example: Example) -> list[str]:
@@ -70,7 +70,7 @@ class Ocr:
 
 
 def raster_order(words: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Words with boxes by lines. A word is on the line of a higher one when its middle is above that one's foot."""
+    """Words sorted by lines. A word is on the line of a higher word when its middle is above that word's bottom."""
     lines: list[list[dict[str, Any]]] = []
     for word in sorted(words, key=lambda word: _middle(word["box"])):
         if lines and _middle(word["box"]) < lines[-1][0]["box"].y1:
@@ -81,10 +81,10 @@ def raster_order(words: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def skip_snippets(words: list[dict[str, Any]], most: int, rng: random.Random) -> list[dict[str, Any]]:
-    """Words that fit in `most` characters, spaces counted.
+    """Words that fit in `most` characters, with spaces.
 
-    Runs of up to eight words are left out until the rest fits. A run that reaches the end goes on at the beginning, so
-    that every place is equally likely to be left out.
+    Runs of up to eight words are removed until the rest fits. A run that reaches the end continues at the beginning,
+    so that all places have the same probability.
     """
     kept = [word for word in words if len(word["text"].strip()) <= most]
     length = sum(len(word["text"].strip()) + 1 for word in kept) - 1

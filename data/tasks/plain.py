@@ -1,4 +1,4 @@
-"""Prefix and suffix as they stand in the record: for custom data."""
+"""Prefix and suffix of the record itself, for custom data."""
 
 import random
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from openpali.data.example import Example
 
 @dataclass(frozen=True)
 class Plain:
-    """A record's own `prefix` and `suffix`, and its `references` if it has several right answers."""
+    """A record's own `prefix` and `suffix`, and its `references` if it has several correct answers."""
 
     metric: str = "exact_match"
     metric_key: str = "exact_match"
@@ -33,5 +33,5 @@ class Plain:
         return text.strip()
 
     def reference(self, example: Example) -> list[str]:
-        """Every right answer."""
+        """All correct answers."""
         return list(example.references)

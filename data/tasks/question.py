@@ -1,4 +1,4 @@
-"""`question {lang} {English answer}`: a question to which that is the answer. Visual question generation."""
+"""`question {lang} {English answer}`: visual question generation, the question of a given answer."""
 
 import functools
 import random
@@ -6,23 +6,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Example
-from openpali.data.sources import several
 from openpali.data.tasks.answer import Answer
 from openpali.data.tasks.object_aware import ObjectAware
+from openpali.data.tasks.parts.options import set_tuples
 from openpali.data.tasks.vq2a import Vq2a
 
-_ASKING: dict[str, Any] = {"answer": Answer, "object_aware": ObjectAware, "vq2a": Vq2a}
+_QUESTION_TASKS: dict[str, Any] = {"answer": Answer, "object_aware": ObjectAware, "vq2a": Vq2a}
 
 
 @dataclass(frozen=True)
 class Question:
-    """The questions of another task, turned round.
+    """The questions of another task, with prompt and target exchanged.
 
     Attributes:
-        asks: that task: `vq2a`, as in PaLI and PaliGemma, `answer` or `object_aware`.
-        kinds: of its questions; those that it has when empty.
+        asks: name of the other task: `vq2a`, as in PaLI and PaliGemma, `answer` or `object_aware`.
+        kinds: of its questions; all of them when empty.
         languages: of the questions, one drawn for each example.
-        answer_language: of the answer; None for that of the question. The papers have English ones.
+        answer_language: of the answers; None for that of the question. The papers use English.
     """
 
     asks: str = "vq2a"
@@ -35,27 +35,26 @@ class Question:
     name: str = "question"
 
     def __post_init__(self) -> None:
-        for field in ("kinds", "languages"):
-            object.__setattr__(self, field, several(getattr(self, field)))
-        if self.asks not in _ASKING:
-            raise ValueError(f"asks={self.asks!r}: one of {', '.join(_ASKING)}")
-        # its options are checked now rather than at the first record
+        set_tuples(self, "kinds", "languages")
+        if self.asks not in _QUESTION_TASKS:
+            raise ValueError(f"asks={self.asks!r}: one of {', '.join(_QUESTION_TASKS)}")
+        # checks its options before the first record
         _ = self._task
 
     @functools.cached_property
     def _task(self) -> Any:
         kinds = {"kinds": self.kinds} if self.kinds else {}
-        return _ASKING[self.asks](languages=self.languages, answer_language=self.answer_language, **kinds)
+        return _QUESTION_TASKS[self.asks](languages=self.languages, answer_language=self.answer_language, **kinds)
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """The answer, and what was asked; None where the other task has nothing to ask."""
-        asked = self._task.asked(record, rng)
-        return asked and asked.asked(self.name, record)
+        """A random answer as the prompt and its question as the target; None when the other task has no question."""
+        pair = self._task.draw_question(record, rng)
+        return pair and pair.question_example(self.name, record)
 
     def prediction(self, text: str, example: Example) -> str:
         """The text without space around it."""
         return text.strip()
 
     def reference(self, example: Example) -> list[str]:
-        """The question; others with the same answer count by what they share with it."""
+        """The question; CIDEr gives partial credit to similar ones."""
         return list(example.references)

@@ -1,4 +1,4 @@
-"""`caption {lang}` with a red box drawn on the image: what is in the box. So PaliGemma captions widgets."""
+"""`caption {lang}` with a red box drawn on the image: a caption of the box, as in PaliGemma's WidgetCap."""
 
 import random
 from dataclasses import dataclass
@@ -7,24 +7,23 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from openpali.data.example import Box, Example
-from openpali.data.masks.objects import labelled, region_texts
+from openpali.data.masks.objects import draw_region_text, labelled
 
 _USUAL_SIDE = 224
 
 
 @dataclass(frozen=True)
 class RedBox:
-    """One of the `objects` of a record: one of its sentences where it has some, else its name.
+    """A sentence of one of the `objects` of a record, or its name if it has no sentences.
 
-    The authors draw a line of one pixel after they have resized the image. With `size`, the side of the model's
-    images, that is what happens, to the pixel. Without, the line is drawn on the image as it is, wide enough to
-    be about one pixel of 224.
+    big_vision draws a line of one pixel after resizing the image; `size`, the side of the model's images, does exactly
+    the same. Without `size` the line is drawn on the original image, about one pixel wide at 224.
 
     Attributes:
-        size: side of the model's images in pixels; None leaves images at their size.
+        size: side of the model's images in pixels; None to keep the original size.
         language: of the sentences or names.
-        metric: `cider` suits sentences better.
-        metric_key: of the metric, `cider` for that one.
+        metric: `cider` is better for sentences.
+        metric_key: of the metric, `cider` for `cider`.
     """
 
     size: int | None = None
@@ -35,12 +34,11 @@ class RedBox:
     name: str = "red_box"
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """A random object; None when there is none with a text in the language."""
-        found = [(item, texts) for item in record["objects"] if (texts := region_texts(item, self.language))]
-        if not found:
+        """A text of a random object; None when no object has one in the language."""
+        found = draw_region_text(record["objects"], self.language, rng)
+        if found is None:
             return None
-        item, texts = rng.choice(found)
-        text = rng.choice(texts)
+        item, texts, text = found
         image = record["image"]
         width = max(1, round(max(image.size) / _USUAL_SIDE))
         if self.size is not None:
@@ -60,14 +58,14 @@ class RedBox:
         return text.strip()
 
     def reference(self, example: Example) -> list[str]:
-        """Everything that may be said of the object."""
+        """All texts of the object."""
         return list(example.references)
 
 
 def draw_red_box(image: Image.Image, box: Box, width: int = 1) -> Image.Image:
-    """A copy of the image with the frame of a box, whose line grows inwards from the edges.
+    """A copy of the image with the outline of a box, whose line extends inwards from the edges.
 
-    Edges are at pixel (side - 1) x coordinate, truncated, as in the authors' preprocessing.
+    Edges are at pixel (side - 1) x coordinate, truncated, as in big_vision's preprocessing.
     """
     image = image.copy()
     across, down = image.width - 1, image.height - 1

@@ -1,4 +1,4 @@
-"""A sentence, and the box and mask of the one object that it means: referring segmentation."""
+"""Referring segmentation: from a sentence to the box and mask of the object that it means."""
 
 import random
 import re
@@ -17,16 +17,16 @@ _MASK = re.compile(_BOX.pattern + r"(?:<seg[0-9]{3}>\s*){16}")
 
 @dataclass(frozen=True)
 class Refer:
-    """One object of a record, by one of its `sentences`, or by an expression that fits nothing else on the image.
+    """One object of a record, by one of its `sentences` or by a generated expression that fits no other object.
 
-    As in the authors' code the prompt is the sentence alone, the target has no label, and of an answer only the first
-    box and mask count.
+    As in big_vision, the prompt is the sentence alone, the target has no label, and only the first box and mask of an
+    answer count.
 
     Attributes:
-        codec: folder or Hub name of the mask VQ-VAE; without use when `boxes_only`.
+        codec: folder or Hub name of the mask tokenizer; unused with `boxes_only`.
         boxes_only: write the box without the mask.
-        language: of the sentence. Expressions for objects without sentences are English.
-        prompt: what stands around the sentence, for a model that learns several tasks.
+        language: of the sentence. Generated expressions are English.
+        prompt: template around {sentence}, for a model that learns several tasks.
     """
 
     codec: str = DEFAULT_CODEC
@@ -42,7 +42,7 @@ class Refer:
 
     @property
     def metric(self) -> str:
-        """Of masks, or of boxes."""
+        """That of masks or of boxes."""
         return "detection" if self.boxes_only else "segmentation"
 
     @property
@@ -51,7 +51,7 @@ class Refer:
         return "f1" if self.boxes_only else "mean_iou"
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """A random object of those that can be referred to, by a random sentence; None without any."""
+        """A random sentence of a random object that has some; None without any."""
         found = self._referable(record)
         rng.shuffle(found)
         for item, sentences in found:
@@ -76,7 +76,7 @@ class Refer:
         return None
 
     def prediction(self, text: str, example: Example) -> list[dict[str, Any]]:
-        """The box and mask with which the text begins; nothing when it does not."""
+        """The box and mask at the start of the text; empty without them."""
         if not self.boxes_only:
             match = _MASK.match(text)
             return read_masks(self.codec, match[0], example) if match else []
@@ -85,13 +85,13 @@ class Refer:
         return [] if isinstance(box, str) else [{"box": list(box.normalised_xyxy()), "label": "", "mask": None}]
 
     def reference(self, example: Example) -> list[dict[str, Any]]:
-        """The true one."""
+        """The ground truth."""
         if self.boxes_only:
             return [box_dict(box) | {"mask": None} for box in example.boxes]
         return true_masks(example)
 
     def _referable(self, record: dict[str, Any]) -> list[tuple[dict[str, Any], list[str]]]:
-        """Objects that some sentence means, and their sentences."""
+        """Objects with sentences or generated expressions."""
         found = []
         objects: Objects = record["objects"]
         for item in objects if self.boxes_only else with_masks(objects):

@@ -1,4 +1,4 @@
-"""ScienceQA: question, context and lettered options, answered by "The answer is B."."""
+"""ScienceQA: question, context and lettered options, with targets such as "The answer is B."."""
 
 import random
 import string
@@ -10,14 +10,14 @@ from openpali.data.tasks.parts.captions import record_images
 from openpali.data.tasks.vqa import kind_of, typed
 
 NO_HINT = "N/A"
-"""Stands for a missing context in the dataset's own prompts."""
+"""The context of a question without a hint, as in the dataset's own prompts."""
 
 
 @dataclass(frozen=True)
 class ScienceQa:
     """A record's `question`, `hint`, `choices` and `correct`.
 
-    The prompt is that of the dataset's authors without examples in it (Lu et al. 2022):
+    The prompt is the zero-shot prompt of Lu et al. (2022):
 
         Question: {question}
         Context: {hint}
@@ -25,7 +25,7 @@ class ScienceQa:
         Answer:
 
     Attributes:
-        shuffle: the options of records to train on (`training`), in another order every time.
+        shuffle: shuffle the options of training records (`training`).
         separator: between options.
     """
 
@@ -37,7 +37,7 @@ class ScienceQa:
     name: str = "science_qa"
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """The question and the letter of its answer; None with more choices than letters."""
+        """The question and the letter of the correct choice; None with more choices than letters."""
         choices, order = record["choices"], list(range(len(record["choices"])))
         if len(choices) > len(string.ascii_uppercase):
             return None
@@ -62,5 +62,5 @@ class ScienceQa:
         return text.strip()
 
     def reference(self, example: Example) -> dict[str, Any] | list[str]:
-        """The sentence with the right letter."""
+        """The sentence with the correct letter."""
         return typed(example)

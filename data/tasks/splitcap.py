@@ -1,24 +1,23 @@
-"""`caption {lang} {beginning}`: the rest of a caption that is cut at a random point. PaLI's SplitCap."""
+"""`caption {lang} {beginning}`: the rest of a caption that is cut at a random point (PaLI's SplitCap)."""
 
 import random
 from dataclasses import dataclass
 from typing import Any
 
 from openpali.data.example import Example
-from openpali.data.sources import several
 from openpali.data.tasks.parts.captions import caption_languages, captions_in, cuts, record_images
+from openpali.data.tasks.parts.options import set_tuples
 
 
 @dataclass(frozen=True)
 class SplitCap:
     """Captions cut before a word: PaLI's task on web texts (Chen et al. 2022, section 3.3), in PaliGemma's wording.
 
-    Scripts without spaces are cut between characters. Every place is equally likely, with the one before the first
-    word; there the prompt is that of `caption`. The rest is never empty.
+    Scripts without spaces are cut between characters. All places have the same probability, including that before the
+    first word, where the prompt is that of `caption`. The rest is never empty.
 
     Attributes:
-        languages: of the captions, one drawn for each example among those that the record has; all of them when
-            empty.
+        languages: of the captions, one drawn for each example among those of the record; all when empty.
     """
 
     languages: tuple[str, ...] = ("en",)
@@ -28,10 +27,10 @@ class SplitCap:
     name: str = "splitcap"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "languages", several(self.languages))
+        set_tuples(self, "languages")
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """One caption, cut; None without one in these languages."""
+        """A cut caption; None without a caption in these languages."""
         known = caption_languages(record, self.languages)
         if not known:
             return None

@@ -1,16 +1,14 @@
-"""`answer {lang} {question}`, the pair made from captions by rules: VQ2A, across languages where there are several."""
+"""`answer {lang} {question}`, with pairs generated from captions by rules (VQ2A), also across languages."""
 
 import random
 from dataclasses import dataclass
 from typing import Any
 
-from openpali.data.example import Example
-from openpali.data.sources import several
 from openpali.data.sources.builtin.phrases import caption, phrases, question
 from openpali.data.tasks.parts.caption_questions import KINDS as ENGLISH_KINDS
 from openpali.data.tasks.parts.caption_questions import caption_questions
 from openpali.data.tasks.parts.captions import captions_in, counted
-from openpali.data.tasks.parts.questions import Asked, CountedApart, object_phrases, object_question
+from openpali.data.tasks.parts.questions import QuestionAnswer, QuestionTask, object_phrases, object_question
 
 KINDS = (*ENGLISH_KINDS, "presence", "besides")
 
@@ -18,17 +16,17 @@ _Pair = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Vq2a(CountedApart):
+class Vq2a(QuestionTask):
     """Questions that a caption answers, for records that have `captions`.
 
-    The captions of the built-in images, and of any record that names its `objects` in the same form, are read in 14
-    languages: the question comes from the caption in one language, the answer from that in another. Of any other
-    caption only English is read, by `caption_questions`, for questions and answers in English.
+    Captions in the form of the built-in images are parsed in 14 languages: the question comes from the caption in one
+    language, the answer from that in another. Other captions are parsed in English only, by `caption_questions`, for
+    questions and answers in English.
 
     Attributes:
-        kinds: which questions to ask.
+        kinds: of questions.
         languages: of the questions, one drawn for each example among those that the record allows.
-        answer_language: of the answers; None for that of the question. PaLI and PaliGemma answer in English.
+        answer_language: of the answers; None for that of the question. PaLI and PaliGemma use English.
     """
 
     kinds: tuple[str, ...] = KINDS
@@ -38,40 +36,21 @@ class Vq2a(CountedApart):
     name: str = "vq2a"
 
     def __post_init__(self) -> None:
-        for field in ("kinds", "languages"):
-            object.__setattr__(self, field, several(getattr(self, field)))
-        if not self.kinds or not self.languages or not set(self.kinds) <= set(KINDS):
-            chosen = f"kinds={list(self.kinds)}, languages={list(self.languages)}"
-            raise ValueError(f"{chosen}: give at least one of each; kinds are {', '.join(KINDS)}.")
-        for language in (*self.languages, self.answer_language or "en"):
-            object_phrases(language)
+        self.check_options(KINDS, object_phrases)
 
-    def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
+    def draw_question(self, record: dict[str, Any], rng: random.Random) -> QuestionAnswer | None:
         """A question of a random kind among those that a caption answers."""
-        asked = self.asked(record, rng)
-        return asked and asked.answered(self.name, record)
-
-    def asked(self, record: dict[str, Any], rng: random.Random) -> Asked | None:
-        """The question and its answer; None when no caption answers any."""
         for language in rng.sample(self.languages, len(self.languages)):
             reply = self.answer_language or language
             pairs = [pair for pair in self._pairs(record, language, reply, rng) if pair[0] in self.kinds]
             if pairs:
                 kind = rng.choice(sorted({kind for kind, _, _ in pairs}))
                 text, answer = rng.choice([(text, answer) for found, text, answer in pairs if found == kind])
-                return Asked(kind, text, answer, language, reply)
+                return QuestionAnswer(kind, text, answer, language, reply)
         return None
 
-    def prediction(self, text: str, example: Example) -> str:
-        """The text without space around it."""
-        return text.strip()
-
-    def reference(self, example: Example) -> list[str]:
-        """The right answer."""
-        return list(example.references)
-
     def _pairs(self, record: dict[str, Any], language: str, reply: str, rng: random.Random) -> list[_Pair]:
-        """Pairs of the first caption, in random order, that has any."""
+        """Pairs of the first caption with any, in random order of the captions."""
         answers = _counts(record, reply)
         for text in rng.sample(found := captions_in(record, language), len(found)):
             counts = _read(record, text, language)
@@ -89,40 +68,40 @@ def _read(record: dict[str, Any], text: str, language: str) -> list[tuple[str, i
 
 
 def _counts(record: dict[str, Any], language: str) -> list[tuple[str, int]] | None:
-    """What the first readable caption in a language counts."""
+    """The counts of the first caption in a language that can be parsed."""
     read = (_read(record, text, language) for text in captions_in(record, language))
     return next((counts for counts in read if counts is not None), None)
 
 
 def _from_counts(
-    asked: list[tuple[str, int]],
+    counts: list[tuple[str, int]],
     answers: list[tuple[str, int]] | None,
     record: dict[str, Any],
     language: str,
     reply: str,
 ) -> list[_Pair]:
-    """Pairs from a caption and its translation; none where the two do not speak of the same things in one order."""
+    """Pairs from a caption and its translation; none where the two do not name the same things in the same order."""
     names = [item.get("names", {}) for item in record["objects"]]
     things = {(name.get(language), name.get(reply)) for name in names}
-    if answers is None or len(asked) != len(answers):
+    if answers is None or len(counts) != len(answers):
         return []
-    if any(one[1] != other[1] or (one[0], other[0]) not in things for one, other in zip(asked, answers)):
+    if any(one[1] != other[1] or (one[0], other[0]) not in things for one, other in zip(counts, answers)):
         return []
-    pairs = [("count", question("count", language, thing=name), str(number)) for name, number in asked]
-    if len(asked) == 1:
-        if asked[0][1] == 1:
+    pairs = [("count", question("count", language, thing=name), str(number)) for name, number in counts]
+    if len(counts) == 1:
+        if counts[0][1] == 1:
             pairs.append(("what", question("what", language), answers[0][0]))
     else:
-        for at, (name, number) in enumerate(asked):
+        for at, (name, number) in enumerate(counts):
             rest = dict(answers[:at] + answers[at + 1 :])
             thing = caption({name: number}, language)
             pairs.append(("besides", object_question("besides", language, thing), caption(rest, reply)))
-    return pairs + _presence(asked, record, language, reply)
+    return pairs + _presence(counts, record, language, reply)
 
 
-def _presence(asked: list[tuple[str, int]], record: dict[str, Any], language: str, reply: str) -> list[_Pair]:
-    """As many that are there as that are not, so that neither answer is the likelier."""
-    present = [name for name, _ in asked]
+def _presence(counts: list[tuple[str, int]], record: dict[str, Any], language: str, reply: str) -> list[_Pair]:
+    """As many present as absent things, so that both answers have the same probability."""
+    present = [name for name, _ in counts]
     absent = [name for item in record.get("absent") or () if (name := item["names"].get(language))]
     absent = [name for name in absent if name not in present]
     each = min(len(present), len(absent))

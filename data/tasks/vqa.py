@@ -1,4 +1,4 @@
-"""`answer en {question}`: questions of public datasets, or of one's own, with one right answer or several."""
+"""`answer en {question}`: questions of public datasets or custom data, with one or several correct answers."""
 
 import random
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ class Vqa:
     """A record's `question` and one of its `answers`.
 
     Attributes:
-        prompt: with {question} in place of it.
+        prompt: with the placeholder {question}.
         lower: lower-case the answers.
-        target: which answer to train on: `random`, so that one that many people gave comes often, or `first`.
-        metric: `vqa`, `vqav2` (needs ten people's answers), `anls`, `relaxed_accuracy`, `tallyqa`, `pope`, `rsvqa`
+        target: the answer to train on: `random`, so that frequent answers come more often, or `first`.
+        metric: `vqa`, `vqav2` (needs ten answers), `anls`, `relaxed_accuracy`, `tallyqa`, `pope`, `rsvqa`
             or `exact_match`.
         metric_key: of that metric.
     """
@@ -35,7 +35,7 @@ class Vqa:
             raise ValueError(f"target={self.target!r}: random or first")
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """The question and an answer, every one of which is a reference; None without any."""
+        """The question and an answer, with all answers as references; None without any."""
         answers = tuple(text.lower() if self.lower else text for text in record["answers"])
         given = [text.strip() for text in answers if text.strip()]
         if not given:
@@ -56,22 +56,22 @@ class Vqa:
         return text.strip()
 
     def reference(self, example: Example) -> dict[str, Any] | list[str]:
-        """Every answer, and the kind of question where the dataset tells kinds apart."""
+        """All answers, and the type of the question if the dataset has types."""
         return typed(example)
 
 
-def check_prompt(prompt: str, *parts: str) -> None:
-    """Raises ValueError unless every part has its place in a prompt."""
-    if missing := [part for part in parts if f"{{{part}}}" not in prompt]:
+def check_prompt(prompt: str, *placeholders: str) -> None:
+    """Raise ValueError unless a prompt has every placeholder."""
+    if missing := [name for name in placeholders if f"{{{name}}}" not in prompt]:
         raise ValueError(f"prompt={prompt!r}: it has no place for {{{missing[0]}}}")
 
 
 def kind_of(record: dict[str, Any]) -> dict[str, Any]:
-    """The `meta` of a question: its kind, if it has one."""
+    """The `meta` of a question: its type, if it has one."""
     return {"question_type": record["question_type"]} if record.get("question_type") else {}
 
 
 def typed(example: Example) -> dict[str, Any] | list[str]:
-    """The references of a question, with its kind, as the metrics of answers take them."""
+    """The references of a question, with its type, in the form of the metrics."""
     answers = list(example.references)
     return {"answers": answers, "type": kind} if (kind := example.meta.get("question_type")) else answers

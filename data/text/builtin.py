@@ -1,4 +1,4 @@
-"""Texts in the words of the built-in images: what stage 0 trains the text side on where there are no other texts."""
+"""Texts about the built-in scenes, the default corpus of stage 0 for the text side."""
 
 import random
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from openpali.data.sources.builtin.phrases import LANGUAGES, POSITIONS, caption,
 
 
 class BuiltInTexts:
-    """What may be said of the built-in images, without the images: a caption, then questions with their answers.
+    """Texts about scenes as in the built-in images: a caption, then questions with their answers.
 
-    A text is in one language and about one scene, so that each of its sentences follows from the others. Text i is a
-    pure function of (seed, split, i).
+    A text is in one language and about one scene, so that its sentences agree. Text i is a pure function of
+    (seed, split, i).
     """
 
     name = "builtin"
@@ -30,9 +30,9 @@ class BuiltInTexts:
         """Describe the texts.
 
         Args:
-            split: train, validation or test, whose scenes are others.
+            split: train, validation or test, with different scenes.
             languages: of the texts.
-            concepts: how many of the fixed list of concepts appear.
+            concepts: number of concepts, from the start of the fixed list.
             objects: fewest and most different things in a scene.
             questions: fewest and most questions of a text.
             length: number of texts.
@@ -62,9 +62,9 @@ class BuiltInTexts:
         *things, absent = (names[language] for names in rng.sample(self.names, rng.randint(*self.objects) + 1))
         counts = {thing: rng.choice([1, 1, 2, 3]) for thing in things}
         places: dict[str, str] = dict(zip(things, rng.sample(POSITIONS, len(things))))
-        said = [caption(counts, language)]
-        said += [self._question(language, counts, places, absent, rng) for _ in range(rng.randint(*self.questions))]
-        return {"id": f"builtin-{self.split}-{self.seed}-{index}", "text": "\n".join(said)}
+        lines = [caption(counts, language)]
+        lines += [self._question(language, counts, places, absent, rng) for _ in range(rng.randint(*self.questions))]
+        return {"id": f"builtin-{self.split}-{self.seed}-{index}", "text": "\n".join(lines)}
 
     def _question(
         self, language: str, counts: dict[str, int], places: dict[str, str], absent: str, rng: random.Random
@@ -75,8 +75,8 @@ class BuiltInTexts:
         if kind == "count":
             return f"{question(kind, language, thing=thing)} {words['numbers'][counts[thing] - 1]}"
         if kind == "presence":
-            asked = rng.choice([thing, absent])
-            return f"{question(kind, language, thing=asked)} {words['yes_no'][0 if asked == thing else 1]}"
+            named = rng.choice([thing, absent])
+            return f"{question(kind, language, thing=named)} {words['yes_no'][0 if named == thing else 1]}"
         if kind == "where":
             return f"{question(kind, language, thing=thing)} {position_word(places[thing], language)}"
         return f"{question(kind, language, position=places[thing])} {thing}"

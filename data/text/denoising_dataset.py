@@ -14,11 +14,11 @@ from openpali.modeling.token_loss import IGNORE_INDEX
 
 
 class SpanCorruptionDataset(Dataset[dict[str, Any]]):
-    """Item i is text i (counted round) corrupted by a denoiser, both its kind and its spans drawn from (seed, i).
+    """Item i is text i (modulo the number of texts), corrupted by a denoiser and spans drawn from (seed, i).
 
-    A text longer than its denoiser takes is cut to a stretch of it, drawn at random. Packed, an item starts at a
-    random token of its text and goes on with the following texts, the end token between them, until its input is full.
-    Texts that are too short, and records that cannot be read, are passed over.
+    A text that is too long for its denoiser is cropped at random. Packed, an item starts at a random token of its text
+    and continues with the following texts, separated by the end token, until its input is full. Texts that are too
+    short, and records that cannot be read, are skipped.
     """
 
     def __init__(
@@ -34,22 +34,22 @@ class SpanCorruptionDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
         skip_log: SkipLog | None = None,
     ) -> None:
-        """Put denoisers on texts.
+        """Combine texts and denoisers.
 
         Args:
             texts: records with `text`.
             tokenizer: of the model.
             special: its sentinels, prefixes and end token.
-            max_length: most tokens of an input, prefix and end token included.
+            max_length: maximum tokens of an input, prefix and end token included.
             num_examples: length of the dataset.
             weights: of the denoisers by name, 0 where left out; uniform by default.
             denoisers: those to mix.
-            packed: whether to fill inputs with further texts.
-            seed: of every choice.
-            skip_log: where records that cannot be read are listed.
+            packed: fill inputs with further texts.
+            seed: of all random choices.
+            skip_log: lists records that cannot be read.
 
         Raises:
-            ValueError: there are no texts, too few sentinels for `max_length`, or weights make no sense.
+            ValueError: there are no texts, too few sentinels for `max_length`, or invalid weights.
         """
         if len(texts) == 0:
             raise ValueError(f"{texts.name}: there are no texts")
@@ -81,10 +81,10 @@ class SpanCorruptionDataset(Dataset[dict[str, Any]]):
         return {"input_ids": inputs, "labels": labels, "denoiser": denoiser.name}
 
     def stretch(self, position: int, length: int, rng: random.Random) -> list[int]:
-        """At most `length` tokens of text `position`, or of the next one that has two.
+        """At most `length` tokens of text `position`, or of the next one with two tokens.
 
         Raises:
-            ValueError: none has.
+            ValueError: no text has two tokens.
         """
         for step in range(len(self.texts)):
             own = self.tokens(position + step)
@@ -94,10 +94,10 @@ class SpanCorruptionDataset(Dataset[dict[str, Any]]):
         raise ValueError(f"{self.texts.name}: no text has two tokens")
 
     def packed_stretch(self, position: int, length: int, rng: random.Random) -> list[int]:
-        """Exactly `length` tokens from a random one of text `position` on, going round behind the last text.
+        """Exactly `length` tokens from a random token of text `position` on; the first text follows the last.
 
         Raises:
-            ValueError: there is nothing in any text.
+            ValueError: all texts are empty.
         """
         tokens: list[int] = []
         empty = 0
@@ -113,7 +113,7 @@ class SpanCorruptionDataset(Dataset[dict[str, Any]]):
         return tokens[:length]
 
     def tokens(self, position: int) -> list[int]:
-        """Token ids of a text (counted round), without sentinels that it may contain; none if it cannot be read."""
+        """Token ids of a text (modulo the number of texts) without sentinels; empty if it cannot be read."""
         try:
             text = self.texts[position % len(self.texts)]["text"]
         except BadRecord as bad:

@@ -1,6 +1,6 @@
 """Texts without images, for the text side of stage 0: records `{"id": ..., "text": ...}`.
 
-They come from a person's own files, from a dataset of `datasets`, or from the words of the built-in images.
+They come from files, from a dataset of `datasets`, or from the built-in scenes.
 """
 
 import glob
@@ -33,7 +33,7 @@ def matching(path: str | Sequence[str]) -> list[Path]:
     """Files of a path, of a pattern such as `books/*.txt`, or of a list of them, in order.
 
     Raises:
-        BadRecord: a path or a pattern that no file has.
+        BadRecord: no file matches a path or pattern.
     """
     found: list[Path] = []
     for pattern in [path] if isinstance(path, str | Path) else path:
@@ -48,17 +48,17 @@ def matching(path: str | Sequence[str]) -> list[Path]:
 
 
 class TextFiles:
-    """Plain text, UTF-8: every line, or every paragraph between empty lines, is a text. Held in memory."""
+    """Plain text in UTF-8, in memory: every line, or every paragraph between empty lines, is a text."""
 
     def __init__(self, path: str | Sequence[str], by: Literal["line", "paragraph"] = "line") -> None:
         """Read files.
 
         Args:
             path: a file, a pattern, or a list of them.
-            by: what a text is.
+            by: unit of a text, `line` or `paragraph`.
 
         Raises:
-            BadRecord: no such file, not UTF-8, or nothing in it.
+            BadRecord: no such file, not UTF-8, or empty.
         """
         if by not in ("line", "paragraph"):
             raise ValueError(f"by is line or paragraph, not {by!r}")
@@ -75,7 +75,7 @@ class TextFiles:
         return {"id": place, "text": text}
 
     def _read(self, path: Path, by: str) -> Iterator[tuple[str, str]]:
-        """Place and text of everything that is not empty."""
+        """Place and text of each non-empty unit."""
         try:
             lines = path.read_text("utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
@@ -90,10 +90,10 @@ class TextFiles:
 
 
 class JsonlTexts:
-    """JSON lines with a text each, as in `{"text": "..."}`. Held in memory.
+    """JSON lines with a text each, as in `{"text": "..."}`, in memory.
 
     Attributes:
-        bad: what is wrong with each line that was left out.
+        bad: the problem of each unusable line.
     """
 
     notes = ()
@@ -103,10 +103,10 @@ class JsonlTexts:
 
         Args:
             path: a file, a pattern, or a list of them.
-            key: where the text is.
+            key: of the text.
 
         Raises:
-            BadRecord: no such file, no good line, or more than a tenth of 100 or more that are bad.
+            BadRecord: no such file, no good line, or more than a tenth of 100 or more are bad.
         """
         self.name, self.key = "jsonl", key
         self.bad: list[BadRecord] = []
@@ -143,15 +143,15 @@ class JsonlTexts:
 
 
 class DatasetTexts:
-    """A column of a dataset of `datasets`, by a folder or a name on the Hub; read from disk as it is asked for."""
+    """A column of a dataset of `datasets`, from a folder or the Hub; read from disk on access."""
 
     def __init__(self, dataset: str, column: str = "text", split: str = "train", config: str | None = None) -> None:
         """Open the dataset.
 
         Args:
             dataset: folder of `save_to_disk`, folder of files that `load_dataset` knows, or a name on the Hub.
-            column: where the text is.
-            split: which part.
+            column: of the text.
+            split: of the dataset.
             config: of a dataset that has several.
 
         Raises:

@@ -1,12 +1,12 @@
-"""UL2's denoisers (arXiv 2205.05131, section 3): spans of a text are taken out of the input and are the target.
+"""UL2's denoisers (arXiv 2205.05131, section 3): spans of a text move from the input to the target.
 
     text     the cat sat on the mat and slept
     R, X     [NLU] the <0> on the mat <1> slept </s>   ->   <0> cat sat <1> and </s>
     S        [S2S] the cat sat on the mat </s>         ->   and slept </s>
 
-R takes out few and short spans, X many or long ones, and S the end, which makes it prefix language modelling. How much
-is taken out and in how many spans is exact up to rounding; where, is drawn as in T5. What departs from T5: a text may
-end with tokens that stay, since a single long span would otherwise always be the end of the text, as in S.
+R removes few short spans, X many or long ones, and S the end, which is prefix language modelling. The numbers of
+removed tokens and of spans are exact up to rounding; their places are drawn as in T5. Unlike T5, a text may end with
+kept tokens, since a single long span would otherwise always be the end of the text, as in S.
 """
 
 import random
@@ -25,8 +25,8 @@ class Denoiser:
 
     Attributes:
         kind: R, X or S.
-        rate: share of the tokens that are taken out.
-        mean_span: tokens of a span on average; None takes out the end, without a sentinel.
+        rate: share of removed tokens.
+        mean_span: average tokens of a span; None removes the end, without a sentinel.
     """
 
     kind: str
@@ -39,17 +39,17 @@ class Denoiser:
 
     @property
     def name(self) -> str:
-        """`R-3-15`: kind, mean span, percent taken out."""
+        """`R-3-15`: kind, mean span, percent removed."""
         span = "" if self.mean_span is None else f"-{self.mean_span:g}"
         return f"{self.kind}{span}-{100 * self.rate:g}"
 
     def counts(self, length: int) -> tuple[int, int]:
-        """Tokens taken out of a text of `length` tokens (at least 2), and the spans that they form."""
+        """Number of removed tokens of a text of `length` tokens (at least 2), and of their spans."""
         if length < 2:
             raise ValueError(f"a text of {length} token(s) cannot be corrupted: it takes at least 2")
         noise = min(max(round(length * self.rate), 1), length - 1)
         spans = 1 if self.mean_span is None else max(1, round(noise / self.mean_span))
-        # between any two spans at least one token stays, and one before the first
+        # at least one token stays between two spans, and before the first
         return noise, min(spans, noise, length - noise)
 
     def input_length(self, length: int) -> int:
@@ -66,7 +66,7 @@ class Denoiser:
         """Tokens of the longest text whose input, without the prefix, is at most `max_length`.
 
         Raises:
-            ValueError: there is none.
+            ValueError: no text fits.
         """
         if self.input_length(2) > max_length:
             raise ValueError(f"max_length leaves {max_length} tokens for the input of {self.name}, which is too few")
@@ -88,7 +88,7 @@ UL2 = (
     Denoiser("X", 0.5, 64),
     Denoiser("S", 0.25),
 )
-"""The seven of the paper, which mixes them uniformly."""
+"""The seven denoisers of the paper, which mixes them uniformly."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ class SpecialTokens:
     """Token ids that denoising adds to a text.
 
     Attributes:
-        sentinels: stand for the first span, the second, ...
-        prefixes: of each kind; empty where there is none.
-        end: closes inputs and targets.
+        sentinels: one for the first span, one for the second, ...
+        prefixes: of each kind; empty without one.
+        end: ends inputs and targets.
     """
 
     sentinels: tuple[int, ...]
@@ -117,8 +117,8 @@ def special_tokens(
     Args:
         tokenizer: of Transformers.
         prefixes: text of each kind.
-        sentinel: how its sentinels are called; T5's and UMT5's are `<extra_id_{}>`, Gemma's free ones `<unused{}>`.
-        last_ids: where it has none: take so many of its last ids, the very last one first.
+        sentinel: pattern of the sentinels' names; T5's and UMT5's are `<extra_id_{}>`, Gemma's free ones `<unused{}>`.
+        last_ids: number of last ids to use if it has no sentinels, the last one first.
 
     Raises:
         ValueError: it has no sentinels and `last_ids` gives none, or it has no end token.
@@ -131,8 +131,8 @@ def special_tokens(
         found = [len(tokenizer) - 1 - i for i in range(last_ids)]
     if not found:
         raise ValueError(
-            f"the tokenizer has no sentinels: no token {sentinel.format(0)!r}. Say how they are called, add some, or"
-            " give up some of its last ids for them"
+            f"the tokenizer has no sentinels: no token {sentinel.format(0)!r}. Name them, add some, or use some of"
+            " its last ids for them"
         )
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end token, which closes inputs and targets")
@@ -144,7 +144,7 @@ def text_length(denoiser: Denoiser, special: SpecialTokens, max_length: int) -> 
     """Tokens of the longest text whose input fits `max_length` with its prefix and its end token.
 
     Raises:
-        ValueError: such a text needs more sentinels than there are, or `max_length` is too small.
+        ValueError: the text needs more sentinels than there are, or `max_length` is too small.
     """
     length = denoiser.raw_length(max_length - len(special.prefixes.get(denoiser.kind, ())))
     check_sentinels(denoiser, length, special)
@@ -162,7 +162,7 @@ def check_sentinels(denoiser: Denoiser, length: int, special: SpecialTokens) -> 
 
 
 def segments(total: int, parts: int, rng: random.Random) -> list[int]:
-    """Sizes of `parts` parts of `total`, none empty; every such partition is equally likely."""
+    """Sizes of `parts` non-empty parts of `total`, uniformly over all such partitions."""
     cuts = sorted(rng.sample(range(1, total), parts - 1))
     return [end - start for start, end in zip([0, *cuts], [*cuts, total])]
 
@@ -170,13 +170,13 @@ def segments(total: int, parts: int, rng: random.Random) -> list[int]:
 def corrupt(
     tokens: Sequence[int], denoiser: Denoiser, special: SpecialTokens, rng: random.Random
 ) -> tuple[list[int], list[int]]:
-    """Input and target of a text, each closed by the end token.
+    """Input and target of a text, each with the end token.
 
     Args:
         tokens: of the text, without an end token.
-        denoiser: what to do.
-        special: ids to do it with.
-        rng: draws where the spans lie.
+        denoiser: rate and length of the spans.
+        special: token ids to add.
+        rng: of the places of the spans.
 
     Raises:
         ValueError: fewer than 2 tokens, or more spans than sentinels.
@@ -187,7 +187,7 @@ def corrupt(
     if denoiser.mean_span is None:
         return [*prefix, *tokens[:kept], special.end], [*tokens[kept:], special.end]
     check_sentinels(denoiser, len(tokens), special)
-    # the part behind the last span may be empty, all others may not
+    # only the part after the last span may be empty
     stay = segments(kept + 1, spans + 1, rng)
     starts = [0, *accumulate(size for pair in zip(stay, segments(noise, spans, rng)) for size in pair)]
     inputs, target = list(prefix), []
@@ -199,7 +199,7 @@ def corrupt(
 
 
 def reassemble(inputs: Sequence[int], target: Sequence[int], special: SpecialTokens) -> list[int]:
-    """The text that `corrupt` was given: spans back in their places, prefix and end tokens off.
+    """The inverse of `corrupt`: the tokens of the text.
 
     Raises:
         ValueError: a sentinel of the input is missing in the target, or comes there in another order.
@@ -218,5 +218,5 @@ def reassemble(inputs: Sequence[int], target: Sequence[int], special: SpecialTok
 
 
 def without_end(tokens: Sequence[int], end: int) -> list[int]:
-    """Tokens without the end token that closes them."""
+    """Tokens without a final end token."""
     return list(tokens[:-1]) if tokens and tokens[-1] == end else list(tokens)

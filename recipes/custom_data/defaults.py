@@ -12,7 +12,7 @@ from openpali.data.custom.dataset import CustomDataset, CustomSpec, custom_spec,
 from openpali.data.custom.readers import IMAGE_ENDS
 from openpali.data.custom.rows import REGION_KINDS, texts
 from openpali.data.files.config import ConfigError, as_dict
-from openpali.data.files.run_outputs import is_run
+from openpali.data.files.run_folders import is_run
 from openpali.data.masks.mask_tokenizer import DEFAULT_CODEC
 from openpali.data.records import BadRecord
 from openpali.modeling.auto import checkpoint_config, load_processor, model_class

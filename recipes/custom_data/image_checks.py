@@ -5,7 +5,7 @@ from itertools import chain
 
 from openpali.data.custom.dataset import CustomDataset
 from openpali.data.custom.rows import Row, read_box
-from openpali.data.files.annotations import BadPart
+from openpali.data.files.annotations import BadValue
 from openpali.data.images.orientation import UPRIGHT, turned_size
 from openpali.recipes.custom_data.record_checks import Finding
 
@@ -67,6 +67,6 @@ def _tells(row: Row, found: CustomDataset) -> bool | None:
 def _fits(box: object, form: str, size: tuple[int, int]) -> bool:
     try:
         read_box(box, form, size)
-    except BadPart:
+    except BadValue:
         return False
     return True

@@ -7,9 +7,9 @@ from typing import Any
 
 from openpali.data.custom.dataset import CustomDataset
 from openpali.data.custom.rows import BOX_FORMATS, RELATIVE, Row, RowObject, corners, read_box
-from openpali.data.files.annotations import BadPart, reaches_outside
+from openpali.data.files.annotations import BadValue, reaches_outside
 from openpali.data.files.coco_annotations import wrong_units
-from openpali.data.masks.polygon_units import MOST_PAIRS, other_units, outline_edges
+from openpali.data.masks.polygon_units import MOST_PAIRS, other_units, segmentation_edges
 from openpali.recipes.custom_data.record_checks import Finding
 
 # share of boxes outside their images from which the format as a whole is doubted
@@ -67,10 +67,10 @@ def outline_units(found: CustomDataset) -> Iterator[Finding]:
     pairs, first = [], None
     for row in chain(*found.rows.values()):
         for item in row.objects if len(pairs) < MOST_PAIRS else ():
-            if item.crowd or item.outline is None or row.size is None:
+            if item.crowd or item.segmentation is None or row.size is None:
                 continue
             try:
-                edges = outline_edges(item.outline)
+                edges = segmentation_edges(item.segmentation)
                 left, top, wide, high = corners(item.box, found.spec.box_format, row.size)
             except (ValueError, KeyError, TypeError):
                 continue
@@ -143,7 +143,7 @@ def _fits(box: Any, form: str, row: Row) -> bool:
         return True
     try:
         read_box(box, form, row.size)
-    except BadPart:
+    except BadValue:
         return False
     # a share of a pixel is no box: coordinates are relative
     return min(corners(box, form, row.size)[2:]) > 0 and (form.endswith(RELATIVE) or max(_numbers(box)) > _SIDE)

@@ -28,7 +28,7 @@ from openpali.data.files.config import (
     read_yaml,
 )
 from openpali.data.files.renamed import current_options
-from openpali.data.files.run_outputs import CONFIG_HEADER
+from openpali.data.files.run_folders import CONFIG_HEADER
 from openpali.modeling import user_errors
 from openpali.modeling.checkpoints import INCOMPLETE_HELP
 from openpali.recipes.run.number_checks import check_numbers

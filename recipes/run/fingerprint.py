@@ -77,7 +77,7 @@ def own_content(source: Mapping[str, Any]) -> str:
         # told where the data are read for training
         return ""
     lines = [
-        [part, row.record, row.digest, packed(row), [[item.outline, item.crowd] for item in row.objects]]
+        [part, row.record, row.digest, packed(row), [[item.segmentation, item.crowd] for item in row.objects]]
         for part, rows in found.rows.items()
         for row in rows
     ]

@@ -18,7 +18,7 @@ IMAGE = Image.new("RGB", (8, 8))
 
 
 class Numbers:
-    """Records 0, 1, 2 …; some are bad and some suit nobody."""
+    """Records 0, 1, 2 …; some are bad and some suit no task."""
 
     def __init__(self, length: int, bad: set[int] = frozenset(), unsuited: set[int] = frozenset(), name="numbers"):
         self.length, self.broken, self.unsuited, self.name = length, bad, unsuited, name
@@ -81,7 +81,7 @@ def test_too_many_bad_records_end_the_reading_wherever_they_are(seed):
     assert len([few[index] for index in order]) == 100
     many = TaskDataset(Numbers(100, bad=bad | {min(set(range(100)) - bad)}), Draw(), split="validation")
     reason = "it is bad; with it 11 of 100 records of the validation split cannot be used, more than max_bad_share=0.1"
-    with pytest.raises(BadRecord, match=f"numbers:[0-9]+: {reason}. Mend the data, or raise max_bad_share."):
+    with pytest.raises(BadRecord, match=f"numbers:[0-9]+: {reason}. Fix the data, or raise max_bad_share."):
         [many[index] for index in order]
     lenient = TaskDataset(Numbers(100, bad=set(range(45))), Draw(), max_bad_share=0.5)
     assert lenient[0].id == "numbers-45"
@@ -118,9 +118,9 @@ def test_what_an_earlier_run_found_bad_does_not_count(tmp_path):
 
 
 def test_records_without_any_use():
-    with pytest.raises(BadRecord, match="no record is good"):
+    with pytest.raises(BadRecord, match="no record can be used"):
         TaskDataset(Numbers(5, bad=set(range(5))), Draw())[0]
-    with pytest.raises(ValueError, match="'draw' has no use for any record of the source 'numbers'"):
+    with pytest.raises(ValueError, match="no record of the source 'numbers' suits the task 'draw'"):
         TaskDataset(Numbers(5, unsuited=set(range(5))), Draw())[0]
     with pytest.raises(ValueError, match="is empty"):
         TaskDataset(Numbers(0), Draw())
@@ -144,7 +144,7 @@ def make_mixture(seed: int = 0, num_examples: int = 4000) -> Mixture:
     return Mixture(datasets, {"a": 3, "b": 1}, num_examples, seed)
 
 
-def test_weights_are_kept_and_told():
+def test_weights_are_kept_and_reported():
     mixture = make_mixture()
     ids = [mixture[index].id for index in range(4000)]
     assert sum(name.startswith("a-") for name in ids) == pytest.approx(3000, abs=110)

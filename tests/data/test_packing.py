@@ -13,7 +13,7 @@ def test_every_example_is_in_one_row_and_no_row_is_too_long(lengths, capacity, l
     rows = list(pack(lengths, capacity, look_ahead))
     assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
     assert all(0 < sum(lengths[i] for i in row) <= capacity for row in rows)
-    # the oldest one that waits opens a row: nobody is passed over for ever
+    # the first waiting example opens a row: none waits forever
     assert [row[0] for row in rows] == sorted(row[0] for row in rows)
 
 

@@ -1,4 +1,4 @@
-"""What stands behind the drawings: gradients, and crops of photographs that ship inside scikit-image."""
+"""Backgrounds of the built-in images: gradients, and crops of photographs of scikit-image."""
 
 import functools
 import random
@@ -19,7 +19,7 @@ PHOTOGRAPHS = (
     "moon.png",
     "retina.jpg",
 )
-"""Files in skimage/data. Its cat, rocket and motorcycles are left out: they are among the things asked about."""
+"""Files in skimage/data. Its cat, rocket and motorcycles are left out, since they are concepts of the scenes."""
 
 _WIDEST = 384
 
@@ -61,7 +61,7 @@ def gradient(size: int, rng: random.Random) -> Image.Image:
 
 
 def _crop(image: Image.Image, size: int, rng: random.Random) -> Image.Image:
-    """A window a quarter to a half as wide as the photograph: texture rather than a second subject."""
+    """A crop of a quarter to a half of the photograph's shorter side: texture rather than a second subject."""
     side = rng.uniform(0.25, 0.5) * min(image.size)
     left, top = rng.uniform(0, image.width - side), rng.uniform(0, image.height - side)
     window = (left, top, left + side, top + side)

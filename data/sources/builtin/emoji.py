@@ -1,7 +1,7 @@
 """Scenes composed from emoji drawings, with exact boxes, masks, counts, colours, positions and captions.
 
 A scene is a pure function of (seed, split, index): two processes, or the same run resumed, see the same images,
-and no index of one split can produce the scene of another.
+and no two splits share a scene.
 """
 
 import random
@@ -53,17 +53,17 @@ class EmojiScenes:
         concept_split: str = "seen",
         cache_dir: str | Path | None = None,
     ) -> None:
-        """Describe the scenes; drawings are rasterised on first use and kept in `cache_dir`.
+        """Set the options; drawings are rasterised on first use and cached in `cache_dir`.
 
         Args:
             split: train, validation or test.
             size: side of the images in pixels.
-            concepts: how many of the fixed list of concepts appear, the most distinct first.
-            objects: fewest and most objects in a scene, copies counted.
+            concepts: number of concepts, from the start of the fixed list, the most distinct first.
+            objects: minimum and maximum of objects in a scene, with repetitions.
             length: number of scenes.
             seed: another seed gives other scenes.
             words: write one to three words on each image.
-            concept_split: `seen`, or `held_out` for concepts that training never shows.
+            concept_split: `seen`, or `held_out` for concepts that are never used in training.
             cache_dir: folder for rasterised drawings; by default in the user's cache folder.
         """
         fewest, most = objects
@@ -80,7 +80,7 @@ class EmojiScenes:
         self.seed, self.words, self.concept_split = seed, words, concept_split
         self.cache_dir = Path(cache_dir) if cache_dir is not None else default_cache_dir()
         self._chars = concept_chars(concept_split, concepts)
-        # scenes made otherwise have other ids, so that a report can hold images of several sources
+        # other options give other ids, so that a report can hold images of several sources
         look = repr((size, concepts, (fewest, most), words, concept_split)).encode()
         self._prefix = f"emoji-{split}-{seed}-{zlib.crc32(look):08x}"
         if concepts < most + 2:
@@ -109,7 +109,7 @@ class EmojiScenes:
         }
 
     def rewritten(self, record: dict[str, Any]) -> dict[str, Any]:
-        """A record whose objects have moved, with their new positions, in reading order, and with new captions."""
+        """A record with positions, reading order and captions recomputed from its objects."""
         placed = [item | {"position": grid_position(item["box"])} for item in record["objects"]]
         objects = sorted(placed, key=reading_order)
         captions = {language: caption(_counts(objects, language), language) for language in LANGUAGES}
@@ -124,7 +124,7 @@ class EmojiScenes:
         return load_drawing(char, self.cache_dir, raster_for(self.size))
 
     def _choose(self, rng: random.Random) -> list[str]:
-        """Emoji of the scene; each after the first may repeat an earlier one, so that counting has a point."""
+        """Emoji of the scene; each after the first may repeat an earlier one, for counts above one."""
         chosen: list[str] = []
         for _ in range(rng.randint(*self.objects)):
             if chosen and rng.random() < _COPY:

@@ -1,8 +1,8 @@
 """One drawing on a background, named in the 36 languages of Crossmodal-3600: pairs for contrastive training.
 
 `make data36` builds the drawings. The test split with `style_split: held_out, gallery: true` shows each concept once,
-in a drawing style that training never shows: retrieval over it is shaped like retrieval on Crossmodal-3600, 36
-languages for one set of images. It is not Crossmodal-3600: no photographs, and names instead of sentences.
+in a drawing style that is never used in training: retrieval over it has the form of retrieval on Crossmodal-3600, 36
+languages for one set of images. It is not Crossmodal-3600: it has no photographs, and names instead of sentences.
 """
 
 import math
@@ -37,10 +37,10 @@ _SMALLEST, _USUAL_LENGTH = 32, 20_000
 
 
 class Emoji36:
-    """ImageFolder of single drawings with names in 36 languages, as a source of records.
+    """Images of single drawings with names in 36 languages, as a source of records.
 
-    An image is a pure function of (seed, split, index) and of what is drawn from. A drawing is never mirrored, since
-    a waxing moon would be a waning one.
+    An image is a pure function of (seed, split, index) and the options. Drawings are never mirrored, since a waxing
+    moon would become a waning one.
 
     A record holds `id`, `image` (PIL RGB), `captions` (language to name), `keywords` (language to a list), `concept`
     (English name), `style`, `objects` (one, as of `EmojiScenes`), `words` (none) and `absent` (two other concepts).
@@ -63,7 +63,7 @@ class Emoji36:
         gallery: bool = False,
         folder: str | Path | None = None,
     ) -> None:
-        """Describe the images; drawings are read on first use.
+        """Set the options; drawings are read on first use.
 
         Args:
             split: train, validation or test.
@@ -72,14 +72,14 @@ class Emoji36:
             seed: another seed gives other images.
             style_split: `seen` (the default), three styles; or `held_out`, the fourth.
             styles: the styles themselves instead, some of openmoji, twemoji, fluent and noto.
-            concept_split: `seen`, or `held_out` for the tenth of the concepts that training never shows.
-            concepts: how many of them appear, all by default.
+            concept_split: `seen`, or `held_out` for the tenth of the concepts that is never used in training.
+            concepts: number of concepts, all by default.
             languages: of captions, keywords and names of objects.
-            gallery: image i shows concept i, so that a text has one image to be found.
-            folder: what `make data36` has built; by default `emoji36` in the user's cache folder.
+            gallery: image i shows concept i, so that each text has exactly one image.
+            folder: output of `make data36`; by default `emoji36` in the user's cache folder.
 
         Raises:
-            ValueError: an option that makes no sense, or a folder that is missing or damaged.
+            ValueError: an invalid option, or a missing or damaged folder.
         """
         if split not in SPLITS:
             raise ValueError(f"split is one of {', '.join(SPLITS)}, not {split!r}.")
@@ -93,7 +93,7 @@ class Emoji36:
             raise ValueError(f"length={length}: at least 1, and left out with `gallery`, which has one per concept.")
         self.length = len(self._rows) if gallery else length or _USUAL_LENGTH
         self.credits = credits_of(self.styles)
-        # images made otherwise have other ids, so that a report can hold images of several sources
+        # other options give other ids, so that a report can hold images of several sources
         look = repr((size, self.styles, concept_split, len(self._rows), gallery)).encode()
         self._prefix = f"emoji36-{split}-{seed}-{zlib.crc32(look):08x}"
 
@@ -133,7 +133,7 @@ class Emoji36:
         return read_concepts(self.folder, self.languages)[0][self._rows[number]]
 
     def _choose_rows(self, concept_split: str, concepts: int | None) -> list[int]:
-        """Line numbers of the concepts that can appear: a copy of this source for another process stays small."""
+        """Line numbers of the concepts, which keep a copy of this source for another process small."""
         if concept_split not in ("seen", "held_out"):
             raise ValueError(f"concept_split is 'seen' or 'held_out', not {concept_split!r}.")
         everything, _ = read_concepts(self.folder, self.languages)
@@ -158,22 +158,22 @@ class Emoji36:
             archive(self.folder / "drawings" / f"{style}.zip")
 
     def _draw(self, image: Image.Image, code: str, style: str, rng: random.Random) -> np.ndarray:
-        """Put a drawing somewhere on the image; `bool[H, W]`, where it covers more than half of a pixel."""
+        """Paste a drawing at a random place; returns `bool[H, W]` of pixels that it covers by more than half."""
         side = max(round(rng.uniform(_NARROWEST, _WIDEST) * self.size), 8)
-        # from the nearest of two sizes, so that at most one and a half pixels become one
+        # from the nearest of two sizes, so that the scale is at most 1.5
         level = _MIDDLE if side <= int(_MIDDLE * self.size) else _WIDEST
         posed = turned(sprite(self.folder, style, code, round(level * self.size)), side, rng.uniform(-_TURN, _TURN))
         left, top = (rng.randint(0, self.size - part) for part in posed.size)
         image.paste(posed, (left, top), posed)
         alpha = np.asarray(posed.getchannel("A"))
         mask = np.zeros((self.size, self.size), bool)
-        # a faint drawing covers what it covers most
+        # a lower threshold for faint drawings
         mask[top : top + posed.height, left : left + posed.width] = alpha > min(127, int(alpha.max()) // 2)
         return mask
 
 
 def turned(image: Image.Image, side: int, degrees: float) -> Image.Image:
-    """A drawing turned counter-clockwise, in one step with scaling so that the longer side of its frame is `side`."""
+    """A drawing turned counter-clockwise and scaled, in one step, to a longer side of `side`."""
     angle = math.radians(degrees)
     cos, sin = math.cos(angle), math.sin(angle)
     width, height = image.width * cos + image.height * abs(sin), image.width * abs(sin) + image.height * cos
@@ -205,10 +205,10 @@ def chosen_styles(style_split: str | None, styles: Sequence[str] | None) -> tupl
 
 
 def chosen_languages(languages: Sequence[str]) -> tuple[str, ...]:
-    """Languages as given, one or several, each once.
+    """One or several languages, without duplicates.
 
     Raises:
-        ValueError: one that the images are not named in.
+        ValueError: an unknown language.
     """
     chosen = (languages,) if isinstance(languages, str) else tuple(dict.fromkeys(languages))
     unknown = [language for language in chosen if language not in LANGUAGES]

@@ -1,10 +1,10 @@
-"""The folder that `make data36` builds: concepts named in 36 languages, and drawings of them in four styles.
+"""Read the folder that `make data36` builds: concepts with names in 36 languages, and drawings in four styles.
 
 - `concepts.jsonl`: one concept a line, with `char`, `code`, `concept` (English name), `split` (seen or held_out),
-  `names` and `keywords` by language, and `colours` by style. Lines are in an order that says nothing, so that the
+  `names` and `keywords` by language, and `colours` by style. Lines are in pseudo-random order, so that the
   first hundred are a sample of all.
 - `drawings/STYLE.zip`: PNG files `CODE.png`, not compressed a second time.
-- `build.json` and `LICENSES.md`: what it was made from.
+- `build.json` and `LICENSES.md`: its sources and their licences.
 """
 
 import functools
@@ -50,8 +50,8 @@ class Concept:
         concept: the English name.
         split: `seen`, or `held_out` for zero-shot.
         names: by language.
-        keywords: words that go with it, by language.
-        colours: English name of the colour that dominates its drawing, or None, by style.
+        keywords: related words, by language.
+        colours: English name of the dominant colour of its drawing, or None, by style.
     """
 
     char: str
@@ -69,25 +69,25 @@ def default_folder() -> Path:
 
 
 def code_of(char: str) -> str:
-    """Code points in capitals of hexadecimal numbers, as in `1F408-200D-2B1B`."""
+    """Code points in upper-case hexadecimal, as in `1F408-200D-2B1B`."""
     return "-".join(f"{ord(part):X}" for part in char)
 
 
 def concept_order(char: str) -> bytes:
-    """A key for `sorted` that depends on the emoji alone: the order is the same whatever else is in the set."""
+    """A key for `sorted` that depends on the emoji alone, so that the order is stable when concepts are added."""
     return hashlib.sha256(f"openpali/emoji36/{char}".encode()).digest()
 
 
 def concept_split(char: str) -> str:
-    """`held_out` for one concept in ten. It depends on the emoji alone, so that a later build moves none of them."""
+    """`held_out` for one concept in ten. It depends on the emoji alone, so that later builds keep the split."""
     place = int.from_bytes(hashlib.sha256(f"openpali/emoji36/held_out/{char}".encode()).digest()[:4], "big")
     return "held_out" if place < _HELD_OUT_SHARE * 2**32 else "seen"
 
 
 def credits_of(styles: tuple[str, ...]) -> str:
-    """The line that is due wherever images with these drawings are shown."""
+    """The credit line of images with these drawings."""
     drawings = "; ".join(_CREDITS[style] for style in styles)
-    shared = " ImageFolder that show OpenMoji drawings are under their licence." if "openmoji" in styles else ""
+    shared = " Images that show OpenMoji drawings are under their licence." if "openmoji" in styles else ""
     return (
         f"Drawings: {drawings}.{shared} Names: Unicode CLDR (https://cldr.unicode.org), Unicode License V3."
         " Backgrounds: photographs that come with scikit-image, and gradients."
@@ -96,7 +96,7 @@ def credits_of(styles: tuple[str, ...]) -> str:
 
 @functools.lru_cache(maxsize=8)
 def read_concepts(folder: Path, languages: tuple[str, ...] = LANGUAGES) -> tuple[list[Concept], int]:
-    """The concepts of a built folder, with what these languages say of them, and the longest side of its drawings.
+    """The concepts of a built folder with names in some languages, and the longest side of its drawings.
 
     Raises:
         ValueError: the folder is missing, of another format, or damaged.
@@ -126,7 +126,7 @@ def _concept(row: dict, languages: tuple[str, ...]) -> Concept:
 def sprite(folder: Path, style: str, code: str, side: int) -> Image.Image:
     """A drawing as RGBA, `side` pixels on its longer side, with one clear pixel around it.
 
-    It is kept in memory, and a process forked later has it already: do not draw on it.
+    It is cached, also for processes forked later: do not modify it.
 
     Raises:
         ValueError: the drawing is missing or damaged.
@@ -136,7 +136,7 @@ def sprite(folder: Path, style: str, code: str, side: int) -> Image.Image:
 
 @functools.cache
 def _reader(side: int) -> Callable[[Path, str, str], Image.Image]:
-    """A reader with a memory of its own for each size, all of which hold about as many bytes."""
+    """A reader with its own cache for each size; all caches have about the same number of bytes."""
 
     @functools.lru_cache(maxsize=max(_CACHE_BYTES // (4 * side * side), 64))
     def read(folder: Path, style: str, code: str) -> Image.Image:
@@ -148,7 +148,7 @@ def _reader(side: int) -> Callable[[Path, str, str], Image.Image]:
 def _bordered(image: Image.Image, side: int) -> Image.Image:
     scale = side / max(image.size)
     size = (max(round(scale * image.width), 1), max(round(scale * image.height), 1))
-    # the border makes the edge soft when the drawing is turned
+    # the border makes the edge smooth when the drawing is turned
     whole = Image.new("RGBA", (size[0] + 2, size[1] + 2))
     whole.paste(image.resize(size, Image.Resampling.BOX), (1, 1))
     return whole
@@ -167,7 +167,7 @@ def _read_drawing(folder: Path, style: str, code: str) -> Image.Image:
 
 @functools.lru_cache(maxsize=16)
 def archive(path: Path) -> zipfile.ZipFile:
-    """An archive in memory, 7 MB or so: processes forked later share it, and no file position with it.
+    """An archive in memory, about 7 MB: processes forked later share it without sharing a file position.
 
     Raises:
         ValueError: it is missing or damaged.

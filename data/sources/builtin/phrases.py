@@ -18,16 +18,26 @@ _UNCHANGED += ("scissors", "glasses", "gloves", "socks", "jeans", "grapes", "che
 _UNCHANGED += ("lightning", "fire", "wood", "ice", "yarn", "beer", "piano keys", "luggage", "bow and arrow")
 
 
-@functools.cache
 def phrases(language: str) -> dict[str, Any]:
-    """The templates and words of one language.
+    """The templates and words of one language. Raises ValueError for a language without any."""
+    return templates("phrases.yaml", language, "phrases")
+
+
+@functools.cache
+def templates(file: str, language: str, what: str) -> dict[str, Any]:
+    """The entry of a language in a YAML file of this folder.
+
+    Args:
+        file: its name.
+        language: the key.
+        what: name of the content, for messages.
 
     Raises:
-        ValueError: the language has none.
+        ValueError: the file has no such language.
     """
-    table = yaml.safe_load((files("openpali.data.sources.builtin") / "phrases.yaml").read_text("utf-8"))
+    table = yaml.safe_load((files("openpali.data.sources.builtin") / file).read_text("utf-8"))
     if language not in table:
-        raise ValueError(f"no phrases for language {language!r}; there are {', '.join(LANGUAGES)}.")
+        raise ValueError(f"no {what} for language {language!r}; there are {', '.join(LANGUAGES)}.")
     return table[language]
 
 
@@ -64,7 +74,7 @@ def question(kind: str, language: str, thing: str = "", position: str = "") -> s
 
 
 def caption(counts: dict[str, int], language: str) -> str:
-    """What is on an image, `{name: how many}` in reading order.
+    """The caption of the things on an image, `{name: count}` in reading order.
 
     >>> caption({"dog": 2, "cat": 1}, "en")
     'two dogs and cat'

@@ -1,4 +1,4 @@
-"""Where things go on a scene: drawings and words are tried at random places until nothing is hidden too much."""
+"""Place drawings and words on a scene, at random places where nothing is hidden too much."""
 
 import math
 import random
@@ -13,13 +13,13 @@ from openpali.data.sources.builtin.drawings import Drawing
 from openpali.data.sources.builtin.phrases import POSITIONS
 from openpali.data.sources.builtin.written_words import WORDS, draw_word
 
-# share of a drawing's pixels that others leave visible, and of the smaller of two boxes that lies in the other
+# minimum visible share of a drawing, and maximum share of the smaller of two boxes inside the other
 _VISIBLE, _OVERLAP = 0.7, 0.35
 _TRIES = 40
 
 
 class Placed(NamedTuple):
-    """A drawing on the image: `visible: bool[H, W]`, and how many pixels it covered before others hid some."""
+    """A drawing on the image: `visible: bool[H, W]`, and number of its pixels before others hid some."""
 
     drawing: Drawing
     visible: np.ndarray
@@ -27,7 +27,7 @@ class Placed(NamedTuple):
 
 
 def place_all(image: Image.Image, drawings: list[Drawing], rng: random.Random) -> list[Placed]:
-    """Paste drawings one over the other; each stays visible."""
+    """Paste drawings over each other so that each stays visible."""
     widest, narrowest = _sides(len(drawings), image.width)
     placed: list[Placed] = []
     for drawing in drawings:
@@ -47,7 +47,7 @@ def place_all(image: Image.Image, drawings: list[Drawing], rng: random.Random) -
 
 
 def _hide(placed: list[Placed], mask: np.ndarray) -> list[Placed] | None:
-    """What is left of the drawings behind a mask; None when it would hide too much of one."""
+    """The drawings behind a mask, with what stays visible; None when it would hide too much of one."""
     left = [old._replace(visible=old.visible & ~mask) for old in placed]
     return left if all(old.visible.sum() >= _VISIBLE * old.full for old in left) else None
 
@@ -57,7 +57,7 @@ def _start(whole: int, part: int, rng: random.Random) -> int:
 
 
 def _sides(count: int, size: int) -> tuple[float, float]:
-    """Largest and smallest longer side of a drawing, in pixels, for so many objects in an image."""
+    """Largest and smallest longer side of a drawing in pixels, for a number of objects on an image."""
     widest = 0.9 * size if count < 2 else 0.85 * size / math.sqrt(count)
     return widest, 0.55 * widest
 
@@ -88,7 +88,7 @@ def _solid(sprite: Image.Image, corner: tuple[int, int], size: int) -> np.ndarra
 def write_all(
     image: Image.Image, placed: list[Placed], rng: random.Random
 ) -> tuple[list[Placed], list[dict[str, Any]]]:
-    """Write one to three words that hide no object and no other word; returns what is left of the objects, too."""
+    """Write one to three words that hide no object and no other word; returns the visible objects and the words."""
     taken = np.zeros((image.width, image.width), bool)
     words = []
     for text in rng.sample(WORDS, rng.randint(1, 3)):
@@ -105,7 +105,7 @@ def write_all(
 
 
 def _in_lines(words: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Words line by line; a word is on the line of the highest one when its middle is above that one's lower edge."""
+    """Words sorted by lines. A word is on the line of a higher word when its middle is above that word's bottom."""
     lines: list[list[dict[str, Any]]] = []
     for word in sorted(words, key=lambda word: word["box"].y0 + word["box"].y1):
         box = word["box"]

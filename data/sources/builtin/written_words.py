@@ -1,4 +1,4 @@
-"""Words written on the built-in images, for reading them."""
+"""Words written on the built-in images, for OCR."""
 
 import functools
 import random
@@ -24,7 +24,7 @@ def _font(pixels: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def draw_word(text: str, size: int, rng: random.Random) -> tuple[np.ndarray, Image.Image]:
-    """One word, outlined in a contrasting colour, at a random place on a transparent square.
+    """A word with a contrasting outline, at a random place on a transparent square.
 
     Returns:
         `ink: bool[size, size]` and the RGBA image to paste.

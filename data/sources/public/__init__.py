@@ -1,1 +1,1 @@
-"""Public datasets in the layout in which they are handed out: one file for each family of datasets."""
+"""Public datasets in their published layout: one file for each family of datasets."""

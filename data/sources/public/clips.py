@@ -1,26 +1,25 @@
-"""Clips with captions: MSR-VTT, VATEX and ActivityNet Captions, and how all public sets of clips are read."""
+"""Clips with captions: MSR-VTT, VATEX and ActivityNet Captions, and the base class of all video datasets."""
 
 from abc import abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from openpali.data.files.annotations import BadPart, read_json
+from openpali.data.files.annotations import BadValue, read_json
 from openpali.data.images.video import BadVideo, FrameSampling, frame_rate, read_clip
 from openpali.data.records import BadRecord
 from openpali.data.sources.public.base import PublicSource, field
-from openpali.data.sources.public.captions import checked_texts, entry_name
+from openpali.data.sources.public.captions import captions_by, checked_texts, entry_name, with_captions
 
 VIDEOS = (".mp4", ".avi", ".mkv", ".webm", ".mov")
 
 
 class PublicClips(PublicSource):
-    """Clips of a dataset, whose frames are decoded as they are asked for; `images` of a record are its frames.
+    """Clips of a dataset, decoded on access; `images` of a record are its frames.
 
-    A clip is a video file or a folder of images, in one of the folders `clips` of `image_root` or in itself. Many
-    clips of these sets are no longer on the web, so that entries without theirs are left out and counted. PaliGemma's
-    frames are `stride` frames of the file apart; in training its authors begin anywhere in the clip, and here the
-    first frame is always the clip's.
+    A clip is a video file or a folder of images, in one of the folders `clips` of `image_root` or in `image_root`.
+    Many clips of these datasets are no longer on the web: entries without a clip are left out and counted. The frames
+    are `stride` frames of the file apart, from the first one; PaliGemma's training starts at a random frame.
     """
 
     clips: ClassVar[tuple[str, ...]] = ("videos",)
@@ -34,19 +33,19 @@ class PublicClips(PublicSource):
         stride: int | None = None,
         decode_size: int | None = None,
     ) -> None:
-        """Read and check a part.
+        """Read and check a split.
 
         Args:
-            path: folder of the annotations, as `layout` says.
-            split: `train`, `validation` or `test`, or a name of the dataset's own.
+            path: folder of the annotations, see `layout`.
+            split: `train`, `validation` or `test`, or the dataset's own name.
             image_root: folder of the clips' folders, which they may not leave; by default `path`.
             num_frames: of every clip; a short clip repeats its last one.
-            stride: frames of the file from one to the next; by default they are spread over the whole clip.
-            decode_size: side in pixels of the model's images, by which large frames are shrunk at once.
+            stride: frames of the file between frames; by default they are spread over the whole clip.
+            decode_size: side in pixels of the model's images; larger frames are shrunk while decoding.
 
         Raises:
-            MissingData: no path, or a file is missing; the message says what to download.
-            ValueError: an option makes no sense, or there is no such split.
+            MissingData: no path, or a file is missing; the message has download instructions.
+            ValueError: an option is invalid, or there is no such split.
             BadRecord: no entry is good, or more than a tenth of 100 or more are bad.
         """
         FrameSampling(num_frames, stride)
@@ -55,12 +54,12 @@ class PublicClips(PublicSource):
         super().__init__(path, split, image_root)
 
     @abstractmethod
-    def told(self, entry: Any) -> dict[str, Any]:
-        """`clip` (its name, no ending), perhaps `span` (seconds), and the fields of its record. Raises BadPart."""
+    def clip_row(self, entry: Any) -> dict[str, Any]:
+        """`clip` (name without ending), optional `span` (seconds), and the record's fields. Raises BadValue."""
 
     def row(self, entry: Any) -> dict[str, Any] | None:
-        """What an entry says; None when its clip is not there."""
-        row = self.told(entry)
+        """The row of an entry; None when its clip is missing."""
+        row = self.clip_row(entry)
         clip = self._places().get(row.pop("clip"))
         if clip is None:
             self.leave_out(f"their clips are not in {self.image_root}")
@@ -68,10 +67,10 @@ class PublicClips(PublicSource):
         return row | {"images": [clip]}
 
     def load_images(self, row: dict[str, Any]) -> list[Any]:
-        """The frames of a clip. Raises BadPart."""
+        """The frames of a clip. Raises BadValue."""
         path = (self.image_root / row["images"][0]).resolve()
         if not path.is_relative_to(self.image_root.resolve()):
-            raise BadPart(f"{path} is a link out of {self.image_root}", "Move the clip there.")
+            raise BadValue(f"{path} is a link out of {self.image_root}", "Move the clip there.")
         try:
             # images of a folder have no times: a stride counts them
             rate = 1.0 if self.stride is None or path.is_dir() else frame_rate(path)
@@ -79,14 +78,14 @@ class PublicClips(PublicSource):
             start, end = row.get("span") or (0.0, None)
             return read_clip(path, sampling, start, end, None, self.decode_size)
         except BadVideo as error:
-            raise BadPart(str(error)) from error
+            raise BadValue(str(error)) from error
 
     def record(self, row: dict[str, Any], images: list[Any]) -> dict[str, Any]:
-        """The fields of a row, and `images`, also where there is one."""
+        """The fields of a row, and `images`, always a list."""
         return {key: value for key, value in row.items() if key not in ("images", "span")} | {"images": images}
 
     def _places(self) -> dict[str, str]:
-        """Names of clips, without endings, to their places in `image_root`; folders are listed once."""
+        """Names of clips without endings to paths in `image_root`; folders are listed once."""
         if self._found is None:
             self._found = {}
             for folder in (*self.clips, "."):
@@ -98,7 +97,7 @@ class PublicClips(PublicSource):
 
 
 class MsrVtt(PublicClips):
-    """MSR-VTT captions (Xu et al. 2016): 6,513 clips to train on, 497 for validation, 2,990 to test; 20 texts each."""
+    """MSR-VTT captions (Xu et al. 2016), 20 for each clip; 6,513, 497 and 2,990 clips in the three splits."""
 
     name = "msrvtt_cap"
     title = "MSR-VTT"
@@ -109,32 +108,26 @@ class MsrVtt(PublicClips):
         "TrainValVideo/video0.mp4 ...",
         "TestVideo/...",
     )
-    parts = {"train": "train", "validation": "validate", "test": "test"}
+    splits = {"train": "train", "validation": "validate", "test": "test"}
     clips = ("TrainValVideo", "TestVideo", "videos")
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """Clips, with the sentences that the same file has of them."""
-        file = "test_videodatainfo.json" if part == "test" else "train_val_videodatainfo.json"
-        texts: dict[Any, list[Any]] = {}
-        for sentence in self.read_list(file, key="sentences"):
-            if isinstance(sentence, dict):
-                texts.setdefault(sentence.get("video_id"), []).append(sentence.get("caption"))
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
+        """Clips with their sentences, from one file."""
+        file = "test_videodatainfo.json" if split == "test" else "train_val_videodatainfo.json"
+        texts = captions_by("video_id", self.read_list(file, key="sentences"))
         for number, video in enumerate(self.read_list(file, key="videos")):
-            if not isinstance(video, dict) or video.get("split") == part:
-                entry = (
-                    video | {"captions": texts.get(video.get("video_id"), [])} if isinstance(video, dict) else video
-                )
-                yield entry_name(video, number, "video_id"), entry
+            if not isinstance(video, dict) or video.get("split") == split:
+                yield entry_name(video, number, "video_id"), with_captions(video, "video_id", texts)
 
-    def told(self, entry: Any) -> dict[str, Any]:
-        """A file holds one clip: `start time` and `end time` are of the film that it was cut from."""
+    def clip_row(self, entry: Any) -> dict[str, Any]:
+        """The clip is a whole file: `start time` and `end time` refer to the film that it was cut from."""
         return {"clip": field(entry, "video_id"), "captions": {"en": checked_texts(entry["captions"])}}
 
 
 class Vatex(PublicClips):
-    """VATEX (Wang et al. 2019), its English captions: 25,991 clips to train on, ten texts each.
+    """VATEX (Wang et al. 2019), its English captions: 25,991 clips for training, ten texts each.
 
-    Scores are published on the public test part.
+    Scores are published on the public test split.
     """
 
     name = "vatex_cap"
@@ -146,33 +139,33 @@ class Vatex(PublicClips):
         "vatex_public_test_english_v1.1.json",
         "videos/Ptf_2VRj-V0_000122_000132.mp4 ...",
     )
-    parts = {"train": "training_v1.0", "validation": "validation_v1.0", "test": "public_test_english_v1.1"}
+    splits = {"train": "training_v1.0", "validation": "validation_v1.0", "test": "public_test_english_v1.1"}
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """The clips of a part's file."""
-        for number, entry in enumerate(self.read_list(f"vatex_{part}.json")):
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
+        """The clips of a split's file."""
+        for number, entry in enumerate(self.read_list(f"vatex_{split}.json")):
             yield entry_name(entry, number, "videoID"), entry
 
-    def told(self, entry: Any) -> dict[str, Any]:
+    def clip_row(self, entry: Any) -> dict[str, Any]:
         """English captions; those in Chinese are left out."""
         return {"clip": field(entry, "videoID"), "captions": {"en": checked_texts(field(entry, "enCap", list))}}
 
 
 class ActivityNetCaptions(PublicClips):
-    """ActivityNet Captions (Krishna et al. 2017): spans of long films with a sentence each, one to a record.
+    """ActivityNet Captions (Krishna et al. 2017): spans of long films with a sentence each, one in each record.
 
-    The test part's captions are not public; as PaliGemma's authors have it, val_2 is `test`.
+    The test captions are not public; as for PaliGemma, `test` is val_2.
     """
 
     name = "activitynet_cap"
     title = "ActivityNet Captions"
     address = "https://cs.stanford.edu/people/ranjaykrishna/densevid/ and http://activity-net.org/download.html"
     layout = ("train.json", "val_1.json", "val_2.json", "videos/v_QOlSCBRmfWY.mp4 ...")
-    parts = {"train": "train", "validation": "val_1", "test": "val_2"}
+    splits = {"train": "train", "validation": "val_1", "test": "val_2"}
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """A span of a film, and its sentence."""
-        path = self.find(f"{part}.json")
+        path = self.find(f"{split}.json")
         content = read_json(path)
         if not isinstance(content, dict):
             raise BadRecord(str(path), "all", "it is not a JSON object of films", "Download the file again.")
@@ -182,18 +175,18 @@ class ActivityNetCaptions(PublicClips):
             for number, (span, sentence) in enumerate(zip(spans, sentences)):
                 yield f"{name}-{number}", {"name": name, "span": span, "sentence": sentence}
 
-    def told(self, entry: Any) -> dict[str, Any]:
-        """The sentence, and the seconds that it speaks of."""
+    def clip_row(self, entry: Any) -> dict[str, Any]:
+        """The sentence, and its span in seconds."""
         captions = {"en": checked_texts(entry["sentence"])}
         return {"clip": entry["name"], "captions": captions, "span": checked_span(entry["span"])}
 
 
 def checked_span(value: Any) -> list[float]:
-    """Beginning and end in seconds. Raises BadPart."""
+    """Start and end in seconds. Raises BadValue."""
     try:
         start, end = (float(second) for second in value)
         if not 0 <= start < end < float("inf"):
             raise ValueError
     except (TypeError, ValueError, OverflowError) as error:
-        raise BadPart(f"its span {value} is not a beginning and a later end in seconds", "Remove it.") from error
+        raise BadValue(f"its span {value} is not a start and a later end in seconds", "Remove it.") from error
     return [start, end]

@@ -1,20 +1,20 @@
-"""DocVQA, InfographicVQA, ST-VQA, ChartQA and OCR-VQA: questions about what is written on an image."""
+"""DocVQA, InfographicVQA, ST-VQA, ChartQA and OCR-VQA: questions about text on images."""
 
 import itertools
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from openpali.data.files.annotations import BadPart, read_json
+from openpali.data.files.annotations import BadValue, read_json
 from openpali.data.records import BadRecord
 from openpali.data.sources.public.base import field, held_out
-from openpali.data.sources.public.questions import QuestionSource, in_part, name_of
+from openpali.data.sources.public.questions import QuestionSource, name_of
 
-BOOK_PARTS = {1: "train", 2: "val", 3: "test"}
-"""OCR-VQA's numbers of its parts."""
+BOOK_SPLITS = {1: "train", 2: "val", 3: "test"}
+"""Numbers of splits in OCR-VQA's file."""
 
 
 class DocVqa(QuestionSource):
-    """DocVQA (Mathew et al. 2021): scanned pages, and every text that counts as right."""
+    """DocVQA (Mathew et al. 2021): scanned pages, with all correct answers."""
 
     name = "docvqa"
     title = "DocVQA"
@@ -25,21 +25,18 @@ class DocVqa(QuestionSource):
         "or, as it was before, train/train_v1.0.json and train/documents/, val/...",
     )
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """Entries of the list `data`."""
-        names = [f"{part}_v1.0_withQT.json", f"{part}_v1.0.json"]
-        found = self.read_list(
-            *(folder + name for folder in ("spdocvqa_qas/", f"{part}/", "") for name in names), key="data"
-        )
-        for number, entry in enumerate(found):
-            yield name_of(entry, "questionId", number), in_part(entry, part)
+        names = [f"{split}_v1.0_withQT.json", f"{split}_v1.0.json"]
+        files = [folder + name for folder in ("spdocvqa_qas/", f"{split}/", "") for name in names]
+        return self.listed_entries(split, *files, id_key="questionId", key="data")
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
         """The question and its answers."""
         image = field(entry, "image")
         bare = image.rpartition("/")[2]
         return {
-            "images": [self.image(f"spdocvqa_images/{bare}", f"{entry['part']}/{image}", image)],
+            "images": [self.image(f"spdocvqa_images/{bare}", f"{entry['split']}/{image}", image)],
             "question": field(entry, "question"),
             "answers": field(entry, "answers", list),
         }
@@ -48,8 +45,8 @@ class DocVqa(QuestionSource):
 class InfographicVqa(QuestionSource):
     """InfographicVQA (Mathew et al. 2022).
 
-    Where a right answer is a list of things, their order does not count: in the parts that are scored every order of
-    up to five things is an answer too, as the evaluation has it.
+    The order of an answer that is a list does not count: in evaluated splits, every order of up to five items is an
+    answer, as in the official evaluation.
     """
 
     name = "infovqa"
@@ -61,16 +58,13 @@ class InfographicVqa(QuestionSource):
         "infographicsvqa_images/: images",
     )
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """Entries of the list `data`."""
-        names = [f"infographicsVQA_{part}_v1.0{ending}.json" for ending in ("_withQT", "")]
-        found = self.read_list(
-            *(folder + name for folder in ("infographicsvqa_qas/", "") for name in names), key="data"
-        )
-        for number, entry in enumerate(found):
-            yield name_of(entry, "questionId", number), entry
+        names = [f"infographicsVQA_{split}_v1.0{ending}.json" for ending in ("_withQT", "")]
+        files = [folder + name for folder in ("infographicsvqa_qas/", "") for name in names]
+        return self.listed_entries(split, *files, id_key="questionId", key="data")
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
         """The question and its answers."""
         image = field(entry, "image_local_name")
         answers = field(entry, "answers", list)
@@ -82,7 +76,7 @@ class InfographicVqa(QuestionSource):
 
 
 class StVqa(QuestionSource):
-    """ST-VQA (Biten et al. 2019), the open task 3. One image in twenty is kept out of training for validation."""
+    """ST-VQA (Biten et al. 2019), the open task 3. One image in twenty of the train split is held out."""
 
     name = "stvqa"
     title = "ST-VQA"
@@ -91,16 +85,16 @@ class StVqa(QuestionSource):
         "train_task_3.json",
         "train_images/coco-text/, train_images/textvqa... as file_path says: images",
     )
-    parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "held out", "test": "held out"}
+    splits: ClassVar[dict[str, str]] = {"train": "train", "validation": "held out", "test": "held out"}
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """Entries of the list `data` whose images are in the part."""
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
+        """Entries of the list `data` whose images are in the split."""
         for number, entry in enumerate(self.read_list("train_task_3.json", key="data")):
             path = entry.get("file_path") if isinstance(entry, dict) else None
-            if part == ("held out" if held_out(f"stvqa/{path}") else "train"):
+            if split == ("held out" if held_out(f"stvqa/{path}") else "train"):
                 yield name_of(entry, "question_id", number), entry
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
         """The question and its answers."""
         path = field(entry, "file_path")
         return {
@@ -111,9 +105,9 @@ class StVqa(QuestionSource):
 
 
 class ChartQa(QuestionSource):
-    """ChartQA (Masry et al. 2022): questions of people (`human`) and of machines (`augmented`), one after another.
+    """ChartQA (Masry et al. 2022): questions of annotators (`human`), then generated ones (`augmented`).
 
-    Their 7,398 and 20,901 questions to train on make the weights that PaliGemma's authors have.
+    Their 7,398 and 20,901 training questions give PaliGemma's mixture weights.
     """
 
     name = "chartqa"
@@ -123,7 +117,7 @@ class ChartQa(QuestionSource):
         "train/train_human.json, train/train_augmented.json, train/png/: images",
         "val/..., test/...: likewise",
     )
-    parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "test"}
+    splits: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "test"}
     hub_columns: ClassVar[dict[str, str | list[str]]] = {
         "image": "image",
         "question": "query",
@@ -131,46 +125,46 @@ class ChartQa(QuestionSource):
         "question_type": "human_or_machine",
     }
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """Entries of both lists."""
         for kind in ("human", "augmented"):
-            for number, entry in enumerate(self.read_list(f"{part}/{part}_{kind}.json")):
-                yield f"{kind}-{number}", (part, kind, entry)
+            for number, entry in enumerate(self.read_list(f"{split}/{split}_{kind}.json")):
+                yield f"{kind}-{number}", (split, kind, entry)
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
-        """The question, its answer, and whose it is."""
-        part, kind, question = entry
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
+        """The question, its answer, and its kind."""
+        split, kind, question = entry
         return {
-            "images": [self.image(f"{part}/png/{field(question, 'imgname')}")],
+            "images": [self.image(f"{split}/png/{field(question, 'imgname')}")],
             "question": field(question, "query"),
             "answers": [field(question, "label")],
             "question_type": kind,
         }
 
-    def hub_request(self, entry: dict[str, Any]) -> dict[str, Any] | None:
-        """The same of a copy, where the kind may be a number."""
+    def hub_row(self, entry: dict[str, Any]) -> dict[str, Any] | None:
+        """The row of a copy, where the kind may be a number."""
         kinds = {"0": "human", "1": "augmented", "machine": "augmented"}
         kind = str(entry["question_type"])
         return entry | {"question_type": kinds.get(kind, kind)}
 
 
 class OcrVqa(QuestionSource):
-    """OCR-VQA (Mishra et al. 2019): questions about covers of books, several to a cover."""
+    """OCR-VQA (Mishra et al. 2019): questions about book covers, several for each cover."""
 
     name = "ocrvqa"
     title = "OCR-VQA"
     address = "https://ocr-vqa.github.io"
     layout = ("dataset.json", "images/: images, downloaded by the dataset's own loadDataset.py")
-    parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "test"}
+    splits: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "test"}
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """Every question of the covers of a part."""
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
+        """All questions of the covers of a split."""
         path = self.find("dataset.json")
         content = read_json(path)
         if not isinstance(content, dict):
             raise BadRecord(str(path), "all", "it is not a JSON object of covers by id", "Download it again.")
         for id_, cover in content.items():
-            if isinstance(cover, dict) and BOOK_PARTS.get(cover.get("split", 0)) != part:
+            if isinstance(cover, dict) and BOOK_SPLITS.get(cover.get("split", 0)) != split:
                 continue
             questions = cover.get("questions") if isinstance(cover, dict) else None
             answers = cover.get("answers") if isinstance(cover, dict) else None
@@ -181,17 +175,17 @@ class OcrVqa(QuestionSource):
             for number, (question, answer) in enumerate(zip(questions, answers)):
                 yield f"{id_}-{number}", (id_, image, question, answer)
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
         """The question and its answer."""
         if entry is None:
-            raise BadPart("its questions and answers are no lists of one length", "Download the file again.")
+            raise BadValue("its questions and answers are not lists of one length", "Download the file again.")
         id_, image, question, answer = entry
         names = [f"images/{image}", f"images/{id_}.png", f"images/{id_}.jpg"]
         return {"images": [self.image(*names)], "question": question, "answers": [answer]}
 
 
 def orders(answer: Any, most: int = 5) -> list[Any]:
-    """A list of things, separated by commas, in every order; the answer alone where it is none, or a long one."""
+    """A comma-separated list in every order; the answer alone if it is no list or a longer one."""
     things = answer.split(", ") if isinstance(answer, str) else []
     if not 1 < len(things) <= most:
         return [answer]

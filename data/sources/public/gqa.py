@@ -1,4 +1,4 @@
-"""GQA, questions made from scene graphs, and xGQA, its test questions in eight languages."""
+"""GQA (questions generated from scene graphs) and xGQA (its test questions in eight languages)."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from openpali.data.sources.public.questions import TranslatedQuestions
 class Gqa(TranslatedQuestions):
     """GQA (Hudson and Manning 2019), the balanced questions; `test` is its testdev.
 
-    With languages it is xGQA (Pfeiffer et al. 2022): the questions of testdev in these, whatever the split, each
+    With `languages` it is xGQA (Pfeiffer et al. 2022): the testdev questions in these languages for every split, each
     with its language as `question_type`. The answers are English.
     """
 
@@ -26,13 +26,13 @@ class Gqa(TranslatedQuestions):
         "images/: images",
         "testdev_balanced_questions_de.json, ...: only for languages, from https://github.com/adapter-hub/xGQA",
     )
-    parts: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "testdev"}
+    splits: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "testdev"}
     hub_columns: ClassVar[dict[str, str | list[str]]] = {"image": "image", "question": "question", "answers": "answer"}
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """Questions by id, in each language."""
         if not self.languages:
-            yield from self._questions(None, f"{part}_balanced_questions.json")
+            yield from self._questions(None, f"{split}_balanced_questions.json")
         for language in self.languages:
             name = f"testdev_balanced_questions_{language}.json"
             yield from self._questions(language, name, f"zero_shot/{name}", f"data/zero_shot/{name}")
@@ -45,8 +45,8 @@ class Gqa(TranslatedQuestions):
         for id_, entry in content.items():
             yield (f"{id_}-{language}" if language else id_), (entry, language)
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
-        """The question and its answer; by language, else by the structure of the question."""
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
+        """The question, its answer, and as its type the language or the structure of the question."""
         question, language = entry
         types = question.get("types") if isinstance(question, dict) else None
         kind = types.get("structural") if isinstance(types, dict) else None

@@ -1,4 +1,4 @@
-"""Captions in many languages: COCO-35L, which is COCO translated, and Crossmodal-3600 for evaluation."""
+"""Captions in many languages: COCO-35L (COCO translated) and Crossmodal-3600 (for evaluation)."""
 
 import re
 from array import array
@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from openpali.data.files.annotations import BadPart
-from openpali.data.files.large_tables import json_line, json_lines
+from openpali.data.files.annotations import BadValue
+from openpali.data.files.dataset_files import json_line, json_lines
 from openpali.data.sources import several
 from openpali.data.sources.public.base import PublicSource, field, held_out
 from openpali.data.sources.public.captions import checked_texts
@@ -22,9 +22,9 @@ _IMAGE_ID = re.compile(rb'"image_id": ?"?([0-9]+)')
 class Coco35L(PublicSource):
     """COCO's captions with their machine translations into 34 languages (Thapliyal et al. 2022).
 
-    A record is an image with the captions of every language, so that a task that draws one gives all of them the
-    same weight. The 20 million lines stay on disk: of each, its place in the file is kept. The dev part is `test`,
-    and one in twenty images of the training part are `validation`.
+    A record is an image with its captions in all languages, so that a task samples languages uniformly. The 20 million
+    lines stay on disk; only their offsets are in memory. The dev split is `test`, and one image in twenty of the train
+    split is in `validation`.
     """
 
     name = "coco35l"
@@ -34,27 +34,27 @@ class Coco35L(PublicSource):
         " bunzip2), dataset_coco.json and the images of COCO 2014 as for cococap"
     )
     layout = ("coco_mt_train.jsonl", "coco_mt_dev.jsonl", "dataset_coco.json", "train2014/...", "val2014/...")
-    parts = {"train": "train", "validation": "held_out", "test": "dev"}
+    splits = {"train": "train", "validation": "held_out", "test": "dev"}
 
     def __init__(
         self, path: str | Path | None = None, split: str = "train", image_root: str | Path | None = None
     ) -> None:
-        """Read and check a part; see `PublicSource`."""
+        """Read and check a split; see `PublicSource`."""
         super().__init__(path, split, image_root)
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """COCO's number of each image, and where in the file its lines begin."""
-        self._file = self.find("coco_mt_dev.jsonl" if part == "dev" else "coco_mt_train.jsonl")
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
+        """COCO's number of each image, and the offsets of its lines."""
+        self._file = self.find("coco_mt_dev.jsonl" if split == "dev" else "coco_mt_train.jsonl")
         self._places = self._read_places()
         for number, starts in line_starts(self._file).items():
-            if part == "dev" or held_out(str(number)) == (part == "held_out"):
+            if split == "dev" or held_out(str(number)) == (split == "held_out"):
                 yield str(number), (number, starts)
 
     def row(self, entry: Any) -> dict[str, Any] | None:
-        """The image, and the lines that speak of it."""
+        """The image, and the offsets of its lines."""
         number, starts = entry
         if number not in self._places:
-            raise BadPart(f"dataset_coco.json has no image of cocoid {number}", "Give the whole file.")
+            raise BadValue(f"dataset_coco.json has no image of cocoid {number}", "Give the whole file.")
         return {"images": [self.image(self._places[number])], "lines": starts.tolist()}
 
     def record(self, row: dict[str, Any], images: list[Any]) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Coco35L(PublicSource):
             for start in starts:
                 file.seek(start)
                 line = json_line(file.readline())
-                # the English original stands on the line of each of its translations
+                # the line of each translation repeats the English original
                 for language, text in (
                     ("en", field(line, "caption_tokenized")),
                     (field(line, "trg_lang"), field(line, "translation_tokenized")),
@@ -75,11 +75,11 @@ class Coco35L(PublicSource):
                     if language in COCO_LANGUAGES and text.strip():
                         found.setdefault(language, {})[text.strip()] = None
         if not found:
-            raise BadPart("it has no caption", "Download the file again.")
+            raise BadValue("it has no caption", "Download the file again.")
         return {language: list(texts) for language, texts in found.items()}
 
     def _read_places(self) -> dict[int, str]:
-        """COCO's number of an image to its path."""
+        """COCO's number of each image to its path."""
         images = self.read_list("dataset_coco.json", key="images")
         try:
             return {image["cocoid"]: f"{image['filepath']}/{image['filename']}" for image in images}
@@ -90,16 +90,16 @@ class Coco35L(PublicSource):
 
 
 class Crossmodal3600(PublicSource):
-    """Crossmodal-3600 (Thapliyal et al. 2022): captions that people wrote in 36 languages, for evaluation alone.
+    """Crossmodal-3600 (Thapliyal et al. 2022): captions written in 36 languages, for evaluation only.
 
-    3,600 images; a record is one of them with the captions of one language, since scores are by language.
+    3,600 images; a record is an image with its captions in one language, since scores are by language.
     """
 
     name = "xm3600"
     title = "Crossmodal-3600"
     address = "https://google.github.io/crossmodal-3600/ (captions.zip and images.tgz)"
     layout = ("captions.jsonl", "images/000411001ff7dd4f.jpg ...")
-    parts = {"validation": "test", "test": "test"}
+    splits = {"validation": "test", "test": "test"}
 
     def __init__(
         self,
@@ -114,22 +114,22 @@ class Crossmodal3600(PublicSource):
             path: folder of `captions.jsonl`.
             split: `test`, the only one.
             image_root: folder of `images`; by default `path`.
-            languages: codes of those that are wanted, all 36 by default.
+            languages: codes of the languages, all 36 by default.
 
         Raises:
-            ValueError: a language that it does not have; besides what `PublicSource` raises.
+            ValueError: an unknown language; see also `PublicSource`.
         """
         self.languages = several(languages)
         if unknown := sorted(set(self.languages) - set(XM_LANGUAGES)):
             raise ValueError(f"languages: there is no {unknown[0]!r}; there are {', '.join(XM_LANGUAGES)}")
         super().__init__(path, split, image_root)
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """The languages of each line; one language after the other would leave a limit with a single one."""
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
+        """Each line in all languages in turn, so that a limit on records covers all languages."""
         for number, line in json_lines(self.find("captions.jsonl")):
             try:
                 content = json_line(line)
-            except BadPart:
+            except BadValue:
                 content = None
             for language in self.languages:
                 yield f"{number}-{language}", (content, language)
@@ -143,7 +143,7 @@ class Crossmodal3600(PublicSource):
 
 
 def line_starts(path: Path) -> dict[int, "array[int]"]:
-    """Where the lines of each image begin in a file, in bytes, by COCO's number; the file is not parsed."""
+    """COCO's number of each image to the byte offsets of its lines; the lines are not parsed."""
     found: dict[int, array[int]] = {}
     start = 0
     with path.open("rb") as file:

@@ -1,10 +1,10 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg together, as PaliGemma is tuned on them, or one of them, as scores are published."""
+"""RefCOCO, RefCOCO+ and RefCOCOg: all three for fine-tuning as in PaliGemma, or one for published scores."""
 
 from pathlib import Path
 from typing import Any
 
 from openpali.data.files.annotations import id_key, read_json
-from openpali.data.files.large_tables import MissingData, listed
+from openpali.data.files.dataset_files import MissingData, listed
 from openpali.data.records import BadRecord
 from openpali.data.sources.refer import ReferringExpressions, joined
 
@@ -22,11 +22,11 @@ open('refs(unc).json', 'w'))\""""
 
 
 class RefCoco(ReferringExpressions):
-    """Objects that sentences mean.
+    """Objects with referring expressions.
 
-    To train, a record is an image with every object that a sentence of any of the datasets means; images that are
-    in a validation or test part of one of them are left out. In the other parts a record is a sentence and its
-    object, as published scores count.
+    In the train split a record is an image with all objects that the three datasets refer to; images of any of their
+    validation and test splits are left out. In other splits a record is a sentence and its object, as for published
+    scores.
     """
 
     name = "refcoco"
@@ -47,9 +47,9 @@ class RefCoco(ReferringExpressions):
             only: `refcoco`, `refcoco+` or `refcocog`; all by default.
 
         Raises:
-            MissingData: no path, or a file is missing; the message says what to download.
+            MissingData: no path, or a file is missing; the message has download instructions.
             ValueError: there is no such dataset.
-            BadRecord: a file is not what it should be, no entry is good, or more than a tenth of 100 or more are bad.
+            BadRecord: a file has another layout, no entry is good, or more than a tenth of 100 or more are bad.
         """
         if only is not None and only not in FILES:
             raise ValueError(f"only is one of {', '.join(FILES)}, not {only!r}")
@@ -63,7 +63,7 @@ class RefCoco(ReferringExpressions):
             self._group()
 
     def _group(self) -> None:
-        """One record for each image: the numbers of its entries."""
+        """Group the numbers of the entries by image."""
         found: dict[str, list[int]] = {}
         for number, entry in enumerate(self._entries):
             found.setdefault(entry[1], []).append(number)
@@ -83,7 +83,7 @@ class RefCoco(ReferringExpressions):
         return {"id": f"{self.name}:{image}", "image": self._image(numbers[0]), "objects": objects, "crowds": []}
 
     def _list(self) -> list[Any]:
-        """The entries of all datasets, each with an id of its own and what COCO says of its object."""
+        """The entries of all datasets, each with a unique id and the COCO annotation of its object."""
         merged = [entry for data_set in FILES for entry in self._entries_of(data_set)]
         evaluated = {entry.get("image_id") for entry in merged if entry.get("split") != "train"}
         wanted = [entry for entry in merged if self.only in (None, entry["data_set"])]
@@ -97,11 +97,11 @@ class RefCoco(ReferringExpressions):
         for file in files:
             if not file.is_file():
                 raise MissingData(f"RefCOCO: there is no {file}. {_HELP}")
-        content, outlined = listed(read_json(files[0]), None, files[0]), joined(files[1])
+        content, annotated = listed(read_json(files[0]), None, files[0]), joined(files[1])
         found = []
         for number, entry in enumerate(content):
             if not isinstance(entry, dict):
                 raise BadRecord(str(files[0]), f"entry {number}", "it is not a JSON object", "Convert the file again.")
             own = {"ref_id": f"{data_set} {entry.get('ref_id', number)}", "data_set": data_set}
-            found.append(entry | own | outlined.get(id_key(entry.get("ann_id")), {}))
+            found.append(entry | own | annotated.get(id_key(entry.get("ann_id")), {}))
         return found

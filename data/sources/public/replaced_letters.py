@@ -1,10 +1,10 @@
-"""AI2D's lettered diagrams: the words in boxes of an image replaced by letters."""
+"""AI2D's lettered diagrams: letters replace the words in boxes of an image."""
 
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from openpali.data.files.annotations import BadPart, is_whole
+from openpali.data.files.annotations import BadValue, is_whole
 
 _LARGEST = 100  # pixels of a letter's height
 
@@ -13,26 +13,26 @@ def letters_of(content: Any) -> list[list[Any]]:
     """Left, top, right and bottom in pixels, and the letter, of each text of an annotation file.
 
     Raises:
-        BadPart: it is no such file.
+        BadValue: the file has another layout.
     """
     found = content.get("text") if isinstance(content, dict) else None
     if not isinstance(found, dict):
-        raise BadPart('its annotations have no "text"', "Download them again.")
+        raise BadValue('its annotations have no "text"', "Download them again.")
     letters = []
     for key, text in found.items():
         try:
             (left, top), (right, bottom) = text["rectangle"]
             letter = text["replacementText"]
         except (KeyError, TypeError, ValueError) as error:
-            raise BadPart(f"the text {key} has no rectangle or no replacementText", "Download it again.") from error
+            raise BadValue(f"the text {key} has no rectangle or no replacementText", "Download it again.") from error
         if not all(map(is_whole, (left, top, right, bottom))) or not isinstance(letter, str):
-            raise BadPart(f"the text {key} has no whole numbers as rectangle, or no letter", "Download it again.")
+            raise BadValue(f"the text {key} has no integers as rectangle, or no letter", "Download it again.")
         letters.append([min(left, right), min(top, bottom), max(left, right), max(top, bottom), letter])
     return letters
 
 
 def draw_letters(image: Image.Image, letters: list[list[Any]]) -> Image.Image:
-    """A copy of the image with each letter, black on white, in the middle of its box and as high as it fits."""
+    """A copy of the image with each letter in black on white, centred in its box and as high as fits."""
     image = image.copy()
     draw = ImageDraw.Draw(image)
     for left, top, right, bottom, letter in letters:

@@ -1,12 +1,12 @@
-"""VQAv2, OK-VQA, TextVQA and VizWiz: questions that ten people answered."""
+"""VQAv2, OK-VQA, TextVQA and VizWiz: questions with ten answers each."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from openpali.data.files.annotations import BadPart, read_json
-from openpali.data.files.large_tables import listed
+from openpali.data.files.annotations import BadValue, read_json
+from openpali.data.files.dataset_files import listed
 from openpali.data.sources.public.base import field
-from openpali.data.sources.public.questions import QuestionSource, in_part, name_of
+from openpali.data.sources.public.questions import QuestionSource, name_of, with_split
 
 _COCO = "train2014/ and val2014/: images, from https://cocodataset.org (or image_root: the folder that has them)"
 
@@ -22,33 +22,33 @@ class Vqav2(QuestionSource):
         "v2_mscoco_train2014_annotations.json, v2_mscoco_val2014_annotations.json",
         _COCO,
     )
-    parts: ClassVar[dict[str, str]] = {"train": "train2014", "validation": "val2014", "test": "val2014"}
+    splits: ClassVar[dict[str, str]] = {"train": "train2014", "validation": "val2014", "test": "val2014"}
     questions: ClassVar[str] = "v2_OpenEnded_mscoco_{}_questions.json"
     annotations: ClassVar[str] = "v2_mscoco_{}_annotations.json"
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """Questions with their annotations."""
-        asked = self.read_list(self.questions.format(part), key="questions")
-        path = self.find(self.annotations.format(part))
+        entries = self.read_list(self.questions.format(split), key="questions")
+        path = self.find(self.annotations.format(split))
         content = read_json(path)
         self.types = content.get("question_types") if isinstance(content, dict) else None
-        answered = {
+        annotations = {
             annotation.get("question_id"): annotation
             for annotation in listed(content, "annotations", path)
             if isinstance(annotation, dict)
         }
-        for number, entry in enumerate(asked):
-            annotation = answered.get(entry.get("question_id")) if isinstance(entry, dict) else None
-            yield name_of(entry, "question_id", number), (in_part(entry, part), annotation)
+        for number, entry in enumerate(entries):
+            annotation = annotations.get(entry.get("question_id")) if isinstance(entry, dict) else None
+            yield name_of(entry, "question_id", number), (with_split(entry, split), annotation)
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
         """The question, the ten answers, and the kind of question."""
         question, annotation = entry
-        number, part = field(question, "image_id", int), field(question, "part")
+        number, split = field(question, "image_id", int), field(question, "split")
         if annotation is None:
-            raise BadPart("it is in the file of questions and not in that of annotations", "Download both again.")
+            raise BadValue("it is in the file of questions, but not in that of annotations", "Download both again.")
         return {
-            "images": [self.image(f"{part}/COCO_{part}_{number:012d}.jpg")],
+            "images": [self.image(f"{split}/COCO_{split}_{number:012d}.jpg")],
             "question": field(question, "question"),
             "answers": field(annotation, "answers", list),
             "question_type": self.kind(annotation),
@@ -60,7 +60,7 @@ class Vqav2(QuestionSource):
 
 
 class OkVqa(Vqav2):
-    """OK-VQA (Marino et al. 2019): VQAv2's layout; the answers are those that its evaluation compares, stemmed."""
+    """OK-VQA (Marino et al. 2019): VQAv2's layout; the answers are stemmed, as in its evaluation."""
 
     name = "okvqa"
     title = "OK-VQA"
@@ -80,19 +80,18 @@ class OkVqa(Vqav2):
 
 
 class TextVqa(QuestionSource):
-    """TextVQA (Singh et al. 2019). The images of the validation part are among those of the training part."""
+    """TextVQA (Singh et al. 2019). The images of the validation split are among those of the training split."""
 
     name = "textvqa"
     title = "TextVQA"
     address = "https://textvqa.org/dataset"
-    layout = ("TextVQA_0.5.1_train.json, TextVQA_0.5.1_val.json", "train_images/: images of both parts")
+    layout = ("TextVQA_0.5.1_train.json, TextVQA_0.5.1_val.json", "train_images/: images of both splits")
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """Entries of the list `data`."""
-        for number, entry in enumerate(self.read_list(f"TextVQA_0.5.1_{part}.json", key="data")):
-            yield name_of(entry, "question_id", number), entry
+        return self.listed_entries(split, f"TextVQA_0.5.1_{split}.json", id_key="question_id", key="data")
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
         """The question and its ten answers."""
         image = field(entry, "image_id")
         return {
@@ -103,9 +102,9 @@ class TextVqa(QuestionSource):
 
 
 class VizWizVqa(QuestionSource):
-    """VizWiz (Gurari et al. 2018): what blind people asked about photographs of theirs.
+    """VizWiz (Gurari et al. 2018): questions of blind people about their photographs.
 
-    Answers that are empty, of which there are a few, are left out. A question is called like its image.
+    The few empty answers are left out. A question is named after its image.
     """
 
     name = "vizwizvqa"
@@ -113,18 +112,17 @@ class VizWizVqa(QuestionSource):
     address = "https://vizwiz.org/tasks-and-datasets/vqa"
     layout = ("Annotations/train.json, Annotations/val.json", "train/, val/: images")
 
-    def entries(self, part: str) -> Iterable[tuple[str, Any]]:
-        """Entries of the list that a file is."""
-        found = self.read_list(f"Annotations/{part}.json", f"annotations/{part}.json", f"{part}.json")
-        for number, entry in enumerate(found):
-            yield name_of(entry, "image", number), in_part(entry, part)
+    def entries(self, split: str) -> Iterable[tuple[str, Any]]:
+        """Entries of the file of a split."""
+        files = (f"Annotations/{split}.json", f"annotations/{split}.json", f"{split}.json")
+        return self.listed_entries(split, *files, id_key="image")
 
-    def asked(self, entry: Any) -> dict[str, Any] | None:
+    def folder_row(self, entry: Any) -> dict[str, Any] | None:
         """The question, the answers, and the kind of answer."""
-        image, part = field(entry, "image"), field(entry, "part")
+        image, split = field(entry, "image"), field(entry, "split")
         answers = field(entry, "answers", list)
         return {
-            "images": [self.image(f"{part}/{image}", image)],
+            "images": [self.image(f"{split}/{image}", image)],
             "question": field(entry, "question"),
             "answers": [answer for answer in answers if not isinstance(answer, dict) or answer.get("answer")],
             "question_type": entry.get("answer_type"),

@@ -1,8 +1,8 @@
-"""Questions that an English caption answers, by rules: the idea of VQ2A without its models.
+"""Generate questions from English captions by rules: VQ2A without its models.
 
-VQ2A (Changpinyo et al. 2022) takes answers from a caption, writes a question for each with a language model, and lets
-a second model check it. Here a few patterns do: they ask less, and only where the words around an answer leave little
-doubt about what it belongs to. Most captions give one question or two, many give none.
+VQ2A (Changpinyo et al. 2022) takes answers from a caption, generates a question for each with a language model, and
+filters them with a second model. Here a few patterns generate fewer questions, only where the context of an answer is
+clear. Most captions give one question or two, many give none.
 """
 
 import re
@@ -56,7 +56,7 @@ class CaptionQuestion:
 
 
 def caption_questions(caption: str) -> list[CaptionQuestion]:
-    """Every question that the rules find, in the order of `KINDS`.
+    """All questions that the rules generate, in the order of `KINDS`.
 
     >>> [(q.question, q.answer) for q in caption_questions("two dogs and a cat on a red sofa")]
     [('how many dogs are there?', '2'), ('which colour is the sofa?', 'red')]
@@ -68,7 +68,7 @@ def caption_questions(caption: str) -> list[CaptionQuestion]:
 
 
 def _words(caption: str) -> list[str]:
-    """Words and marks; the first word in lower case, a full stop at the end and "an image of" left out."""
+    """Words and punctuation, without a final full stop and an opening such as "an image of"; the first word lower."""
     text = " ".join(caption.split()).rstrip(".! ")
     words = re.findall(r"[\w'’-]+|[^\w\s]", text)
     if words and (words[0].lower() in _STOP | _COLOURS or words[0].isdigit()):
@@ -78,7 +78,7 @@ def _words(caption: str) -> list[str]:
 
 
 def _plain(word: str) -> bool:
-    """A word in lower case that can belong to a noun and its adjectives; names and marks cannot."""
+    """Whether a word can belong to a noun phrase: lower case, no function word, no punctuation."""
     return word.replace("-", "a").isalpha() and word.islower() and word not in _STOP
 
 
@@ -88,7 +88,7 @@ def _verbal(word: str) -> bool:
 
 
 def _ends(words: list[str], at: int) -> bool:
-    """Whether a noun before this place is over: here is the end, a function word, a mark, or a participle."""
+    """Whether a noun phrase ends before this place: at the end, a function word, punctuation or a participle."""
     return at >= len(words) or not _plain(words[at]) or _verbal(words[at])
 
 
@@ -97,9 +97,9 @@ def _plural(word: str) -> bool:
 
 
 def _noun(words: list[str], start: int, most: int) -> int | None:
-    """The end of the shortest noun, adjectives included, that begins here; None without one of up to `most` words.
+    """The end of the shortest noun phrase that begins here; None without one of up to `most` words.
 
-    Of several words the last is no plural: "car drives" is none.
+    The last of several words is not a plural: "car drives" is not a noun phrase.
     """
     for end in range(start + 1, min(start + most, len(words)) + 1):
         if not _plain(words[end - 1]):
@@ -110,13 +110,13 @@ def _noun(words: list[str], start: int, most: int) -> int | None:
 
 
 def _once(words: list[str], noun: str) -> bool:
-    """Whether a caption speaks of such things in one place only."""
+    """Whether a noun occurs only once in a caption."""
     stem = noun.removesuffix("s")
     return sum(word.lower().removesuffix("s") == stem for word in words) == 1
 
 
 def _what(words: list[str]) -> list[CaptionQuestion]:
-    """A caption that is a noun and nothing else."""
+    """The question for a caption that is only a noun phrase."""
     if words[0] not in _ARTICLES or _noun(words, 1, 3) != len(words) or words[-1] in _VAGUE | _COLOURS:
         return []
     return [CaptionQuestion("what", "what is this?", " ".join(words[1:]))]
@@ -138,12 +138,12 @@ def _counts(words: list[str]) -> list[CaptionQuestion]:
 
 
 def _things(words: list[str], start: int) -> int | None:
-    """The end of a plural of up to four words."""
+    """The end of a plural noun phrase of up to four words."""
     for end in range(start + 1, min(start + 4, len(words)) + 1):
         word = words[end - 1]
         if not _plain(word):
             return None
-        # "sports cars": the last of two plurals is what is counted
+        # "sports cars": the last of two plurals is counted
         if _plural(word) and not (end < len(words) and _plain(words[end]) and _plural(words[end])):
             return end
     return None
@@ -156,11 +156,11 @@ def _colours(words: list[str]) -> list[CaptionQuestion]:
         if end is None:
             at += 1
             continue
-        # "in red" may be all that is said, the next word another's; of "red, white and blue" the beginning is missing
+        # "in red" may have no noun; in "red, white and blue" this would be an incomplete colour
         noun = None if at and words[at - 1] in ("in", "wearing", ",", "or") else _noun(words, end, 2)
         if noun is not None and words[noun - 1] not in _VAGUE and _once(words, words[noun - 1]):
             thing, verb = " ".join(words[end:noun]), "are" if _plural(words[noun - 1]) else "is"
-            # "the orange sits" has no colour in it
+            # "the orange sits" has no colour
             if not (words[at] == "orange" and verb == "are"):
                 found.append(CaptionQuestion("colour", f"which colour {verb} the {thing}?", " ".join(words[at:end])))
         at = end
@@ -178,13 +178,13 @@ def _colour_end(words: list[str], at: int) -> int | None:
 
 
 def _subject(words: list[str]) -> int | None:
-    """The end of the one thing with which a caption begins."""
+    """The end of the subject with which a caption begins."""
     end = _noun(words, 1, 3) if words[0] in _ARTICLES else None
     return end if end is not None and words[end - 1] not in _VAGUE else None
 
 
 def _actions(words: list[str]) -> list[CaptionQuestion]:
-    """What the first thing is doing, and what it does it to."""
+    """Questions for the action of the subject and for its object."""
     end = _subject(words)
     if end is None:
         return []
@@ -210,7 +210,7 @@ def _actions(words: list[str]) -> list[CaptionQuestion]:
 
 
 def _where(words: list[str]) -> list[CaptionQuestion]:
-    """Where the first thing is, from the end of a caption that speaks of nothing else."""
+    """The question for the place of the subject, from the end of a caption without other subjects."""
     end = _subject(words)
     if end is None or {"and", ",", ";", "with", "while", "that"} & set(words) or words[end : end + 1] == ["of"]:
         return []

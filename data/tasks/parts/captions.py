@@ -1,4 +1,4 @@
-"""Captions of a record, where they may be cut in two, and what the captions of the built-in images count."""
+"""Images and captions of a record, places to cut a text, and the counts in captions of the built-in images."""
 
 import re
 import unicodedata
@@ -24,22 +24,21 @@ def record_images(record: dict[str, Any]) -> tuple[Image.Image, ...]:
 
 
 def captions_in(record: dict[str, Any], language: str) -> tuple[str, ...]:
-    """The record's captions in a language, stripped; empty where there are none, or only empty ones."""
+    """The non-empty captions of a record in a language, stripped."""
     found = (record["captions"] or {}).get(language) or ()
     found = (found,) if isinstance(found, str) else tuple(found)
     return tuple(text.strip() for text in found if text and text.strip())
 
 
 def caption_languages(record: dict[str, Any], languages: Sequence[str] = ()) -> list[str]:
-    """Those of `languages`, or of all when empty, in which the record has a caption."""
+    """The languages of a record's captions, restricted to `languages` unless empty."""
     return [language for language in languages or sorted(record["captions"] or {}) if captions_in(record, language)]
 
 
 def cuts(text: str) -> list[int]:
-    """Where a text may be cut in two: before its first word, and before every other one.
+    """Places to cut a text in two: before each of its words.
 
-    Scripts that put no spaces between words are cut between any two characters, never before a mark that belongs to
-    the one before it.
+    Scripts without spaces between words are cut between any two characters, but never before a combining mark.
 
     >>> cuts("two dogs"), cuts("两个狗 a")
     ([0, 4], [0, 1, 2, 4])
@@ -59,24 +58,24 @@ def _may_cut(text: str, at: int) -> bool:
 
 
 def counted(text: str, names: Sequence[str], language: str) -> list[tuple[str, int]] | None:
-    """What a caption of the built-in images names, and how many of each: the way back from `phrases.caption`.
+    """Names and counts of a caption of the built-in images: the inverse of `phrases.caption`.
 
     >>> counted("two dogs, bow and arrow and cat", ["dog", "cat", "bow and arrow"], "en")
     [('dog', 2), ('bow and arrow', 1), ('cat', 1)]
 
     Args:
         text: the caption.
-        names: of things that it may speak of.
-        language: of both; one of those that have phrases.
+        names: of things that may occur.
+        language: of both; one that has phrases.
 
     Returns:
-        Names and numbers in the order of the caption; None when it says anything else, or one thing twice.
+        Names and numbers in the order of the caption; None when it has another form, or a thing twice.
     """
     words = phrases(language)
     numbers = range(1, len(words["numbers"]) + 1)
     forms = {caption({name: number}, language): (name, number) for name in names for number in numbers}
     between = (words["and"].format(first="", last=""), words["comma"])
-    # the longest first, since a name may begin another
+    # the longest first, since a name may be a prefix of another
     found = _read(text, sorted(forms, key=len, reverse=True), forms, between)
     return found if found and len(dict(found)) == len(found) else None
 

@@ -1,7 +1,7 @@
-"""English expressions that mean one object of an image and no other, made from names, colours and boxes.
+"""Generate unambiguous English referring expressions from names, colours and boxes.
 
-"dog" where there is one dog; "the red apple" and "the dog on the left" where that is true and fits nothing else. What
-is nearly on the left, or nearly as far left as another dog, is not called so.
+"dog" for a single dog; "the red apple" and "the dog on the left" where they fit one object only. Positions need a
+margin: an object that is hardly left of the middle, or of another dog, is not "on the left".
 """
 
 from collections.abc import Sequence
@@ -27,15 +27,15 @@ _SIDE = {"left": (0, -1), "right": (0, 1), "top": (1, -1), "bottom": (1, 1)}
 
 
 def expressions(item: dict[str, Any], objects: Sequence[dict[str, Any]], crowds: Sequence[str] = ()) -> list[str]:
-    """Every expression for an object.
+    """All expressions for an object.
 
     Args:
-        item: one of `objects`, with `names` and `box`, and perhaps `colour` (English, None where no colour is clear).
-        objects: all that are on the image.
-        crowds: names of things of which there are more than the objects.
+        item: one of `objects`, with `names`, `box` and optional `colour` (English, None without a dominant one).
+        objects: all objects of the image.
+        crowds: names of things that a crowd annotation covers.
 
     Returns:
-        The name alone first, where it is enough; empty where nothing tells the object from others.
+        Expressions, the name alone first if it suffices; empty where none is unambiguous.
     """
     name = item["names"]["en"]
     if name in crowds:
@@ -49,30 +49,29 @@ def expressions(item: dict[str, Any], objects: Sequence[dict[str, Any]], crowds:
 
 
 def _by_colour(item: dict[str, Any], others: list[dict[str, Any]], same: list[dict[str, Any]], name: str) -> list[str]:
-    """The name or "thing" with the colour, where everything else that could be meant has another clear one."""
+    """The name or "thing" with the colour, where all other candidates have a different dominant colour."""
     colour = item.get("colour")
     if colour is None:
         return []
     found = []
-    for word, rivals in ((name, same), ("thing", others)):
-        if all(other.get("colour") not in (None, colour) for other in rivals):
+    for word, candidates in ((name, same), ("thing", others)):
+        if all(other.get("colour") not in (None, colour) for other in candidates):
             found.append(f"the {colour} {word}")
     return found
 
 
-def is_at(place: str, box: Box, rivals: Sequence[Box]) -> bool:
-    """Whether a box is at a place (a key of `PLACES`), and by a clear distance more so than every other object.
+def is_at(place: str, box: Box, others: Sequence[Box]) -> bool:
+    """Whether a box is at a place (a key of `PLACES`), with a margin over all other objects.
 
-    A single direction compares: the object is in that half, and each other object is at least a fifth of the image
-    less far that way. A corner or the center is a region: the object is well inside, and the others are well
-    outside.
+    For a single direction the object is in that half, and each other object is at least a fifth of the image less far
+    that way. For a corner or the center the object is well inside, and the others are well outside.
     """
     x, y = _middle(box)
     if place in _SIDE:
         axis, sign = _SIDE[place]
         here = sign * ((x, y)[axis] - 0.5)
-        return here > 0.1 and all(here - sign * (_middle(other)[axis] - 0.5) >= _APART for other in rivals)
-    return _depth(place, x, y) > 0.1 and all(_depth(place, *_middle(other)) < -0.1 for other in rivals)
+        return here > 0.1 and all(here - sign * (_middle(other)[axis] - 0.5) >= _APART for other in others)
+    return _depth(place, x, y) > 0.1 and all(_depth(place, *_middle(other)) < -0.1 for other in others)
 
 
 def _depth(place: str, x: float, y: float) -> float:

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from openpali.data.example import Box
-from openpali.data.images.augment import Augment, Window, cropped, flipped, seen_through, zoomed_out
+from openpali.data.images.augment import Augment, Window, crop_to, cropped, flipped, zoomed_out
 from openpali.data.masks.objects import reading_order
 from openpali.data.masks.rle import encode_rle, mask_array, mask_box
 from openpali.data.mixture import TaskDataset
@@ -79,7 +79,7 @@ def test_flipping_twice_is_nothing(scenes):
         assert iou(one["box"], other["box"]) > 1 - 1e-9
 
 
-def told(**texts):
+def record_with(**texts):
     image = Image.new("RGB", (20, 10), "red")
     image.paste("blue", (0, 0, 5, 10))
     return {"id": "1", "image": image, **texts}
@@ -90,7 +90,7 @@ def test_texts_follow_a_flip():
     mask[2:6, 0:5] = True
     item = {"box": Box(0, 0.2, 0.25, 0.6, "left cup"), "names": {"en": "left cup", "xx": "left"}, "concept": "cup"}
     item |= {"sentences": {"en": ["left cup", "cup left of the jug"]}, "mask": encode_rle(mask), "position": "left"}
-    after = flipped(told(objects=[item], captions={"en": ["a cup on the left"], "de": "links eine tasse"}))
+    after = flipped(record_with(objects=[item], captions={"en": ["a cup on the left"], "de": "links eine tasse"}))
     (found,) = after["objects"]
     assert found["box"] == Box(0.75, 0.2, 1, 0.6, "right cup")
     assert found["names"] == {"en": "right cup", "xx": "left"}
@@ -113,7 +113,7 @@ def test_texts_follow_a_flip():
     ],
 )
 def test_what_a_mirror_would_make_untrue_stays(texts):
-    record = told(**texts)
+    record = record_with(**texts)
     assert flipped(record) is record
 
 
@@ -125,26 +125,26 @@ def square(left, top, right, bottom, **more):
 
 
 def test_a_crop_keeps_drops_and_refuses():
-    record = told(objects=[square(2, 2, 6, 6, visible=1.0), square(14, 4, 18, 8)])
-    after = seen_through(Window(0, 0, 10, 10), record)
+    record = record_with(objects=[square(2, 2, 6, 6, visible=1.0), square(14, 4, 18, 8)])
+    after = crop_to(Window(0, 0, 10, 10), record)
     assert [item["box"] for item in after["objects"]] == [Box(0.2, 0.2, 0.6, 0.6)]
     assert after["image"].size == (10, 10)
     assert after["objects"][0]["visible"] == 1
     # three quarters of the first are enough, half is neither here nor there
-    after = seen_through(Window(3, 0, 10, 10), record)
+    after = crop_to(Window(3, 0, 10, 10), record)
     assert (after["objects"][0]["box"], after["objects"][0]["visible"]) == (Box(0, 0.2, 0.3, 0.6), 0.75)
-    assert seen_through(Window(4, 0, 10, 10), record) is None
+    assert crop_to(Window(4, 0, 10, 10), record) is None
     # every object gone is no image to learn from
-    assert seen_through(Window(7, 0, 6, 10), record) is None
-    assert seen_through(Window(7, 0, 6, 10), told(objects=[])) is not None
+    assert crop_to(Window(7, 0, 6, 10), record) is None
+    assert crop_to(Window(7, 0, 6, 10), record_with(objects=[])) is not None
     # captions may speak of what is dropped
-    assert seen_through(Window(0, 0, 10, 10), record | {"captions": {"en": "two"}}) is None
-    assert seen_through(Window(1, 1, 18, 8), record | {"captions": {"en": "two"}})["captions"] == {"en": "two"}
-    assert seen_through(Window(1, 1, 18, 8), told(captions={"en": "two"})) is None
+    assert crop_to(Window(0, 0, 10, 10), record | {"captions": {"en": "two"}}) is None
+    assert crop_to(Window(1, 1, 18, 8), record | {"captions": {"en": "two"}})["captions"] == {"en": "two"}
+    assert crop_to(Window(1, 1, 18, 8), record_with(captions={"en": "two"})) is None
     word = {"text": "exit", "box": Box(0.05, 0.1, 0.5, 0.3)}
-    assert seen_through(Window(1, 1, 18, 8), record | {"words": [word]})["words"][0]["box"].x0 == 0
-    assert seen_through(Window(2, 1, 18, 8), record | {"words": [word]}) is None
-    assert seen_through(Window(2, 2, 17, 8), told(objects=[square(2, 2, 6, 6)], words=[])) is not None
+    assert crop_to(Window(1, 1, 18, 8), record | {"words": [word]})["words"][0]["box"].x0 == 0
+    assert crop_to(Window(2, 1, 18, 8), record | {"words": [word]}) is None
+    assert crop_to(Window(2, 2, 17, 8), record_with(objects=[square(2, 2, 6, 6)], words=[])) is not None
 
 
 def test_a_cut_shape_has_the_box_of_what_is_left():
@@ -153,24 +153,24 @@ def test_a_cut_shape_has_the_box_of_what_is_left():
     mask[5:10, 0:4] = True
     mask[9, 0:4] = True
     item = {"box": mask_box(mask), "mask": mask, "names": {"en": "a"}}
-    after = seen_through(Window(0, 0, 20, 9), told(objects=[item]))
+    after = crop_to(Window(0, 0, 20, 9), record_with(objects=[item]))
     assert after["objects"][0]["box"] == mask_box(mask[:9])
     bare = {"box": Box(0, 0, 0.6, 1), "names": {"en": "a"}}
-    assert seen_through(Window(0, 0, 20, 9), told(objects=[bare]))["objects"][0]["box"] == Box(0, 0, 0.6, 1)
+    assert crop_to(Window(0, 0, 20, 9), record_with(objects=[bare]))["objects"][0]["box"] == Box(0, 0, 0.6, 1)
     diagonal = np.triu(np.ones((10, 20), bool), 2)
     item = {"box": mask_box(diagonal), "mask": diagonal, "names": {"en": "a"}}
-    (left,) = seen_through(Window(0, 2, 20, 8), told(objects=[item]))["objects"]
+    (left,) = crop_to(Window(0, 2, 20, 8), record_with(objects=[item]))["objects"]
     # its first columns were in the rows that are gone
     assert left["box"] == Box(0.2, 0, 1, 1)
 
 
 def test_a_image_that_cannot_be_cropped_stays_whole():
-    record = told(objects=[square(0, 0, 20, 10)])
+    record = record_with(objects=[square(0, 0, 20, 10)])
     assert cropped(record, (0.3, 0.5), random.Random(0)) is record
 
 
 def test_zooming_out_to_the_same_size_and_into_every_corner():
-    record = told(objects=[square(2, 2, 6, 6)])
+    record = record_with(objects=[square(2, 2, 6, 6)])
     same = zoomed_out(record, 1.0, random.Random(0))
     assert same["image"].tobytes() == record["image"].tobytes()
     places = set()
@@ -209,7 +209,7 @@ def test_texts_of_ones_own_cannot_be_followed(write_jsonl):
         TaskDataset(source, load_task({"name": "plain"}))[0]
 
 
-def test_the_built_in_images_are_told_anew(drawings):
+def test_the_built_in_images_are_rewritten(drawings):
     spec = {"name": "emoji", "objects": [2, 4], "length": 40, "size": 96, "cache_dir": str(drawings)}
     source = load_source(spec | {"augment": {"flip": 1.0, "crop": [0.4, 0.7]}})
     assert isinstance(source, Augmented)

@@ -54,5 +54,5 @@ def test_sides_are_exchanged(language, text, other):
         ("xx", "anything"),
     ],
 )
-def test_what_cannot_be_told_is_refused(language, text):
+def test_what_is_ambiguous_is_refused(language, text):
     assert mirrored(text, language) is None

@@ -135,7 +135,7 @@ def test_grey_of_more_than_8_bits_keeps_its_range(values, kind, tags):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "reason"),
     [
         (shares(0, 70_000), "floating-point numbers from 0 to 70000"),
         (shares(-1, 1), "floating-point numbers from -1 to 1"),
@@ -144,11 +144,11 @@ def test_grey_of_more_than_8_bits_keeps_its_range(values, kind, tags):
         (np.full((8, 8), -1, np.int32), "from -1 to -1"),
     ],
 )
-def test_values_of_which_nobody_knows_the_range_are_refused(values, told, tmp_path):
+def test_values_of_which_nobody_knows_the_range_are_refused(values, reason, tmp_path):
     (tmp_path / "a.tif").write_bytes(encoded(Image.fromarray(values), "TIFF"))
     with pytest.raises(BadImage, match=r"a\.tif cannot be used.*save it with 8 or 16 bits") as error:
         load_image(tmp_path / "a.tif")
-    assert told in str(error.value)
+    assert reason in str(error.value)
 
 
 def test_wide_grey_is_turned_as_well():
@@ -165,7 +165,7 @@ def test_wide_grey_is_turned_as_well():
         (encoded(Image.new("RGB", (9, 9)))[:10], "begins as PNG and is damaged. Copy it again"),
         (b"\xff\xd8\xff\xe0 no more", "Copy it again from its origin"),
         (b"", "it is empty. Copy it again"),
-        (b"<!DOCTYPE html><p>404", "perhaps what a server answered. Download the image again"),
+        (b"<!DOCTYPE html><p>404", "perhaps an error page of a server. Download the image again"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         (b"hello", "unknown format. Convert it to PNG or JPEG"),
     ],

@@ -68,7 +68,7 @@ def test_torch_resizing_is_off_by_a_level_here_and_there(resample):
 
 
 @pytest.mark.parametrize(
-    ("settings", "call", "pictures"),
+    ("settings", "call", "images"),
     [
         ({"size": {"shortest_edge": 32}}, {}, [IMAGES[0]]),
         ({"do_center_crop": True, "crop_size": {"height": 16, "width": 16}}, {}, IMAGES),

@@ -1,27 +1,20 @@
 import json
 import pickle
-import unicodedata
 
 import numpy as np
 import pytest
-from coco_files import HEIGHT, WIDTH, bar
+from coco_files import HEIGHT, WIDTH, bar, reason
 from PIL import Image
 from pycocotools import mask as official
 
 from openpali.data.example import Box
-from openpali.data.masks.rle import LazyMask, mask_box
+from openpali.data.masks.rle import LazyMask
 from openpali.data.mixture import TaskDataset
 from openpali.data.records import BadRecord
 from openpali.data.sources import CheckedSource, load_source
 from openpali.data.sources.coco import CocoInstances
 from openpali.data.tasks import load_task
 from openpali.recipes.stages.instance_masks import instances
-
-
-def reason(source, record):
-    """What is said of one record of the file."""
-    (found,) = [bad for bad in source.bad if bad.record == record]
-    return str(found)
 
 
 def test_records_are_what_the_file_says(coco):
@@ -47,7 +40,7 @@ def test_records_are_what_the_file_says(coco):
         source[3]
 
 
-def test_masks_are_not_made_before_somebody_looks(coco, monkeypatch):
+def test_masks_are_computed_on_access(coco, monkeypatch):
     monkeypatch.setattr("openpali.data.files.annotations.polygons_mask", lambda: None)
     (thing, _) = CocoInstances(coco.write(), coco.root)[0]["objects"]
     assert isinstance(thing["mask"], LazyMask)
@@ -92,32 +85,32 @@ BREAKS = [
     (100, {"bbox": [10, 5, 20, -3]}, "is empty"),
     (100, {"bbox": [10, 5, 80, 30]}, "reaches outside the image of 60 x 40 pixels. Give [left, top, width, height]"),
     (100, {"bbox": [-30, 5, 20, 30]}, "reaches outside"),
-    (100, {"bbox": [60.5, 5, 1, 30]}, "has no part in the image"),
+    (100, {"bbox": [60.5, 5, 1, 30]}, "lies outside the image"),
     (100, {"bbox": [10, 5, 20]}, "its bbox [10, 5, 20] is not four numbers. Give [left, top, width, height]"),
     (100, {"bbox": [10, 5, 20, float("nan")]}, "is not four numbers"),
     (100, {"bbox": [10, 5, 20, 10**400]}, "is not four numbers"),
     (100, {"bbox": "everything"}, "is not four numbers"),
     (100, {"bbox": None}, "its bbox null is not four numbers"),
-    (100, {"category_id": 2}, "its category_id 2 is not among the categories. Mend it, or remove it"),
+    (100, {"category_id": 2}, "its category_id 2 is not among the categories. Fix it, or remove it"),
     (100, {"category_id": [1]}, "its category_id [1] is not among the categories"),
     (100, {"segmentation": [[1, 2, 3, 4]]}, "a polygon of 4 coordinates; x and y of at least three points"),
     (100, {"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "a polygon of 7 coordinates"),
-    (100, {"segmentation": [[1, 2, 3, 4, 5, "x"]]}, "a polygon is not a list of numbers. Mend or remove the polygon"),
-    (100, {"segmentation": [[1, 2, 3, 4, 5, 1e300]]}, "a coordinate that is no number of pixels"),
-    (100, {"segmentation": "all"}, "its segmentation is neither polygons nor run lengths. Give [[x1, y1"),
+    (100, {"segmentation": [[1, 2, 3, 4, 5, "x"]]}, "a polygon is not a list of numbers. Fix or remove the polygon"),
+    (100, {"segmentation": [[1, 2, 3, 4, 5, 1e300]]}, "a coordinate that is not a number of pixels"),
+    (100, {"segmentation": "all"}, "its segmentation is neither polygons nor RLE. Give [[x1, y1"),
     (
         101,
         {"segmentation": {"size": [60, 40], "counts": "0"}},
-        "are of size [60, 40], and the image is 40",
+        "has size [60, 40], and the image is 40",
     ),
     (
         101,
         {"segmentation": {"size": [40, 60], "counts": "0"}},
         "do not add up to 40 x 60 pixels. Encode",
     ),
-    (101, {"segmentation": {"size": [40, 60], "counts": "~~"}}, "its run lengths are wrong"),
+    (101, {"segmentation": {"size": [40, 60], "counts": "~~"}}, "its RLE is wrong"),
     (101, {"segmentation": {"size": [40, 60], "counts": 5}}, "neither a string nor a list"),
-    (101, {"segmentation": {"size": [40, 60]}}, "its run lengths are wrong"),
+    (101, {"segmentation": {"size": [40, 60]}}, "its RLE is wrong"),
 ]
 
 
@@ -129,7 +122,7 @@ def test_an_annotation_that_cannot_be_used_is_named(coco, id_, change, message):
     assert len(source.bad) == 1
     assert reason(source, f"annotation {id_}").startswith(f"{coco.path}:annotation {id_}: ")
     assert message in reason(source, f"annotation {id_}")
-    # half of what is on an image would be half of the truth
+    # the other annotations of the image would be incomplete ground truth
     assert f"instances.json:{spoiled}" not in [source[index]["id"] for index in range(len(source))]
     assert len(source) == 2
 
@@ -146,9 +139,9 @@ def test_an_annotation_that_cannot_be_used_is_named(coco, id_, change, message):
         ({"file_name": ""}, "its file_name is missing"),
         ({"file_name": "a\0.png"}, "its file_name is missing"),
         ({"file_name": 5}, "its file_name is missing"),
-        ({"width": 0}, "its width 0 and height 40 are no size. Give both in pixels"),
-        ({"height": "40"}, 'height "40" are no size'),
-        ({"height": 10**12}, "are no size"),
+        ({"width": 0}, "its width 0 and height 40 are not valid. Give both in pixels"),
+        ({"height": "40"}, 'height "40" are not valid'),
+        ({"height": 10**12}, "are not valid"),
     ],
 )
 def test_an_image_that_cannot_be_used_is_named(coco, change, message):
@@ -172,18 +165,18 @@ def test_other_broken_entries(coco):
     coco.content["categories"] += [{"id": 5, "name": "cat; dog"}, {"id": 6}, {"name": "x"}, None]
     source = CocoInstances(coco.write(), coco.root)
     assert len(source) == 2
-    told = {bad.record: bad.reason for bad in source.bad}
-    assert told["image 7"] == "another image has the same id"
-    assert told["image number 5"] == "entry 5 of images has no id"
-    assert told["image number 6"] == "entry 6 of images has no id"
-    assert told["annotation number 7"] == "entry 7 of annotations has no whole number as id"
-    assert "annotation number 8" in told
-    assert told["annotation number 11"] == "entry 11 of annotations has no whole number as id"
-    assert told["annotation 200"] == "its image_id 77 is not among the images"
+    reasons = {bad.record: bad.reason for bad in source.bad}
+    assert reasons["image 7"] == "another image has the same id"
+    assert reasons["image number 5"] == "entry 5 of images has no id"
+    assert reasons["image number 6"] == "entry 6 of images has no id"
+    assert reasons["annotation number 7"] == "entry 7 of annotations has no integer id"
+    assert "annotation number 8" in reasons
+    assert reasons["annotation number 11"] == "entry 11 of annotations has no integer id"
+    assert reasons["annotation 200"] == "its image_id 77 is not among the images"
     # image 7 is there twice, so nothing more is said of what belongs to it
-    assert "annotation 201" not in told
-    assert "holds a semicolon" in told["category 5"]
-    assert {"category 6", "category None"} < set(told)
+    assert "annotation 201" not in reasons
+    assert "holds a semicolon" in reasons["category 5"]
+    assert {"category 6", "category None"} < set(reasons)
 
 
 def test_edges_that_published_files_round_are_clipped(coco):
@@ -216,7 +209,7 @@ def test_images_that_change_under_the_run(coco, tmp_path):
         (b'{"images": [], "annotations": {}}', 'it has no list "annotations"'),
         (b'{"images": [], "annotations": [], "categories": []}', "it has no records"),
         (pickle.dumps({"images": []}), "it is a pickle, which can run programs"),
-        (b"\xff\xfe\x00", "it begins as UTF-16 and goes on otherwise. Save the file as UTF-8"),
+        (b"\xff\xfe\x00", "it begins as UTF-16 and continues otherwise. Save the file as UTF-8"),
         ('{"images": ["Bär"]}'.encode("latin-1"), "it is not UTF-8 .byte 0xe4; perhaps Latin-1"),
     ],
 )
@@ -258,155 +251,3 @@ def test_what_is_kept_is_small(coco):
     assert len(pickle.dumps(source)) < 2000 * 160
     assert len(json.dumps(coco.content)) > 2000 * 110
     assert len(source[0]["objects"]) == 2000
-
-
-def ids(source):
-    return [source[index]["id"].rpartition(":")[2] for index in range(len(source))]
-
-
-def test_images_with_a_repeated_id_are_all_left_out_with_their_annotations(coco):
-    coco.content["images"].append({"id": "7", "file_name": "b.png", "width": WIDTH, "height": HEIGHT})
-    source = CocoInstances(coco.write(), coco.root)
-    assert ids(source) == ["3", "8"]
-    assert [(bad.record, bad.reason) for bad in source.bad] == [("image 7", "another image has the same id")] * 2
-
-
-@pytest.mark.parametrize(("mine", "theirs"), [(int, str), (str, int), (str, str), (int, float)])
-def test_ids_match_as_numbers_and_as_texts(coco, mine, theirs):
-    for image in coco.content["images"]:
-        image["id"] = mine(image["id"])
-    for annotation in coco.content["annotations"]:
-        annotation["image_id"] = theirs(annotation["image_id"])
-        annotation["category_id"] = theirs(annotation["category_id"])
-    source = CocoInstances(coco.write(), coco.root)
-    assert (ids(source), source.bad) == (["7", "3", "8"], [])
-    assert [item["concept"] for item in source[0]["objects"]] == ["dog", "cat"]
-
-
-def test_ids_may_be_any_texts(coco):
-    for image in coco.content["images"]:
-        image["id"] = f"img_{image['id']}"
-    for annotation in coco.content["annotations"]:
-        annotation["image_id"] = f"img_{annotation['image_id']}"
-    assert ids(CocoInstances(coco.write(), coco.root)) == ["img_7", "img_3", "img_8"]
-
-
-def test_annotations_that_lost_their_images_end_the_run(coco):
-    for annotation in coco.content["annotations"][:2]:
-        annotation["image_id"] += 1000
-    with pytest.raises(BadRecord, match="annotations: 2 of 7 annotations are of no image.*Mend their image_id"):
-        CocoInstances(coco.write(), coco.root)
-
-
-def test_an_annotation_without_an_id_spoils_its_image(coco):
-    del coco.annotation(102)["id"]
-    source = CocoInstances(coco.write(), coco.root)
-    assert ids(source) == ["3", "8"]
-    assert reason(source, "annotation number 2").startswith(f"{coco.path}:annotation number 2: entry 2")
-
-
-def test_categories_with_one_id_and_two_names_are_told(coco):
-    coco.content["categories"].append({"id": 1, "name": "lion"})
-    source = CocoInstances(coco.write(), coco.root)
-    assert "its id is that of 'cat' too" in reason(source, "category 1")
-
-
-def change_outlines(coco, change):
-    for annotation in coco.content["annotations"]:
-        if isinstance(annotation.get("segmentation"), list):
-            annotation["segmentation"] = [
-                [v for x, y in zip(*[iter(polygon)] * 2) for v in change(x, y)]
-                for polygon in annotation["segmentation"]
-            ]
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (lambda x, y: (x / WIDTH, y / HEIGHT), "would as shares of the image's sides"),
-        (lambda x, y: (y, x), "would as x and y exchanged"),
-        (lambda x, y: (100 * x / WIDTH, 100 * y / HEIGHT), "would as percent of the image's sides"),
-    ],
-)
-def test_outlines_in_other_units_than_boxes_are_told(coco, change, told):
-    coco.annotation(101).pop("segmentation")
-    change_outlines(coco, change)
-    with pytest.raises(BadRecord, match=f"the outlines do not fit their boxes, and {told}.*in pixels"):
-        CocoInstances(coco.write(), coco.root)
-
-
-@pytest.mark.parametrize("outline", [[[40, 20, 50, 20, 50, 30]], {"size": [HEIGHT, WIDTH], "counts": [2000, 3, 397]}])
-def test_an_outline_elsewhere_than_its_box_is_told(coco, outline):
-    coco.annotation(101)["segmentation"] = outline
-    source = CocoInstances(coco.write(), coco.root)
-    assert "and its box at 0, 0 to 12, 10 pixels. Mend one of them" in reason(source, "annotation 101")
-    assert ids(source) == ["7", "8"]
-
-
-def test_boxes_far_outside_are_clipped_where_that_is_asked_for(coco):
-    coco.annotation(103)["bbox"] = [40, 20, 30, 40]
-    assert len(CocoInstances(coco.write(), coco.root)) == 2
-    source = CocoInstances(coco.path, coco.root, clip_boxes=True)
-    assert source[1]["objects"][1]["box"] == Box(40 / 60, 0.5, 1, 1, "dog")
-    assert "1 boxes reach outside their images and are clipped" in source.notes
-
-
-@pytest.mark.parametrize("orientation", range(2, 9))
-def test_annotations_of_images_as_they_are_stored_are_turned_with_them(coco, orientation):
-    for image in coco.content["images"]:
-        exif = Image.Exif()
-        exif[0x112] = orientation
-        shown = Image.new("RGB", (WIDTH, HEIGHT))
-        # the dog is white
-        shown.paste((255, 255, 255), (10, 5, 30, 35))
-        shown.save(coco.root / image["file_name"], exif=exif)
-    source = CocoInstances(coco.write(), coco.root, orientation="stored")
-    record = source[0]
-    dog = record["objects"][0]
-    white = np.asarray(record["image"])[:, :, 0] > 0
-    assert np.array_equal(np.asarray(dog["mask"]), white)
-    height, width = white.shape
-    corners = [dog["box"].x0 * width, dog["box"].y0 * height, dog["box"].x1 * width, dog["box"].y1 * height]
-    edges = mask_box(white)
-    assert corners == pytest.approx([edges.x0 * width, edges.y0 * height, edges.x1 * width, edges.y1 * height])
-    assert "EXIF turns 3 of 3 images" in source.notes[-1]
-    upright = CocoInstances(coco.path, coco.root)
-    if orientation >= 5:
-        with pytest.raises(BadRecord, match="EXIF turns it, .*give the option orientation: stored"):
-            upright[0]
-    assert "EXIF turns 3 of 3 images" in upright.notes[-1]
-
-
-def test_an_unknown_orientation_is_told(coco):
-    with pytest.raises(ValueError, match="orientation is one of upright, stored, not 'turned'"):
-        CocoInstances(coco.write(), coco.root, orientation="turned")
-
-
-def test_names_as_macos_windows_and_whole_paths_have_them(coco):
-    (coco.root / "b.png").rename(coco.root / unicodedata.normalize("NFD", "bär.png"))
-    coco.image(3)["file_name"] = unicodedata.normalize("NFC", "bär.png")
-    coco.image(7)["file_name"] = "deep\\a.png"
-    coco.image(8)["file_name"] = str(coco.root / "crowd.png")
-    source = CocoInstances(coco.write(), coco.root)
-    assert (ids(source), source.bad) == (["7", "3", "8"], [])
-    assert [source[index]["image"].size for index in range(3)] == [(WIDTH, HEIGHT)] * 3
-
-
-def test_links_stay_within_the_image_root(coco, tmp_path):
-    """As DVC, git-annex and the cache of the Hub have it: the file names links to a store beside them."""
-    store = tmp_path / "store"
-    store.mkdir()
-    (coco.root / "b.png").rename(store / "0123")
-    (coco.root / "b.png").symlink_to(store / "0123")
-    with pytest.raises(BadRecord, match="b.png is a link out of .*give an image_root that holds both"):
-        CocoInstances(coco.write(), coco.root)[1]
-    for image in coco.content["images"]:
-        image["file_name"] = f"pictures/{image['file_name']}"
-    assert CocoInstances(coco.write(), tmp_path.parent)[1]["image"].size == (WIDTH, HEIGHT)
-
-
-def test_windows_files_are_read(coco):
-    path = coco.write()
-    for encoding in ("utf-16", "utf-16-le", "utf-8-sig"):
-        path.write_text(json.dumps(coco.content), encoding)
-        assert len(CocoInstances(path, coco.root)) == 3

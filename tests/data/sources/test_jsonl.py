@@ -57,8 +57,8 @@ def test_another_image_root(write_jsonl, tmp_path):
         ({**GOOD, "prefix": None}, '"prefix" is NoneType'),
         ({"image": "good.png", "prefix": ""}, '"suffix" is missing'),
         ({"prefix": "", "suffix": ""}, '"image" is missing'),
-        ({**GOOD, "image": []}, '"image" is missing or no path'),
-        ({**GOOD, "image": 3}, '"image" is missing or no path'),
+        ({**GOOD, "image": []}, '"image" is missing or not a path'),
+        ({**GOOD, "image": 3}, '"image" is missing or not a path'),
         ({**GOOD, "references": "dog"}, '"references" is not a list of texts'),
         ({**GOOD, "prefixes": "dog"}, r"unknown keys \['prefixes'\]"),
         ({**GOOD, "image": "none.png"}, "does not exist"),
@@ -90,7 +90,7 @@ def test_a_bad_record_is_left_out_and_named(record, message, write_jsonl, tmp_pa
     assert str(source.bad[0]).startswith(f"{tmp_path / 'my.jsonl'}:2: ")
     with pytest.raises(BadRecord, match=message):
         raise source.bad[0]
-    with pytest.raises(BadRecord, match=r"none of its 1 records is good; the first: .*:1: "):
+    with pytest.raises(BadRecord, match=r"none of its 1 records is good. The first: .*:1: "):
         JsonlSource(write_jsonl([record]))
 
 
@@ -163,11 +163,11 @@ def test_conversations_are_a_record_for_each_question(line, write_jsonl):
     [
         ([{"from": "human", "value": "what?"}], "its conversations have no question with an answer"),
         ([{"from": "gpt", "value": "red"}], "its conversations have no question with an answer"),
-        ([{"from": "narrator", "value": "what?"}], "have a turn of 'narrator'. Call the two human and gpt, or"),
+        ([{"from": "narrator", "value": "what?"}], "have the role 'narrator'. Name the roles human and gpt, or"),
         (["what?"], "its conversation holds 'what?'"),
     ],
 )
-def test_conversations_without_a_question_and_an_answer_are_told(talk, message, write_jsonl):
+def test_conversations_without_a_question_and_an_answer_are_reported(talk, message, write_jsonl):
     source = JsonlSource(write_jsonl([GOOD, {"image": "good.png", "conversations": talk}]))
     assert (len(source), source.bad[0].record) == (1, "2")
     assert message in str(source.bad[0])
@@ -183,11 +183,11 @@ def test_a_mark_for_the_image_at_the_ends_of_a_prefix_is_none_of_its_words(write
 def test_empty_suffixes_are_counted(write_jsonl):
     source = JsonlSource(write_jsonl([GOOD, {**GOOD, "suffix": ""}, {**GOOD, "suffix": " "}]))
     assert source.notes == [
-        "2 of 3 records have an empty suffix, the first in line 2: a model learns to answer nothing. Is that meant?"
+        "2 of 3 records have an empty suffix, the first in line 2: a model learns to answer nothing. Is that intended?"
     ]
 
 
-def test_files_that_are_no_lines_of_utf8_are_told(write_jsonl, tmp_path):
+def test_files_that_are_no_lines_of_utf8_are_reported(write_jsonl, tmp_path):
     path = write_jsonl([GOOD])
     path.write_text(json.dumps(GOOD), "utf-16")
     with pytest.raises(BadRecord, match="it is UTF-16. Save the file as UTF-8"):
@@ -196,9 +196,7 @@ def test_files_that_are_no_lines_of_utf8_are_told(write_jsonl, tmp_path):
     with pytest.raises(BadRecord, match=r"it is not UTF-8 \(byte 0xe4; perhaps Latin-1.* Save the file as UTF-8"):
         JsonlSource(path)
     (tmp_path / "list.json").write_text(json.dumps([LLAVA]))
-    with pytest.raises(
-        BadRecord, match="it is a JSON list, and not JSON lines. Write one object a line, or give --kind"
-    ):
+    with pytest.raises(BadRecord, match="it is a JSON list, not JSON lines. Write one object a line, or give --kind"):
         JsonlSource(tmp_path / "list.json")
 
 

@@ -72,7 +72,7 @@ def test_splits(write):
     }
     assert ids == {"train": ["0", "4"], "validation": ["1"], "test": ["2", "3"], "testB": ["3"]}
     assert len(ReferringExpressions(path)) == 5
-    with pytest.raises(BadRecord, match="no entry is of the split 'dev'; there are testA, testB, train, val"):
+    with pytest.raises(BadRecord, match="no entry has the split 'dev'; there are testA, testB, train, val"):
         ReferringExpressions(path, split="dev")
 
 
@@ -83,16 +83,16 @@ def test_splits(write):
         ({"image": "../refs.json"}, "../refs.json is outside"),
         ({"image": "refs.json"}, "is not an image that can be read"),
         ({"sentences": []}, "it has no sentence"),
-        ({"sentences": ["a", 5]}, "its sentences are missing or no texts. Give"),
-        ({"sentences": [{"tokens": ["a"]}]}, "its sentences are missing or no texts"),
-        ({"sentences": " "}, "its sentences are missing or no texts"),
+        ({"sentences": ["a", 5]}, "its sentences are missing or not texts. Give"),
+        ({"sentences": [{"tokens": ["a"]}]}, "its sentences are missing or not texts"),
+        ({"sentences": " "}, "its sentences are missing or not texts"),
         ({"sentences": ["<loc0001> cup"]}, "holds a location or segmentation token"),
         ({"bbox": [6, 10, 0, 20]}, "its bbox [6, 10, 0, 20] is empty"),
         ({"bbox": [6, 10, 120, 20]}, "reaches outside the image of 60 x 40"),
         ({"bbox": None}, "it has neither bbox nor segmentation"),
         ({"bbox": None, "segmentation": [[0, 0, 0.1, 0, 0, 0.1]]}, "its segmentation covers no pixel"),
         ({"segmentation": [[1, 2]]}, "a polygon of 2 coordinates"),
-        ({"segmentation": {"size": [60, 40], "counts": "0"}}, "are of size [60, 40]"),
+        ({"segmentation": {"size": [60, 40], "counts": "0"}}, "has size [60, 40]"),
         ({"bbox": None, "ann_id": 5, "segmentation": []}, "it has neither bbox nor segmentation"),
         ("text", "it is not a JSON object"),
     ],
@@ -144,7 +144,7 @@ def test_refcocos_own_files_once_they_are_json(write, coco):
     assert [bad.record for bad in source.bad] == ["ref_id 2"]
     with pytest.raises(BadRecord, match="its ann_id 100 is not among the instances. Give the option instances"):
         ReferringExpressions(write(refs), coco.root)
-    with pytest.raises(BadRecord, match=r"other.json:all: it is no file of COCO instances"):
+    with pytest.raises(BadRecord, match=r"other.json:all: it is not a file of COCO instances"):
         ReferringExpressions(write(refs), coco.root, "train", write({"images": 5}, "other.json"))
 
 
@@ -179,10 +179,10 @@ def test_instances_with_repeated_ids_are_not_taken_for_one_another(write, coco):
     assert [bad.record for bad in source.bad] == ["ref_id 0", "ref_id 1", "ref_id 3"]
 
 
-def test_an_outline_elsewhere_than_its_box_is_told(write):
+def test_a_segmentation_elsewhere_than_its_box_is_reported(write):
     far = [[50, 30, 58, 30, 58, 38]]
     source = ReferringExpressions(write([GOOD | {"segmentation": POLYGON}, GOOD | {"segmentation": far}]))
-    assert "its outline is at 50, 30 to 58, 38 and its box at" in str(source.bad[0])
+    assert "its segmentation is at 50, 30 to 58, 38 and its box at" in str(source.bad[0])
     shares = [[x / (40 if i % 2 else 60) for i, x in enumerate(POLYGON[0])]]
     with pytest.raises(BadRecord, match="would as shares of the image's sides"):
         ReferringExpressions(write([GOOD | {"segmentation": shares}]))

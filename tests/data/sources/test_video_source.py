@@ -64,7 +64,7 @@ def test_records_of_clips(write):
     ("record", "message"),
     [
         ("{nonsense", "it is not JSON"),
-        ({**GOOD, "video": None}, '"video" is missing or no path'),
+        ({**GOOD, "video": None}, '"video" is missing or not a path'),
         ({**GOOD, "video": "none.mp4"}, "does not exist"),
         ({**GOOD, "video": "../clip.mp4"}, "is outside .* Move the clip there"),
         ({**GOOD, "video": "https://example.org/a.mp4"}, "address on the web. Download the clip"),
@@ -75,7 +75,7 @@ def test_records_of_clips(write):
         ({**GOOD, "start": -1}, '"start" is -1. Give "start" in seconds'),
         ({**GOOD, "end": "3"}, "\"end\" is '3'"),
         ({**GOOD, "end": True}, '"end" is True'),
-        ({**GOOD, "start": 2, "end": 1}, '"end" is not behind "start"'),
+        ({**GOOD, "start": 2, "end": 1}, '"end" is not after "start"'),
         ({**GOOD, "start": 2.5}, "is 2 long, which leaves nothing of 2.5"),
         ({"video": "clip.mp4"}, '"prefix" is missing'),
         ({"video": "clip.mp4", "captions": "a dog"}, '"captions" are not texts by language'),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openpali.data.files.shard_files import FarFile, braces, find_shards, open_shard
+from openpali.data.files.shard_files import RemoteFile, braces, find_shards, open_shard
 from openpali.data.files.tar_shards import Place, read_samples
 from openpali.data.images import open_image
 from openpali.data.mixture import TaskDataset
@@ -59,7 +59,7 @@ def test_records_in_order_with_images_and_captions(shard):
     assert [record["id"] for record in records] == [f"train-000:{number:06}" for number in range(10)]
     assert records[3]["captions"] == {"de": "image 3"}
     assert records[3]["image"].getpixel((0, 0)) == (3, 0, 50)
-    with pytest.raises(BadRecord, match="come in order and not by number"):
+    with pytest.raises(BadRecord, match="are iterable-style"):
         TaskDataset(source, load_task({"name": "caption"}))
 
 
@@ -309,13 +309,13 @@ def test_a_connection_that_breaks_is_taken_up_again(shard, monkeypatch):
     monkeypatch.setattr(
         "fsspec.open", lambda *a, **k: type("F", (), {"open": lambda self: opened.append(1) or Torn(content)})()
     )
-    with io.BufferedReader(FarFile("https://example.org/a.tar"), 4096) as file:
+    with io.BufferedReader(RemoteFile("https://example.org/a.tar"), 4096) as file:
         assert file.read() == content
     assert len(opened) == 3
     monkeypatch.setattr("openpali.data.files.shard_files._WAITS", ())
     opened.clear()
     with pytest.raises(OSError, match="example.org/a.tar cannot be read: reset by peer"):
-        io.BufferedReader(FarFile("https://example.org/a.tar"), 4096).read()
+        io.BufferedReader(RemoteFile("https://example.org/a.tar"), 4096).read()
     with open_shard(str(shard)) as file:
         assert file.read() == content
 

@@ -235,7 +235,7 @@ def test_a_damaged_shard_is_passed_over_and_many_end_the_run(folder):
 
 def test_a_task_without_use_for_any_record_says_so(folder, tmp_path):
     one = make_shards(tmp_path / "one", [1])
-    with pytest.raises(BadRecord, match="no use for any of 21 records in a row"):
+    with pytest.raises(BadRecord, match="none of 21 records in a row suits the task"):
         next(iter(stream(one, task=Draw(useless="0"))))
     with pytest.raises(BadRecord, match="needs 'objects', which it does not have"):
         take(TaskStream(WebDataset(folder), load_task({"name": "detect"})), 20)

@@ -154,8 +154,8 @@ def test_pairs_from_a_built_in_caption():
         ("answer en how many cats are there?", "1"),
         ("answer en what is there besides two dogs?", "cat"),
         ("answer en what is there besides cat?", "two dogs"),
-        ("answer en is there an image of dog?", "yes"),
-        ("answer en is there an image of car?", "no"),
+        ("answer en is there a picture of dog?", "yes"),
+        ("answer en is there a picture of car?", "no"),
     }
     one = record(objects=[thing("dog")], captions={"en": "dog", "de": "hund"})
     assert ("answer de was ist das?", "hund") in made(

@@ -174,7 +174,7 @@ def test_regions_are_named(records):
 def test_the_red_box_is_the_authors():
     with np.load(FIXTURES / "red_box.npz") as arrays:
         image, boxed, plain = (arrays[name] for name in ("image", "boxed", "plain"))
-    # the box with which the authors' code drew it, to what its pixels tell
+    # the box with which big_vision drew it, as far as its pixels show
     box = Box(0.1, 0.2, 0.6, 0.8)
     record = {"id": "1", "image": Image.fromarray(image), "objects": [{"box": box, "names": {"en": "a"}}]}
     example = load_task({"name": "red_box", "size": 28}).example(record, random.Random(0))
@@ -233,7 +233,7 @@ def test_workers_write_masks_too(codec, drawings):
     assert [example.suffix for example in loader] == here
 
 
-def test_no_codec_is_told_with_the_remedy(tmp_path, records):
+def test_no_codec_is_reported_with_the_remedy(tmp_path, records):
     for name in (str(tmp_path), "outputs/none", "none"):
         with pytest.raises(ValueError, match=r"no mask codec at .*`make mask-vqvae`.*convert_mask_vqvae.*`codec`"):
             load_task({"name": "segment", "codec": name}).example(records[0], random.Random(0))

@@ -69,3 +69,14 @@ class CocoFiles:
     def image(self, id_: int) -> dict[str, Any]:
         """One of the content's images, to change."""
         return next(found for found in self.content["images"] if found["id"] == id_)
+
+
+def ids(source: Any) -> list[str]:
+    """Ids of the images that a source kept."""
+    return [source[index]["id"].rpartition(":")[2] for index in range(len(source))]
+
+
+def reason(source: Any, record: str) -> str:
+    """The message about one record of the file."""
+    (found,) = [bad for bad in source.bad if bad.record == record]
+    return str(found)

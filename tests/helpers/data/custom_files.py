@@ -1,4 +1,4 @@
-"""People's data in miniature: images of coloured squares, and the files that describe them."""
+"""Synthetic custom data: images of coloured squares, and their annotation files."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ def some_box(number: int) -> tuple[int, int, int, int]:
 
 
 def coco(folder: Path, count: int = 20, file: str = "annotations.json", first: int = 0, images: str = "") -> Path:
-    """ImageFolder with one object each, and COCO's JSON; numbers of categories are 0, 1 and 2."""
+    """Images with one object each, and a COCO JSON with the category ids 0, 1 and 2."""
     content: dict[str, list[Any]] = {"images": [], "annotations": []}
     content["categories"] = [{"id": number, "name": name} for number, name in enumerate(NAMES)]
     for number in range(first, first + count):

@@ -145,7 +145,7 @@ def widgetcap(folder: Path) -> dict[str, Any]:
 
 
 def refcoco_seg(folder: Path) -> dict[str, Any]:
-    """ImageFolder 1 to 4 train, 5 is for validation and 6 a test; RefCOCOg's validation has RefCOCO's image 4."""
+    """Images 1 to 4 train, 5 is for validation and 6 a test; RefCOCOg's validation has RefCOCO's image 4."""
     images = [
         {"id": n, "file_name": f"COCO_train2014_{n:012d}.jpg", "width": WIDTH, "height": HEIGHT} for n in range(1, 7)
     ]

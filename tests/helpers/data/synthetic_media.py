@@ -1,4 +1,4 @@
-"""ImageFolder, clips and files of the miniatures: a dataset's public layout with a handful of records."""
+"""Images, clips and files of synthetic fixtures: the public layout of a dataset with a few records."""
 
 import json
 from pathlib import Path

@@ -17,7 +17,7 @@ COUNT = 3
 
 
 def ten(answer: str, other: str = "nothing", agree: int = 7) -> list[dict[str, str]]:
-    """What ten people answered, in the form of VQAv2."""
+    """Ten answers in the form of VQAv2."""
     texts = [answer] * agree + [other] * (10 - agree)
     return [{"answer": text, "answer_confidence": "yes", "raw_answer": text} for text in texts]
 

@@ -83,7 +83,7 @@ def test_data_without_any_object_are_told(check, tmp_path):
     path = edit(coco(tmp_path / "data"), lambda c: c.update(annotations=[]))
     assert "none of its 20 images has an object" in check(path, "detect")[0]
     error, *_ = check(path, "detect", "--train_despite_errors", "true")
-    assert "no image has an object to be found. Give it annotations." in error
+    assert "no image has an object. Give it annotations." in error
     table(tmp_path / "lines", rows(objects=lambda n: []))
     assert "none of its 20 images has an object" in check(tmp_path / "lines", "segment")[0]
 
@@ -204,7 +204,9 @@ def outlines(content, change):
 def test_outlines_in_other_units_than_their_boxes_are_told(check, tmp_path, change, told):
     path = edit(coco(tmp_path / "data"), lambda c: outlines(c, change))
     error, _, report = check(path, "segment")
-    assert f"annotation 100: the outlines do not fit their boxes, and would as {told}. Write them as x1, y1" in error
+    assert (
+        f"annotation 100: the segmentations do not fit their boxes, and would as {told}. Write them as x1, y1" in error
+    )
     assert not check(path, "detect")[0]
 
 
@@ -212,7 +214,7 @@ def test_an_outline_elsewhere_than_its_box_leaves_its_image_out(check, tmp_path)
     path = edit(coco(tmp_path / "data"), lambda c: c["annotations"][2].update(segmentation=[[0, 0, 6, 0, 6, 6]]))
     error, shown, report = check(path, "segment")
     assert not error
-    assert "annotation 102: its outline is at 0, 0 to 6, 6 and its box at" in shown
+    assert "annotation 102: its segmentation is at 0, 0 to 6, 6 and its box at" in shown
     assert found(report, "outline") == [("warning", 1)]
 
 
@@ -341,7 +343,7 @@ def test_records_with_several_images_are_told(check, tmp_path):
     lines = [{"images": [f"{n}.png", "0.png"][: 1 + (n == 5)], "text": "x"} for n in range(20)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     _, shown, report = check(path, "caption")
-    assert f"{path}:6: it has 2 images, and a record of a kind has one" in shown
+    assert f"{path}:6: it has 2 images, and a record with --kind has one" in shown
     assert found(report, "picture") == [("warning", 1)]
 
 
@@ -475,7 +477,7 @@ def test_a_row_with_more_values_than_columns_is_told(check, tmp_path):
     lines = [f"{number}.png,a red" + ", large square" * (number == 3) for number in range(20)]
     path.write_text("\n".join(["file_name,text", *lines]))
     _, shown, report = check(path, "caption")
-    assert f"{path}:5: it has 3 values, and the header names 2 columns. Put texts that hold" in shown
+    assert f"{path}:5: it has 3 values, and the header names 2 columns. Put texts that contain" in shown
     assert found(report, "line") == [("warning", 1)]
 
 
@@ -510,7 +512,7 @@ def test_what_other_tools_export_is_read_or_told(check, tmp_path):
         error, *_ = check(edit(coco(tmp_path / name), lambda c: [change(one) for one in c["annotations"]]), kind)
         return error
 
-    assert "its outline covers no pixel" in told(
+    assert "its segmentation covers no pixel" in told(
         "empty", lambda one: one.update(segmentation={"size": [SIDE, SIDE], "counts": [SIDE * SIDE]})
     )
     assert "Put the polygon into a list: [[x1, y1" in told(
@@ -535,7 +537,7 @@ def test_what_other_tools_export_is_read_or_told(check, tmp_path):
         (b"PK\3\4\0\0", "it is no text, but a workbook, an archive or the like. Export it as text"),
         (b"file_name,text\n0.PNG,a\n", "there is no image 0.PNG in .* There is 0.png: mind the case"),
         (b"file_name,text\ndata:image/png;base64,AAAA,a\n", "it has 3 values"),
-        (b'file_name,text\n"data:image/png;base64,AAAA",a\n', "is no name of a file. Save the image as a file"),
+        (b'file_name,text\n"data:image/png;base64,AAAA",a\n', "is not the name of a file. Save the image as a file"),
     ],
 )
 def test_odd_tables_are_told(tmp_path, content, message):

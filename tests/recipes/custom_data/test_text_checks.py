@@ -39,7 +39,7 @@ def test_a_run_goes_on_and_the_check_names_the_first(checkpoint, tmp_path, capsy
     rows = [{"question": TEXTS[number % 6], "answer": TEXTS[(number + 1) % 6]} for number in range(18)]
     path = table(tmp_path / "data", rows)
     run(checkpoint, tmp_path / "run", path.parent, "--kind", "vqa")
-    told = f"18 records hold what looks like a control token of the models, the first {path}:1: <image>."
+    told = f"18 records have texts that look like control tokens of the models, the first {path}:1: <image>."
     assert told in capsys.readouterr().out
     report = json.loads((tmp_path / "run" / "data_check.json").read_text())
     (finding,) = [one for one in report["findings"] if one["check"] == "control_tokens"]
@@ -111,7 +111,7 @@ def test_odd_values_of_objects_name_their_line(pali3, tmp_path, capsys):
     path = table(tmp_path / "data", rows)
     run(pali3, tmp_path / "run", path.parent, "--kind", "detect", "--check_only", "true")
     told = capsys.readouterr().out
-    assert f"The first: {path}:4: its objects is 5 and no list of objects. Give a list, or []." in told
+    assert f"The first: {path}:4: its objects is 5 and not a list of objects. Give a list, or []." in told
     report = json.loads((tmp_path / "run" / "data_check.json").read_text())
     examples = [one for finding in report["findings"] for one in finding["examples"]]
     assert f"{path}:6, object 1: its box [1, 2] is not four numbers. Give four numbers." in examples
@@ -125,5 +125,5 @@ def test_several_classes_of_a_image_are_told(pali3, tmp_path):
     columns = {"image": [str(tmp_path / "files" / f"{n}.png") for n in range(6)], "labels": [[0, 1]] * 6}
     features = datasets.Features({"image": datasets.Image(), "labels": several})
     datasets.Dataset.from_dict(columns, features=features).save_to_disk(str(tmp_path / "data"))
-    with pytest.raises(SystemExit, match="its column 'labels' holds several classes for an image"):
+    with pytest.raises(SystemExit, match="its column 'labels' holds several classes per image"):
         run(pali3, tmp_path / "run", tmp_path / "data", "--kind", "classify")

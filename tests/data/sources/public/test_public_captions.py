@@ -1,4 +1,4 @@
-"""Public datasets of captions, expressions and clips, from miniatures of their folders."""
+"""Public datasets of captions, expressions and clips, from fixtures of their folders."""
 
 import json
 import random
@@ -12,7 +12,7 @@ import synthetic_captions
 import synthetic_clips
 from synthetic_media import save_image, shown_steps, write_json, write_lines
 
-from openpali.data.files.large_tables import MissingData
+from openpali.data.files.dataset_files import MissingData
 from openpali.data.images.video import BadVideo, frame_rate
 from openpali.data.mixture import TaskDataset
 from openpali.data.records import BadRecord
@@ -291,7 +291,7 @@ def test_a_span_of_a_film_is_what_is_seen(tmp_path):
     content["v_d"]["timestamps"][0] = [1.0, 1.0]
     write_json(tmp_path / "val_2.json", content)
     source: Any = load_source({"name": "activitynet_cap", "path": str(tmp_path), "split": "test"})
-    assert "its span [1.0, 1.0] is not a beginning and a later end" in str(source.bad[0])
+    assert "its span [1.0, 1.0] is not a start and a later end" in str(source.bad[0])
 
 
 def test_questions_find_their_clips(tmp_path):

@@ -7,7 +7,7 @@ import datasets
 import pytest
 from synthetic_media import save_image
 
-from openpali.data.files.large_tables import MissingData
+from openpali.data.files.dataset_files import MissingData
 from openpali.data.records import BadRecord
 from openpali.data.sources import load_source
 

@@ -1,4 +1,4 @@
-"""Public datasets of questions: every layout gives the records that its miniature holds."""
+"""Public datasets of questions: every layout gives the records that its fixture holds."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import synthetic_questions as miniatures
+import synthetic_questions as fixtures
 
-from openpali.data.files.large_tables import PackedRows
+from openpali.data.files.dataset_files import PackedRows
 from openpali.data.sources import CheckedSource, load_source
 from openpali.data.sources.public.rsvqa import number_range
 
@@ -17,34 +17,34 @@ SITTING = {"answers": ["sitting"] * 6 + ["rest"] * 4, "choices": ["to eat", "to 
 DIAGRAM = {"question": "What is on the left?", "choices": ["sun", "moon", "leaf", "root"]}
 # of each source: numbers of records to train, validate and test on, and what the first one to test on holds
 EXPECTED: dict[str, tuple[Callable[[Path], dict[str, Any]], tuple[int, int, int], dict[str, Any]]] = {
-    "vqav2": (miniatures.vqav2, (3, 3, 3), {"id": "vqav2:400", "answers": RED, "question_type": "other"}),
-    "okvqa": (miniatures.okvqa, (3, 3, 3), {"answers": RED, "question_type": "Vehicles and Transportation"}),
-    "textvqa": (miniatures.textvqa, (3, 3, 3), {"answers": ["nokia"] * 8 + ["Nokia", "phone"]}),
+    "vqav2": (fixtures.vqav2, (3, 3, 3), {"id": "vqav2:400", "answers": RED, "question_type": "other"}),
+    "okvqa": (fixtures.okvqa, (3, 3, 3), {"answers": RED, "question_type": "Vehicles and Transportation"}),
+    "textvqa": (fixtures.textvqa, (3, 3, 3), {"answers": ["nokia"] * 8 + ["Nokia", "phone"]}),
     "vizwizvqa": (
-        miniatures.vizwizvqa,
+        fixtures.vizwizvqa,
         (3, 3, 3),
         {"answers": ["unanswerable"] * 7 + ["a can"] * 2, "question_type": "unanswerable"},
     ),
-    "aokvqa": (miniatures.aokvqa, (4, 4, 4), {"id": "aokvqa:q40", "correct": 0} | SITTING),
-    "aokvqa_direct": (miniatures.aokvqa, (4, 3, 3), {"question": "What is it for?"} | SITTING),
-    "gqa": (miniatures.gqa, (3, 3, 3), {"id": "gqa:0000080", "answers": ["yes"], "question_type": "verify"}),
-    "nlvr2": (miniatures.nlvr2, (3, 3, 3), {"question": "Both are red.", "answers": ["False"]}),
-    "ai2d": (miniatures.ai2d, (6, 6, 6), {"answers": ["sun"], "correct": 0} | DIAGRAM),
+    "aokvqa": (fixtures.aokvqa, (4, 4, 4), {"id": "aokvqa:q40", "correct": 0} | SITTING),
+    "aokvqa_direct": (fixtures.aokvqa, (4, 3, 3), {"question": "What is it for?"} | SITTING),
+    "gqa": (fixtures.gqa, (3, 3, 3), {"id": "gqa:0000080", "answers": ["yes"], "question_type": "verify"}),
+    "nlvr2": (fixtures.nlvr2, (3, 3, 3), {"question": "Both are red.", "answers": ["False"]}),
+    "ai2d": (fixtures.ai2d, (6, 6, 6), {"answers": ["sun"], "correct": 0} | DIAGRAM),
     "science_qa": (
-        miniatures.science_qa,
+        fixtures.science_qa,
         (3, 3, 3),
         {"choices": ["milk", "stone", "air"], "correct": 2, "question_type": "natural science", "training": False},
     ),
-    "rsvqa_lr": (miniatures.rsvqa_lr, (3, 3, 3), {"answers": ["yes"], "question_type": "presence"}),
-    "rsvqa_hr": (miniatures.rsvqa_hr, (3, 3, 3), {"answers": ["yes"], "question_type": "presence"}),
-    "chartqa": (miniatures.chartqa, (4, 4, 4), {"answers": ["12.5"], "question_type": "human"}),
-    "tallyqa": (miniatures.tallyqa, (3, 3, 3), {"answers": ["2"], "question_type": "simple"}),
-    "countbenchqa": (miniatures.countbenchqa, (3, 3, 3), {"answers": ["2"]}),
-    "ocrvqa": (miniatures.ocrvqa, (6, 6, 6), {"id": "ocrvqa:0000000006-0", "answers": ["Lem, Stanislaw"]}),
-    "docvqa": (miniatures.docvqa, (3, 3, 3), {"id": "docvqa:40", "answers": ["May 1, 1998", "May 1"]}),
-    "infovqa": (miniatures.infovqa, (3, 3, 3), {"answers": ["Rome, Oslo", "Oslo, Rome"]}),
-    "stvqa": (miniatures.stvqa, (3, 2, 2), {"answers": ["STOP", "stop sign"]}),
-    "pope": (miniatures.pope, (6, 6, 6), {"answers": ["yes"], "question_type": "random"}),
+    "rsvqa_lr": (fixtures.rsvqa_lr, (3, 3, 3), {"answers": ["yes"], "question_type": "presence"}),
+    "rsvqa_hr": (fixtures.rsvqa_hr, (3, 3, 3), {"answers": ["yes"], "question_type": "presence"}),
+    "chartqa": (fixtures.chartqa, (4, 4, 4), {"answers": ["12.5"], "question_type": "human"}),
+    "tallyqa": (fixtures.tallyqa, (3, 3, 3), {"answers": ["2"], "question_type": "simple"}),
+    "countbenchqa": (fixtures.countbenchqa, (3, 3, 3), {"answers": ["2"]}),
+    "ocrvqa": (fixtures.ocrvqa, (6, 6, 6), {"id": "ocrvqa:0000000006-0", "answers": ["Lem, Stanislaw"]}),
+    "docvqa": (fixtures.docvqa, (3, 3, 3), {"id": "docvqa:40", "answers": ["May 1, 1998", "May 1"]}),
+    "infovqa": (fixtures.infovqa, (3, 3, 3), {"answers": ["Rome, Oslo", "Oslo, Rome"]}),
+    "stvqa": (fixtures.stvqa, (3, 2, 2), {"answers": ["STOP", "stop sign"]}),
+    "pope": (fixtures.pope, (6, 6, 6), {"answers": ["yes"], "question_type": "random"}),
 }
 SPLITS = ("train", "validation", "test")
 
@@ -77,7 +77,7 @@ def test_a_layout_gives_its_records(name, tmp_path):
 
 
 def loaded(name: str, folder: Path, **options: Any) -> Any:
-    """A source on its miniature in a folder that may be there already."""
+    """A source on its fixture in a folder that may be there already."""
     given = {"path": str(folder)} if folder.exists() else EXPECTED[name][0](folder)
     return load_source({"name": name, **given, **options})
 
@@ -112,9 +112,9 @@ def test_translated_questions_have_their_language_as_type(tmp_path):
 
 def test_notes_say_what_is_left_out_by_design(tmp_path):
     assert loaded("science_qa", tmp_path / "science_qa").notes == ["1 left out: no image"]
-    assert "numbers: true takes them" in loaded("rsvqa_lr", tmp_path / "rsvqa").notes[0]
+    assert "numbers: true includes them" in loaded("rsvqa_lr", tmp_path / "rsvqa").notes[0]
     hard = loaded("aokvqa_direct", tmp_path / "aokvqa", split="validation")
-    assert hard.notes == ["1 left out: too hard to be answered without choices, so not scored"]
+    assert hard.notes == ["1 left out: too difficult without choices, so not scored"]
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import synthetic_questions as miniatures
+import synthetic_questions as fixtures
 
 from openpali.data.files.config import ConfigError
-from openpali.data.files.large_tables import MissingData
+from openpali.data.files.dataset_files import MissingData
 from openpali.data.records import BadRecord
 from openpali.data.sources import load_source
 from openpali.recipes.run.datasets import make_source
 
-SOURCES = {name: write for name, write in miniatures.MINIATURES.items() if not name.startswith("aokvqa")}
-SOURCES |= {"aokvqa": miniatures.aokvqa, "countbenchqa": miniatures.countbenchqa}
+SOURCES = {name: write for name, write in fixtures.MINIATURES.items() if not name.startswith("aokvqa")}
+SOURCES |= {"aokvqa": fixtures.aokvqa, "countbenchqa": fixtures.countbenchqa}
 
 
 @pytest.fixture(autouse=True)
@@ -153,7 +153,7 @@ ODD: list[tuple[str, str, Any, str, int]] = [
         "vqav2",
         "v2_mscoco_train2014_annotations.json",
         lambda c: c["annotations"][1].update(answers=[[1]]),
-        "no text",
+        "is not a text",
         1,
     ),
     ("textvqa", "TextVQA_0.5.1_train.json", lambda c: c["data"][1].update(question=" "), "no question", 1),
@@ -162,14 +162,14 @@ ODD: list[tuple[str, str, Any, str, int]] = [
         "aokvqa",
         "aokvqa_v1p0_train.json",
         lambda c: c[1].update(correct_choice_idx=4),
-        "right choice 4 is none of 4",
+        "correct choice 4 is not one of 4",
         1,
     ),
     ("aokvqa", "aokvqa_v1p0_train.json", lambda c: c[1].update(choices="to eat"), '"choices" is str', 1),
     ("science_qa", "problems.json", lambda c: c["1"].update(answer="1"), '"answer" is str', 1),
     ("rsvqa_lr", "LR_split_train_answers.json", lambda c: c["answers"].pop(1), "not in the file of answers", 1),
     ("gqa", "train_balanced_questions.json", lambda c: c["0000001"].pop("answer"), '"answer" is missing', 1),
-    ("ocrvqa", "dataset.json", lambda c: c["0000000001"]["answers"].pop(), "no lists of one length", 2),
+    ("ocrvqa", "dataset.json", lambda c: c["0000000001"]["answers"].pop(), "not lists of one length", 2),
     ("chartqa", "train/train_human.json", lambda c: c[1].update(label=7), '"label" is int', 1),
 ]
 

@@ -29,7 +29,7 @@ def test_one_of_a_kind_needs_its_name_alone():
     ]
 
 
-def test_two_of_a_kind_are_told_apart_by_place():
+def test_two_of_a_kind_are_distinguished_by_place():
     dogs = [thing("dog", 0.3, 0.5), thing("dog", 0.7, 0.5), thing("cat", 0.1, 0.1)]
     assert said(dogs) == ["the dog on the left"]
     assert said(dogs, 1) == ["the dog on the right"]

@@ -1,4 +1,4 @@
-"""Which files of a folder are custom data, and which of them are for training, validation and test."""
+"""Find the files of custom data, and the split (train, validation or test) of each."""
 
 import re
 from collections.abc import Callable
@@ -7,64 +7,64 @@ from typing import Any
 
 from openpali.data.custom.coco import read_coco
 from openpali.data.custom.hub import HUB, is_saved, open_dataset, read_dataset
-from openpali.data.custom.readers import IMAGE_ENDS, Read, read_classes, read_lines
+from openpali.data.custom.readers import IMAGE_ENDS, RawData, read_classes, read_lines
 from openpali.data.custom.tables import TABLE_ENDS
-from openpali.data.files.run_outputs import is_hidden, is_run
+from openpali.data.files.run_folders import is_hidden, is_run
 from openpali.data.files.text_encoding import encoding_of
 from openpali.data.records import BadRecord
 
-# what people call the parts
-PARTS = {
+# usual names of the splits
+SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing"),
 }
 _HEAD = 1 << 20
 
-Reader = Callable[[], Read]
+Reader = Callable[[], RawData]
 
 
-def find_parts(
+def find_splits(
     data: str, kind: str, image_root: Path | None, columns: dict[str, str], others: dict[str, str | None]
 ) -> dict[str, Reader]:
-    """What reads each part; a single one called "" where nothing says which records are for what.
+    """A reader for each split; a single one under "" where nothing names splits.
 
     Args:
         data: a file, a folder, or `hf:NAME`.
         kind: one of `KINDS`.
         image_root: folder of the images; None to look beside the files.
-        columns: our names for columns to theirs.
-        others: files of `validation` and `test`, where they are given one by one.
+        columns: our names of columns to those of the data.
+        others: files of `validation` and `test`, where they are given separately.
 
     Raises:
-        BadRecord: there is nothing that can be read, or too much of it.
+        BadRecord: no data are found, or it is not clear which files to read.
     """
     if image_root is not None and not image_root.is_dir():
         raise BadRecord(str(image_root), "all", "there is no such folder", "Check --image_root.")
     found = _find(data, kind, image_root, columns)
-    extra = {part: path for part, path in others.items() if path}
+    extra = {split: path for split, path in others.items() if path}
     if not extra:
         return found
     train = found.get("train") or found.get("")
     if train is None:
-        raise BadRecord(data, "all", "it has no part for training", "Give the training data as --data.")
+        raise BadRecord(data, "all", "it has no train split", "Give the training data as --data.")
     found = {key: reader for key, reader in found.items() if key} | {"train": train}
-    for part, path in extra.items():
+    for split, path in extra.items():
         of = _find(path, kind, image_root, columns)
-        found[part] = of.get(part) or next(iter(of.values()))
+        found[split] = of.get(split) or next(iter(of.values()))
     return found
 
 
-def part_of(name: str) -> str:
-    """The part that the name of a file or folder speaks of; "" for none."""
+def split_of(name: str) -> str:
+    """The split that a file or folder is named after; "" for none."""
     words = set(re.split(r"[^a-z]+", name.lower()))
-    return next((part for part, names in PARTS.items() if words & set(names)), "")
+    return next((split for split, names in SPLITS.items() if words & set(names)), "")
 
 
 def _find(data: str, kind: str, image_root: Path | None, columns: dict[str, str]) -> dict[str, Reader]:
     path = Path(data)
     if data.startswith(HUB) or path.is_dir() and is_saved(path):
-        return _dataset_parts(data, kind, columns)
+        return _dataset_splits(data, kind, columns)
     if path.is_file():
         return {"": _reader(path, kind, image_root, columns)}
     if not path.is_dir():
@@ -73,16 +73,16 @@ def _find(data: str, kind: str, image_root: Path | None, columns: dict[str, str]
         )
     files = _annotation_files(path, kind)
     if files:
-        return {part: _reader(file, kind, image_root, columns) for part, file in _by_part(files, data).items()}
+        return {split: _reader(file, kind, image_root, columns) for split, file in _by_split(files, data).items()}
     below = [one for one in sorted(path.iterdir()) if one.is_dir() and not is_hidden(one.name) and not is_run(one)]
-    folders = {one: part_of(one.name) for one in below}
+    folders = {one: split_of(one.name) for one in below}
     if folders and "train" in folders.values() and all(folders.values()):
         return {
-            part: _only(_find(str(folder), kind, image_root, columns), str(folder))
-            for part, folder in _by_part(list(folders), data).items()
+            split: _only(_find(str(folder), kind, image_root, columns), str(folder))
+            for split, folder in _by_split(list(folders), data).items()
         }
     _refuse_unclear(folders, data)
-    if kind == "classify" and folders and (part_of(path.name) or any(map(_has_images, folders))):
+    if kind == "classify" and folders and (split_of(path.name) or any(map(_has_images, folders))):
         return {"": lambda: read_classes(path, image_root)}
     if any(path.rglob("labels/*.txt")) or any(path.rglob("*.xml")):
         reason = f"the folder holds nothing for {kind}, but files of YOLO (.txt) or Pascal VOC (.xml)"
@@ -97,24 +97,25 @@ def _find(data: str, kind: str, image_root: Path | None, columns: dict[str, str]
 
 
 def _refuse_unclear(folders: dict[Path, str], data: str) -> None:
-    """Raise BadRecord for folders that are parts beside others that are not: none of them is a class."""
-    parts = [one.name for one, part in folders.items() if part and not _has_images(one) and _has_folders(one)]
-    others = [one.name for one, part in folders.items() if not part]
-    if parts and others:
-        reason = f"it is not clear what {', '.join(others)} is beside {', '.join(parts)}"
-        raise BadRecord(data, "all", reason, "Move it elsewhere, or give the parts one by one (--validation_data).")
+    """Raise BadRecord for folders named after splits beside folders that are not: none of them is a class."""
+    splits = [one.name for one, split in folders.items() if split and not _has_images(one) and _has_folders(one)]
+    others = [one.name for one, split in folders.items() if not split]
+    if splits and others:
+        reason = f"it is not clear what {', '.join(others)} is beside {', '.join(splits)}"
+        remedy = "Move it elsewhere, or give each split by its own option (--validation_data)."
+        raise BadRecord(data, "all", reason, remedy)
 
 
-def _dataset_parts(data: str, kind: str, columns: dict[str, str]) -> dict[str, Reader]:
+def _dataset_splits(data: str, kind: str, columns: dict[str, str]) -> dict[str, Reader]:
     tables = open_dataset(data)
-    named = {part_of(name): (name, table) for name, table in tables.items()}
+    named = {split_of(name): (name, table) for name, table in tables.items()}
     if len(named) < len(tables):
-        raise BadRecord(data, "all", f"its parts {', '.join(tables)} cannot be told apart", "Rename or remove some.")
+        raise BadRecord(data, "all", f"its splits {', '.join(tables)} have ambiguous names", "Rename or remove some.")
 
     def reader(name: str, table: Any) -> Reader:
         return lambda: read_dataset(table, f"{data}:{name}" if name else data, kind, columns)
 
-    return {part: reader(*found) for part, found in named.items()}
+    return {split: reader(*found) for split, found in named.items()}
 
 
 def _reader(path: Path, kind: str, image_root: Path | None, columns: dict[str, str]) -> Reader:
@@ -128,12 +129,12 @@ def _reader(path: Path, kind: str, image_root: Path | None, columns: dict[str, s
 def _is_coco(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(_HEAD)
-    # whoever reads it will say what is wrong with an object that is none of COCO's
+    # `read_coco` reports an object that has another layout
     return head.decode(encoding_of(head), "ignore").lstrip("\ufeff \t\r\n").startswith("{")
 
 
 def _annotation_files(folder: Path, kind: str) -> list[Path]:
-    """Files of annotations in a folder, or in its folder `annotations`; of several kinds those that fit."""
+    """Files of annotations in a folder or in its folder `annotations`; those of the kind where some are named so."""
     below = [one for one in (folder, folder / "annotations") if one.is_dir()]
     files = sorted(one for where in below for one in where.iterdir() if one.suffix in (".json", *TABLE_ENDS))
     files = [one for one in files if not is_hidden(one.name)]
@@ -147,22 +148,22 @@ def _annotation_files(folder: Path, kind: str) -> list[Path]:
     return fitting or metadata or files
 
 
-def _by_part(paths: list[Path], data: str) -> dict[str, Path]:
-    """Of each part its path. Raises BadRecord when two are of the same one."""
+def _by_split(paths: list[Path], data: str) -> dict[str, Path]:
+    """Split to path. Raises BadRecord when two paths have the same split."""
     found: dict[str, Path] = {}
     for path in paths:
-        part = part_of(path.stem) if len(paths) > 1 else ""
-        if part in found or len(paths) > 1 and not part:
+        split = split_of(path.stem) if len(paths) > 1 else ""
+        if split in found or len(paths) > 1 and not split:
             names = ", ".join(one.name for one in paths)
             reason = f"it is not clear which of {names} are for training, validation and test"
             raise BadRecord(data, "all", reason, "Give one as --data, others as --validation_data and --test_data.")
-        found[part] = path
+        found[split] = path
     return found
 
 
 def _only(readers: dict[str, Reader], folder: str) -> Reader:
     if len(readers) > 1:
-        raise BadRecord(folder, "all", "it is a part and has parts itself", "Give the folder above, or flatten it.")
+        raise BadRecord(folder, "all", "it is a split and has splits itself", "Give the folder above, or flatten it.")
     return next(iter(readers.values()))
 
 

@@ -1,4 +1,4 @@
-"""Rows of a large dataset in little memory, files that may not be there, and a dataset's copy on the Hub."""
+"""Files of public datasets: rows packed in memory, lists and lines of JSON, and copies on the Hub."""
 
 import json
 from array import array
@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from openpali.data.files.annotations import BadPart
+from openpali.data.files.annotations import BadValue
 from openpali.data.records import BadRecord
 
 
 class MissingData(ValueError):
-    """Files of a dataset that are not there. The message says what to download, and where it belongs."""
+    """Missing files of a dataset. The message has download instructions."""
 
 
 class PackedRows:
-    """Many JSON values as one run of bytes, which the processes that read data share without copying it."""
+    """Many JSON values in one byte buffer, which loader workers share without copying."""
 
     def __init__(self) -> None:
         """Start with none."""
@@ -28,13 +28,13 @@ class PackedRows:
         return json.loads(bytes(self._bytes[self._ends[index] : self._ends[index + 1]]))
 
     def append(self, row: Any) -> None:
-        """Keep a value."""
+        """Store a value."""
         self._bytes += json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
         self._ends.append(len(self._bytes))
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Number from 1 and content of every line that is not blank; `json_line` reads it."""
+    """Number from 1 and content of every non-blank line, for `json_line`."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
@@ -42,11 +42,11 @@ def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def json_line(line: bytes) -> Any:
-    """The value of a line of JSON. Raises BadPart when it is none."""
+    """Parse a line of JSON. Raises BadValue."""
     try:
         return json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise BadPart(f"it is not JSON in UTF-8 ({error})", "Mend the line.") from error
+        raise BadValue(f"it is not JSON in UTF-8 ({error})", "Fix the line.") from error
 
 
 def listed(content: Any, key: str | None, path: Path) -> list[Any]:
@@ -57,18 +57,18 @@ def listed(content: Any, key: str | None, path: Path) -> list[Any]:
     """
     found = content.get(key) if key is not None and isinstance(content, dict) else content
     if not isinstance(found, list):
-        what = "it is not a JSON list" if key is None else f'it has no list "{key}"'
-        raise BadRecord(str(path), "all", what, "Is it the file that the dataset is handed out with?")
+        reason = "it is not a JSON list" if key is None else f'it has no list "{key}"'
+        raise BadRecord(str(path), "all", reason, "Is it the original file of the dataset?")
     return found
 
 
 def hub_copy(name: str, config: str | None, split: str, images: list[str], files: list[str] | None = None) -> Any:
-    """A split of a dataset on the Hub, or in a local folder that `datasets` reads, its images left encoded.
+    """A split of a dataset on the Hub or in a folder that `datasets` reads, with encoded images.
 
-    With `files` the name is that of their format, such as `parquet`.
+    With `files`, `name` is their format, such as `parquet`.
 
     Raises:
-        MissingData: it cannot be read, or has no such split or no such columns.
+        MissingData: it cannot be read, or has no such split or column.
     """
     import datasets  # takes a second, and most runs read a folder
 
@@ -90,6 +90,6 @@ def hub_copy(name: str, config: str | None, split: str, images: list[str], files
 
 
 def with_images(data: Any, images: list[str]) -> list[bool]:
-    """Which rows of a `hub_copy` have all of their images; nothing is decoded, nor even copied."""
+    """Whether each row of a `hub_copy` has all of its images; nothing is decoded or copied."""
     columns = [data.data.column(column).is_valid().to_pylist() for column in images]
     return [all(row) for row in zip(*columns, strict=True)]

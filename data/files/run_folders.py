@@ -1,16 +1,16 @@
-"""What a run has written, and is nobody's data."""
+"""Recognise folders that a run wrote, and hidden files, which are not data."""
 
 import os
 from pathlib import Path
 
-# of a run, of a checkpoint in it, and of a model or adapters that were saved
+# files of a run, of its checkpoints, and of saved models and adapters
 _SIGNS = ("data_check.json", "trainer_state.json", "training_args.bin", "adapter_config.json", "model.safetensors")
 CONFIG_FILE = "config.yaml"
 CONFIG_HEADER = "# The resolved configuration of this run. What it leaves out has its default.\n"
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is that of a run, or one in which a run keeps a model."""
+    """Whether a folder is that of a run, or holds a saved model."""
     if any((folder / name).is_file() for name in _SIGNS):
         return True
     config = folder / CONFIG_FILE
@@ -22,7 +22,7 @@ def is_run(folder: Path) -> bool:
 
 
 def runs_below(folder: Path) -> set[Path]:
-    """Folders of runs in a folder, at any depth; of runs in runs the outer one."""
+    """Folders of runs in a folder, at any depth; of nested runs the outer one."""
     found: set[Path] = set()
     for place, below, _ in os.walk(folder):
         runs = [name for name in below if is_run(Path(place) / name)]
@@ -32,5 +32,5 @@ def runs_below(folder: Path) -> set[Path]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is not meant to be seen: `.ipynb_checkpoints`, `._a.png` and `__MACOSX` of macOS."""
+    """Whether a file or folder is hidden: `.ipynb_checkpoints`, or `._a.png` and `__MACOSX` of macOS."""
     return name.startswith(".") or name == "__MACOSX"
