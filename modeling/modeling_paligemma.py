@@ -219,7 +219,8 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         # generation passes image features in every step; their placeholders are in the first step only
         if image_features is not None and not (cache and cache.get_seq_length()):
             inputs["mm_encoder_outputs"] = {"image": self.project(image_features)}
-        return PaliGemmaOutput(**super().forward(**inputs | {"return_dict": True}))
+        forward: Any = super().forward
+        return PaliGemmaOutput(**forward(**inputs, return_dict=True))
 
     def project(self, image_features: torch.Tensor) -> BaseModelOutputWithPooling:
         """Project image features, float[N, P, D_vision], in the form of `get_image_features`."""
