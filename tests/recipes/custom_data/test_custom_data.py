@@ -8,7 +8,6 @@ import torch
 import yaml
 from custom_files import NAMES, class_folders, coco, some_box, table
 from PIL import Image
-from tiny_adapters import save_checkpoint
 from transformers import pipeline
 
 import openpali_cli  # pyright: ignore[reportMissingImports]
@@ -23,11 +22,6 @@ from openpali.recipes.transfer import CLASSES, configure, with_config
 
 QUICK = ["--max_steps", "2", "--use_cpu", "true", "--tensorboard", "false", "--task.max_new_tokens", "4"]
 QUICK += ["--eval_limit", "2", "--test_limit", "2", "--per_device_train_batch_size", "2"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, tiny_tokenizer):
-    return save_checkpoint("pali3", tiny_tokenizer, tmp_path_factory.mktemp("pali3"))
 
 
 @pytest.fixture(scope="module")

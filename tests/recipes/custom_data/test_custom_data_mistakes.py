@@ -6,12 +6,6 @@ import shutil
 import pytest
 from custom_files import NAMES, SIDE, class_folders, coco, edit, found, save_image, table
 from PIL import Image
-from tiny_adapters import save_checkpoint
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, tiny_tokenizer):
-    return save_checkpoint("pali3", tiny_tokenizer, tmp_path_factory.mktemp("pali3"))
 
 
 def boxes(content, change):

@@ -4,16 +4,10 @@ import json
 
 import pytest
 from custom_files import NAMES, coco, edit, found, save_image, table
-from tiny_adapters import save_checkpoint
 
 from openpali.data.custom.dataset import custom_spec, read_custom, share_positives
 from openpali.recipes.custom_data.defaults import custom_task
 from openpali.recipes.custom_data.text_lengths import TextLengths, TextLimits, answer_tokens, chosen, cut_texts
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, tiny_tokenizer):
-    return save_checkpoint("pali3", tiny_tokenizer, tmp_path_factory.mktemp("pali3"))
 
 
 def keep_objects(path, kept):
