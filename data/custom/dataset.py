@@ -303,7 +303,7 @@ def check_segmentation(row: Row, item: Any, box: Edges) -> None:
     if item.outline is None:
         problem(
             row,
-            "outline",
+            "segmentation",
             "it has no segmentation",
             "Give polygons or run lengths, or take --kind detect.",
             item.record,
@@ -314,7 +314,7 @@ def check_segmentation(row: Row, item: Any, box: Edges) -> None:
         if part := misplaced(outline_edges(item.outline), box):
             raise part
     except BadPart as part:
-        problem(row, "outline", part.reason, part.remedy, item.record)
+        problem(row, "segmentation", part.reason, part.remedy, item.record)
 
 
 def packed(row: Row) -> str:

@@ -122,7 +122,7 @@ def look(row: Row, decode: bool, frame: str = "upright") -> None:
         frame: whether it was annotated `upright`, or as it is `stored`.
     """
     if isinstance(row.image, BadPart):
-        check = "line" if isinstance(row.image, BadLine) else "picture"
+        check = "line" if isinstance(row.image, BadLine) else "image"
         problem(row, check, row.image.reason, row.image.remedy)
         return
     try:
@@ -136,7 +136,7 @@ def look(row: Row, decode: bool, frame: str = "upright") -> None:
     except (OSError, BadImage) as error:
         row.size = None
         reason = str(error).replace("the image data", row.image.name)
-        problem(row, "picture", reason, "" if isinstance(error, BadImage) else "Check the file.")
+        problem(row, "image", reason, "" if isinstance(error, BadImage) else "Check the file.")
 
 
 def check_size(row: Row, annotated: bool) -> None:

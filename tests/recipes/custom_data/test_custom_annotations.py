@@ -34,7 +34,7 @@ def test_ids_match_as_numbers_and_as_texts(check, tmp_path, kind):
     edit(path, lambda c: [as_text(one) for one in c["annotations"]])
     error, shown, _ = check(path, kind)
     assert not error
-    assert "nothing is wrong with them" in shown
+    assert "no problems found" in shown
     records = all_records(path, kind)
     assert len(records) == 20
     assert all(record["captions"]["en"] if kind == "caption" else record["objects"] for record in records)
@@ -51,7 +51,7 @@ def test_lost_annotations_are_an_error_and_make_no_image_an_empty_one(check, tmp
     assert all(record["objects"] for record in all_records(path, "detect"))
 
 
-def test_data_without_any_object_are_told(check, tmp_path):
+def test_data_without_any_object_are_reported(check, tmp_path):
     path = edit(coco(tmp_path / "data"), lambda c: c.update(annotations=[]))
     assert "none of its 20 images has an object" in check(path, "detect")[0]
     error, *_ = check(path, "detect", "--train_despite_errors", "true")
@@ -80,12 +80,12 @@ def test_labels_beyond_the_classes_are_an_error(check, tmp_path):
     assert "its class 'green' is not among the classes, which are red, lime, blue" in error
 
 
-def test_numbers_without_names_are_classes_of_their_own_and_told(check, tmp_path):
+def test_numbers_without_names_are_classes_of_their_own_and_reported(check, tmp_path):
     table(tmp_path / "data", rows(label=lambda n: f"{n % 3}.0"))
     error, shown, report = check(tmp_path / "data", "classify")
     assert not error
-    assert set(report["parts"]["train"]["classes"]) == {"0", "1", "2"}
-    assert "the classes are called 0, 1, 2. If they have names, say them" in shown
+    assert set(report["splits"]["train"]["classes"]) == {"0", "1", "2"}
+    assert "the classes are called 0, 1, 2. If they have names, give them" in shown
 
 
 def test_a_list_of_classes_beside_named_categories_must_agree_with_them(check, tmp_path):
@@ -108,7 +108,7 @@ def test_a_super_category_of_the_same_name_is_asked_for_once(check, checkpoint, 
 
     path = edit(coco(tmp_path / "data"), exported)
     error, shown, _ = check(path, "detect")
-    assert "nothing is wrong with them" in shown
+    assert "no problems found" in shown
     line = ["--model", str(checkpoint), "--data", str(path), "--kind", "detect", "--output_dir", str(tmp_path / "x")]
     read_custom.cache_clear()
     task = transfer.configure(transfer.with_config([*line, "--use_cpu", "true"]))[0].task
@@ -117,7 +117,7 @@ def test_a_super_category_of_the_same_name_is_asked_for_once(check, checkpoint, 
     assert "classes 0 and 1 are both called 'red', and are trained as one" in check(path, "detect")[1]
 
 
-def test_names_that_are_one_to_a_metric_or_to_a_reader_are_told(check, tmp_path):
+def test_names_that_are_one_to_a_metric_or_to_a_reader_are_reported(check, tmp_path):
     names = ["Red", "red", "traffic light", "traffic_light", "dark  blue", "dark blue"]
     table(tmp_path / "data", rows(60, label=lambda n: names[n % 6]))
     _, shown, report = check(tmp_path / "data", "classify")
@@ -128,7 +128,7 @@ def test_names_that_are_one_to_a_metric_or_to_a_reader_are_told(check, tmp_path)
     assert found(report, "class_names") == [("warning", 2), ("warning", 1)]
 
 
-def outlines(content, change):
+def change_segmentations(content, change):
     for one in content["annotations"]:
         points = one["segmentation"][0]
         pairs = zip(points[::2], points[1::2])
@@ -136,22 +136,22 @@ def outlines(content, change):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "units"),
     [(lambda x, y: (x / SIDE, y / SIDE), "shares of the image's sides"), (lambda x, y: (y, x), "x and y exchanged")],
 )
-def test_outlines_in_other_units_than_their_boxes_are_told(check, tmp_path, change, told):
-    path = edit(coco(tmp_path / "data"), lambda c: outlines(c, change))
+def test_segmentations_in_other_units_than_their_boxes_are_reported(check, tmp_path, change, units):
+    path = edit(coco(tmp_path / "data"), lambda c: change_segmentations(c, change))
     error, _, report = check(path, "segment")
-    assert f"annotation 100: the outlines do not fit their boxes, and would as {told}. Write them as x1, y1" in error
+    assert f"annotation 100: the outlines do not fit their boxes, and would as {units}. Write them as x1, y1" in error
     assert not check(path, "detect")[0]
 
 
-def test_an_outline_elsewhere_than_its_box_leaves_its_image_out(check, tmp_path):
+def test_a_segmentation_elsewhere_than_its_box_leaves_its_image_out(check, tmp_path):
     path = edit(coco(tmp_path / "data"), lambda c: c["annotations"][2].update(segmentation=[[0, 0, 6, 0, 6, 6]]))
     error, shown, report = check(path, "segment")
     assert not error
     assert "annotation 102: its outline is at 0, 0 to 6, 6 and its box at" in shown
-    assert found(report, "outline") == [("warning", 1)]
+    assert found(report, "segmentation") == [("warning", 1)]
 
 
 def test_boxes_outside_are_clipped_where_that_is_asked_for_and_counted(check, tmp_path):
@@ -163,23 +163,23 @@ def test_boxes_outside_are_clipped_where_that_is_asked_for_and_counted(check, tm
     (record,) = [one for one in all_records(path, "detect", clip_boxes=True) if one["id"].endswith(" 3")]
     box = record["objects"][0]["box"]
     assert (box.x0, box.y0, box.x1, box.y1) == (0.75, 0.75, 1, 1)
-    # another format is still told
+    # another format is still reported
     edit(path, lambda c: [one.update(bbox=[*some_box(5)[:2], 39, 39]) for one in c["annotations"]])
     assert "all fit as xyxy" in check(path, "detect", "--clip_boxes", "true")[0]
 
 
-def test_what_other_tools_export_is_read_or_told(check, tmp_path):
-    def told(name, change, kind="segment"):
+def test_what_other_tools_export_is_read_or_reported(check, tmp_path):
+    def error_of(name, change, kind="segment"):
         error, *_ = check(edit(coco(tmp_path / name), lambda c: [change(one) for one in c["annotations"]]), kind)
         return error
 
-    assert "its outline covers no pixel" in told(
+    assert "its outline covers no pixel" in error_of(
         "empty", lambda one: one.update(segmentation={"size": [SIDE, SIDE], "counts": [SIDE * SIDE]})
     )
-    assert "Put the polygon into a list: [[x1, y1" in told(
+    assert "Put the polygon into a list: [[x1, y1" in error_of(
         "flat", lambda one: one.update(segmentation=one["segmentation"][0])
     )
-    assert "a polygon that is a list of points; write x1, y1" in told(
+    assert "a polygon that is a list of points; write x1, y1" in error_of(
         "points", lambda one: one.update(segmentation=[[[1, 2], [3, 4], [5, 6]]])
     )
     save_image(tmp_path / "yolo" / "images" / "1.png", 1)

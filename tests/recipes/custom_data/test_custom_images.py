@@ -25,7 +25,7 @@ def test_images_of_more_than_8_bits_are_not_black(check, tmp_path, kind):
 
 
 @pytest.mark.parametrize(("black", "level"), [(3, "warning"), (20, "error")])
-def test_black_images_are_told(check, tmp_path, black, level):
+def test_black_images_are_reported(check, tmp_path, black, level):
     path = table(tmp_path / "data", rows(label=lambda n: NAMES[n % 3]))
     for number in range(black):
         values = np.arange(SIDE * SIDE, dtype=np.uint16).reshape(SIDE, SIDE) + number
@@ -33,14 +33,14 @@ def test_black_images_are_told(check, tmp_path, black, level):
         Image.fromarray(values).save(tmp_path / "data" / f"{number}.png")
     error, shown, report = check(path, "classify")
     assert found(report, "black_images") == [(level, black)]
-    assert f"{black} of 20 images that were looked at are black: no pixel is brighter than 15" in error + shown
+    assert f"{black} of 20 decoded images are black: no pixel is brighter than 15" in error + shown
     assert bool(error) == (level == "error")
 
 
-def test_images_of_one_colour_are_told(check, tmp_path):
+def test_images_of_one_colour_are_reported(check, tmp_path):
     path = table(tmp_path / "data", rows(label=lambda n: NAMES[n % 3]))
     Image.new("RGB", (40, 40), (90, 90, 90)).save(tmp_path / "data" / "4.png")
-    assert "1 of 20 images that were looked at are of one colour. The first: " in check(path, "classify")[1]
+    assert "1 of 20 decoded images are of one colour. The first: " in check(path, "classify")[1]
 
 
 def turn(path, orientation, wide=80):
@@ -52,7 +52,7 @@ def turn(path, orientation, wide=80):
 
 
 @pytest.mark.parametrize("declared", [False, True])
-def test_photographs_annotated_as_they_are_stored_are_told_and_turned(check, tmp_path, declared):
+def test_photographs_annotated_as_they_are_stored_are_reported_and_turned(check, tmp_path, declared):
     box = {"bbox": [50, 10, 20, 20], "category": "red"}
     size = {"width": 80, "height": 40} if declared else {}
     path = table(tmp_path / "data", [row | size for row in rows(objects=lambda n: [box])])
@@ -64,7 +64,7 @@ def test_photographs_annotated_as_they_are_stored_are_told_and_turned(check, tmp
     assert not found(report, "box_format")
     error, shown, _ = check(path, "detect", "--orientation", "stored")
     assert not error
-    assert "nothing is wrong with them" in shown
+    assert "no problems found" in shown
     for record in all_records(path, "detect", orientation="stored"):
         (item,) = record["objects"]
         corners = (item["box"].x0, item["box"].y0, item["box"].x1, item["box"].y1)
@@ -76,18 +76,18 @@ def test_photographs_annotated_upright_need_nothing(check, tmp_path):
     path = table(tmp_path / "data", rows(objects=lambda n: [{"bbox": [10, 50, 20, 20], "category": "red"}]))
     for number in range(20):
         turn(tmp_path / "data" / f"{number}.png", 6)
-    assert "nothing is wrong with them" in check(path, "detect")[1]
+    assert "no problems found" in check(path, "detect")[1]
     assert "annotations are for them upright" in check(path, "detect", "--orientation", "stored")[0]
 
 
 @pytest.mark.parametrize(("orientation", "wide"), [(3, 80), (2, 80), (6, 40), (6, 80)])
-def test_frames_of_which_nothing_tells_are_a_warning(check, tmp_path, orientation, wide):
+def test_unknown_orientations_are_a_warning(check, tmp_path, orientation, wide):
     path = table(tmp_path / "data", rows(objects=lambda n: [{"bbox": [4, 4, 20, 20], "category": "red"}]))
     for number in range(20):
         turn(tmp_path / "data" / f"{number}.png", orientation, wide)
     error, shown, report = check(path, "detect")
     assert not error
-    assert "nothing says whether they were annotated upright or as they are stored" in shown
+    assert "Whether they were annotated upright or as they are stored is unknown" in shown
     assert found(report, "orientation") == [("warning", 20)]
 
 
@@ -103,17 +103,17 @@ def test_sizes_of_turned_photographs_matter_to_boxes_alone(check, tmp_path):
     path = table(tmp_path / "data", [row | {"width": 80, "height": 40} for row in rows(text=lambda n: f"square {n}")])
     for number in range(20):
         turn(tmp_path / "data" / f"{number}.png", 6)
-    assert "nothing is wrong with them" in check(path, "caption")[1]
+    assert "no problems found" in check(path, "caption")[1]
 
 
-def test_records_with_several_images_are_told(check, tmp_path):
+def test_records_with_several_images_are_reported(check, tmp_path):
     table(tmp_path / "data", rows(text=str))
     path = tmp_path / "data" / "metadata.jsonl"
     lines = [{"images": [f"{n}.png", "0.png"][: 1 + (n == 5)], "text": "x"} for n in range(20)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     _, shown, report = check(path, "caption")
     assert f"{path}:6: it has 2 images, and a record of a kind has one" in shown
-    assert found(report, "picture") == [("warning", 1)]
+    assert found(report, "image") == [("warning", 1)]
 
 
 def test_hidden_files_are_no_images(tmp_path):

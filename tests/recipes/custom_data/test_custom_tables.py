@@ -50,11 +50,11 @@ def test_conversations_are_read(check, tmp_path, form, file):
     path.write_text(json.dumps(talks) if file.endswith(".json") else "".join(json.dumps(one) + "\n" for one in talks))
     error, shown, _ = check(path, "vqa")
     assert not error
-    assert "nothing is wrong with them" in shown
-    told = {(record["question"], *record["answers"]) for record in all_records(path, "vqa")}
+    assert "no problems found" in shown
+    pairs = {(record["question"], *record["answers"]) for record in all_records(path, "vqa")}
     expected = {(f"what is {number}?", "red") for number in range(20)}
-    assert told == expected | ({("is it large?", "no")} if form == "llava" else set())
-    assert {record["captions"]["en"][0] for record in all_records(path, "caption")} == {pair[1] for pair in told}
+    assert pairs == expected | ({("is it large?", "no")} if form == "llava" else set())
+    assert {record["captions"]["en"][0] for record in all_records(path, "caption")} == {pair[1] for pair in pairs}
 
 
 def test_conversations_of_a_saved_data_set_are_read(tmp_path):
@@ -81,8 +81,8 @@ def test_what_a_run_wrote_among_the_classes_is_no_data(check, checkpoint, tmp_pa
         save_image(data / place / "examples.png", 9)
     error, shown, report = check(data, "classify")
     assert not error
-    assert {name for part in report["parts"].values() for name in part["classes"]} == set(NAMES)
-    assert sum(part["records"] for part in report["parts"].values()) == 24
+    assert {name for split in report["splits"].values() for name in split["classes"]} == set(NAMES)
+    assert sum(split["records"] for split in report["splits"].values()) == 24
     assert "not read, since runs wrote them: outputs/first, red/run, run" in shown
 
 
@@ -102,9 +102,9 @@ def test_files_of_a_run_beside_data_are_not_taken_for_them(check, tmp_path):
     assert "a run wrote into this folder, and it is not clear which of annotations.json, data_check.json" in error
 
 
-def test_folders_beside_parts_are_unclear(check, tmp_path):
-    for part in ("train", "val"):
-        class_folders(tmp_path / "data" / part, 4, first=100 * len(part))
+def test_folders_beside_splits_are_unclear(check, tmp_path):
+    for split in ("train", "val"):
+        class_folders(tmp_path / "data" / split, 4, first=100 * len(split))
     (tmp_path / "data" / ".ipynb_checkpoints").mkdir()
     assert not check(tmp_path / "data", "classify")[0]
     save_image(tmp_path / "data" / "extra" / "1.png", 77)
@@ -112,7 +112,7 @@ def test_folders_beside_parts_are_unclear(check, tmp_path):
     assert "it is not clear what extra is beside train, val" in error
     # a vehicle
     (class_folders(tmp_path / "vehicles", 6, ["blue", "red"]) / "blue").rename(tmp_path / "vehicles" / "train")
-    assert set(check(tmp_path / "vehicles", "classify")[2]["parts"]["train"]["classes"]) == {"train", "red"}
+    assert set(check(tmp_path / "vehicles", "classify")[2]["splits"]["train"]["classes"]) == {"train", "red"}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
@@ -133,7 +133,7 @@ def test_files_of_every_system_are_read(tmp_path, encoding, file):
 
 
 @pytest.mark.parametrize("file", ["metadata.jsonl", "metadata.csv", "list.json", "coco.json"])
-def test_latin_1_is_told_with_its_line(tmp_path, file):
+def test_latin_1_is_reported_with_its_line(tmp_path, file):
     path = tmp_path / file
     path.write_bytes('{"images": [],\n "x": "Bär"}'.encode("latin-1"))
     with pytest.raises(BadRecord) as error:
@@ -144,18 +144,18 @@ def test_latin_1_is_told_with_its_line(tmp_path, file):
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
-@pytest.mark.parametrize("told", [False, True])
-def test_csv_files_of_any_separator_are_read(tmp_path, separator, told):
+@pytest.mark.parametrize("declared", [False, True])
+def test_csv_files_of_any_separator_are_read(tmp_path, separator, declared):
     table(tmp_path, rows(text=str))
     path = tmp_path / "my.csv"
     with path.open("w", newline="") as file:
-        file.write(f"sep={separator}\r\n" * told)
+        file.write(f"sep={separator}\r\n" * declared)
         writer = csv.writer(file, delimiter=separator)
         writer.writerows([["file_name", "text"], *([f"{number}.png", "a, b; c"] for number in range(20))])
     assert {record["captions"]["en"][0] for record in all_records(path, "caption")} == {"a, b; c"}
 
 
-def test_a_row_with_more_values_than_columns_is_told(check, tmp_path):
+def test_a_row_with_more_values_than_columns_is_reported(check, tmp_path):
     table(tmp_path / "data", rows(text=str))
     path = tmp_path / "data" / "my.csv"
     lines = [f"{number}.png,a red" + ", large square" * (number == 3) for number in range(20)]
@@ -171,8 +171,8 @@ def test_names_of_macos_match_those_of_others(tmp_path):
     for file in list((tmp_path / "a").glob("*.png")):
         file.rename(file.with_name(unicodedata.normalize("NFD", file.name)))
     assert len(all_records(tmp_path / "a", "caption")) == 20
-    for part, name in (("train", composed), ("val", apart)):
-        folder = class_folders(tmp_path / "b" / part, 4, ["blue", "red"], first=len(part) * 100)
+    for split, name in (("train", composed), ("val", apart)):
+        folder = class_folders(tmp_path / "b" / split, 4, ["blue", "red"], first=len(split) * 100)
         (folder / "blue").rename(folder / name)
     assert load_custom(tmp_path / "b", "classify").classes == [composed, "red"]
 
@@ -187,15 +187,15 @@ def test_names_of_macos_match_those_of_others(tmp_path):
         (b'file_name,text\n"data:image/png;base64,AAAA",a\n', "is no name of a file. Save the image as a file"),
     ],
 )
-def test_odd_tables_are_told(tmp_path, content, message):
+def test_odd_tables_are_reported(tmp_path, content, message):
     table(tmp_path, rows(text=str))
     (tmp_path / "my.csv").write_bytes(content)
     read_custom.cache_clear()
     try:
-        told = str(read_custom(custom_spec(str(tmp_path / "my.csv"), "caption")).bad[0])
+        problem = str(read_custom(custom_spec(str(tmp_path / "my.csv"), "caption")).bad[0])
     except BadRecord as bad:
-        told = str(bad)
-    assert re.search(message, told)
+        problem = str(bad)
+    assert re.search(message, problem)
 
 
 def test_headers_and_names_of_other_habits_are_read(tmp_path):
