@@ -1,10 +1,8 @@
-"""Peak memory and time of the sigmoid loss alone, forward and backward: ours against what people run.
+"""`python benchmarks/contrastive_memory.py`: peak memory and time of the sigmoid loss, against two baselines.
 
-    python benchmarks/contrastive_memory.py
-
-`full matrix` is the loss as the paper's pseudocode has it. `chunked` goes over the texts in 16 blocks, as OpenCLIP's
-loss does over the blocks that it gets from its neighbours: less at a time in forward, but autograd keeps every block
-for backward. Each case runs in a process of its own, so that its peak memory is its own.
+Forward and backward of the loss alone. `full matrix` is the pseudocode of the SigLIP paper. `chunked` loops over the
+texts in 16 blocks, as OpenCLIP's loss does over the blocks of its neighbours; its forward needs less memory at a time,
+but autograd keeps every block for the backward. Each case runs in its own process, so that peak memory is its own.
 """
 
 import argparse
@@ -39,7 +37,7 @@ def full_matrix(images: torch.Tensor, texts: torch.Tensor, t: torch.Tensor, b: t
 
 
 def chunked(images: torch.Tensor, texts: torch.Tensor, t: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """One block of texts after another, the loss summed up."""
+    """A loop over blocks of texts that sums their losses."""
     loss = images.new_zeros(())
     for start in range(0, len(texts), len(texts) // BLOCKS):
         block = texts[start : start + len(texts) // BLOCKS]
@@ -54,7 +52,7 @@ CASES = {"full matrix": full_matrix, "chunked": chunked, "openpali": sigmoid_los
 
 
 def peak_gigabytes() -> float:
-    """Most memory this process had so far."""
+    """Peak memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

@@ -1,13 +1,11 @@
-"""JPEG files to batches: `AutoProcessor` called for each example, as its documentation shows, against ours.
+"""`python benchmarks/data_pipeline.py`: JPEG files to batches, against Transformers' `AutoProcessor` for each example.
 
-    python benchmarks/data_pipeline.py
     python benchmarks/data_pipeline.py --sides 224 --examples-per-gpu 120 --workers 12
 
-Both read the same files, tokenise the same texts with the same tokenizer and end in the same tensors. `exact` has the
-values of the stock processor, resized by Pillow. `fast` resizes with torch, `fast, decode_size` also decodes JPEG at
-reduced size (`data/images/preprocess.py`, `data/images/open_image.py`). Counted are seconds of one processor core, so
-other programs disturb little. Below each table stands what the loader of a node of eight GPUs delivers, and what the
-GPUs take.
+Both read the same files, tokenise the same texts with the same tokenizer and return the same tensors. `exact` has the
+values of the stock processor, resized by Pillow. `fast` resizes with torch; `fast, decode_size` also decodes JPEG at
+reduced size (`data/images/preprocess.py`, `data/images/open_image.py`). Times are CPU seconds, which other programs
+hardly disturb. Below each table is the throughput of the loader of a node of eight GPUs, and what the GPUs need.
 """
 
 import argparse
@@ -50,7 +48,7 @@ def photograph(path: Path, width: int, height: int, seed: int) -> None:
 
 
 def ways(side: int, tokenizer: Any) -> dict[str, Run]:
-    """What to compare: each turns files into batches, or into single examples."""
+    """The ways to compare, each from files to batches or to single examples."""
     image_processor: Any = SiglipImageProcessorPil(size={"height": side, "width": side})
     image_processor.image_seq_length = (side // PATCH) ** 2
     stock: Any = StockProcessor(copy.deepcopy(image_processor), copy.deepcopy(tokenizer))
@@ -91,11 +89,11 @@ def images_per_second(run: Run, files: list[Path], repeats: int) -> tuple[float,
 
 
 def estimate(found: dict[str, float], side: int, options: argparse.Namespace) -> None:
-    """What eight GPUs take, and how many processor cores keep up with them."""
+    """Print the images per second that the GPUs need, and the CPU cores that supply them."""
     tokens = (side // PATCH) ** 2 + TEXT_TOKENS
     each = options.examples_per_gpu or TOKENS_PER_SECOND / tokens
     need = options.gpus * each
-    print(f"  {options.gpus} GPUs at {each:.1f} examples/s take {need:.0f} images/s; {options.workers} workers a GPU:")
+    print(f"  {options.gpus} GPUs at {each:.1f} examples/s need {need:.0f} images/s; {options.workers} workers a GPU:")
     for way, rate in found.items():
         loader = options.gpus * options.workers * rate
         print(
@@ -104,7 +102,7 @@ def estimate(found: dict[str, float], side: int, options: argparse.Namespace) ->
 
 
 def with_bos(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """A tokenizer as PaliGemma's processors want it."""
+    """The tokenizer with BOS, which PaliGemma's processors need."""
     tokenizer.add_special_tokens({"bos_token": "<bos>"})
     return tokenizer
 
@@ -121,8 +119,8 @@ def main() -> None:
     parser.add_argument(
         "--examples-per-gpu",
         type=float,
-        help=f"examples/s that each GPU trains on; by default {TOKENS_PER_SECOND:.0f} tokens/s, what PaliGemma's"
-        f" report has for 224 px scaled to an H100, with {TEXT_TOKENS} tokens of text",
+        help=f"examples/s that each GPU trains on; by default {TOKENS_PER_SECOND:.0f} tokens/s, PaliGemma's"
+        f" throughput at 224 px scaled to an H100, with {TEXT_TOKENS} tokens of text",
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -138,7 +136,7 @@ def main() -> None:
 
 
 def compare(size: str, side: int, files: list[Path], runs: dict[str, Run], options: argparse.Namespace) -> None:
-    """One table: rates, ratios to the stock way, and how far the values are from its values."""
+    """Print one table: rates, their ratios to the stock processor, and differences from its values."""
     kilobytes = sum(path.stat().st_size for path in files) / len(files) / 1000
     print(f"JPEG of {size} ({kilobytes:.0f} kB) to {side} px, images per CPU second")
     found, values = {}, {}

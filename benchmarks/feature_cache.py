@@ -1,13 +1,12 @@
-"""Training with a frozen image encoder: its features read from disk, against images in every epoch.
+"""`python benchmarks/feature_cache.py`: training on cached features of a frozen image encoder, against images.
 
-    python benchmarks/feature_cache.py
     python benchmarks/feature_cache.py --cases base-lora --images 64
 
-`nano` and `base` are presets of PaLI-3; `small` has base's encoder, SigLIP B/16, before a text model of the shape of
-T5 small; with `-lora` the text model has adapters. Both ways train the same model on the same batches of JPEG files, a
-step of the one after a step of the other, so that whatever else runs on the machine slows both. Counted is all of a
-step: reading, decoding, resizing, forward, backward and optimizer. Losses are compared at every step. What the cache
-costs once, before the first epoch, stands beside.
+`nano` and `base` are presets of PaLI-3; `small` has base's encoder, SigLIP B/16, and a text model of the shape of T5
+small; with `-lora` the text model has adapters. Both ways train the same model on the same batches of JPEG files.
+Their steps alternate, so that other programs slow both alike. Times are of whole steps: reading, decoding, resizing,
+forward, backward and optimizer. Losses are compared at every step. The last column is the cost of filling the cache
+once.
 """
 
 import argparse
@@ -41,7 +40,7 @@ PREFIX, SUFFIX = "caption en", "a red dog and two cats on a wooden table in fron
 SAME = 1e-5
 # T5 v1.1 small's shape
 SMALL = {"d_model": 512, "d_ff": 1024, "num_layers": 8, "num_decoder_layers": 8, "num_heads": 6}
-# preset, what is other in its text model, adapters
+# preset, changes to its text model, adapters
 CASES: dict[str, tuple[str, dict[str, int], bool]] = {
     "nano": ("nano", {}, False),
     "small": ("base", SMALL, False),
@@ -72,7 +71,7 @@ def make_model(case: str, tokenizer: Any, run: RunArguments) -> tuple[Any, Any]:
     vision = shape.vision_config
     config = Pali3Config(vision_config=vision.to_dict(), text_config=text_config, image_token_id=image_token)
     model: Any = Pali3ForConditionalGeneration(config)
-    # a new projector starts at zero, and images would not matter
+    # a new projector is zero, so that images would have no effect
     torch.nn.init.normal_(model.model.encoder.projector.output.weight, std=vision.hidden_size**-0.5)
     if lora:
         add_adapters(model, AdapterArguments(peft="lora"), run.freeze)
@@ -83,14 +82,14 @@ def make_model(case: str, tokenizer: Any, run: RunArguments) -> tuple[Any, Any]:
 
 
 def batches(data: Any, collator: Callable, size: int, epochs: int) -> Iterator[Any]:
-    """Epoch after epoch in the order of the data."""
+    """Batches of several epochs, in the order of the data."""
     for _ in range(epochs):
         for begin in range(0, len(data) - size + 1, size):
             yield collator([data[index] for index in range(begin, begin + size)])
 
 
-class Trainee:
-    """One way to train: its data, a model of its own, and what its steps have cost so far."""
+class TimedTraining:
+    """One way to train: its data, its own model, and the times of its steps."""
 
     def __init__(self, model: Any, loader: Iterator[Any]):
         self.model, self.loader = model, loader
@@ -99,7 +98,7 @@ class Trainee:
         self.wall, self.cpu = [], []
 
     def step(self) -> float:
-        """One step; answers its loss."""
+        """Run one step; returns its loss."""
         wall, cpu = time.perf_counter(), cpu_seconds()
         loss = self.model(**next(self.loader)).loss
         loss.backward()
@@ -111,10 +110,10 @@ class Trainee:
 
 
 def compare(case: str, data: Path, options: argparse.Namespace, tokenizer: Any) -> None:
-    """One line of the table.
+    """Print one line of the table.
 
     Raises:
-        RuntimeError: if losses differ: the two ways would not have done the same.
+        RuntimeError: if losses differ, so that the two ways are not comparable.
     """
     argv = ["--output_dir", str(data.parent / case / "run"), "--freeze", "vision_tower", "--use_cpu", "true"]
     (run,) = parse([RunArguments], [*argv, "--per_device_train_batch_size", str(options.batch)])
@@ -123,15 +122,15 @@ def compare(case: str, data: Path, options: argparse.Namespace, tokenizer: Any) 
     collator = Collator(processor, exact_images=False)
     begin, used = time.perf_counter(), cpu_seconds()
     with redirect_stdout(sys.stderr):
-        kept = cached_features("on", model, examples, collator, run)
+        cached = cached_features("on", model, examples, collator, run)
     once = time.perf_counter() - begin, cpu_seconds() - used
     ways = [
-        Trainee(copy.deepcopy(model), batches(*pair, options.batch, options.epochs))
-        for pair in ((examples, collator), kept)
+        TimedTraining(copy.deepcopy(model), batches(*pair, options.batch, options.epochs))
+        for pair in ((examples, collator), cached)
     ]
     steps = options.images // options.batch * options.epochs
     for number in range(steps):
-        # who comes first alternates, since a processor's caches favour the second
+        # the order alternates, since the CPU's caches favour the second way
         order = ways if number % 2 else ways[::-1]
         losses = [way.step() for way in order]
         if abs(losses[0] - losses[1]) > SAME:
@@ -139,8 +138,8 @@ def compare(case: str, data: Path, options: argparse.Namespace, tokenizer: Any) 
     print(row(case, ways, once, steps // options.epochs), flush=True)
 
 
-def row(case: str, ways: Sequence[Trainee], once: tuple[float, float], per_epoch: int) -> str:
-    """Seconds of an epoch either way, their ratio, and what the cache cost once, in epochs without it."""
+def row(case: str, ways: Sequence[TimedTraining], once: tuple[float, float], per_epoch: int) -> str:
+    """Seconds of an epoch with images and with features, their ratio, and the cost of the cache in epochs."""
     cells = [f"{case:<12}"]
     for unit, cost in zip(("wall", "cpu"), once):
         # the first step of all is warm-up
@@ -163,8 +162,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = write_data(Path(folder), options.images, width, height)
         print(f"{options.images} JPEG files of {options.size}, batches of {options.batch}; seconds an epoch")
-        titles = "".join(f"{word:>9}" for word in ("pictures", "features")) + f"{'ratio':>8}{'once':>8}"
-        print(f"{'':<12} {'wall clock':^34} {'processor':^34}\n{'':<12} {titles} {titles}", flush=True)
+        titles = "".join(f"{word:>9}" for word in ("images", "features")) + f"{'ratio':>8}{'once':>8}"
+        print(f"{'':<12} {'wall clock':^34} {'CPU':^34}\n{'':<12} {titles} {titles}", flush=True)
         for case in options.cases:
             compare(case, data, options, tokenizer)
     print("once: reading the data and filling the cache, in epochs with images")

@@ -1,9 +1,7 @@
-"""Time of `import openpali` against importing the Transformers classes that it builds on.
+"""`python benchmarks/import_time.py`: time of `import openpali`, against importing the Transformers classes it uses.
 
-    python benchmarks/import_time.py
-
-Each is imported in new processes by turns, after one of each that warms the file cache. The goal is a ratio of
-1.20 at most: whoever uses PaLI-3 through `pipeline` pays for Transformers anyway.
+Each import runs in new processes, alternately, after one of each that warms the file cache. The goal is a ratio of at
+most 1.20: whoever uses PaLI-3 through `pipeline` imports Transformers anyway.
 """
 
 import argparse

@@ -1,12 +1,10 @@
-"""Memory of training steps on a CPU against what `stage_costs` reckons.
+"""`python benchmarks/memory.py`: memory of training steps on a CPU, against the estimate of `stage_costs`.
 
-    python benchmarks/memory.py
-
-A PaliGemma of 0.3B random weights, Gemma's whole vocabulary, 224 px: two steps with AdamW of the weights themselves,
-of LoRA and of QLoRA, loaded as the recipe loads it, each in a process of its own. Memory is the peak of the steps
-above the process before it loads the model. The 1.5 GB that are reckoned for a GPU's context are left out; attention
-and optimizer are other ones than on a GPU, so the ratio is no promise for one. What is read from the file in another
-type than it has there leaves the file's pages in memory, which count as well.
+A PaliGemma of 0.3B random weights with Gemma's whole vocabulary at 224 px. Two steps with AdamW of the full weights,
+of LoRA and of QLoRA, loaded as in the recipe, each in its own process. Memory is the peak of the steps above the
+process before it loads the model. The estimate is without the 1.5 GB of a GPU's context; attention and optimizer
+differ from a GPU's, so the ratio does not hold for one. Weights that are converted to another type on loading leave
+the pages of their file in memory, which count as well.
 """
 
 import argparse
@@ -63,7 +61,7 @@ def save_model(folder: Path) -> None:
 
 
 def arguments(options: argparse.Namespace) -> list[str]:
-    """Of a transfer, as the recipe takes them."""
+    """Command-line arguments of the transfer recipe."""
     line = ["--model", options.model, "--peft", options.peft, "--dtype", options.dtype, "--freeze"]
     line += ["--max_length", str(PROMPT), "--suffix_max_length", str(SUFFIX)]
     line += ["--per_device_train_batch_size", str(options.batch)]
@@ -71,7 +69,7 @@ def arguments(options: argparse.Namespace) -> list[str]:
 
 
 def make_batch(examples: int) -> dict[str, torch.Tensor]:
-    """Random images and texts, of the greatest length."""
+    """Random images and texts of the maximum length."""
     ids = torch.randint(3, IMAGE, (examples, 256 + PROMPT + SUFFIX))
     ids[:, :256] = IMAGE
     types = torch.zeros_like(ids)
@@ -92,14 +90,14 @@ def measure(options: argparse.Namespace) -> float:
     """Gigabytes of two steps, in this process."""
     before = gigabytes("VmRSS")
     run: Any = SimpleNamespace(device=torch.device("cpu"), freeze=[], lr_multipliers={}, say=print, decay=[])
-    run.weight_decay = 0.0
+    run.weight_decay, run.incomplete_checkpoint = 0.0, False
     model: Any = load_for_training(options.model, AdapterArguments(peft=options.peft), options.dtype, run).train()
     freeze(components(model, run))
     if options.checkpointing:
         model.activation_checkpointing_enable()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
     batch = make_batch(options.batch)
-    # what loading needed for a moment is not a step's
+    # the peak of loading does not count
     Path("/proc/self/clear_refs").write_text("5")
     for _ in range(2):
         model(**batch).loss.backward()
@@ -108,15 +106,15 @@ def measure(options: argparse.Namespace) -> float:
     return gigabytes("VmHWM") - before
 
 
-def reckon(options: argparse.Namespace) -> float:
-    """Gigabytes that `stage_costs` says, without the GPU's context."""
+def estimate(options: argparse.Namespace) -> float:
+    """Gigabytes by `stage_costs`, without the GPU's context."""
     return (stage_costs(plan(arguments(options)))[0].gpu_bytes(1) - RESERVED_ALONE) / GB
 
 
 def main() -> None:
     """Measure every case and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--cases", type=int, nargs="*", default=range(len(CASES)), help="some of them, by number")
+    parser.add_argument("--cases", type=int, nargs="*", default=range(len(CASES)), help="numbers of the cases to run")
     parser.add_argument("--model", help=argparse.SUPPRESS)
     parser.add_argument("--peft", help=argparse.SUPPRESS)
     parser.add_argument("--dtype", help=argparse.SUPPRESS)
@@ -126,21 +124,21 @@ def main() -> None:
     if options.model:
         print(json.dumps(measure(options)))
         return
-    print(f"{'':<42}{'measured':>12}{'reckoned':>12}{'reckoned / measured':>22}")
+    print(f"{'':<42}{'measured':>12}{'estimated':>12}{'estimated / measured':>22}")
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder))
         for number in options.cases:
             peft, dtype, batch, checkpointing = CASES[number]
             command = [sys.executable, __file__, f"--model={folder}", f"--peft={peft}", f"--dtype={dtype}"]
             command += [f"--batch={batch}", *(["--checkpointing"] if checkpointing else [])]
-            # what is freed goes back at once, as from a GPU's allocator it can be used again
+            # freed memory returns to the system at once, as a GPU's allocator reuses it
             plain = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=plain)
-            found = json.loads(done.stdout.splitlines()[-1])
+            measured = json.loads(done.stdout.splitlines()[-1])
             case = argparse.Namespace(model=folder, peft=peft, dtype=dtype, batch=batch, checkpointing=checkpointing)
-            said = reckon(case)
+            estimated = estimate(case)
             title = f"{peft}, {dtype}, batch {batch}{', checkpointing' if checkpointing else ''}"
-            print(f"{title:<42}{found:>9.2f} GB{said:>9.2f} GB{said / found:>22.2f}", flush=True)
+            print(f"{title:<42}{measured:>9.2f} GB{estimated:>9.2f} GB{estimated / measured:>22.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Pillow's resizing against torch's, which is what Transformers does where torchvision is installed.
+"""`python benchmarks/resizing.py`: differences between Pillow's resizing and torch's.
 
-    python benchmarks/resizing.py
     python benchmarks/resizing.py --sides 224
 
-Photographs of scikit-image, shrunk from their own size and enlarged from 96 x 80 pixels, through SigLIP's image
-processor. Differences are in levels of 255; our `exact` way is Pillow's and the other one torch's, with torchvision
-or without (`data/images/preprocess.py`, `tests/data/images/test_torchvision.py`).
+Torch's is what Transformers uses if torchvision is installed. Photographs of scikit-image, shrunk from their own size
+and enlarged from 96 x 80 pixels, go through SigLIP's image processor. Differences are in levels of 255. Our `exact`
+way is Pillow's, the other one torch's, with torchvision or without (`data/images/preprocess.py`,
+`tests/data/images/test_torchvision.py`).
 """
 
 import argparse
@@ -23,7 +23,7 @@ FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BIL
 
 
 def photographs() -> list[Image.Image]:
-    """Those that come with the package itself."""
+    """Photographs that scikit-image ships."""
     return [Image.fromarray(read()) for read in (data.astronaut, data.coffee, data.chelsea, data.rocket)]
 
 

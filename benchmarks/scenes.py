@@ -1,7 +1,4 @@
-"""Scenes per second of the built-in images with drawings already cached.
-
-python benchmarks/scenes.py --processes 2
-"""
+"""`python benchmarks/scenes.py --processes 2`: throughput of the built-in images, with the drawings cached."""
 
 import argparse
 import multiprocessing
@@ -18,7 +15,7 @@ KINDS: dict[str, dict] = {
 
 
 def compose(options: dict, start: int, count: int) -> float:
-    """Compose `count` scenes from `start` on; returns the seconds of processor time that it took."""
+    """Compose `count` scenes from `start` on; returns the CPU seconds."""
     scenes = EmojiScenes(length=start + count, **options)
     before = time.process_time()
     for index in range(start, start + count):
@@ -36,9 +33,9 @@ def main() -> None:
         for name, options in KINDS.items():
             warm = [(options, 0, 500)] * arguments.processes
             pool.starmap(compose, warm, chunksize=1)
-            parts = [(options, 500 + n * arguments.scenes, arguments.scenes) for n in range(arguments.processes)]
+            chunks = [(options, 500 + n * arguments.scenes, arguments.scenes) for n in range(arguments.processes)]
             start = time.perf_counter()
-            busy = sum(pool.starmap(compose, parts, chunksize=1))
+            busy = sum(pool.starmap(compose, chunks, chunksize=1))
             scenes = arguments.scenes * arguments.processes
             rate, alone = scenes / (time.perf_counter() - start), scenes / busy
             print(f"{name:32} {rate:6.0f} scenes/s in {arguments.processes} processes, {alone:6.0f} per CPU-second")

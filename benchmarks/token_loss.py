@@ -1,9 +1,7 @@
-"""Memory and time of the vocabulary projection and loss, forward and backward: ours against full logits.
+"""`python benchmarks/token_loss.py`: memory and time of the LM head and the loss, against full logits.
 
-    python benchmarks/token_loss.py
-
-Full logits is what an encoder-decoder of Transformers does: project every position, padding too, then
-cross-entropy. Each case runs in a process of its own, so that its peak memory is its own.
+Forward and backward. Full logits is what Transformers' encoder-decoders do: the LM head on every position, padding
+too, then cross-entropy. Each case runs in its own process, so that peak memory is its own.
 """
 
 import argparse
@@ -20,7 +18,7 @@ from openpali.modeling.token_loss import IGNORE_INDEX, per_example_loss
 
 
 def batch(examples: int, length: int, width: int, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Hidden states, projection and labels; suffixes of 1 to `length` tokens, padded to the longest."""
+    """Hidden states, LM head and labels; suffixes of 1 to `length` tokens, padded to the longest."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(examples, length, width, generator=generator, requires_grad=True)
     weight = (torch.randn(vocabulary, width, generator=generator) * width**-0.5).requires_grad_()
@@ -31,13 +29,13 @@ def batch(examples: int, length: int, width: int, vocabulary: int) -> tuple[torc
 
 
 def full_logits(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """What a user would run instead."""
+    """The baseline: logits of every position."""
     logits = F.linear(hidden, weight)
     return F.cross_entropy(logits.view(-1, logits.shape[-1]), labels.view(-1), ignore_index=IGNORE_INDEX)
 
 
 def peak_gigabytes() -> float:
-    """Most memory this process had so far."""
+    """Peak memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

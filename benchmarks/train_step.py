@@ -1,12 +1,10 @@
-"""One PaliGemma training step, forward and backward, at the real vocabulary: ours against stock Transformers.
+"""`python benchmarks/train_step.py`: a PaliGemma training step at the real vocabulary, against stock Transformers.
 
-    python benchmarks/train_step.py
-
-Stock is what the Trainer does with Transformers' class and processor: logits of every position, float32
-cross-entropy over them. Both start from the same weights and see the same batch of equally long suffixes, so that both
-losses are the same number, which is checked. Memory is the peak above the model; each case runs in a process of its
-own. The optimizer is left out: it costs both the same. The last rows compare our class with itself, a batch of mixed
-lengths padded and packed.
+Forward and backward. Stock is what the Trainer does with Transformers' class and processor: logits of every position
+and a float32 cross-entropy over them. Both have the same weights and the same batch of equally long suffixes, so their
+losses must be equal, which is checked. Memory is the peak above the model; each case runs in its own process. The
+optimizer is left out, since it costs both the same. The last rows compare padding with sequence packing in our class,
+on a batch of mixed lengths.
 """
 
 import argparse
@@ -138,7 +136,7 @@ def compare(cases: tuple[str, str], title: str, same_loss: float, **options: Any
     """Run two cases and print one row.
 
     Raises:
-        RuntimeError: if their losses differ: they would not have done the same work.
+        RuntimeError: if their losses differ, so that they are not comparable.
     """
     first, second = (run(case, **options) for case in cases)
     if abs(first["loss"] - second["loss"]) > same_loss:

@@ -1,12 +1,11 @@
-"""PaliGemma-3B training steps on a GPU: tokens per second, peak memory and share of the chip's peak.
+"""`python benchmarks/train_step_gpu.py`: throughput, peak memory and FLOPs utilisation of PaliGemma-3B on a GPU.
 
-    python benchmarks/train_step_gpu.py
-
-The shapes of PaliGemma-3B with random weights in bfloat16, AdamW included, at each published resolution: stock
-Transformers (full logits) against ours trained in full, with LoRA and with QLoRA. Operations are counted from the
-shapes: 2 for every weight that a token meets on the way forward, twice that on the way back (once where weights are
-frozen, which makes no gradient of theirs), and attention's; the share of the peak is what arrives of the chip's dense
-bfloat16 rate. Without a GPU it says so and ends; `--tiny` runs a toy of the same form anywhere, to try the code.
+Training steps with the shapes of PaliGemma-3B, random weights in bfloat16 and AdamW, at each published resolution:
+stock Transformers (full logits) against our class trained in full, with LoRA and with QLoRA. Operations are computed
+from the shapes: 2 for each weight and token in the forward, twice that in the backward (once for frozen weights, which
+need no gradient of their own), and those of attention. Utilisation is their rate as a share of the GPU's dense
+bfloat16 peak. Without a GPU it prints so and ends; `--tiny` runs a toy model of the same form anywhere, to test the
+code.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGenerati
 from openpali.recipes.start.adapters import AdapterArguments, add_adapters
 
 TEXT_TOKENS, SUFFIX_TOKENS = 128, 32
-# dense bfloat16 operations per second, from the makers' data sheets
+# dense bfloat16 operations per second, from the manufacturers' data sheets
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12, "A10": 125e12}
 # resolution: examples in a batch
 BATCHES = {224: 16, 448: 8, 896: 2}
@@ -34,7 +33,7 @@ KINDS = ("stock", "full", "lora", "qlora")
 
 
 def configuration(resolution: int, tiny: bool) -> PaliGemmaConfig:
-    """PaliGemma-3B's, or a toy's."""
+    """The configuration of PaliGemma-3B, or of a toy."""
     vision = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
     text = {"hidden_size": 2048, "intermediate_size": 16384, "num_hidden_layers": 18, "num_attention_heads": 8}
     if tiny:
@@ -54,7 +53,7 @@ def configuration(resolution: int, tiny: bool) -> PaliGemmaConfig:
 
 
 def make_model(kind: str, config: PaliGemmaConfig, device: torch.device) -> Any:
-    """A random model as the recipe would have it: whole, with adapters, or in 4 bits with adapters."""
+    """A random model as in the recipe: full, with adapters, or in 4 bits with adapters."""
     with device:
         model: Any = (Stock if kind == "stock" else PaliGemmaForConditionalGeneration)(config).to(torch.bfloat16)
     if kind == "qlora":
@@ -88,7 +87,7 @@ def make_batch(config: PaliGemmaConfig, examples: int, device: torch.device) -> 
 
 
 def operations(kind: str, config: PaliGemmaConfig, examples: int) -> float:
-    """Floating-point operations of one step of a batch, see the top."""
+    """Floating-point operations of one step of a batch, as defined at the top."""
     vision: Any = config.vision_config
     text: Any = config.text_config
     image = (vision.image_size // vision.patch_size) ** 2
@@ -120,7 +119,7 @@ def measure(kind: str, resolution: int, options: argparse.Namespace, device: tor
         if on_gpu:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begin)
-    # the first one compiles, allocates and makes the optimizer's state
+    # the first step compiles, allocates and creates the optimizer's state
     fastest = min(seconds[1:])
     tokens = batch["input_ids"].numel() / fastest
     memory = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else 0.0
@@ -129,7 +128,7 @@ def measure(kind: str, resolution: int, options: argparse.Namespace, device: tor
 
 
 def peak_of(device: torch.device) -> float:
-    """Operations per second of the device; not a number where the table has none."""
+    """Peak operations per second of the device; NaN if unknown."""
     name = torch.cuda.get_device_name() if device.type == "cuda" else ""
     return next((peak for key, peak in PEAKS.items() if key in name), float("nan"))
 
@@ -139,12 +138,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--resolutions", type=int, nargs="*", default=list(BATCHES))
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS)
-    parser.add_argument("--batch", type=int, help="examples; by resolution when left out")
+    parser.add_argument("--batch", type=int, help="examples; depends on the resolution if unset")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--tiny", action="store_true", help="a toy, also without a GPU")
+    parser.add_argument("--tiny", action="store_true", help="a toy model, also without a GPU")
     options = parser.parse_args()
     if not torch.cuda.is_available() and not options.tiny:
-        print("there is no GPU here: nothing was measured")
+        print("no GPU found: nothing was measured")
         return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{torch.cuda.get_device_name() if device.type == 'cuda' else 'no GPU'}, torch {torch.__version__}")

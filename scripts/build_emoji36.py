@@ -1,10 +1,10 @@
-"""`make data36`: images of over a thousand things with names in 36 languages, in four drawing styles.
+"""`make data36`: images of over a thousand concepts with names in 36 languages, in four drawing styles.
 
     python -m openpali.scripts.build_emoji36
 
-Names and keywords come from Unicode CLDR, drawings from OpenMoji, Twemoji, Fluent Emoji and Noto Emoji. Needs the
-`npm` client for 17 MB of packages, and the extra `data36` of Python packages; takes about a minute. A folder that is
-complete already is left as it is. What is drawn, named and left out is printed and kept in `build.json`.
+Names and keywords come from Unicode CLDR, drawings from OpenMoji, Twemoji, Fluent Emoji and Noto Emoji. It needs the
+`npm` client for 17 MB of packages and openpali's extra `data36`, and takes about a minute. A complete folder is kept.
+Counts of the emoji that are named, drawn and left out are printed and written to `build.json`.
 
 A concept is an emoji with a name in all 36 languages and a drawing in all four styles. Flags of places, keycaps, and
 emoji that differ from another only in skin, hair, gender, direction or size are left out, and so is one whose name in
@@ -57,10 +57,10 @@ Names = dict[str, dict[str, Naming]]
 
 
 def build(folder: Path, archives: Path, raster: int) -> dict[str, Any]:
-    """Write a complete set into an empty folder.
+    """Write a complete data set into a folder.
 
     Args:
-        folder: where.
+        folder: must be empty.
         archives: folder of the packages' archives.
         raster: longest side of the drawings in pixels.
 
@@ -74,7 +74,7 @@ def build(folder: Path, archives: Path, raster: int) -> dict[str, Any]:
     names, styles = read_names(archives), read_styles(archives)
     chars, counts = choose(names, styles)
     colours = {style.name: write_drawings(folder, style, chars, raster) for style in styles}
-    blank = {char for own in colours.values() for char, (seen, _) in own.items() if not seen}
+    blank = {char for own in colours.values() for char, (visible, _) in own.items() if not visible}
     chars = [char for char in chars if char not in blank]
     counts |= {"blank drawings": len(blank), "concepts": len(chars)}
     counts["held-out concepts"] = sum(concept_split(char) == "held_out" for char in chars)
@@ -96,13 +96,13 @@ def build(folder: Path, archives: Path, raster: int) -> dict[str, Any]:
 
 
 def choose(names: Names, styles: list[Style]) -> tuple[list[str], dict[str, Any]]:
-    """The concepts in their order, and how many emoji each condition leaves."""
+    """The concepts in order, and how many emoji remain after each condition."""
     named = named_everywhere(names)
     own = {char for char in named if variant_kind(char) is None}
     own &= frozenset().union(*(style.chars for style in styles))
     drawn = own.intersection(*(style.chars for style in styles))
     shared = collisions(names, sorted(drawn))
-    # the older emoji keeps the name: a text then means one concept, in every language
+    # the older emoji keeps the name, so that a text means one concept in every language
     doubles = {char for groups in shared.values() for group in groups for char in group[1:]}
     counts = {
         "named in all languages": len(named),
@@ -130,29 +130,29 @@ def row(char: str, names: Names, colours: dict[str, str | None]) -> dict[str, An
 
 
 def write_drawings(folder: Path, style: Style, chars: list[str], raster: int) -> dict[str, tuple[bool, str | None]]:
-    """Write one style's archive; of each emoji, whether anything of it can be seen, and its colour."""
+    """Write the archive of a style; returns for each emoji whether it has visible pixels, and its colour."""
     found: dict[str, tuple[bool, str | None]] = {}
     (folder / "drawings").mkdir(exist_ok=True)
     with zipfile.ZipFile(folder / "drawings" / f"{style.name}.zip", "w", zipfile.ZIP_STORED) as archive:
-        for char in tqdm(chars, desc=f"drawing {style.name}", unit="picture"):
+        for char in tqdm(chars, desc=f"drawing {style.name}", unit="image"):
             image = drawing(style, char, raster)
             found[char] = (image is not None, None if image is None else dominant_colour(image))
             if image is not None:
-                # a fixed date: the same drawings make the same archive
-                archive.writestr(zipfile.ZipInfo(f"{code_of(char)}.png", _EPOCH), encoded(image))
+                # a fixed date, so that the same drawings give the same archive
+                archive.writestr(zipfile.ZipInfo(f"{code_of(char)}.png", _EPOCH), png_bytes(image))
     return found
 
 
 def drawing(style: Style, char: str, raster: int) -> Image.Image | None:
-    """One drawing, cut to its visible pixels; None when nothing can be seen."""
+    """One drawing, cropped to its visible pixels; None if it has none."""
     try:
         return rasterise(style.svg(char), raster)
     except ValueError as error:
         raise FetchError(f"{style.name} has no usable drawing of {code_of(char)}: {error}") from error
 
 
-def encoded(image: Image.Image) -> bytes:
-    """The PNG file."""
+def png_bytes(image: Image.Image) -> bytes:
+    """An image as PNG."""
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
@@ -164,8 +164,8 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def state(folder: Path) -> str:
-    """`missing`, `complete`, `damaged` (files have changed, or another format) or `foreign`: made by others."""
+def folder_state(folder: Path) -> str:
+    """`missing`, `complete`, `damaged` (changed files or another format) or `foreign` (not made by this script)."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return "missing"
     try:
@@ -176,8 +176,8 @@ def state(folder: Path) -> str:
     return "complete" if whole and hashes(folder) == expected else "damaged"
 
 
-def put(new: Path, output: Path) -> None:
-    """Move a complete folder to its place; what was there goes away only then."""
+def replace_folder(new: Path, output: Path) -> None:
+    """Move a complete folder to its place and delete the old one."""
     old = new.with_name(f"{new.name}-old")
     if output.exists():
         os.replace(output, old)
@@ -191,7 +191,7 @@ def put(new: Path, output: Path) -> None:
 
 
 def run(output: Path, archives: Path | None, raster: int) -> dict[str, Any]:
-    """Fetch, build beside the output folder, and move there: nobody ever sees half a set."""
+    """Fetch the packages, build beside the output folder, and move the result there when it is complete."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as work:
         if archives is None:
@@ -203,12 +203,12 @@ def run(output: Path, archives: Path | None, raster: int) -> dict[str, Any]:
         new.mkdir()
         made = build(new, archives, raster)
         (new / "build.json").write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        put(new, output)
+        replace_folder(new, output)
     return made
 
 
 def describe(counts: dict[str, Any]) -> str:
-    """What was named, drawn and left out."""
+    """A summary of the emoji that are named, drawn and left out."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in counts["variants"].items()) or "none"
     lacking = ", ".join(f"{style} {count}" for style, count in counts["not drawn"].items())
     groups = [
@@ -219,10 +219,10 @@ def describe(counts: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{counts['named in all languages']} emoji have a name in all {len(LANGUAGES)} languages",
-            f"left out as variants of others: {kinds}",
+            f"left out as variants of other emoji: {kinds}",
             f"{counts['drawn in some style']} are drawn in some style, {counts['drawn in all styles']} in all;"
             f" not drawn: {lacking}",
-            f"names that several would share, of which the first stays: {', '.join(groups) or 'none'}",
+            f"names that several emoji share, of which the first is kept: {', '.join(groups) or 'none'}",
             f"concepts: {counts['concepts']}, of which {counts['held-out concepts']} are held out for zero-shot;"
             f" left out as blank: {counts['blank drawings']}",
         ]
@@ -231,23 +231,23 @@ def describe(counts: dict[str, Any]) -> str:
 
 @command("error")
 def main(argv: list[str] | None = None) -> None:
-    """Build the set, unless it is there."""
+    """Build the data set, unless it is complete."""
     parser = argparse.ArgumentParser(prog="make data36", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output", type=Path, default=None, help="folder to build (default: emoji36 in the cache)")
     parser.add_argument("--raster", type=int, default=128, help="longest side of the drawings in pixels")
     parser.add_argument("--packages", type=Path, default=None, help="folder of `npm pack` archives, to fetch none")
-    parser.add_argument("--overwrite", action="store_true", help="build again over what is there")
+    parser.add_argument("--overwrite", action="store_true", help="rebuild and replace the folder")
     args = parser.parse_args(argv)
     if args.raster not in RASTERS:
         parser.error(f"--raster {args.raster}: from {RASTERS[0]} to {RASTERS[-1]}")
     output = (args.output or default_folder()).expanduser().absolute()
-    found = state(output)
-    if found == "foreign":
+    state = folder_state(output)
+    if state == "foreign":
         raise SystemExit(f"error: {output} holds files that this script has not made. Name another folder: --output")
-    if found == "complete" and not args.overwrite:
+    if state == "complete" and not args.overwrite:
         print(f"{output} is complete; --overwrite builds it again")
         return
-    if found == "damaged" and not args.overwrite:
+    if state == "damaged" and not args.overwrite:
         raise SystemExit(
             f"error: files in {output} have changed since it was built, or another version of openpali built it."
             " Build it again: --overwrite"
@@ -258,7 +258,7 @@ def main(argv: list[str] | None = None) -> None:
     except (FetchError, ImportError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     print(describe(made["counts"]))
-    print(f"{output} built in {time.perf_counter() - start:.0f} s; who made what: {output / 'LICENSES.md'}")
+    print(f"{output} built in {time.perf_counter() - start:.0f} s; licences and credits: {output / 'LICENSES.md'}")
 
 
 if __name__ == "__main__":

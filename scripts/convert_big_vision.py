@@ -1,9 +1,9 @@
-"""Turn a released big_vision checkpoint into a folder for Transformers.
+"""Convert a released big_vision checkpoint into a folder for Transformers.
 
     python -m openpali.scripts.convert_big_vision paligemma-3b-pt-224.npz outputs/paligemma --tokenizer gemma-2b
 
-PaliGemma 1 and 2 and SigLIP 1 and 2, in the `.npz` files of their authors. Names and shapes are all checked before the
-first byte is written; docs/conversion.md tells what is decided on the way and why.
+It reads the `.npz` files of PaliGemma 1 and 2 and SigLIP 1 and 2. All names and shapes are checked before the first
+byte is written; docs/conversion.md gives the decisions and their reasons.
 """
 
 import argparse
@@ -42,15 +42,15 @@ def convert(
 
     Args:
         file: the `.npz` file.
-        folder: where to write; must not exist or be empty. It appears when all is written.
-        tokenizer: folder of the tokenizer; without it no processor of texts is written.
+        folder: must be missing or empty; it is created when everything is written.
+        tokenizer: folder of the tokenizer; without it only the image processor is written.
         settings: `key=value` for the configuration.
-        resolution: side of the image in pixels, to which position embeddings are resized; the file's when left out.
-        dtype: of the weights; the file's when left out.
-        max_shard_size: bytes in one file of weights, and so in memory; a single larger array has a file of its own.
+        resolution: side of the image in pixels, to which position embeddings are resized; the file's if None.
+        dtype: of the weights; the file's if None.
+        max_shard_size: bytes in one file of weights, and in memory; a larger array has its own file.
 
     Raises:
-        ValueError: naming the key, the option or the folder, and the remedy. Nothing is left then.
+        ValueError: naming the key, the option or the folder, and the remedy. Nothing is written then.
         OSError: if the file cannot be read or the folder cannot be written.
     """
     building = folder.with_name(f"{folder.name}.tmp")
@@ -79,7 +79,7 @@ def _check_folders(folder: Path, building: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not empty: choose another folder or delete it")
     if building.exists():
-        raise ValueError(f"{building} was left by a conversion that was stopped, or one is running: delete it if not")
+        raise ValueError(f"{building} was left by a conversion that was stopped; delete it if none is running")
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -89,27 +89,29 @@ def _check_space(folder: Path, needed: int) -> None:
 
 
 def describe(checkpoint: Checkpoint, plan: Plan) -> str:
-    """What is in the file and what becomes of it."""
+    """The content of the file and of the folder to be written."""
     count = sum(source.size for source in checkpoint.sources.values())
     known = KNOWN_SIZES.get(count)
     config: Any = plan.model.config
     vision = getattr(config, "vision_config", config)
     lines = [
         f"{checkpoint.path}: {count:,} parameters,"
-        f" {f'as {known} has' if known else 'which is none of the published counts that we know'}",
+        f" {f'as {known}' if known else 'which is none of the known published counts'}",
         f"{type(plan.model).__name__}: image tower of {vision.num_hidden_layers} layers, width {vision.hidden_size}",
     ]
     if hasattr(config, "text_config"):
         text = config.text_config
         lines.append(f"{text.model_type} of {text.num_hidden_layers} layers, width {text.hidden_size}")
-    lines.append(f"{plan.values:,} parameters in {str(plan.dtype).removeprefix('torch.')} are written")
+    lines.append(f"{plan.values:,} parameters in {str(plan.dtype).removeprefix('torch.')} will be written")
     if checkpoint.ignored:
-        lines.append(f"left out: {len(checkpoint.ignored)} arrays that are no parameters, as {checkpoint.ignored[0]}")
+        lines.append(
+            f"left out: {len(checkpoint.ignored)} arrays that are not parameters, such as {checkpoint.ignored[0]}"
+        )
     return "\n".join(lines)
 
 
 def write_weights(checkpoint: Checkpoint, plan: Plan, folder: Path, max_shard_size: int) -> None:
-    """Read, convert and write the weights, one file of them in memory at a time."""
+    """Read, convert and write the weights, with one output file in memory at a time."""
     files = plan_files(plan, max_shard_size)
     last = {file: name for name, file in files.items()}
     waiting: dict[str, Tensor] = {}
@@ -128,7 +130,7 @@ def write_weights(checkpoint: Checkpoint, plan: Plan, folder: Path, max_shard_si
 
 
 def plan_files(plan: Plan, max_shard_size: int) -> dict[str, str]:
-    """The file of every parameter: as many in one as fit, in the order of writing."""
+    """The file of every parameter, in the order of writing; each file takes as many as fit."""
     numbers: dict[str, int] = {}
     number, filled = 1, 0
     for name, shape in plan.shapes.items():
@@ -155,19 +157,19 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="openpali convert", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("file", type=Path, help=".npz checkpoint of PaliGemma 1 or 2, SigLIP 1 or 2")
-    parser.add_argument("folder", type=Path, help="where to write; must be empty or not exist")
-    parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer, to write a processor as well")
+    parser.add_argument("folder", type=Path, help="output folder, missing or empty")
+    parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer, to write a processor too")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a value of the configuration, as text_config.final_logit_softcapping=null; may be repeated",
+        help="a value of the configuration, such as text_config.final_logit_softcapping=null; repeatable",
     )
     parser.add_argument(
         "--resolution", type=at_least(1), metavar="PX", help="resize position embeddings to this image side"
     )
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights written; the file's when left out")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights; the file's if unset")
     parser.add_argument(
         "--max_shard_size", type=size_in_bytes, default="2GB", help="of one file of weights (default: %(default)s)"
     )
@@ -175,10 +177,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def size_in_bytes(text: str) -> int:
-    """Such as 500MB or 2GB."""
+    """Bytes of a size such as 500MB or 2GB."""
     match = re.fullmatch(r"([0-9.]+) *([KMG]B)?", text.upper())
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 500MB or 2GB")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB or 2GB")
     return max(1, int(float(match[1]) * UNITS.get(match[2], 1)))
 
 

@@ -1,8 +1,8 @@
-"""The released mask VQ-VAE as a checkpoint that `MaskVQVAE.from_pretrained` and Transformers' AutoModel load.
+"""Convert the released mask VQ-VAE into a checkpoint for `MaskVQVAE` and Transformers' AutoModel.
 
     python -m openpali.scripts.convert_mask_vqvae vae-oid.npz outputs/mask-vqvae
 
-The file that PaliGemma's authors use is gs://big_vision/paligemma/vae-oid.npz.
+PaliGemma's file is gs://big_vision/paligemma/vae-oid.npz.
 """
 
 import argparse
@@ -18,17 +18,17 @@ from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
 from openpali.modeling.user_errors import command
 
 STATISTICS = ("_vq_vae._ema_cluster_size", "_vq_vae._ema_w")
-"""What training keeps beside the codebook; released files lack it."""
+"""Training state of the codebook, which released files lack."""
 
 
 def load_released(path: str | Path) -> MaskVQVAE:
-    """The model in an `.npz` of the released layout.
+    """Load the model from an `.npz` of the released layout.
 
     Args:
-        path: of the file. It is never unpickled.
+        path: of the file, which is never unpickled.
 
     Returns:
-        The model in evaluation mode; all of its codes count as used evenly.
+        The model in evaluation mode, with uniform usage counts of its codes.
 
     Raises:
         ValueError: naming the file and the keys that are missing, unknown or of another shape.
@@ -42,9 +42,9 @@ def load_released(path: str | Path) -> MaskVQVAE:
         "has an unknown": [key for key in arrays if key not in expected],
         "has another shape of": [key for key in expected if key in arrays and arrays[key].shape != expected[key]],
     }
-    for what, keys in wrong.items():
+    for problem, keys in wrong.items():
         if keys:
-            raise ValueError(f"{path} {what} {', '.join(keys[:3])}: it is no mask VQ-VAE of the released layout")
+            raise ValueError(f"{path} {problem} {', '.join(keys[:3])}: it is not a mask VQ-VAE of the released layout")
     state |= {key: torch.from_numpy(arrays[key].astype(np.float32)) for key in expected}
     state[STATISTICS[0]] = torch.ones_like(state[STATISTICS[0]])
     state[STATISTICS[1]] = state["_vq_vae._embedding"].clone()
@@ -53,7 +53,7 @@ def load_released(path: str | Path) -> MaskVQVAE:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz` by name. Raises ValueError if it is none, or if it holds pickled objects."""
+    """The arrays of an `.npz` by name. Raises ValueError if it is invalid or holds pickled objects."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
@@ -65,10 +65,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 @command("error", ValueError)
 def main(argv: list[str] | None = None) -> None:
-    """Convert a file into a folder, with the code that runs it."""
+    """Convert a file into a folder that includes the model code."""
     parser = argparse.ArgumentParser(prog="convert_mask_vqvae", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("file", type=Path, help=".npz of the released layout")
-    parser.add_argument("folder", type=Path, help="where to write")
+    parser.add_argument("folder", type=Path, help="output folder")
     arguments = parser.parse_args(argv)
     model = load_released(arguments.file)
     print(f"wrote {export(model, None, arguments.folder)}")

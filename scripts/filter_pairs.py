@@ -3,8 +3,8 @@
     python -m openpali.scripts.filter_pairs --shards 'web/{0000..0999}.tar' --model google/siglip-base-patch16-224 \\
         --share 0.4 --output web-filtered
 
-First every pair is scored, shard by shard; then the threshold is taken over all shards, and each is written again with
-what is above it. Started again after a stop, the script goes on with the shards that are not finished.
+It scores every pair, computes the threshold over all shards, and writes shards with the pairs above it. Started again
+after a stop, the script resumes with the shards that are not finished.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from openpali.data.records import SkipLog
 from openpali.modeling.dtypes import CHOICES
 from openpali.modeling.user_errors import at_least, command
 from openpali.scripts.shards.pair_scores import REDUCE, PairScores
-from openpali.scripts.shards.parallel import Rewrite, claim, in_parallel, read_table, write_json
+from openpali.scripts.shards.parallel import WriteKept, claim, in_parallel, read_table, write_json
 
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 _BINS = 40
@@ -28,13 +28,13 @@ DESCRIPTION = "Keep the best share of the image-text pairs of tar shards by thei
 
 
 def threshold(scores: np.ndarray, share: float) -> float:
-    """The score of the last pair to keep: at least `share` of the pairs, and no more but for equal scores."""
+    """The lowest score to keep, so that at least `share` of the pairs remain, and more only with equal scores."""
     count = max(1, math.ceil(share * len(scores)))
     return float(np.partition(scores, len(scores) - count)[len(scores) - count])
 
 
 def summary(scores: np.ndarray, kept: int, least: float, share: float) -> dict[str, Any]:
-    """What to know of the scores: counts, the threshold, quantiles and a histogram."""
+    """Counts, threshold, quantiles and a histogram of the scores."""
     counts, edges = np.histogram(scores, _BINS)
     quantiles = dict(zip(map(str, QUANTILES), np.quantile(scores, QUANTILES).round(5).tolist()))
     return {
@@ -49,7 +49,7 @@ def summary(scores: np.ndarray, kept: int, least: float, share: float) -> dict[s
 
 
 def filter_shards(args: argparse.Namespace) -> dict[str, Any]:
-    """Score, decide, write; returns the report."""
+    """Score the pairs, compute the threshold, and write the shards; returns the report."""
     urls, names = find_shards(args.shards)
     tables = [args.output / "scores" / f"{name}.parquet" for name in names]
     settings = {"shards": names, "model": args.model, "languages": args.languages, "reduce": args.reduce}
@@ -67,8 +67,8 @@ def filter_shards(args: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit(f"error: no pair of the {len(urls)} shards can be scored; {skipped} says why")
     least = threshold(scores, args.share)
     keep = [np.asarray(table["number"], int)[np.asarray(table["score"]) >= least].tolist() for table in found]
-    rewrite = [{"url": url, "name": name, "keep": own} for url, name, own in zip(urls, names, keep)]
-    kept = in_parallel(Rewrite(str(args.output / "shards")), rewrite, args.processes, "writing shards")
+    to_write = [{"url": url, "name": name, "keep": own} for url, name, own in zip(urls, names, keep)]
+    kept = in_parallel(WriteKept(str(args.output / "shards")), to_write, args.processes, "writing shards")
     report = summary(scores, sum(row["kept"] for row in kept), least, args.share)
     report |= {"unusable": len(SkipLog(skipped).read()), "settings": settings}
     report["shards"] = {name: {"pairs": len(own["score"]), "kept": len(k)} for name, own, k in zip(names, found, keep)}
@@ -78,24 +78,27 @@ def filter_shards(args: argparse.Namespace) -> dict[str, Any]:
 
 @command("error", ValueError)
 def main(argv: list[str] | None = None) -> None:
-    """Filter, and say what came of it."""
+    """Filter the pairs and print how many were kept."""
     parser = argparse.ArgumentParser(prog="filter_pairs", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--shards", nargs="+", required=True, help="folder, pattern or addresses of tar shards")
     parser.add_argument("--model", required=True, help="SigLIP that scores the pairs, a folder or Hub name")
     parser.add_argument("--output", type=Path, required=True, help="folder for scores, shards and report")
-    parser.add_argument("--share", type=float, default=0.4, help="of the pairs to keep")
-    parser.add_argument("--languages", nargs="*", default=[], help="of the captions that count; all by default")
-    parser.add_argument("--reduce", choices=list(REDUCE), default="best", help="which of several captions count")
-    parser.add_argument("--batch-size", type=at_least(1), default=64, help="images at a time")
+    parser.add_argument("--share", type=float, default=0.4, help="share of the pairs to keep")
+    parser.add_argument("--languages", nargs="*", default=[], help="of the captions to score; all by default")
+    parser.add_argument("--reduce", choices=list(REDUCE), default="best", help="score of several captions")
+    parser.add_argument("--batch-size", type=at_least(1), default=64, help="images in a batch")
     parser.add_argument("--dtype", choices=CHOICES, default="auto", help="of the weights; auto: the checkpoint's own")
     parser.add_argument(
-        "--processes", type=at_least(1), default=os.cpu_count() or 1, help="each has a model of its own"
+        "--processes",
+        type=at_least(1),
+        default=os.cpu_count() or 1,
+        help="parallel processes, each with its own model",
     )
     args = parser.parse_args(argv)
     if not 0 < args.share <= 1:
         parser.error(f"--share {args.share} is not above 0 and at most 1")
     report = filter_shards(args)
-    print(f"{report['kept']:,} of {report['pairs']:,} pairs kept, those of {report['threshold']:.4f} and more")
+    print(f"{report['kept']:,} of {report['pairs']:,} pairs kept, with scores of at least {report['threshold']:.4f}")
     if report["unusable"]:
         print(f"{report['unusable']:,} samples cannot be used; {args.output / 'skipped_records.jsonl'} lists them")
     print(f"Shards: {args.output / 'shards'}. Report: {args.output / 'report.json'}")

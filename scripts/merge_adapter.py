@@ -1,10 +1,10 @@
-"""Turn adapters and the checkpoint that they were trained on into one whole checkpoint.
+"""Merge trained adapters into their base checkpoint.
 
     openpali merge outputs/my-transfer outputs/my-model
 
-LoRA and DoRA adapters are added to the weights of their base. QLoRA's were trained on 4-bit weights, so they are added
-to what those stand for, and not to the weights that were rounded away: only so does the result answer as the trained
-model did. It is a checkpoint like any other; what loads its base loads it, without peft.
+LoRA and DoRA adapters are added to the weights of their base. QLoRA adapters were trained on 4-bit weights, so they
+are added to the dequantised weights, not to the original ones; otherwise the merged model would differ from the
+trained one. The result loads like its base, without peft.
 """
 
 import argparse
@@ -37,18 +37,17 @@ def merge_adapter(
     Args:
         adapters: folder or Hub name.
         folder: must be empty or missing.
-        dtype: of the weights that are written; the base's when None. Each layer's sum is done in float32 before.
-        base: folder or Hub name of the base; where it was at the training when None.
-        device: where to do it. The first accelerator when None, since a GPU may round 4-bit weights otherwise
-            than a CPU.
-        incomplete: take a base that lacks weights, or has others, as it is.
+        dtype: of the weights that are written; the base's when None. Layers are summed in float32.
+        base: folder or Hub name of the base; the one of the training when None.
+        device: the first accelerator when None, since a GPU may round 4-bit weights differently from a CPU.
+        incomplete: accept a base with missing or unexpected weights.
 
     Returns:
         The folder.
 
     Raises:
         ValueError: if `folder` is not empty, or `adapters` holds none.
-        OSError: if the base is not there, or is not the one that they were trained on.
+        OSError: if the base is missing, or is not the one that they were trained on.
     """
     name, folder = str(adapters), Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -67,7 +66,7 @@ def merge_adapter(
     attach_adapters(model, name)
     fold_adapters(model, stored)
     model.to(dtype=stored)  # pyright: ignore[reportCallIssue]
-    note_dtype(model.config, stored)
+    set_dtype(model.config, stored)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
@@ -107,11 +106,11 @@ def fold_adapters(model: PreTrainedModel, dtype: torch.dtype) -> None:
     model.delete_adapter("default")
 
 
-def note_dtype(config: PreTrainedConfig, dtype: torch.dtype) -> None:
-    """Saving a model notes its type at the top of its configuration only."""
+def set_dtype(config: PreTrainedConfig, dtype: torch.dtype) -> None:
+    """Set the dtype in a configuration and its parts, since saving sets it at the top only."""
     config.dtype = dtype
     for part in config.sub_configs:
-        note_dtype(getattr(config, part), dtype)
+        set_dtype(getattr(config, part), dtype)
 
 
 @command("openpali merge", ValueError, RuntimeError)
@@ -119,10 +118,10 @@ def main(argv: list[str] | None = None) -> None:
     """`openpali merge ADAPTERS FOLDER`."""
     parser = argparse.ArgumentParser(prog="openpali merge", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("adapters", help="folder or Hub name of trained adapters")
-    parser.add_argument("folder", type=Path, help="where to write the whole checkpoint")
+    parser.add_argument("folder", type=Path, help="output folder")
     parser.add_argument("--dtype", choices=CHOICES, default="auto", help="of the weights; auto: the base's own")
-    parser.add_argument("--base", help="the checkpoint that they were trained on, if it is not where it was")
-    parser.add_argument("--device", help="where to merge; the first accelerator, else the CPU, if unset")
+    parser.add_argument("--base", help="base checkpoint, if it has moved since the training")
+    parser.add_argument("--device", help="device of the merge; the first accelerator, else the CPU, if unset")
     add_incomplete(parser)
     args = parser.parse_args(argv)
     dtype, incomplete = DTYPES.get(args.dtype), args.incomplete_checkpoint

@@ -304,7 +304,7 @@ def check_segmentation(row: Row, item: Any, box: Edges) -> None:
     if item.segmentation is None:
         add_problem(
             row,
-            "outline",
+            "segmentation",
             "it has no segmentation",
             "Give polygons or RLE, or take --kind detect.",
             item.record,
@@ -315,7 +315,7 @@ def check_segmentation(row: Row, item: Any, box: Edges) -> None:
         if bad := misplaced(segmentation_edges(item.segmentation), box):
             raise bad
     except BadValue as bad:
-        add_problem(row, "outline", bad.reason, bad.remedy, item.record)
+        add_problem(row, "segmentation", bad.reason, bad.remedy, item.record)
 
 
 def packed(row: Row) -> str:

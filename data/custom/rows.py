@@ -122,7 +122,7 @@ def inspect_image(row: Row, decode: bool, frame: str = "upright") -> None:
         frame: orientation of the annotations, `upright` or as `stored`.
     """
     if isinstance(row.image, BadValue):
-        check = "line" if isinstance(row.image, UnreadableRecord) else "picture"
+        check = "line" if isinstance(row.image, UnreadableRecord) else "image"
         add_problem(row, check, row.image.reason, row.image.remedy)
         return
     try:
@@ -136,7 +136,7 @@ def inspect_image(row: Row, decode: bool, frame: str = "upright") -> None:
     except (OSError, BadImage) as error:
         row.size = None
         reason = str(error).replace("the image data", row.image.name)
-        add_problem(row, "picture", reason, "" if isinstance(error, BadImage) else "Check the file.")
+        add_problem(row, "image", reason, "" if isinstance(error, BadImage) else "Check the file.")
 
 
 def check_size(row: Row, annotated: bool) -> None:

@@ -1,7 +1,7 @@
-"""What is wrong with custom data, told before a model is trained on it.
+"""Checks of custom data before a model is trained on it.
 
-Single records that cannot be used are left out and listed. What looks like a mistake in all of them (boxes in another
-format, classes counted from one, an empty part) is an error, after which nothing is trained.
+Single records that cannot be used are left out and listed. A mistake in all of them (another box format, 1-based
+category ids, an empty split) is an error, and nothing is trained.
 """
 
 import json
@@ -13,32 +13,29 @@ from typing import Any
 from openpali.data.custom.dataset import CustomDataset
 from openpali.data.custom.rows import REGION_KINDS, texts
 from openpali.data.files.config import ConfigError
-from openpali.data.records import BadRecord
-from openpali.recipes.custom_data.class_checks import confused_names
-from openpali.recipes.custom_data.defaults import read_source, requested_classes
-from openpali.recipes.custom_data.image_checks import frames, plain_images
-from openpali.recipes.custom_data.record_checks import (
-    Finding,
-    class_counts,
-    class_names,
-    copies,
-    parts,
-    single_records,
-)
+from openpali.recipes.custom_data.class_checks import class_counts, class_examples, similar_names
+from openpali.recipes.custom_data.defaults import read_source, task_classes
+from openpali.recipes.custom_data.duplicate_checks import exact_duplicates
+from openpali.recipes.custom_data.finding import Finding
+from openpali.recipes.custom_data.image_checks import orientation, uniform_images
+from openpali.recipes.custom_data.record_checks import bad_records
 from openpali.recipes.custom_data.region_checks import (
     box_format,
-    class_numbers,
+    category_ids,
     clipped_boxes,
     no_objects,
-    outline_units,
+    segmentation_units,
     small_boxes,
 )
-from openpali.recipes.custom_data.score_checks import empty_scores
+from openpali.recipes.custom_data.score_checks import meaningless_scores
+from openpali.recipes.custom_data.split_checks import empty_splits, usable_splits
 from openpali.recipes.custom_data.text_checks import control_tokens
-from openpali.recipes.custom_data.text_lengths import TextLimits, chosen, cut_texts
+from openpali.recipes.custom_data.text_lengths import TextLimits, cut_texts, text_settings
 from openpali.recipes.run.arguments import RunArguments
 
 CHECK_FILE = "data_check.json"
+# classes of a split that are printed
+_CLASSES = 12
 
 
 def check_data(
@@ -50,35 +47,33 @@ def check_data(
     name: str = "",
     limits: TextLimits | None = None,
 ) -> None:
-    """Look for mistakes, print what is there, and write it into the run's folder.
+    """Check the data, print the findings, and write them into the run's folder.
 
     Args:
         source: of the data.
-        task: whose prompts may name classes.
+        task: its prompts may name classes.
         resolution: side of the model's images in pixels.
         run: its folder takes `data_check.json`.
         strict: stop at errors.
-        name: of one of several datasets, a part of the file's name.
-        limits: of texts, against which their tokens are counted.
+        name: of one of several datasets, added to the file's name.
+        limits: lengths of prompts and targets in tokens; not checked when None.
 
     Raises:
         ConfigError: there are errors.
     """
-    found = read_source(source)
-    findings, summary = (
-        list(examine(found, requested_classes(task, found), resolution, run.eval_limit)),
-        summarise(found),
-    )
+    data = read_source(source)
+    findings = list(all_findings(data, task_classes(task, data), resolution, run.eval_limit))
+    summary = summarise(data)
     if limits is not None:
-        findings += cut_texts(found, task, limits)
-        summary |= {"chosen": chosen(found, task, limits)}
+        findings += cut_texts(data, task, limits)
+        summary |= {"text_settings": text_settings(data, task, limits)}
     path = run.folder / (f"data_check-{name}.json" if name else CHECK_FILE)
     if run.process_index == 0:
-        content = {"data": found.spec.path, "kind": found.spec.kind, **summary}
+        content = {"data": data.spec.path, "kind": data.spec.kind, **summary}
         content["findings"] = [asdict(finding) for finding in findings]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    run.say("\n".join(lines(found, summary, findings)))
+    run.say("\n".join(format_check(data, summary, findings)))
     errors = [finding for finding in findings if finding.level == "error"]
     if errors and strict:
         more = f" ({len(errors) - 1} more errors above)" if len(errors) > 1 else ""
@@ -86,68 +81,67 @@ def check_data(
         raise ConfigError(f"data: {errors[0].text}{more} {rest}")
 
 
-def examine(
-    found: CustomDataset, asked: Sequence[str] = (), resolution: int | None = None, scored: int | None = None
+def all_findings(
+    data: CustomDataset,
+    prompt_classes: Sequence[str] = (),
+    resolution: int | None = None,
+    eval_limit: int | None = None,
 ) -> Iterator[Finding]:
-    """Every finding, errors of the whole first."""
-    yield from (Finding("error", "file", mistake) for mistake in found.mistakes)
-    if found.spec.kind in REGION_KINDS:
-        turned = list(frames(found))
+    """Findings of every check, errors of whole files first."""
+    yield from (Finding("error", "file", mistake) for mistake in data.mistakes)
+    if data.spec.kind in REGION_KINDS:
+        turned = list(orientation(data))
         yield from turned
-        # in the wrong frame any format may seem to fit
+        # in the wrong orientation any box format may seem to fit
         if not any(finding.level == "error" for finding in turned):
-            yield from box_format(found)
-        yield from no_objects(found)
-        yield from outline_units(found)
-        yield from clipped_boxes(found)
-        yield from class_numbers(found)
-        yield from small_boxes(found, resolution)
-    yield from parts(found)
-    yield from empty_scores(found, scored)
-    yield from class_names(found, asked)
-    yield from confused_names(found)
-    yield from plain_images(found)
-    yield from single_records(found)
-    yield from copies(found)
-    yield from control_tokens(found)
-    yield from (Finding("note", "file", note) for note in found.notes)
+            yield from box_format(data)
+        yield from no_objects(data)
+        yield from segmentation_units(data)
+        yield from clipped_boxes(data)
+        yield from category_ids(data)
+        yield from small_boxes(data, resolution)
+    yield from empty_splits(data)
+    yield from meaningless_scores(data, eval_limit)
+    yield from class_examples(data, prompt_classes)
+    yield from similar_names(data)
+    yield from uniform_images(data)
+    yield from bad_records(data)
+    yield from exact_duplicates(data)
+    yield from control_tokens(data)
+    yield from (Finding("note", "file", note) for note in data.notes)
 
 
-def summarise(found: CustomDataset) -> dict[str, Any]:
-    """Counts of each part, and sizes of the images."""
-    counts, summary = class_counts(found), {}
-    try:
-        together = found.splits()
-    except BadRecord:
-        together = {}
-    for part, rows in together.items():
-        summary[part] = {"records": len(rows), "pictures": len({row.digest for row in rows})}
-        if part in counts:
-            summary[part]["classes"] = dict(counts[part].most_common())
-        if found.spec.kind in REGION_KINDS:
-            summary[part]["without_objects"] = sum(not row.objects for row in rows)
+def summarise(data: CustomDataset) -> dict[str, Any]:
+    """Counts of each split, and sizes of the images."""
+    counts, splits = class_counts(data), {}
+    for split, rows in usable_splits(data).items():
+        splits[split] = {"records": len(rows), "images": len({row.digest for row in rows})}
+        if split in counts:
+            splits[split]["classes"] = dict(counts[split].most_common())
+        if data.spec.kind in REGION_KINDS:
+            splits[split]["without_objects"] = sum(not row.objects for row in rows)
         else:
             longest = max((len(text) for row in rows for text in texts(row.answers)), default=0)
-            summary[part]["longest_answer_in_characters"] = longest
-    sizes = sorted((row.size for row in chain(*found.good.values()) if row.size), key=lambda size: size[0] * size[1])
-    shown = {"smallest": sizes[0], "median": sizes[len(sizes) // 2], "largest": sizes[-1]} if sizes else {}
-    return {"parts": summary, "image_sizes": {name: "x".join(map(str, size)) for name, size in shown.items()}}
+            splits[split]["longest_answer_in_characters"] = longest
+    sizes = sorted((row.size for row in chain(*data.good.values()) if row.size), key=lambda size: size[0] * size[1])
+    named = {"smallest": sizes[0], "median": sizes[len(sizes) // 2], "largest": sizes[-1]} if sizes else {}
+    return {"splits": splits, "image_sizes": {name: "x".join(map(str, size)) for name, size in named.items()}}
 
 
-def lines(found: CustomDataset, summary: dict[str, Any], findings: Sequence[Finding]) -> Iterator[str]:
-    """What is printed."""
-    yield f"Data: {found.spec.path}, {found.spec.kind}"
-    for part, counts in summary["parts"].items():
+def format_check(data: CustomDataset, summary: dict[str, Any], findings: Sequence[Finding]) -> Iterator[str]:
+    """The summary and the findings as lines to print."""
+    yield f"Data: {data.spec.path}, {data.spec.kind}"
+    for split, counts in summary["splits"].items():
         classes = counts.get("classes", {})
-        shown = ", ".join(f"{name} {count}" for name, count in list(classes.items())[:12])
-        more = f" and {len(classes) - 12} more" if len(classes) > 12 else ""
-        listed = f"; {shown}{more}" if shown else ""
-        yield f"  {part:<11}{counts['records']:>7,} records of {counts['pictures']:,} images{listed}"
+        first = ", ".join(f"{name} {count}" for name, count in list(classes.items())[:_CLASSES])
+        more = f" and {len(classes) - _CLASSES} more" if len(classes) > _CLASSES else ""
+        listed = f"; {first}{more}" if first else ""
+        yield f"  {split:<11}{counts['records']:>7,} records of {counts['images']:,} images{listed}"
     if summary["image_sizes"]:
         yield "  images   " + ", ".join(f"{name} {size}" for name, size in summary["image_sizes"].items())
-    for name, text in summary.get("chosen", {}).items():
+    for name, text in summary.get("text_settings", {}).items():
         yield f"  {name:<11}{text}"
     for finding in findings:
         yield f"  {finding.level}: {finding.text}"
     if not findings:
-        yield "  nothing is wrong with them"
+        yield "  no problems found"

@@ -1,4 +1,4 @@
-"""Ten examples as the model will see them, in one image, before any time is spent on training."""
+"""Training examples as the model sees them, drawn into one image before the training."""
 
 import textwrap
 from collections.abc import Sequence
@@ -29,8 +29,8 @@ def draw_examples(
 
     Args:
         path: of the PNG file.
-        examples: of training.
-        processor: of the model: its resizing and its tokens.
+        examples: training examples.
+        processor: of the model; resizes images and counts tokens.
         size: side of the model's images in pixels.
         max_length: tokens of a prompt.
         suffix_max_length: tokens of a target.
@@ -49,7 +49,7 @@ def draw_examples(
     for place, axis in enumerate(axes.flat):
         axis.set_axis_off()
         if place < len(examples):
-            axis.imshow(np.asarray(seen(examples[place], processor, size)))
+            axis.imshow(np.asarray(model_view(examples[place], processor, size)))
             text = caption(examples[place], processor.tokenizer, max_length, suffix_max_length)
             # dollar signs would begin a formula
             axis.set_title(text, fontsize=8, loc="left", family="monospace", y=0, va="top", parse_math=False, pad=-6)
@@ -58,8 +58,8 @@ def draw_examples(
     return path
 
 
-def seen(example: Example, processor: Any, size: int) -> Image.Image:
-    """The first images of an example after resizing, enlarged, side by side; boxes and masks on the first one."""
+def model_view(example: Example, processor: Any, size: int) -> Image.Image:
+    """The first images of an example side by side, resized as for the model and enlarged; objects on the first."""
     shown = [model_image(image, processor, size) for image in example.images[:FRAMES]]
     masks = list(example.masks) or [None] * len(example.boxes)
     objects = [box_dict(box) | {"mask": mask} for box, mask in zip(example.boxes, masks, strict=True)]
@@ -72,7 +72,7 @@ def seen(example: Example, processor: Any, size: int) -> Image.Image:
 
 
 def model_image(image: Image.Image, processor: Any, size: int) -> Image.Image:
-    """The pixels that the model gets, as an image."""
+    """An image as the model gets it: resized, its normalisation undone."""
     to_pixels = processor.image_processor
     options = {"size": {"height": size, "width": size}, "return_tensors": "np"}
     values = np.asarray(to_pixels(images=[image], **options)["pixel_values"][0], np.float32)
@@ -82,25 +82,25 @@ def model_image(image: Image.Image, processor: Any, size: int) -> Image.Image:
 
 
 def caption(example: Example, tokenizer: Any, max_length: int | None, suffix_max_length: int | None) -> str:
-    """Prompt and target in some lines, with their numbers of tokens and whether they are cut."""
+    """Prompt and target, wrapped, with their numbers of tokens and whether they are cut."""
     more = f" ({len(example.images)} images)" if len(example.images) > 1 else ""
     parts = []
     for word, text, limit in (("prompt", example.prefix, max_length), ("target", example.suffix, suffix_max_length)):
         # the end token, or the line break of a prompt, is one more
         tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
         cut = f", cut to {limit}" if limit is not None and tokens > limit else ""
-        found = textwrap.wrap(text, _LETTERS) or ["(empty)"]
-        found = found if len(found) <= _LINES else [*found[: _LINES - 1], "..."]
-        parts.append("\n".join([f"{word}{more}, {tokens} tokens{cut}:", *(f"  {line}" for line in found)]))
+        lines = textwrap.wrap(text, _LETTERS) or ["(empty)"]
+        lines = lines if len(lines) <= _LINES else [*lines[: _LINES - 1], "..."]
+        parts.append("\n".join([f"{word}{more}, {tokens} tokens{cut}:", *(f"  {line}" for line in lines)]))
         more = ""
     return "\n".join(parts)
 
 
 def some_examples(datasets: Sequence[Any], count: int = EXAMPLES) -> list[Example]:
-    """Examples from all over the datasets, as many of each; of streams there are none."""
-    found: list[Example] = []
-    known = [data for data in datasets if hasattr(type(data), "__getitem__")]
-    for place, data in enumerate(known):
-        each = min(len(data), count // len(known) + (place < count % len(known)))
-        found.extend(data[index * len(data) // each] for index in range(each))
-    return found
+    """Examples spread evenly over the datasets, as many of each; none of iterable-style ones."""
+    examples: list[Example] = []
+    indexed = [data for data in datasets if hasattr(type(data), "__getitem__")]
+    for place, data in enumerate(indexed):
+        each = min(len(data), count // len(indexed) + (place < count % len(indexed)))
+        examples.extend(data[index * len(data) // each] for index in range(each))
+    return examples

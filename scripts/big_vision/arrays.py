@@ -1,7 +1,7 @@
-"""What becomes of each array of a big_vision checkpoint in Transformers.
+"""Conversions of big_vision's arrays to Transformers' parameters.
 
-Letters of shapes: D width, F width of the MLP, N heads, K key-value heads, H width of a head. Every function takes
-meta tensors too, by which shapes are checked before anything is written.
+Letters of shapes: D width, F width of the MLP, N heads, K key-value heads, H width of a head. Every function
+accepts meta tensors, so that shapes can be checked before anything is written.
 """
 
 import torch
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def same(array: Tensor) -> Tensor:
-    """As it is."""
+    """The array unchanged."""
     return array
 
 
 def flat(array: Tensor) -> Tensor:
-    """[N, H] or [1, …] as one row."""
+    """[N, H] or [1, …] as a vector."""
     return array.reshape(-1)
 
 

@@ -12,7 +12,7 @@ from openpali.scripts.big_vision.npz import Source
 
 Sizes = dict[str, Any]
 
-# Transformers' tables have room for `<image>` and a multiple of 64 rows: 257152 + 64 for the released checkpoints
+# Transformers' tables have a row for `<image>`, padded to a multiple of 64: 257152 + 64 in the released checkpoints
 ROW_MULTIPLE = 64
 # Gemma 2 27B alone divides queries by √(width / heads); every other Gemma by √(width of a head)
 WIDTH_OF_27B = 4608
@@ -37,10 +37,10 @@ def read_config(
     Args:
         sources: of the checkpoint.
         settings: `key=value` with nested keys, as in `text_config.final_logit_softcapping=null`.
-        resolution: side of the image in pixels; the checkpoint's own when left out.
+        resolution: side of the image in pixels; the checkpoint's own if None.
 
     Raises:
-        ValueError: if an array that tells a size is missing or has another number of axes, if the image side is not
+        ValueError: if an array that defines a size is missing or has another number of axes, if the image side is not
             a multiple of the patch, or a setting names no field or has a value of the wrong type.
     """
     kind, sizes = _sizes(sources, resolution)
@@ -76,7 +76,7 @@ def _sizes(sources: Mapping[str, Source], resolution: int | None) -> tuple[Any, 
 
 
 def _shape(sources: Mapping[str, Source], key: str, axes: int) -> tuple[int, ...]:
-    """Shape of a parameter that tells sizes."""
+    """Shape of a parameter that defines sizes."""
     if key not in sources:
         raise ValueError(f"{key} is missing: the file is incomplete or of another architecture")
     shape = sources[key].shape
@@ -187,14 +187,14 @@ def _gemma(sources: Mapping[str, Source]) -> Sizes:
         "query_pre_attn_scalar": width // heads if width == WIDTH_OF_27B else head_width,
         "attn_logit_softcapping": 50.0,
         "final_logit_softcapping": 30.0,
-        # the reference has no sliding window; Transformers' Gemma 2 wants a number all the same, which no layer uses
+        # big_vision has no sliding window; Transformers' Gemma 2 requires a number, which no layer uses
         "layer_types": ["full_attention"] * (sources[f"{layers}mlp/linear"].layers or 0),
         "sliding_window": 8192,
     }
 
 
 def _apply(setting: str, sizes: Sizes, known: dict[str, Any]) -> None:
-    """Write one `key=value` into the values of a configuration."""
+    """Set one `key=value` in the values of a configuration."""
     path, equals, value = setting.partition("=")
     if not equals:
         raise ValueError(f"--set {setting}: it has the form key=value")
@@ -221,6 +221,6 @@ def _check_rows(sources: Mapping[str, Source], config: Any) -> None:
 
 
 def vocabulary_rows(sources: Mapping[str, Source]) -> int:
-    """Tokens that the checkpoint was trained with; 0 when it is an image tower alone."""
+    """Trained rows of the token embeddings; 0 for an image tower alone."""
     tables = [sources[key] for key in ("llm/embedder/input_embedding", "txt/Embed_0/embedding") if key in sources]
     return tables[0].shape[0] if tables else 0

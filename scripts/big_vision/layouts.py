@@ -1,6 +1,6 @@
-"""Names of big_vision's parameters in Transformers.
+"""Rules from big_vision's parameters to Transformers' names.
 
-A `Rule` is one line of the table: arrays of the checkpoint, the names they get, and the function between.
+A `Rule` has arrays of the checkpoint, their names in Transformers, and the conversion between them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -52,7 +52,7 @@ class Rule:
 
 
 def paligemma_rules(config: Any, keys: Mapping[str, Any]) -> list[Rule]:
-    """Of a PaliGemma checkpoint."""
+    """Rules of a PaliGemma checkpoint."""
     text = "model.language_model"
     padded = partial(pad_vocabulary, rows=config.text_config.vocab_size)
     return [
@@ -65,7 +65,7 @@ def paligemma_rules(config: Any, keys: Mapping[str, Any]) -> list[Rule]:
 
 
 def siglip_rules(config: Any, keys: Mapping[str, Any]) -> list[Rule]:
-    """Of a SigLIP checkpoint with both towers."""
+    """Rules of a SigLIP checkpoint with both towers."""
     text = "text_model."
     rules = [
         *_image_rules("img/", "vision_model.", config.vision_config),
@@ -78,7 +78,7 @@ def siglip_rules(config: Any, keys: Mapping[str, Any]) -> list[Rule]:
     ]
     if "txt/head/kernel" in keys:
         return [*rules, *_dense("txt/head", f"{text}head")]
-    # one release has no head behind its text tower; Transformers' model needs one that does nothing
+    # one release has no head on its text tower; Transformers' model gets an identity
     return [
         *rules,
         Rule(
@@ -90,7 +90,7 @@ def siglip_rules(config: Any, keys: Mapping[str, Any]) -> list[Rule]:
 
 
 def image_rules(config: Any, keys: Mapping[str, Any]) -> list[Rule]:
-    """Of an image tower on its own."""
+    """Rules of an image tower alone."""
     del keys
     return _image_rules("", "", config)
 
@@ -133,7 +133,7 @@ def _pooling_rules(source: str, target: str) -> list[Rule]:
 
 
 def _encoder_rules(source: str, target: str) -> list[Rule]:
-    """The layers of either SigLIP tower."""
+    """Rules of the layers of either SigLIP tower."""
     block, layer = f"{source}encoderblock/", f"{target}encoder.layers.{{layer}}."
     attention = f"{block}MultiHeadDotProductAttention_0/"
     rules = [
@@ -152,7 +152,7 @@ def _encoder_rules(source: str, target: str) -> list[Rule]:
 
 
 def _gemma_rules(layer: str, joined: bool, config: Any) -> list[Rule]:
-    """The layers of Gemma 1 or 2. Norms store their distance from 1 there as in Transformers."""
+    """Rules of the layers of Gemma 1 or 2. Norms store their distance from 1 there as in Transformers."""
     source = "llm/layers/"
     query, key, value = (f"{layer}self_attn.{name}_proj.weight" for name in "qkv")
     norms = {"pre_attention_norm": "input_layernorm", "pre_ffw_norm": "post_attention_layernorm"}

@@ -1,4 +1,4 @@
-"""Reading of big_vision's `.npz` checkpoints: one array, or one layer of a stacked array, at a time.
+"""Reader of big_vision's `.npz` checkpoints: one array, or one layer of a stacked array, at a time.
 
 A checkpoint is a zip archive with one `.npy` member for each parameter, named by its path ("img/head/kernel").
 Members are read in order and in pieces, compressed or not, so that no more than one layer is in memory and the
@@ -16,9 +16,9 @@ from typing import IO
 import numpy as np
 import torch
 
-# where the parameters are: as saved by the trainer, by older versions of it, or released on their own
+# prefixes of the parameters: of the trainer's checkpoints, and of older ones; released weights have none
 ROOTS = ("params/", "opt/target/")
-# numpy has no bfloat16 of its own and stores JAX's as two bytes without a meaning
+# numpy has no bfloat16 and stores JAX's as two untyped bytes
 DTYPES = {"<f4": torch.float32, "<f2": torch.float16, "<f8": torch.float64, "|V2": torch.bfloat16}
 PIECE = 1 << 26
 
@@ -65,7 +65,7 @@ class Checkpoint:
         ignored: keys outside the root, such as the optimizer's state.
 
     Raises:
-        ValueError: naming the file or the key, if it is torn, is no checkpoint, or holds Python objects.
+        ValueError: naming the file or the key, if it is damaged, is no checkpoint, or holds Python objects.
         OSError: if the file cannot be read.
     """
 
@@ -75,7 +75,7 @@ class Checkpoint:
             self._archive = zipfile.ZipFile(path)
         except zipfile.BadZipFile as error:
             raise ValueError(
-                f"{path} is no complete .npz file ({error}): compare its size with the original's, fetch it again"
+                f"{path} is no complete .npz file ({error}): compare its size with the original's, and fetch it again"
             ) from error
         names = [_safe_key(path, name) for name in self._archive.namelist()]
         if len(set(names)) != len(names):

@@ -1,4 +1,4 @@
-"""What a conversion will write: configuration, names and shapes, all compared before an array is read."""
+"""The plan of a conversion: configuration, names and shapes, all checked before an array is read."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ LAYOUTS: dict[str, tuple[type[PreTrainedModel], Callable[..., list[Rule]]]] = {
     "siglip_vision_model": (SiglipVisionModel, image_rules),
     "siglip2_vision_model": (Siglip2VisionModel, image_rules),
 }
-# the names of the published folders, which earlier versions of Transformers and the servers beside it read too
+# the names in the published folders, which earlier versions of Transformers and other servers read too
 PUBLISHED_NAMES = {
     "model.vision_tower.": "vision_tower.vision_model.",
     "model.multi_modal_projector.": "multi_modal_projector.",
@@ -37,7 +37,7 @@ PUBLISHED_NAMES = {
 
 @dataclass
 class Plan:
-    """What will be written.
+    """The output of a conversion.
 
     Attributes:
         model: Transformers' model without weights, its configuration complete.
@@ -76,8 +76,8 @@ def make_plan(
     known = {source for rule in rules for source in rule.sources}
     for key in sorted(known ^ sources.keys()):
         if key in known:
-            raise ValueError(f"{key} is missing: the file is incomplete, or no {kind.__name__} of the authors")
-        raise ValueError(f"{key} is not known: it has no place in {kind.__name__}, and leaving it out changes answers")
+            raise ValueError(f"{key} is missing: the file is incomplete, or not a {kind.__name__} of big_vision")
+        raise ValueError(f"{key} is not known: {kind.__name__} lacks it, and leaving it out would change outputs")
     config.architectures = [kind.__name__]
     config.dtype = dtype or _stored_dtype(sources)
     return Plan(model, rules, _check_shapes(model, rules, sources), config.dtype)
@@ -117,7 +117,7 @@ def _shapes_only(source: Source) -> Iterator[Tensor]:
 def apply_rule(
     rule: Rule, sources: Mapping[str, Source], read: Callable[[Source], Iterator[Tensor]]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of everything that a rule makes, layer by layer."""
+    """Names and values of the parameters of a rule, layer by layer."""
     arrays = [read(sources[key]) for key in rule.sources]
     for layer, parts in enumerate(zip(*arrays, strict=True)):
         yield from rule.apply(parts, layer)

@@ -19,9 +19,9 @@ PROCESSORS = {"paligemma": PaliGemmaProcessor, "siglip": SiglipProcessor, "sigli
 
 
 def make_image_processor(config: Any) -> Any:
-    """ImageFolder as the reference takes them: squashed to a square, bilinear with antialiasing, to [-1, 1].
+    """The image processor as in big_vision: resized to a square, bilinear with antialiasing, to [-1, 1].
 
-    A NaFlex tower's keep their aspect ratio.
+    NaFlex towers keep the aspect ratio.
     """
     vision = config.vision_config if config.model_type in PROCESSORS else config
     if vision.model_type == "siglip2_vision_model":
@@ -39,7 +39,7 @@ def make_processor(config: Any, folder: Path, rows: int) -> Any:
     Args:
         config: of the converted model.
         folder: a tokenizer as Transformers saves it: Gemma's for PaliGemma, SigLIP's own for SigLIP.
-        rows: tokens that the checkpoint's table was trained with.
+        rows: trained rows of the checkpoint's embedding table.
 
     Raises:
         ValueError: if the tokenizer's ids are not those that the checkpoint was trained with, or the checkpoint is an
@@ -68,7 +68,7 @@ def _fit_gemma(tokenizer: Any, config: Any, folder: Path, rows: int) -> None:
     placed = LOCATION_TOKENS + SEGMENTATION_TOKENS
     first = rows - len(placed)
     has_places = placed[0] in tokenizer.get_vocab()
-    # a table too small for them was trained without
+    # a table too small for these tokens was trained without them
     if not has_places and len(tokenizer) <= first:
         tokenizer.add_tokens(placed)
         has_places = True

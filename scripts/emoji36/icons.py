@@ -57,9 +57,9 @@ def icon_style(folder: Path, name: str, package: Package) -> Style:
     try:
         icons, codes = json.loads(contents["icons.json"]), json.loads(contents["chars.json"])
         drawn: dict[str, Any] = icons["icons"]
-        # what is an icon only as another one mirrored or turned has no code points of its own
+        # mirrored or rotated icons of others have no code points of their own
         table = {char: drawn[icon] for code, icon in codes.items() if icon in drawn and (char := _char(code))}
-        bodies = {char: _whole(icon, icons) for char, icon in table.items()}
+        bodies = {char: _icon_svg(icon, icons) for char, icon in table.items()}
     except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise FetchError(
             f"{package.archive}: icons.json and chars.json are not as Iconify writes them ({error!r}):"
@@ -68,11 +68,11 @@ def icon_style(folder: Path, name: str, package: Package) -> Style:
     return Style(name, frozenset(bodies), bodies.__getitem__)
 
 
-def _whole(icon: dict[str, Any], icons: dict[str, Any]) -> str:
-    """The SVG of an icon; what it does not say of its frame holds for the whole set, 16 by 16 at last."""
+def _icon_svg(icon: dict[str, Any], icons: dict[str, Any]) -> str:
+    """The SVG of an icon. The frame is the icon's, else that of the set, else 16 by 16."""
     frame = {"left": 0, "top": 0, "width": 16, "height": 16}
     frame = {side: float(icon.get(side, icons.get(side, usual))) for side, usual in frame.items()}
-    # resvg ends the process when it cannot have the memory for a very high frame
+    # resvg aborts the process if a very high frame exceeds the memory
     if not _NARROWEST < frame["width"] / frame["height"] < 1 / _NARROWEST:
         raise ValueError(f"a frame of {frame['width']:g} by {frame['height']:g}")
     return _SVG.format(body=icon["body"], **frame)
@@ -87,9 +87,9 @@ def _char(code: str) -> str:
 
 
 def rasterise(svg: str, side: int) -> Image.Image | None:
-    """An SVG as RGBA, cut to its visible pixels, at most `side` on a side; None when nothing can be seen.
+    """An SVG as RGBA, cropped to its visible pixels, at most `side` pixels wide and high; None if it has none.
 
-    ImageFolder linked from an SVG are not loaded, and text is not drawn.
+    Images linked from an SVG are not loaded, and text is not drawn.
 
     Raises:
         ImportError: resvg-py is not installed.
@@ -101,7 +101,7 @@ def rasterise(svg: str, side: int) -> Image.Image | None:
         raise ImportError(_MISSING.format("resvg-py")) from error
     if "<image" in svg:
         raise ValueError("an SVG with images in it, which may be any file of this machine")
-    # twice the side: a sign that fills half of its frame is not blurred
+    # twice the side, so that a drawing that fills half of its frame is not blurred
     png = resvg_py.svg_to_bytes(svg_string=svg, width=2 * side, skip_system_fonts=True)
     image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     alpha = image.getchannel("A")

@@ -1,4 +1,4 @@
-"""`LICENSES.md` of the 36-language images: every package, its version, its licence, and whom to credit."""
+"""`LICENSES.md` of the 36-language images: every package, its version, its licence, and its credit."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -8,7 +8,7 @@ from openpali.scripts.emoji36.packages import ANNOTATIONS, ICONS, packages, read
 _OPENMOJI = (
     "Drawings: OpenMoji, the open-source emoji and icon project (https://openmoji.org), CC BY-SA 4.0"
     " (https://creativecommons.org/licenses/by-sa/4.0/). Changed: rasterised and cut to the visible pixels."
-    " ImageFolder that show them are shared under the same licence."
+    " Images that show them are shared under the same licence."
 )
 _MIT = """Copyright (c) Microsoft Corporation.
 
@@ -27,7 +27,7 @@ OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR
 
 
 def licences(archives: Path) -> str:
-    """The page, with the texts that MIT and Unicode want to go along.
+    """The page, with the licence texts that MIT and Unicode require.
 
     Args:
         archives: folder of the packages' archives.

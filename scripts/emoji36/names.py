@@ -1,4 +1,4 @@
-"""Which emoji are concepts, and what they are called in 36 languages, by Unicode CLDR."""
+"""Emoji that are concepts, and their names in 36 languages from Unicode CLDR."""
 
 import json
 import unicodedata
@@ -20,19 +20,19 @@ _GENDERED = range(0x1F466, 0x1F46A)  # boy, girl, man, woman
 
 
 class Naming(NamedTuple):
-    """What a language calls an emoji: a name, and words that go with it."""
+    """Name and keywords of an emoji in a language."""
 
     name: str
     keywords: list[str]
 
 
 def plain(char: str) -> str:
-    """An emoji without variation selectors, which some sources write and some do not."""
+    """An emoji without variation selectors, which only some sources write."""
     return char.replace(VARIATION_SELECTOR, "")
 
 
 def variant_kind(char: str) -> str | None:
-    """Why an emoji is no concept of its own: in what alone it differs from another one. None for a concept.
+    """The only way in which an emoji differs from another one; None if it is a concept of its own.
 
     >>> variant_kind("\U0001f44b\U0001f3fb"), variant_kind("\U0001f1eb\U0001f1ee"), variant_kind("\U0001f436")
     ('skin tones', 'flags', None)
@@ -46,7 +46,7 @@ def variant_kind(char: str) -> str | None:
         "hair": any(point in _HAIR for point in points),
         "gender": joined and (points[0] in _GENDERED or _WOMAN in points or _MAN in points),
         "directions": joined and points[-1] == _FACING,
-        # cut to its visible pixels, a small square looks like a large one
+        # cropped to its visible pixels, a small square looks like a large one
         "sizes": char in _SMALLER,
     }
     return next((kind for kind, found in tests.items() if found), None)
@@ -112,5 +112,5 @@ def collisions(names: dict[str, dict[str, Naming]], chars: list[str]) -> dict[st
 
 
 def variants(chars: set[str]) -> dict[str, int]:
-    """How many emoji are variants of others, by kind."""
+    """Number of emoji that are variants of others, by kind."""
     return dict(Counter(sorted(kind for char in chars if (kind := variant_kind(char)) is not None)))

@@ -1,7 +1,7 @@
-"""The packages behind the 36-language images: fetched with the `npm` client, checked, and read where they are.
+"""The packages of the 36-language images: fetched with the `npm` client, verified, and read without unpacking.
 
-Archives are never unpacked and none of their scripts run: the few members that are needed are read into memory by
-their exact names. Every archive has a pinned SHA-512, so that the same images come out everywhere.
+None of the packages' scripts run: the needed members are read into memory by their exact names. Every archive has a
+pinned SHA-512, so that the images are the same everywhere.
 """
 
 import base64
@@ -30,7 +30,7 @@ class Package:
         version: exact.
         sha512: of its archive in base64, as the registry publishes it.
         licence: SPDX name of what is taken from it.
-        credit: whom to name, where it comes from, and the terms.
+        credit: author, origin and terms.
     """
 
     name: str
@@ -88,12 +88,12 @@ ICONS = {
 
 
 def packages() -> list[Package]:
-    """All of them."""
+    """All packages."""
     return [ANNOTATIONS, DERIVED, *ICONS.values()]
 
 
 class FetchError(Exception):
-    """Packages that cannot be had or used. The message says what to do about it."""
+    """Packages that cannot be fetched or used; the message has the remedy."""
 
 
 def download(wanted: Iterable[Package], folder: Path) -> None:
@@ -111,7 +111,7 @@ def download(wanted: Iterable[Package], folder: Path) -> None:
     specs = [f"{package.name}@{package.version}" for package in wanted]
     command = [npm, "pack", "--ignore-scripts", "--fetch-retries=1", "--fetch-retry-mintimeout=2000"]
     try:
-        # in the folder, so that settings of a project in the current one do not count
+        # in the folder, so that npm ignores the settings of a project in the current one
         done = subprocess.run(
             [*command, "--pack-destination", str(folder), *specs],
             cwd=folder,
@@ -123,19 +123,19 @@ def download(wanted: Iterable[Package], folder: Path) -> None:
     except subprocess.TimeoutExpired as error:
         raise FetchError(f"npm did not finish within {_TIMEOUT} s. Try again later. {MEANWHILE}") from error
     if done.returncode:
-        raise FetchError(_why(done.stderr))
+        raise FetchError(_failure(done.stderr))
 
 
-def _why(stderr: str) -> str:
+def _failure(stderr: str) -> str:
     lines = [line for line in stderr.splitlines() if line.startswith(("npm error", "npm ERR!"))]
-    told = "\n".join(lines[:4]) or stderr.strip()[-400:]
+    details = "\n".join(lines[:4]) or stderr.strip()[-400:]
     if any(code in stderr for code in _UNREACHABLE):
         return (
             "npm cannot reach its registry. Check the network, the proxy (`npm config get proxy`) and the registry"
             " (`npm config get registry`); or fetch the archives elsewhere and give their folder as --packages."
-            f" {MEANWHILE}\n{told}"
+            f" {MEANWHILE}\n{details}"
         )
-    return f"npm could not fetch the packages. {MEANWHILE}\n{told}"
+    return f"npm could not fetch the packages. {MEANWHILE}\n{details}"
 
 
 def read_members(folder: Path, package: Package, wanted: Iterable[str]) -> dict[str, bytes]:

@@ -1,7 +1,7 @@
-"""What tells copies of an image: a digest of its pixels, a perceptual hash, and a thumbnail against false alarms.
+"""Hashes that identify duplicates of an image: a digest of its pixels, a perceptual hash, and a thumbnail.
 
-Perceptual hashes (ImageHash's pHash) of an image and of its resized or compressed copy differ in few of 64 bits. They
-say little of flat images, which all have the same one: so the thumbnails must be alike as well.
+Perceptual hashes (ImageHash's pHash) of an image and of its resized or compressed duplicate differ in few of 64 bits.
+All images of one colour have the same hash, so the thumbnails must be alike as well.
 """
 
 import hashlib
@@ -27,12 +27,12 @@ _AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
-class Hashes:
-    """Of n images.
+class ImageHashes:
+    """Hashes of n images.
 
     Attributes:
-        names: n of them: shard and key, or the id of a record.
-        digests: n texts, equal for equal pixels.
+        names: n names: shard and key, or the id of a record.
+        digests: n strings, equal for equal pixels.
         perceptual: uint64[n].
         thumbnails: uint8[n, THUMBNAIL * THUMBNAIL * 3] in 0..255.
         numbers: int[n], places of the samples in their shard.
@@ -53,12 +53,12 @@ def hash_image(image: Image.Image) -> dict[str, Any]:
     digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
     bits = imagehash.phash(image).hash.ravel()
     small = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-    # as text, since parquet has no unsigned numbers of this size for all readers
+    # as hexadecimal text, since not all parquet readers know unsigned 64-bit integers
     return {"digest": digest, "perceptual": np.packbits(bits).tobytes().hex(), "thumbnail": small.tobytes().hex()}
 
 
 def write_hashes(path: Path, images: Iterator[tuple[int, str, Image.Image]]) -> None:
-    """A table of number, name and hashes of each image."""
+    """Write a table of number, name and hashes of each image."""
     columns: dict[str, list] = {key: [] for key in ("number", "name", "digest", "perceptual", "thumbnail")}
     for number, name, image in images:
         for key, value in ({"number": number, "name": name} | hash_image(image)).items():
@@ -66,12 +66,12 @@ def write_hashes(path: Path, images: Iterator[tuple[int, str, Image.Image]]) -> 
     write_table(path, columns)
 
 
-def read_hashes(paths: list[Path]) -> Hashes:
-    """What `write_hashes` has written into several files."""
+def read_hashes(paths: list[Path]) -> ImageHashes:
+    """The hashes in several files of `write_hashes`, joined."""
     tables = [read_table(path) for path in paths]
     joined: dict[str, list] = {key: [x for table in tables for x in table[key]] for key in tables[0]} if tables else {}
     texts = {key: b"".join(bytes.fromhex(str(x)) for x in joined.get(key, [])) for key in ("perceptual", "thumbnail")}
-    return Hashes(
+    return ImageHashes(
         [str(name) for name in joined.get("name", [])],
         [str(digest) for digest in joined.get("digest", [])],
         np.frombuffer(texts["perceptual"], ">u8").astype(np.uint64),
@@ -82,7 +82,7 @@ def read_hashes(paths: list[Path]) -> Hashes:
 
 @dataclass(frozen=True)
 class HashImages:
-    """Hashes images: those of a shard (`url`, `name`), or from `start` to `stop` of the set that `spec` describes.
+    """Hashes the images of a row: of a shard (`url`, `name`), or `start` to `stop` of the set `spec`.
 
     Attributes:
         skip_log: file that lists images that cannot be used.
@@ -91,24 +91,24 @@ class HashImages:
     skip_log: str
 
     def __call__(self, row: dict[str, Any], process: int | None) -> dict[str, Any]:
-        """Write the table of a row to its `path`, or pass over it if it is there."""
+        """Write the table of a row to its `path`, unless it exists."""
         path = Path(row["path"])
         if not path.exists():
             write_hashes(path, self.of_shard(row["url"], row["name"]) if row["url"] else self.of_set(row))
         return {"path": row["path"]}
 
     def of_shard(self, url: str, name: str) -> Iterator[tuple[int, str, Image.Image]]:
-        """Every image of a shard; texts do not matter."""
+        """Every image of a shard; texts are ignored."""
         log = SkipLog(self.skip_log)
         for sample in read_samples(url, name):
             try:
-                for image in _all(images_of(sample)):
+                for image in _images_in(images_of(sample)):
                     yield sample.place.number, f"{name}:{sample.key}", image
             except BadRecord as bad:
                 log.add(bad)
 
     def of_set(self, row: dict[str, Any]) -> Iterator[tuple[int, str, Image.Image]]:
-        """ImageFolder of a folder or of a source."""
+        """Images of a folder or of a source."""
         log, spec = SkipLog(self.skip_log), json.loads(row["spec"])
         items = folder_images(spec) if isinstance(spec, str) else load_source(spec)
         for number in range(row["start"], row["stop"]):
@@ -117,18 +117,19 @@ class HashImages:
                     yield number, str(items[number]), load_image(items[number])
                     continue
                 record = cast(Source, items)[number]
-                for image in _all(record):
+                for image in _images_in(record):
                     yield number, record["id"], image
             except (BadRecord, BadImage) as bad:
                 log.add(bad if isinstance(bad, BadRecord) else BadRecord(str(spec), number, str(bad)))
 
 
-def _all(record: dict[str, Any]) -> list[Image.Image]:
+def _images_in(record: dict[str, Any]) -> list[Image.Image]:
+    """The image or images of a record."""
     return [record["image"]] if "image" in record else list(record["images"])
 
 
 def folder_images(folder: str) -> list[Path]:
-    """ImageLike files under a folder, in a fixed order.
+    """Image files under a folder, in a fixed order.
 
     Raises:
         ValueError: there are none.
@@ -140,8 +141,8 @@ def folder_images(folder: str) -> list[Path]:
     return found
 
 
-def rows_of(given: str, tables: Path) -> list[dict[str, Any]]:
-    """Rows for `HashImages` of a set: a folder, tar shards, or a source as JSON such as `{"name": "coco", ...}`."""
+def set_rows(given: str, tables: Path) -> list[dict[str, Any]]:
+    """Rows for `HashImages` of a folder, of tar shards, or of a source as JSON such as `{"name": "coco", ...}`."""
     spec: Any = json.loads(given) if given.lstrip().startswith("{") else given
     if isinstance(spec, str) and (".tar" in spec or not Path(spec).is_dir()):
         spec = {"name": "webdataset", "path": spec}
@@ -158,5 +159,5 @@ def rows_of(given: str, tables: Path) -> list[dict[str, Any]]:
 
 
 def shard_row(url: str, name: str, path: Path) -> dict[str, Any]:
-    """A row for `HashImages`; all rows have the same keys, as columns of a table do."""
+    """A row for `HashImages`; all rows have the same keys."""
     return {"url": url, "name": name, "spec": "", "start": 0, "stop": 0, "path": str(path)}

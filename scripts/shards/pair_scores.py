@@ -1,4 +1,4 @@
-"""How alike the image and the texts of each sample of a tar shard are, by a SigLIP model."""
+"""Image-text similarity of the samples of a tar shard, by a SigLIP model."""
 
 import functools
 import itertools
@@ -32,7 +32,7 @@ Pair = tuple[int, str, Image.Image, list[str]]
 
 @functools.cache
 def load(name: str, device: str, dtype: str) -> tuple[Any, Any]:
-    """A model and its processor, once in each process."""
+    """A model and its processor, loaded once in each process."""
     loaded: Any = load_any(name, dtype=requested_dtype(dtype))
     with reading(name):
         processor = AutoProcessor.from_pretrained(name)
@@ -43,15 +43,15 @@ def load(name: str, device: str, dtype: str) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class PairScores:
-    """Scores the samples of one shard, given as a row with its `url`, `name` and the `path` of the table to write.
+    """Scores the samples of a shard. A row has its `url` and `name`, and the `path` of the table to write.
 
     Attributes:
         model: folder or Hub name of a SigLIP.
-        languages: of the texts that count; all when empty.
-        reduce: which of a sample's texts count: the best, the worst, or all, by their mean.
-        batch_size: images at a time.
+        languages: of the captions to score; all when empty.
+        reduce: score of a sample with several captions: best, worst or mean.
+        batch_size: images in a batch.
         skip_log: file that lists samples that cannot be used.
-        threads: of each process.
+        threads: of each process on CPUs.
         dtype: of the weights; auto is the checkpoint's own.
     """
 
@@ -64,7 +64,7 @@ class PairScores:
     dtype: str = "auto"
 
     def __call__(self, row: dict[str, Any], process: int | None) -> dict[str, Any]:
-        """Write the table of a shard, or pass over it if it is there."""
+        """Write the table of a shard, unless it exists."""
         if not Path(row["path"]).exists():
             columns: dict[str, list] = {"number": [], "key": [], "score": []}
             pairs = self.pairs(row["url"], row["name"])
@@ -76,27 +76,27 @@ class PairScores:
         return {"name": row["name"]}
 
     def pairs(self, url: str, name: str) -> Iterator[Pair]:
-        """Number, key, image and texts of every good sample; the others are listed."""
+        """Number, key, image and captions of every good sample; bad ones are logged."""
         log = SkipLog(self.skip_log)
         for sample in read_samples(url, name):
             try:
                 record = record_of(sample)
                 texts = self.texts(record)
                 if not texts:
-                    raise BadRecord(f"{sample.shard}.tar", sample.key, "it has no caption in the languages asked for")
+                    raise BadRecord(f"{sample.shard}.tar", sample.key, "it has no caption in these languages")
             except BadRecord as bad:
                 log.add(bad)
                 continue
             yield sample.place.number, sample.key, record["image"] if "image" in record else record["images"][0], texts
 
     def texts(self, record: dict[str, Any]) -> list[str]:
-        """The captions that count."""
+        """The captions to score."""
         captions = record.get("captions", {})
         own = [captions[language] for language in captions if not self.languages or language in self.languages]
         return [text for texts in own for text in ([texts] if isinstance(texts, str) else texts)]
 
     def scores(self, pairs: list[Pair], process: int) -> list[float]:
-        """Cosine similarity of each image with its texts."""
+        """Cosine similarity of each image with its captions, reduced to one score."""
         count = torch.cuda.device_count()
         if count == 0:
             torch.set_num_threads(self.threads)

@@ -1,6 +1,6 @@
-"""What scripts over tar shards share: parallel processes, files that are there once they are complete, and settings.
+"""Parallel work on tar shards that can be resumed: processes, atomically written files, and settings.
 
-A script started again passes over the shards that it has finished; with other settings it refuses their folder.
+A script started again skips the shards that it has finished; with other settings it refuses their folder.
 """
 
 import io
@@ -22,7 +22,7 @@ from openpali.data.files.tar_shards import read_samples
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """Another name in the same folder to write to; the file takes its own name when it is complete."""
+    """A temporary name in the same folder to write to; the file gets its own name when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{os.getpid()}-{path.name}")
     try:
@@ -40,7 +40,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> 
         samples: key, and content by extension.
 
     Returns:
-        How many were written.
+        The number of samples.
     """
     count = 0
     with written_aside(path) as aside, tarfile.open(aside, "w", format=tarfile.PAX_FORMAT) as archive:
@@ -70,14 +70,13 @@ def in_parallel(
     processes: int,
     what: str,
 ) -> list[dict[str, Any]]:
-    """Results of a function on rows, several processes at work.
+    """Results of a function on rows, in several processes.
 
     Args:
-        function: gives a row of results for a row and the number of its process; of a module, not of a script, since
-            it travels to the processes.
+        function: from a row and the number of its process to a row of results; must be picklable.
         rows: one for each shard.
-        processes: to use; each holds whatever the function loads.
-        what: is done, beside the progress bar.
+        processes: to use; each loads what the function needs.
+        what: title of the progress bar.
     """
     if not rows:
         return []
@@ -91,42 +90,42 @@ def in_parallel(
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Take a folder for one run with these settings, or go on with an earlier one.
+    """Note the settings of a run in its folder, or resume a run with the same settings.
 
     Raises:
-        SystemExit: it holds what was made with other settings.
+        SystemExit: the folder has a run with other settings.
     """
     path = folder / "settings.json"
-    # as they will be read again
+    # as JSON reads them, such as lists for tuples
     settings = json.loads(json.dumps(settings))
     if path.exists():
-        before = json.loads(path.read_text("utf-8"))
-        keys = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
+        earlier = json.loads(path.read_text("utf-8"))
+        keys = [key for key in {**earlier, **settings} if earlier.get(key) != settings.get(key)]
         if keys:
-            changes = "; ".join(f"{key}: {before.get(key)} before, {settings.get(key)} now" for key in keys)
-            raise SystemExit(f"error: {folder} was begun with other settings ({changes}): give another --output")
+            changes = "; ".join(f"{key}: {earlier.get(key)} before, {settings.get(key)} now" for key in keys)
+            raise SystemExit(f"error: {folder} has a run with other settings ({changes}): give another --output")
         return
     with written_aside(path) as aside:
         aside.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a report."""
+    """Write a JSON file atomically."""
     with written_aside(path) as aside:
         aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 @dataclass(frozen=True)
-class Rewrite:
-    """Writes shards again with the samples that are kept.
+class WriteKept:
+    """Writes shards with the kept samples alone.
 
-    A row has `url`, `name`, and `keep`: numbers of samples.
+    A row has the `url` and `name` of a shard, and `keep`, the numbers of its kept samples.
     """
 
     folder: str
 
     def __call__(self, row: dict[str, Any], process: int | None) -> dict[str, Any]:
-        """Name and number of kept samples of a shard."""
+        """Write a shard unless it exists; returns its name and number of kept samples."""
         path = Path(self.folder) / f"{row['name']}.tar"
         keep = set(row["keep"])
         if not path.exists():

@@ -12,7 +12,7 @@ from transformers import (
     AutoProcessor,
 )
 
-from openpali._support import say_unsupported
+from openpali._support import warn_unsupported
 from openpali._version import __version__
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.modeling.configuration_pali3 import Pali3Config
@@ -31,7 +31,7 @@ AutoProcessor.register(Pali3Config, Pali3Processor, exist_ok=True)
 AutoConfig.register(MaskVQVAEConfig.model_type, MaskVQVAEConfig, exist_ok=True)
 AutoModel.register(MaskVQVAEConfig, MaskVQVAE, exist_ok=True)
 
-say_unsupported()
+warn_unsupported()
 
 __all__ = [
     "MaskVQVAE",

@@ -1,16 +1,16 @@
-"""Says at import which releases are supported, where another one is installed."""
+"""A warning at import about installed packages whose release is not supported."""
 
 import logging
 from importlib.metadata import PackageNotFoundError, requires, version
 
 from packaging.requirements import Requirement
 
-# whose releases change what openpali does; the bounds are those of setup.cfg
+# packages whose releases affect openpali's behaviour; setup.cfg has their bounds
 WATCHED = ("torch", "transformers", "peft", "accelerate")
 
 
 def unsupported() -> list[str]:
-    """One sentence for each watched package that is installed in a release outside its bounds."""
+    """A sentence for each watched package that is installed in an unsupported release."""
     found = []
     try:
         bounds = [Requirement(text) for text in requires("openpali") or ()]
@@ -24,7 +24,7 @@ def unsupported() -> list[str]:
     return found
 
 
-def say_unsupported() -> None:
-    """A line for each."""
+def warn_unsupported() -> None:
+    """Log a warning for each unsupported release."""
     for text in unsupported():
         logging.getLogger("openpali").warning("%s: pip install --upgrade openpali, or the supported release", text)

@@ -95,7 +95,7 @@ def test_another_release_is_named_at_import(name, monkeypatch, caplog):
     installed = _support.version
     assert _support.unsupported() == []
     monkeypatch.setattr(_support, "version", lambda package: "99.1.0" if package == name else installed(package))
-    _support.say_unsupported()
+    _support.warn_unsupported()
     (line,) = caplog.messages
     assert line.startswith(f"openpali supports {name}")
     assert "99.1.0" in line

@@ -1,4 +1,4 @@
-"""`make located`: its stages follow one another, and its verdicts are right. The recipes have tests of their own."""
+"""`make located`: its stages follow one another, and scores are compared with targets. Recipes have tests too."""
 
 from types import SimpleNamespace
 
@@ -13,15 +13,15 @@ def ran(monkeypatch):
     for stage in ("contrastive", "dense", "pretrain", "transfer", "mask_vqvae"):
         recipe = SimpleNamespace(main=lambda argv, stage=stage: calls.append((stage, argv)))
         monkeypatch.setattr(located, stage, recipe)
-    monkeypatch.setattr(located, "draw_scenes", lambda: None)
-    monkeypatch.setattr(located, "judge", lambda *args: calls.append(("measure", args)))
+    monkeypatch.setattr(located, "cache_drawings", lambda: None)
+    monkeypatch.setattr(located, "report", lambda *args: calls.append(("report", args)))
     monkeypatch.setattr(located, "load_codec", lambda name: None)
     return calls
 
 
 def test_every_stage_starts_from_the_one_before(ran, tmp_path):
     located.main(["--folder", str(tmp_path), "--codec", "some/codec", "--scenes", "7"])
-    assert [stage for stage, _ in ran] == ["contrastive", "dense", "pretrain", "transfer", "transfer", "measure"]
+    assert [stage for stage, _ in ran] == ["contrastive", "dense", "pretrain", "transfer", "transfer", "report"]
     options = [dict(zip(argv[::2], argv[1::2], strict=True)) for _, argv in ran[:-1]]
     outputs = [option["--output_dir"] for option in options]
     starts = [option.get("--model", option.get("--vision_checkpoint")) for option in options]
@@ -46,7 +46,9 @@ def test_a_missing_default_codec_is_trained_and_any_other_named_before_an_hour_i
     assert not ran
 
 
-def test_verdicts():
+def test_comparison_with_targets():
     summary = {"detect": {"metrics": {"f1": 0.55}, "blank_images": {"f1": 0.01}}}
-    assert located.against_target("detect", "f1", 0.5, summary).endswith("0.010 on blank images; 0.5 is reached")
-    assert located.against_target("detect", "f1", 0.6, summary).endswith("0.6 is missed by 0.050")
+    assert located.compare_with_target("detect", "f1", 0.5, summary).endswith(
+        "0.010 on blank images; the target 0.5 is reached"
+    )
+    assert located.compare_with_target("detect", "f1", 0.6, summary).endswith("0.6 is missed by 0.050")

@@ -8,7 +8,7 @@ from openpali.data.files.config import find_config
 from openpali.data.sources import load_source
 from openpali.data.tasks import load_task
 from openpali.scripts import nano
-from openpali.scripts.chains.chain import SCENES
+from openpali.scripts.chains.stage_report import SCENES
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def ran(monkeypatch):
     for stage in ("contrastive", "pretrain", "transfer"):
         recipe = SimpleNamespace(main=lambda argv, stage=stage: calls.append((stage, argv)))
         monkeypatch.setattr(nano, stage, recipe)
-    monkeypatch.setattr(nano, "draw_scenes", lambda: None)
+    monkeypatch.setattr(nano, "cache_drawings", lambda: None)
     monkeypatch.setattr(nano, "report", lambda folder: calls.append(("report", folder)))
     return calls
 
@@ -35,8 +35,8 @@ def test_every_stage_starts_from_the_one_before(ran, tmp_path):
 
 
 @pytest.mark.parametrize("family", list(nano.FAMILIES))
-def test_what_is_measured_is_of_every_stage(family):
-    rows = nano.rows_of(family)
+def test_the_report_has_every_stage(family):
+    rows = nano.report_rows(family)
     assert {row.checkpoint for row in rows} == {f"{family}-{stage}" for stage in ("stage1", "stage2", "transfer")}
     for row in rows:
         record = load_source(SCENES | row.scenes | {"split": "test", "length": 1})[0]
@@ -45,9 +45,9 @@ def test_what_is_measured_is_of_every_stage(family):
 
 
 def test_the_report_has_the_score_of_stage_0(tmp_path, monkeypatch, capsys):
-    seen = []
-    monkeypatch.setattr(nano, "measure", lambda *args: seen.append(args))
+    calls = []
+    monkeypatch.setattr(nano, "report_stages", lambda *args: calls.append(args))
     monkeypatch.setattr(nano, "read_best", lambda folder: {"value": 0.756} if folder.name == "contrastive" else None)
     nano.report(tmp_path)
     assert "75.6 % of the validation scenes" in capsys.readouterr().out
-    assert len(seen[0][1]) == 12
+    assert len(calls[0][1]) == 12

@@ -8,7 +8,6 @@ import torch
 import yaml
 from custom_files import NAMES, class_folders, coco, some_box, table
 from PIL import Image
-from tiny_adapters import save_checkpoint
 from transformers import pipeline
 
 import openpali_cli  # pyright: ignore[reportMissingImports]
@@ -23,11 +22,6 @@ from openpali.recipes.transfer import CLASSES, configure, with_config
 
 QUICK = ["--max_steps", "2", "--use_cpu", "true", "--tensorboard", "false", "--task.max_new_tokens", "4"]
 QUICK += ["--eval_limit", "2", "--test_limit", "2", "--per_device_train_batch_size", "2"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, tiny_tokenizer):
-    return save_checkpoint("pali3", tiny_tokenizer, tmp_path_factory.mktemp("pali3"))
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +105,7 @@ def test_the_checkpoint_answers_in_a_pipeline(checkpoint, tmp_path):
     assert "generated_text" in found[0]
 
 
-def test_the_same_command_goes_on_and_a_changed_one_is_refused(checkpoint, tmp_path, capsys):
+def test_the_same_command_resumes_and_a_changed_one_is_refused(checkpoint, tmp_path, capsys):
     data, run = class_folders(tmp_path / "data"), tmp_path / "run"
     line = ["--model", str(checkpoint), "--data", str(data), "--kind", "classify", "--output_dir", str(run), *QUICK]
     transfer.main([*line, "--save_steps", "1"])
@@ -122,42 +116,44 @@ def test_the_same_command_goes_on_and_a_changed_one_is_refused(checkpoint, tmp_p
         transfer.main([*line, "--save_steps", "1", "--prompt", "which colour?"])
 
 
-def test_parts_are_by_images_and_do_not_move_when_records_are_listed_otherwise(tmp_path):
+def test_splits_are_by_images_and_do_not_depend_on_the_order_of_records(tmp_path):
     path = coco(tmp_path / "data", 40)
     spec = custom_spec(str(path), "detect")
-    before = {part: {row.record for row in found} for part, found in read_custom(spec).splits().items()}
+    before = {split: {row.record for row in rows} for split, rows in read_custom(spec).splits().items()}
     content = json.loads(path.read_text())
     content["images"].reverse()
     path.write_text(json.dumps(content))
     read_custom.cache_clear()
-    after = {part: {row.record for row in found} for part, found in read_custom(spec).splits().items()}
+    after = {split: {row.record for row in rows} for split, rows in read_custom(spec).splits().items()}
     assert after == before
     assert [len(found) for found in before.values()] == [32, 4, 4]
 
 
-def test_all_questions_about_a_image_are_in_one_part(tmp_path):
-    asked = [{"file_name": f"{n % 15}.png", "question": f"{n}?", "answer": "x"} for n in range(60)]
-    table(tmp_path, asked)
+def test_all_questions_about_an_image_are_in_one_split(tmp_path):
+    questions = [{"file_name": f"{n % 15}.png", "question": f"{n}?", "answer": "x"} for n in range(60)]
+    table(tmp_path, questions)
     read_custom.cache_clear()
-    parts = read_custom(custom_spec(str(tmp_path), "vqa")).splits()
-    digests = [{row.digest for row in found} for found in parts.values()]
+    data_splits = read_custom(custom_spec(str(tmp_path), "vqa")).splits()
+    digests = [{row.digest for row in rows} for rows in data_splits.values()]
     assert [len(found) for found in digests] == [11, 2, 2]
     assert sum(map(len, digests)) == len(set.union(*digests))
-    assert sum(map(len, parts.values())) == 60
+    assert sum(map(len, data_splits.values())) == 60
 
 
-def test_given_parts_are_kept(tmp_path):
+def test_given_splits_are_kept(tmp_path):
     for place, name in enumerate(("train", "valid", "test")):
         coco(tmp_path / name, 5 + place, "_annotations.coco.json", first=20 * place, images=".")
     read_custom.cache_clear()
-    parts = [load_source({"name": "custom", "path": str(tmp_path), "kind": "detect", "split": name}) for name in TRIO]
-    assert [len(part) for part in parts] == [5, 6, 7]
+    sources = [
+        load_source({"name": "custom", "path": str(tmp_path), "kind": "detect", "split": name}) for name in TRIO
+    ]
+    assert [len(source) for source in sources] == [5, 6, 7]
 
 
 TRIO = ("train", "validation", "test")
 
 
-def test_separate_files_of_parts_are_kept(tmp_path):
+def test_separate_files_of_splits_are_kept(tmp_path):
     train, valid = coco(tmp_path / "a", 9), coco(tmp_path / "b", 4, first=50)
     options = {"name": "custom", "path": str(train), "kind": "detect", "validation_path": str(valid)}
     read_custom.cache_clear()
@@ -196,7 +192,7 @@ def test_prompts_name_every_class_and_answers_have_room(checkpoint, tmp_path):
 
 
 @pytest.mark.adapters
-def test_the_schedule_follows_from_the_data_and_gives_way_to_what_is_said(checkpoint, tmp_path):
+def test_the_schedule_follows_from_the_data_and_options_override_it(checkpoint, tmp_path):
     read_custom.cache_clear()
     data = class_folders(tmp_path / "data", 60)
     run = arguments(checkpoint, data, "classify", tmp_path)[-1]
@@ -220,13 +216,13 @@ def test_large_models_see_examples_less_often():
     assert [epochs_for(examples, 2_000_000) for examples in (50, 500, 5_000, 50_000, 500_000)] == [100, 100, 30, 10, 3]
 
 
-def test_few_images_with_boxes_are_cropped_and_said_how(checkpoint, tmp_path):
+def test_few_images_with_boxes_are_cropped(checkpoint, tmp_path):
     read_custom.cache_clear()
     data = coco(tmp_path / "data")
     for argv, expected in (([], True), (["--augment", "false"], False), (["--source.augment.flip", "0.5"], True)):
         args, *_, run = arguments(checkpoint, data, "detect", tmp_path, *argv)
-        parts = splits(args.source, run)
-        assert [isinstance(parts[part], Augmented) for part in TRIO] == [expected, False, False]
+        by_split = splits(args.source, run)
+        assert [isinstance(by_split[split], Augmented) for split in TRIO] == [expected, False, False]
     assert args.source["augment"]["flip"] == 0.5
     args, *_, run = arguments(checkpoint, class_folders(tmp_path / "classes"), "classify", tmp_path)
     assert not isinstance(splits(args.source, run)["train"], Augmented)
@@ -253,6 +249,6 @@ def test_no_two_keys_of_the_recipe_share_a_name():
         (["--data", "nowhere.jsonl", "--model", "outputs/none"], "there is no folder outputs/none|no such file"),
     ],
 )
-def test_what_is_missing_is_told(argv, message):
+def test_missing_options_are_reported(argv, message):
     with pytest.raises(SystemExit, match=message):
         transfer.main([*argv, "--use_cpu", "true"])

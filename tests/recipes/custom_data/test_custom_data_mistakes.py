@@ -1,4 +1,4 @@
-"""Mistakes that people make with data of their own: each is caught before training, with its place and the remedy."""
+"""Common mistakes in custom data: each is reported before training, with its place and the remedy."""
 
 import json
 import shutil
@@ -6,12 +6,6 @@ import shutil
 import pytest
 from custom_files import NAMES, SIDE, class_folders, coco, edit, found, save_image, table
 from PIL import Image
-from tiny_adapters import save_checkpoint
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, tiny_tokenizer):
-    return save_checkpoint("pali3", tiny_tokenizer, tmp_path_factory.mktemp("pali3"))
 
 
 def boxes(content, change):
@@ -19,11 +13,11 @@ def boxes(content, change):
         one["bbox"] = change(*one["bbox"])
 
 
-def test_good_data_are_told_to_be_good(check, tmp_path):
+def test_good_data_have_no_findings(check, tmp_path):
     error, shown, report = check(coco(tmp_path / "data"), "detect")
     assert not error
-    assert "nothing is wrong with them" in shown
-    assert {part: counts["pictures"] for part, counts in report["parts"].items()} == {
+    assert "no problems found" in shown
+    assert {split: counts["images"] for split, counts in report["splits"].items()} == {
         "train": 16,
         "validation": 2,
         "test": 2,
@@ -41,7 +35,7 @@ def test_swapped_xywh_and_xyxy_is_caught(check, tmp_path):
     assert found(report, "box_format")[0][0] == "error"
     error, shown, _ = check(path, "detect", "--box_format", "xyxy")
     assert not error
-    assert "nothing is wrong" in shown
+    assert "no problems found" in shown
 
 
 def test_xywh_read_as_xyxy_is_caught(check, tmp_path):
@@ -81,43 +75,43 @@ def test_a_box_outside_its_image_leaves_that_image_out(check, tmp_path):
     assert not error
     assert f"{path}:annotation 103: its bbox [30.0, 30.0, 30.0, 30.0] reaches outside the image of 40 x 40" in shown
     assert found(report, "box") == [("warning", 1)]
-    assert sum(part["pictures"] for part in report["parts"].values()) == 19
+    assert sum(split["images"] for split in report["splits"].values()) == 19
 
 
-def test_an_empty_box_is_told(check, tmp_path):
+def test_an_empty_box_is_reported(check, tmp_path):
     path = edit(coco(tmp_path / "data"), lambda c: c["annotations"][0].update(bbox=[4, 4, 0, 5]))
     assert "annotation 100: its bbox [4.0, 4.0, 0.0, 5.0] is empty" in check(path, "detect")[1]
 
 
-def test_labels_one_based_are_caught(check, tmp_path):
+def test_1_based_category_ids_are_caught(check, tmp_path):
     def one_based(content):
         for one in content["annotations"]:
             one["category_id"] += 1
 
     path = edit(coco(tmp_path / "data"), one_based)
     error, *_ = check(path, "detect")
-    assert "classes [3] are used and not among the categories, which are 0 to 2" in error
-    assert "one-based" in error
+    assert "category ids [3] are used and not among the categories, which are 0 to 2" in error
+    assert "1-based" in error
     assert "give --label_offset -1" in error
     error, _, report = check(path, "detect", "--label_offset", "-1")
     assert not error
-    assert set(report["parts"]["train"]["classes"]) == set(NAMES)
+    assert set(report["splits"]["train"]["classes"]) == set(NAMES)
 
 
-def test_labels_zero_based_are_caught(check, tmp_path):
+def test_0_based_category_ids_are_caught(check, tmp_path):
     def categories(content):
         for one in content["categories"]:
             one["id"] += 1
 
     error, *_ = check(edit(coco(tmp_path / "data"), categories), "detect")
-    assert "zero-based" in error
+    assert "0-based" in error
     assert "--label_offset 1" in error
 
 
 def test_a_class_missing_from_the_categories_is_caught(check, tmp_path):
     path = edit(coco(tmp_path / "data"), lambda c: c["annotations"][5].update(category_id=77))
     error, *_ = check(path, "detect")
-    assert f"{path}:annotation 105: classes [77] are used and not among the categories" in error
+    assert f"{path}:annotation 105: category ids [77] are used and not among the categories" in error
     assert "Add their names" in error
 
 
@@ -137,18 +131,18 @@ def test_a_class_missing_from_a_prompt_of_a_classifier_is_caught(check, tmp_path
     assert not check(data, "classify", "--prompt", "which colour is it?")[0]
 
 
-def test_a_misspelt_class_in_a_prompt_is_told(check, tmp_path):
+def test_a_misspelt_class_in_a_prompt_is_reported(check, tmp_path):
     _, shown, _ = check(coco(tmp_path / "data"), "detect", "--prompt", "detect red ; lime ; blue ; grene")
-    assert "the prompt names 'grene', of which there is no example" in shown
+    assert "the prompt names 'grene', which has no example" in shown
 
 
-@pytest.mark.parametrize("part", ["valid", "test"])
-def test_an_empty_split_is_caught(check, tmp_path, part):
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_an_empty_split_is_caught(check, tmp_path, split):
     data = tmp_path / "data"
     for place, name in enumerate(("train", "valid", "test")):
-        coco(data / name, 0 if name == part else 6, "_annotations.coco.json", first=10 * place, images=".")
+        coco(data / name, 0 if name == split else 6, "_annotations.coco.json", first=10 * place, images=".")
     error, *_ = check(data, "detect")
-    assert f"the {'validation' if part == 'valid' else part} part is empty" in error
+    assert f"the {'validation' if split == 'valid' else split} split is empty" in error
     assert "--resplit true" in error
     assert not check(data, "detect", "--resplit", "true")[0]
 
@@ -157,7 +151,7 @@ def test_a_split_without_a_good_record_is_caught(check, tmp_path):
     table(tmp_path / "data" / "train", [{"text": "a dog"}] * 5)
     table(tmp_path / "data" / "valid", [{"text": ""}] * 5, first=50)
     error, *_ = check(tmp_path / "data", "caption")
-    assert "none of the 5 records of the validation part is good" in error
+    assert "none of the 5 records of the validation split is good" in error
 
 
 def test_too_few_images_to_split_are_caught(check, tmp_path):
@@ -166,30 +160,30 @@ def test_too_few_images_to_split_are_caught(check, tmp_path):
     assert "--validation_data" in error
 
 
-def test_validation_images_that_are_trained_on_are_caught(check, tmp_path):
+def test_train_validation_leakage_is_caught(check, tmp_path):
     data = tmp_path / "data"
     class_folders(data / "train", 4)
     class_folders(data / "val", 2, first=50)
     shutil.copy(data / "train" / "red" / "1.png", data / "val" / "red" / "other name.png")
     error, shown, report = check(data, "classify")
     assert not error
-    assert "1 images of the validation part are trained on as well" in shown
+    assert "1 images of the validation split are in the train split too" in shown
     assert f"{data / 'val'}:red/other name.png is {data / 'train'}:red/1.png" in shown
     assert ("warning", 1) in found(report, "leakage")
 
 
-def test_an_automatic_split_leaks_no_copy(check, tmp_path):
+def test_an_automatic_split_has_no_leakage(check, tmp_path):
     data = class_folders(tmp_path / "data", 10)
     for path in sorted(data.glob("*/*.png")):
         shutil.copy(path, path.with_name(f"copy of {path.name}"))
     _, shown, report = check(data, "classify")
     assert not found(report, "leakage")
     assert found(report, "duplicates") == [("warning", 30)]
-    assert "images are there more than once" in shown
-    assert [part["records"] for part in report["parts"].values()] == [48, 6, 6]
+    assert "images have duplicates" in shown
+    assert [split["records"] for split in report["splits"].values()] == [48, 6, 6]
 
 
-def test_copies_with_different_labels_are_caught(check, tmp_path):
+def test_duplicates_with_different_labels_are_caught(check, tmp_path):
     data = class_folders(tmp_path / "data", 10)
     shutil.copy(data / "red" / "1.png", data / "blue" / "x.png")
     _, shown, report = check(data, "classify")
@@ -218,7 +212,7 @@ def test_many_bad_records_are_an_error(check, tmp_path):
     assert not check(tmp_path / "data", "caption", "--train_despite_errors", "true")[0]
 
 
-def test_a_missing_image_is_told(check, tmp_path):
+def test_a_missing_image_is_reported(check, tmp_path):
     path = coco(tmp_path / "data")
     (tmp_path / "data" / "images" / "7.png").unlink()
     assert f"{path}:image 7: there is no image 7.png" in check(path, "detect")[1]
@@ -232,13 +226,13 @@ def test_a_missing_folder_of_images_is_caught(check, tmp_path):
     assert not check(path, "detect", "--image_root", str(tmp_path / "elsewhere"))[0]
 
 
-def test_a_broken_image_is_told(check, tmp_path):
+def test_a_broken_image_is_reported(check, tmp_path):
     path = coco(tmp_path / "data")
     (tmp_path / "data" / "images" / "7.png").write_bytes(b"no image")
     assert "7.png is not an image that can be read" in check(path, "detect")[1]
 
 
-def test_another_size_than_the_file_says_is_told(check, tmp_path):
+def test_another_size_than_the_file_says_is_reported(check, tmp_path):
     path = edit(coco(tmp_path / "data"), lambda c: c["images"][2].update(width=400))
     assert "2.png is 40x40 pixels and the file says 400x40" in check(path, "detect")[1]
 
@@ -252,7 +246,7 @@ def test_a_column_that_is_called_otherwise_is_asked_for(check, tmp_path):
     assert not check(tmp_path / "data", "vqa", "--columns", columns)[0]
 
 
-def test_numbers_of_classes_without_names_are_caught(check, tmp_path):
+def test_category_ids_without_names_are_caught(check, tmp_path):
     rows = [{"objects": [{"bbox": [4, 4, 9, 9], "category": number % 3}]} for number in range(10)]
     table(tmp_path / "data", rows)
     error, *_ = check(tmp_path / "data", "detect")
@@ -261,16 +255,18 @@ def test_numbers_of_classes_without_names_are_caught(check, tmp_path):
     assert not check(tmp_path / "data", "detect", "--classes", *NAMES)[0]
 
 
-def test_a_class_without_training_examples_is_told(check, tmp_path):
+def test_a_class_without_training_examples_is_reported(check, tmp_path):
     class_folders(tmp_path / "data" / "train", 6, ["red", "lime"])
     class_folders(tmp_path / "data" / "val", 3, first=50)
-    assert "class 'blue' is in the validation part and not in training" in check(tmp_path / "data", "classify")[1]
+    assert (
+        "class 'blue' is in the validation split and not in the train split" in check(tmp_path / "data", "classify")[1]
+    )
 
 
-def test_boxes_too_small_for_the_resolution_are_told(check, tmp_path):
+def test_boxes_too_small_for_the_resolution_are_reported(check, tmp_path):
     path = edit(coco(tmp_path / "data"), lambda c: boxes(c, lambda x, y, w, h: [x, y, 3, 3]))
     shown = check(path, "detect")[1]
-    assert "pixels wide or high in the model's images of 16" in shown
+    assert "pixels wide or high at a resolution of 16" in shown
     assert "Give a larger --resolution" in shown
     assert "wide or high" not in check(path, "detect", "--resolution", "64")[1]
 
@@ -284,10 +280,10 @@ def test_paths_that_leave_the_folder_are_refused(check, tmp_path):
     (tmp_path / "data" / "link.png").symlink_to(outside)
     _, shown, report = check(tmp_path / "data", "caption")
     assert "../secret.png is outside" in shown
-    assert found(report, "picture") == [("warning", 2)]
+    assert found(report, "image") == [("warning", 2)]
 
 
-def test_a_class_whose_name_an_answer_cannot_hold_is_told(check, tmp_path):
+def test_a_class_whose_name_an_answer_cannot_hold_is_reported(check, tmp_path):
     path = edit(coco(tmp_path / "data"), lambda c: c["categories"][1].update(name="lime; green"))
     error, _, report = check(path, "detect")
     assert "'lime; green' cannot be a label" in error + json.dumps(report)
@@ -303,7 +299,7 @@ def test_a_class_whose_name_an_answer_cannot_hold_is_told(check, tmp_path):
         ("latin.csv", "caption", "latin.csv:2: it is not UTF-8 (byte 0xe4; perhaps Latin-1 or Windows-1252). Save"),
     ],
 )
-def test_what_is_no_data_is_told(check, tmp_path, data, kind, message):
+def test_what_is_no_data_is_reported(check, tmp_path, data, kind, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "latin.csv").write_bytes("file_name,text\na.png,Bär".encode("latin-1"))
@@ -311,12 +307,12 @@ def test_what_is_no_data_is_told(check, tmp_path, data, kind, message):
     assert message in check(tmp_path / data, kind)[0]
 
 
-def test_an_unknown_kind_and_box_format_are_told(check, tmp_path):
+def test_an_unknown_kind_and_box_format_are_reported(check, tmp_path):
     assert "invalid choice: 'detct'" in check(coco(tmp_path / "data"), "detct")[0]
     assert "box_format is one of xywh, xyxy" in check(coco(tmp_path / "data"), "detect", "--box_format", "ltwh")[0]
 
 
-def test_two_files_for_one_part_are_told(check, tmp_path):
+def test_two_files_for_one_split_are_reported(check, tmp_path):
     coco(tmp_path / "data", 5, "train_a.json")
     coco(tmp_path / "data", 5, "train_b.json", first=10)
     error, *_ = check(tmp_path / "data", "detect")

@@ -1,4 +1,4 @@
-"""Control tokens in people's texts: found by the check with their place, and letters to the model in a run."""
+"""Control tokens in texts of custom data: the check reports their place, and the model reads them as letters."""
 
 import json
 import random
@@ -35,12 +35,12 @@ def run(checkpoint, folder, data, *argv):
 TEXTS = ["a <image> dog", "<image> two <image>", "the <eos> end </s>", "<bos> <pad>", "<loc0001><seg001> cat", "plain"]
 
 
-def test_a_run_goes_on_and_the_check_names_the_first(checkpoint, tmp_path, capsys):
+def test_control_tokens_are_a_warning_that_names_the_first(checkpoint, tmp_path, capsys):
     rows = [{"question": TEXTS[number % 6], "answer": TEXTS[(number + 1) % 6]} for number in range(18)]
     path = table(tmp_path / "data", rows)
     run(checkpoint, tmp_path / "run", path.parent, "--kind", "vqa")
-    told = f"18 records have texts that look like control tokens of the models, the first {path}:1: <image>."
-    assert told in capsys.readouterr().out
+    warning = f"18 records hold what looks like a control token of the models, the first {path}:1: <image>."
+    assert warning in capsys.readouterr().out
     report = json.loads((tmp_path / "run" / "data_check.json").read_text())
     (finding,) = [one for one in report["findings"] if one["check"] == "control_tokens"]
     assert (finding["level"], finding["records"]) == ("warning", 18)
@@ -50,8 +50,8 @@ def test_a_run_goes_on_and_the_check_names_the_first(checkpoint, tmp_path, capsy
 
 def test_a_file_of_prompts_and_targets_keeps_its_locations(checkpoint, tmp_path, capsys):
     table(tmp_path / "data", [{"text": ""} for _ in range(12)])
-    said = [(f"what {TEXTS[n % 5]}", TEXTS[(n + 2) % 5]) for n in range(12)]
-    lines = [{"image": f"{n}.png", "prefix": asked, "suffix": told} for n, (asked, told) in enumerate(said)]
+    pairs = [(f"what {TEXTS[n % 5]}", TEXTS[(n + 2) % 5]) for n in range(12)]
+    lines = [{"image": f"{n}.png", "prefix": prefix, "suffix": suffix} for n, (prefix, suffix) in enumerate(pairs)]
     path = tmp_path / "data" / "my.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     run(checkpoint, tmp_path / "run", path, "--suffix_max_length", "60")
@@ -89,7 +89,7 @@ def test_no_codec_is_one_line_with_the_option(pali3, codec, tmp_path, monkeypatc
     path = coco(tmp_path / "data", 12)
     with pytest.raises(SystemExit, match=r"^error: there is no mask codec at outputs/mask-vqvae: .*--codec, or"):
         run(pali3, tmp_path / "run", path, "--kind", "segment")
-    with pytest.raises(SystemExit, match="codec is of masks: it goes with --kind segment"):
+    with pytest.raises(SystemExit, match="--codec is for masks: give it with --kind segment"):
         run(pali3, tmp_path / "run", path, "--kind", "detect", "--codec", str(codec))
     wrong = shutil.copytree(codec, tmp_path / "wrong")
     (wrong / "model.safetensors").write_bytes(b"")
@@ -110,14 +110,14 @@ def test_odd_values_of_objects_name_their_line(pali3, tmp_path, capsys):
     rows[5] = {"objects": [{"bbox": [2, 2, 8, 8], "label": "dog"}, {"bbox": [1, 2], "label": "cat"}]}
     path = table(tmp_path / "data", rows)
     run(pali3, tmp_path / "run", path.parent, "--kind", "detect", "--check_only", "true")
-    told = capsys.readouterr().out
-    assert f"The first: {path}:4: its objects is 5 and not a list of objects. Give a list, or []." in told
+    shown = capsys.readouterr().out
+    assert f"The first: {path}:4: its objects is 5 and not a list of objects. Give a list, or []." in shown
     report = json.loads((tmp_path / "run" / "data_check.json").read_text())
     examples = [one for finding in report["findings"] for one in finding["examples"]]
     assert f"{path}:6, object 1: its box [1, 2] is not four numbers. Give four numbers." in examples
 
 
-def test_several_classes_of_a_image_are_told(pali3, tmp_path):
+def test_several_classes_of_an_image_are_reported(pali3, tmp_path):
     import datasets
 
     table(tmp_path / "files", [{"text": ""} for _ in range(6)])

@@ -54,5 +54,5 @@ def test_names_of_any_script_are_written_on_any_console(tmp_path, tiny_tokenizer
     assert "K\\xe4se" in shown
     assert "\\u82f9\\u679c" in shown
     check = json.loads((tmp_path / "run" / "data_check.json").read_text("utf-8"))
-    assert set(check["parts"]["train"]["classes"]) == set(NAMES)
+    assert set(check["splits"]["train"]["classes"]) == set(NAMES)
     assert NAMES[0] in (tmp_path / "run" / "config.yaml").read_text("utf-8")

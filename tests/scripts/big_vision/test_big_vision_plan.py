@@ -203,7 +203,7 @@ def test_sizes_of_files():
 
 def test_the_verb_is_there(tmp_path, capsys):
     assert command(["convert", str(FIXTURES / "siglip_tiny.npz"), str(tmp_path / "out")]) == 0
-    assert "67,202 parameters, which is none of the published counts" in capsys.readouterr().out
+    assert "67,202 parameters, which is none of the known published counts" in capsys.readouterr().out
 
 
 def test_the_page_names_the_options_there_are(capsys):
