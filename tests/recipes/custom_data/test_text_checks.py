@@ -39,7 +39,7 @@ def test_a_run_goes_on_and_the_check_names_the_first(checkpoint, tmp_path, capsy
     rows = [{"question": TEXTS[number % 6], "answer": TEXTS[(number + 1) % 6]} for number in range(18)]
     path = table(tmp_path / "data", rows)
     run(checkpoint, tmp_path / "run", path.parent, "--kind", "vqa")
-    told = f"18 records have texts that look like control tokens of the models, the first {path}:1: <image>."
+    told = f"18 records hold what looks like a control token of the models, the first {path}:1: <image>."
     assert told in capsys.readouterr().out
     report = json.loads((tmp_path / "run" / "data_check.json").read_text())
     (finding,) = [one for one in report["findings"] if one["check"] == "control_tokens"]
