@@ -181,7 +181,7 @@ def test_names_of_macos_match_those_of_others(tmp_path):
     ("content", "message"),
     [
         (b"file_name,text,text\n0.png,a,b\n", ":1: two columns are called 'text'. Rename one of them"),
-        (b"PK\3\4\0\0", "it is no text, but a workbook, an archive or the like. Export it as text"),
+        (b"PK\3\4\0\0", "it is not a text, but a workbook, an archive or the like. Export it as text"),
         (b"file_name,text\n0.PNG,a\n", "there is no image 0.PNG in .* There is 0.png: mind the case"),
         (b"file_name,text\ndata:image/png;base64,AAAA,a\n", "it has 3 values"),
         (b'file_name,text\n"data:image/png;base64,AAAA",a\n', "is not the name of a file. Save the image as a file"),
