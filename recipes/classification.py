@@ -35,7 +35,7 @@ from openpali.data.sources import Source
 from openpali.modeling.modeling_siglip import siglip_preset
 from openpali.recipes.run.arguments import RunArguments, command, parse
 from openpali.recipes.run.datasets import report_skipped, skip_log, splits, task_data
-from openpali.recipes.run.run_folder import open_run
+from openpali.recipes.run.resume import open_run
 from openpali.recipes.stages.dense_patches import names_in
 from openpali.recipes.stages.image_text_pairs import mean
 from openpali.recipes.training.trainer import Loss, run_training

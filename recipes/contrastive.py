@@ -43,7 +43,7 @@ from openpali.recipes.run.datasets import (
     splits,
     task_data,
 )
-from openpali.recipes.run.run_folder import open_run
+from openpali.recipes.run.resume import open_run
 from openpali.recipes.stages.image_text_pairs import PairCollator, Pairs, retrieval_scores
 from openpali.recipes.training.trainer import run_training
 from openpali.recipes.training.validation_loss import held_out_loss

@@ -27,7 +27,7 @@ from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.configuration_pali3 import Pali3Config
 from openpali.recipes.run.arguments import RunArguments, command, parse
 from openpali.recipes.run.datasets import check_folder, held_out_splits, report_bad_records, report_skipped, skip_log
-from openpali.recipes.run.run_folder import open_run
+from openpali.recipes.run.resume import open_run
 from openpali.recipes.stages.denoise_loss import T5_LIKE, Mean, by_kind, denoising_scores, give_loss
 from openpali.recipes.training.trainer import run_training
 

@@ -26,7 +26,7 @@ from openpali.data.mixture import TaskDataset
 from openpali.modeling.checkpoints import load_checkpoint, reading
 from openpali.recipes.run.arguments import RunArguments, command, parse
 from openpali.recipes.run.datasets import check_folder, report_skipped, skip_log, splits, task_data
-from openpali.recipes.run.run_folder import open_run
+from openpali.recipes.run.resume import open_run
 from openpali.recipes.stages.dense_patches import PatchCollator, Patches, names_in, patch_scores
 from openpali.recipes.training.trainer import run_training
 from openpali.recipes.training.validation_loss import held_out_loss

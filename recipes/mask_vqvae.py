@@ -17,7 +17,7 @@ from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
 from openpali.recipes.run.arguments import RunArguments, command, parse
 from openpali.recipes.run.datasets import check_folder, make_source, report_skipped, splits
-from openpali.recipes.run.run_folder import open_run
+from openpali.recipes.run.resume import open_run
 from openpali.recipes.stages.instance_masks import Masks, collate, masks_of
 from openpali.recipes.stages.mask_scores import mask_report, pairs, square_scores
 from openpali.recipes.training.trainer import run_training

@@ -30,7 +30,7 @@ from openpali.recipes.run.datasets import (
     task_data,
 )
 from openpali.recipes.run.number_checks import at_least_one
-from openpali.recipes.run.run_folder import open_run
+from openpali.recipes.run.resume import open_run
 from openpali.recipes.stages.learning_rate_across_stages import (
     ComponentWarmup,
     StageArguments,

@@ -31,7 +31,7 @@ from openpali.recipes.features.cache import Mode, cached_features
 from openpali.recipes.run.arguments import RunArguments, command, parse, spread
 from openpali.recipes.run.datasets import report_long_texts, report_skipped
 from openpali.recipes.run.fingerprint import SETTINGS, fingerprints
-from openpali.recipes.run.run_folder import open_run, refuse_foreign
+from openpali.recipes.run.resume import open_run, refuse_other_run
 from openpali.recipes.run.sweep import SweepArguments, sweep
 from openpali.recipes.stages.answer_length import give_room
 from openpali.recipes.stages.transfer_tasks import Member, MixArguments, load_member, mixed_members, training_data
@@ -218,7 +218,7 @@ def inputs_of(args: TransferArguments, specs: dict[str, dict[str, Any]]) -> dict
 def refuse_changes(args: TransferArguments, mix: MixArguments, run: RunArguments) -> None:
     """Raise ConfigError where the run in the folder is not one of this configuration and these data."""
     prints = fingerprints(inputs_of(args, member_specs(args, mix)), run.folder)
-    refuse_foreign(run.folder, run, prints)
+    refuse_other_run(run.folder, run, prints)
 
 
 def load_members(

@@ -9,18 +9,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.commands.config.config_args import default_config_file
 from accelerate.utils import DistributedType
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
-
-from openpali.modeling.mistakes import CheckpointError
-from openpali.recipes.run.run_folder import load_weights
 
 NAMES = {
     DistributedType.NO: "no engine",
@@ -163,48 +158,3 @@ def unshard(model: nn.Module) -> list[Any]:
         unit.set_reshard_after_forward(False, recurse=False)
         unit.unshard()
     return units
-
-
-def load_into(model: PreTrainedModel, folder: Path | str, accelerator: Accelerator) -> None:
-    """Put a whole checkpoint's weights into a model, also into one whose weights are in shards; for all processes.
-
-    Raises:
-        RuntimeError: naming parameters that the checkpoint lacks.
-    """
-    if isinstance(model, FSDPModule):
-        # fully_shard has put a class of its own before the model's
-        kind = next(kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
-        whole = complete(kind, model, folder).state_dict() if accelerator.is_main_process else {}
-        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=True)
-        set_model_state_dict(model, whole, options=options)
-        return
-    if accelerator.distributed_type == DistributedType.DEEPSPEED and plugin_of(accelerator).zero_stage == 3:
-        load_into_zero3(model, folder, accelerator)
-    else:
-        load_weights(model, folder)
-
-
-def load_into_zero3(model: PreTrainedModel, folder: Path | str, accelerator: Accelerator) -> None:
-    """The same where parameters are whole only inside a context of DeepSpeed's, which sends them from one process."""
-    from deepspeed.runtime.zero import GatheredParameters  # pyright: ignore[reportMissingImports]
-    from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
-
-    # from_pretrained would give a model in shards as well, and initialise their flat weights as if they were whole
-    unset_hf_deepspeed_config()
-    try:
-        whole = dict(complete(type(model), model, folder).named_parameters()) if accelerator.is_main_process else {}
-    finally:
-        set_hf_deepspeed_config(plugin_of(accelerator).hf_ds_config)
-    for name, parameter in model.named_parameters():
-        with torch.no_grad(), GatheredParameters([parameter], modifier_rank=0):
-            if whole:
-                parameter.copy_(whole[name])
-
-
-def complete(kind: Any, model: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
-    """A model of the same kind from a checkpoint that has all of its parameters."""
-    loaded, info = kind.from_pretrained(folder, config=model.config, dtype=model.dtype, output_loading_info=True)
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise CheckpointError(f"{folder} lacks {len(missing)} parameters, among them {', '.join(missing[:3])}")
-    return loaded

@@ -17,7 +17,14 @@ from openpali.modeling.modeling_pali3 import Pali3ForConditionalGeneration
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.modeling.token_loss import IGNORE_INDEX
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.run.run_folder import ASIDE, flush, last_checkpoint, move_files, remove_old, replace_folder
+from openpali.recipes.run.resume import last_checkpoint
+from openpali.recipes.run.run_folder import (
+    UNFINISHED_FOLDER,
+    flush_to_disk,
+    move_files,
+    remove_old_checkpoints,
+    replace_folder,
+)
 from openpali.recipes.training.bad_losses import (
     FAILURE,
     RECORDS,
@@ -210,7 +217,7 @@ class SafeTrainer(Trainer):
     def _get_output_dir(self, trial: Any) -> str:
         # everything of a checkpoint is written here first
         folder = super()._get_output_dir(trial)
-        return os.path.join(folder, ASIDE) if self.aside else folder
+        return os.path.join(folder, UNFINISHED_FOLDER) if self.aside else folder
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint aside, give it its name once it is whole, and remove old ones.
@@ -224,9 +231,9 @@ class SafeTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                flush(folder / ASIDE / name)
-                replace_folder(folder / ASIDE / name, folder / name)
-                remove_old(folder, self.args.save_total_limit)
+                flush_to_disk(folder / UNFINISHED_FOLDER / name)
+                replace_folder(folder / UNFINISHED_FOLDER / name, folder / name)
+                remove_old_checkpoints(folder, self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -241,10 +248,10 @@ class SafeTrainer(Trainer):
         folder = self.run_args.folder
         self.empty_aside()
         with self.full_disk_told():
-            self.save_model(str(folder / ASIDE / "final"), _internal_call=True)
+            self.save_model(str(folder / UNFINISHED_FOLDER / "final"), _internal_call=True)
         if self.args.should_save:
-            move_files(folder / ASIDE / "final", folder)
-            shutil.rmtree(folder / ASIDE, ignore_errors=True)
+            move_files(folder / UNFINISHED_FOLDER / "final", folder)
+            shutil.rmtree(folder / UNFINISHED_FOLDER, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
     def as_main_decides(self, decision: bool) -> bool:
@@ -266,7 +273,7 @@ class SafeTrainer(Trainer):
     def empty_aside(self) -> None:
         """Remove what an earlier attempt left there."""
         if self.args.should_save:
-            shutil.rmtree(self.run_args.folder / ASIDE, ignore_errors=True)
+            shutil.rmtree(self.run_args.folder / UNFINISHED_FOLDER, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
     @contextlib.contextmanager
@@ -278,7 +285,7 @@ class SafeTrainer(Trainer):
         except Exception as error:
             if not disk_is_full(error, folder):
                 raise
-            shutil.rmtree(folder / ASIDE, ignore_errors=True)
+            shutil.rmtree(folder / UNFINISHED_FOLDER, ignore_errors=True)
             free = shutil.disk_usage(folder).free / 1e9
             raise RunStopped(
                 f"the disk of {folder} is full ({free:.3g} GB are free): step {self.state.global_step} could not be"

@@ -20,25 +20,13 @@ from openpali.data.streaming.stream import ExampleStream
 from openpali.eval.answering.load_model import finish_adapters
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.precision import check_weights
-from openpali.recipes.run.run_folder import (
-    ASIDE,
-    BEST_FILE,
-    BEST_FOLDER,
-    load_weights,
-    replace_folder,
-)
+from openpali.recipes.run.run_folder import BEST_FILE, BEST_FOLDER, UNFINISHED_FOLDER, replace_folder
 from openpali.recipes.training import optimizer as optimization
 from openpali.recipes.training.adafactor import Adafactor, adafactor_options
 from openpali.recipes.training.bad_losses import NamedCollator, SafeDataset
 from openpali.recipes.training.best_weights import best_row, describe_best, is_better, read_best
-from openpali.recipes.training.engines import (
-    complaints,
-    describe_engine,
-    gathered,
-    load_into,
-    name_layers,
-    unshard,
-)
+from openpali.recipes.training.engines import complaints, describe_engine, gathered, name_layers, unshard
+from openpali.recipes.training.load_weights import load_into, load_weights
 from openpali.recipes.training.progress import PaddingShare, RunLog, StopRequest, Throughput
 from openpali.recipes.training.safe_trainer import SafeTrainer
 from openpali.recipes.training.sampling import RunSampler, quiet_worker
@@ -207,7 +195,7 @@ class PaliTrainer(SafeTrainer):
         row = best_row(self.state.global_step, str(self.best_metric), metrics)
         if not self.as_main_decides(is_better(row, read_best(folder))):
             return
-        fresh = folder / ASIDE / BEST_FOLDER
+        fresh = folder / UNFINISHED_FOLDER / BEST_FOLDER
         self.empty_aside()
         with self.full_disk_told():
             self.save_model(str(fresh), _internal_call=True)

@@ -27,8 +27,8 @@ from openpali.data.files.config import CONFIGS
 from openpali.data.text.span_corruption import UL2
 from openpali.data.tokenizer import train_tokenizer
 from openpali.recipes import denoise
-from openpali.recipes.run.run_folder import load_weights
 from openpali.recipes.stages.denoise_loss import batch_loss, by_kind, denoising_scores, give_loss, plain_loss
+from openpali.recipes.training.load_weights import load_weights
 from openpali.recipes.training.optimizer import components
 from openpali.recipes.training.progress import read_log
 

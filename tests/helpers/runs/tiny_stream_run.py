@@ -18,7 +18,7 @@ from openpali.data.example import Example
 from openpali.data.mixture import TaskDataset
 from openpali.recipes.run.arguments import RunArguments, parse
 from openpali.recipes.run.datasets import mixed_data, splits, task_data
-from openpali.recipes.run.run_folder import open_run
+from openpali.recipes.run.resume import open_run
 from openpali.recipes.training.trainer import PaliTrainer, run_training
 from openpali.scripts.shards.parallel import write_shard
 

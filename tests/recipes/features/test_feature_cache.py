@@ -21,7 +21,8 @@ from openpali.recipes.features import cache as feature_cache
 from openpali.recipes.features.cache import FOLDER, cached_features
 from openpali.recipes.features.examples import CachedExamples
 from openpali.recipes.run.arguments import RunArguments, parse
-from openpali.recipes.run.run_folder import LOG_FILE, open_run
+from openpali.recipes.run.resume import open_run
+from openpali.recipes.run.run_folder import LOG_FILE
 from openpali.recipes.training.progress import read_log
 from openpali.recipes.training.trainer import run_training
 from openpali.recipes.transfer import TransferArguments

@@ -10,7 +10,7 @@ from openpali.data.custom.dataset import read_custom
 from openpali.data.files.config import ConfigError
 from openpali.recipes import contrastive, denoise, transfer
 from openpali.recipes.run.fingerprint import fingerprints
-from openpali.recipes.run.run_folder import open_run
+from openpali.recipes.run.resume import open_run
 from openpali.recipes.transfer import configure, inputs_of, member_specs, with_config
 
 

@@ -13,7 +13,9 @@ from tiny_run import ITEMS, tiny_model, tiny_run, validation_loss
 from openpali import Pali3ForConditionalGeneration
 from openpali.data.files.config import ConfigError
 from openpali.modeling.mistakes import CheckpointError
-from openpali.recipes.run.run_folder import BEST_FOLDER, last_checkpoint, load_weights
+from openpali.recipes.run.resume import last_checkpoint
+from openpali.recipes.run.run_folder import BEST_FOLDER
+from openpali.recipes.training.load_weights import load_weights
 from openpali.recipes.training.progress import read_log
 from openpali.recipes.training.sampling import RunSampler
 

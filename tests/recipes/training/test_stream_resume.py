@@ -10,7 +10,7 @@ from tiny_stream_run import elsewhere, make_shards, tiny_stream_run
 
 from openpali import Pali3ForConditionalGeneration
 from openpali.data.files.config import ConfigError
-from openpali.recipes.run.run_folder import last_checkpoint
+from openpali.recipes.run.resume import last_checkpoint
 from openpali.recipes.training.progress import read_log
 
 pytestmark = pytest.mark.usefixtures("one_thread")
