@@ -31,13 +31,13 @@ from openpali.recipes.run.datasets import (
 )
 from openpali.recipes.run.number_checks import at_least_one
 from openpali.recipes.run.resume import open_run
-from openpali.recipes.stages.learning_rate_across_stages import (
+from openpali.recipes.stages.mixture_log import MixtureLog, NumberedCollator, NumberedTask, log_mixture
+from openpali.recipes.stages.pretrain_learning_rate import (
     ComponentWarmup,
     StageArguments,
-    continue_curve,
+    continue_schedule,
     save_stage,
 )
-from openpali.recipes.stages.mixture_log import MixtureLog, NumberedCollator, NumberedTask, log_mixture
 from openpali.recipes.stages.pretrain_start import StartArguments, load_start
 from openpali.recipes.training.trainer import run_training
 from openpali.recipes.training.validation import Validation, final_report
@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     if start.attention == "flex_attention" and run.device.type == "cpu":
         raise ConfigError("attention: flex_attention cannot train on CPUs; leave it out, or take sdpa or eager")
     model, processor = load_start(start, run.incomplete_checkpoint)
-    continue_curve(run, start.model)
+    continue_schedule(run, start.model)
     save_stage(run)
     collator = NumberedCollator(
         Collator(processor, args.max_length, args.suffix_max_length, exact_images=args.exact_images)

@@ -28,7 +28,8 @@ from openpali.data.mixture import TaskDataset
 from openpali.recipes.features.examples import CachedCollator, CachedExamples, Reading, loader_of, read_once
 from openpali.recipes.features.store import FeatureStore, RecordForm, bytes_of, readable
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.training.bad_losses import disk_is_full, raised
+from openpali.recipes.run.run_folder import disk_is_full
+from openpali.recipes.training.bad_data import raise_caught
 from openpali.recipes.training.optimizer import components
 
 FOLDER, FILES = "feature_cache", "pictures.jsonl"
@@ -198,7 +199,7 @@ def fill(store: FeatureStore, missing: Missing, model: PreTrainedModel, run: Run
     try:
         with store.writer() as writer, torch.no_grad(), autocast:
             shown = tqdm(loader, "Image features", disable=run.process_index > 0 or not len(missing))
-            for keys, pixels in raised(shown):
+            for keys, pixels in raise_caught(shown):
                 writer.add(keys, tower(pixel_values=pixels.to(run.device)).last_hidden_state)
     except OSError as error:
         if disk_is_full(error, store.folder):

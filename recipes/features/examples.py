@@ -19,7 +19,7 @@ from openpali.data.images.lazy_image import ImageFiles, image_key
 from openpali.data.images.open_image import remembered
 from openpali.recipes.features.store import FeatureStore, Place
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.training.bad_losses import SafeCollator, SafeDataset, raised
+from openpali.recipes.training.bad_data import ErrorCatchingCollator, ErrorCatchingDataset, raise_caught
 from openpali.recipes.training.sampling import quiet_worker
 
 # where a stand-in for an image keeps the place of its features
@@ -60,9 +60,9 @@ class Readings(Dataset):
 def loader_of(data: Dataset, run: RunArguments, batch_size: int | None, collate: Any = None) -> DataLoader:
     """Items in order, by the run's workers, without touching the run's random numbers; to be read by `raised`."""
     return DataLoader(
-        SafeDataset(data),
+        ErrorCatchingDataset(data),
         batch_size=batch_size,
-        collate_fn=SafeCollator(collate or unchanged),
+        collate_fn=ErrorCatchingCollator(collate or unchanged),
         num_workers=run.dataloader_num_workers,
         worker_init_fn=quiet_worker,
         generator=torch.Generator(),
@@ -78,7 +78,7 @@ def read_once(examples: Any, files: ImageFiles, run: RunArguments) -> Reading:
     """Every example of map-style data, in order; each process reads its share, and all get the whole."""
     share = range(run.process_index, len(examples), run.world_size)
     loader = loader_of(Readings(examples, share, files), run, None)
-    found = list(raised(tqdm(loader, "Reading examples", disable=run.process_index > 0, leave=False)))
+    found = list(raise_caught(tqdm(loader, "Reading examples", disable=run.process_index > 0, leave=False)))
     shares: list[Any] = [found]
     if run.world_size > 1:
         shares = [None] * run.world_size

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.training.bad_losses import RunStopped
+from openpali.recipes.training.loss_guard import RunStopped
 
 PARTS_FILE = "micro_batch.json"
 # their first dimension is that of images

@@ -1,7 +1,6 @@
-"""Learning-rate schedules, and the table of what trains, how fast, and what decays."""
+"""What trains, at which learning rate and weight decay: components of a model, freezing, and optimizer groups."""
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,32 +23,6 @@ COMPONENTS = (
     "decoder",
     "lm_head",
 )
-
-
-def schedule(kind: str, warmup: int, total: int, cooldown: int = 0, timescale: int = 10_000) -> Callable[[int], float]:
-    """Multiplier of the learning rate as a function of the optimizer step.
-
-    Args:
-        kind: "cosine" falls to 0 at `total`; "rsqrt" is 1 / sqrt(1 + steps since warm-up / timescale) and can go
-            on for ever, with a linear fall to 0 over the last `cooldown` steps; "constant" stays at 1.
-        warmup: steps of a linear rise from 0; the multiplier of the first step is then 0. Negative where it ended so
-            many steps before this run, which goes on with the curve of rsqrt.
-        total: steps of the run.
-        cooldown: steps of the fall at the end of rsqrt.
-        timescale: steps after which rsqrt is 1 / sqrt(2).
-    """
-
-    def multiplier(step: int) -> float:
-        rise = min(1.0, step / warmup) if warmup > 0 else 1.0
-        since = max(0, step - warmup)
-        if kind == "cosine":
-            return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, since / max(1, total - warmup))))
-        if kind == "rsqrt":
-            fall = min(1.0, max(0, total - step) / cooldown) if cooldown else 1.0
-            return rise * fall / math.sqrt(1 + since / timescale)
-        return rise
-
-    return multiplier
 
 
 def component_of(name: str) -> str:

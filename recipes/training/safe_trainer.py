@@ -20,22 +20,15 @@ from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.resume import last_checkpoint
 from openpali.recipes.run.run_folder import (
     UNFINISHED_FOLDER,
+    disk_is_full,
     flush_to_disk,
     move_files,
     remove_old_checkpoints,
     replace_folder,
 )
-from openpali.recipes.training.bad_losses import (
-    FAILURE,
-    RECORDS,
-    BadLoss,
-    LossGuard,
-    RunStopped,
-    bad_steps,
-    disk_is_full,
-    keep_bad_batch,
-)
+from openpali.recipes.training.bad_data import CAUGHT_ERROR, RECORD_NAMES
 from openpali.recipes.training.engines import tables_in_root
+from openpali.recipes.training.loss_guard import BadLoss, LossGuard, RunStopped, count_bad_steps, save_bad_batch
 from openpali.recipes.training.micro_batch import read_parts, split, write_parts
 
 # their losses are means over examples, so that a micro-batch is the sum of its parts
@@ -79,9 +72,9 @@ class SafeTrainer(Trainer):
         if len(self.taken) == self.current_gradient_accumulation_steps:
             self.begin_step()
         inputs = dict(inputs)
-        if FAILURE in inputs:
-            raise inputs[FAILURE]
-        self.names = inputs.pop(RECORDS, [])
+        if CAUGHT_ERROR in inputs:
+            raise inputs[CAUGHT_ERROR]
+        self.names = inputs.pop(RECORD_NAMES, [])
         self.refuse_unlabelled(inputs)
         self.taken.append(inputs)
         nothing = torch.zeros((), device=self.args.device)
@@ -174,9 +167,9 @@ class SafeTrainer(Trainer):
         """
         args, step = self.run_args, self.state.global_step + 1
         self.share = 1.0
-        path = keep_bad_batch(inputs, self.names, step, reason, args)
+        path = save_bad_batch(inputs, self.names, step, reason, args)
         self.accelerator.wait_for_everyone()
-        bad = bad_steps(args.folder)
+        bad = count_bad_steps(args.folder)
         said = f"Step {step}: {reason}; its batch is in {path}"
         if args.on_bad_loss == "stop" or bad > args.bad_loss_limit:
             last = last_checkpoint(args.folder)

@@ -2,52 +2,18 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from openpali.data.files.config import ConfigError
 from openpali.data.streaming.stream import ExampleStream
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.training.bad_losses import OF_THE_DATA, Failure
+from openpali.recipes.training.bad_data import ErrorCatchingStream
 from openpali.recipes.training.sampling import quiet_worker
-
-
-class SafeExamples(Iterator[Any]):
-    """The iterator of a stream that gives a `Failure` where it would raise; its position is the stream's."""
-
-    def __init__(self, examples: Any) -> None:
-        """Take the stream's own."""
-        self.examples = examples
-
-    def __next__(self) -> Any:
-        try:
-            return next(self.examples)
-        except OF_THE_DATA as error:
-            return Failure(error)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Of the stream."""
-        return self.examples.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Of the stream."""
-        self.examples.load_state_dict(state)
-
-
-class SafeStream(IterableDataset):
-    """A stream for loader workers, see `survival.Failure`."""
-
-    def __init__(self, stream: ExampleStream) -> None:
-        """Take a stream."""
-        self.stream = stream
-
-    def __iter__(self) -> SafeExamples:
-        return SafeExamples(iter(self.stream))
 
 
 class StreamLoader(StatefulDataLoader):
@@ -65,7 +31,7 @@ class StreamLoader(StatefulDataLoader):
             )
         self.batches = args.max_steps * args.gradient_accumulation_steps
         super().__init__(
-            SafeStream(stream),
+            ErrorCatchingStream(stream),
             batch_size=args.per_device_train_batch_size,
             collate_fn=collate,
             num_workers=args.dataloader_num_workers,

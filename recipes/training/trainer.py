@@ -23,9 +23,10 @@ from openpali.recipes.run.precision import check_weights
 from openpali.recipes.run.run_folder import BEST_FILE, BEST_FOLDER, UNFINISHED_FOLDER, replace_folder
 from openpali.recipes.training import optimizer as optimization
 from openpali.recipes.training.adafactor import Adafactor, adafactor_options
-from openpali.recipes.training.bad_losses import NamedCollator, SafeDataset
+from openpali.recipes.training.bad_data import ErrorCatchingDataset, RecordNamingCollator
 from openpali.recipes.training.best_weights import best_row, describe_best, is_better, read_best
 from openpali.recipes.training.engines import complaints, describe_engine, gathered, name_layers, unshard
+from openpali.recipes.training.learning_rate import run_schedule
 from openpali.recipes.training.load_weights import load_into, load_weights
 from openpali.recipes.training.progress import PaddingShare, RunLog, StopRequest, Throughput
 from openpali.recipes.training.safe_trainer import SafeTrainer
@@ -81,7 +82,7 @@ class PaliTrainer(SafeTrainer):
             model=model,
             args=args,
             train_dataset=train_dataset,
-            data_collator=NamedCollator(data_collator),
+            data_collator=RecordNamingCollator(data_collator),
             eval_dataset={} if evaluate else None,
             processing_class=processing_class,
             callbacks=[RunLog(args.folder, args.tensorboard), *callbacks],
@@ -108,7 +109,7 @@ class PaliTrainer(SafeTrainer):
         # augmented records would otherwise be the same in every epoch
         anew = isinstance(self.data, TaskDataset) and self.data.augmented is not None
         loader = DataLoader(
-            SafeDataset(self.data),
+            ErrorCatchingDataset(self.data),
             batch_size=args.per_device_train_batch_size,
             sampler=RunSampler(len(self.data), args.max_steps * args.examples_per_step, args.seed, anew),
             collate_fn=self.data_collator,
@@ -134,11 +135,7 @@ class PaliTrainer(SafeTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """The schedule of the arguments."""
-        args, total = self.run_args, num_training_steps
-        cooldown = args.cooldown_steps if args.cooldown_steps >= 1 else math.ceil(total * args.cooldown_steps)
-        curve = optimization.schedule(
-            args.schedule, args.get_warmup_steps(total), total, int(cooldown), args.rsqrt_timescale
-        )
+        curve = run_schedule(self.run_args, num_training_steps)
         self.lr_scheduler = LambdaLR(optimizer or self.optimizer, curve)
         self._created_lr_scheduler = True
         return self.lr_scheduler

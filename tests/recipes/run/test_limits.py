@@ -9,7 +9,7 @@ from tiny_adapters import save_checkpoint
 from openpali.data.collator import Collator
 from openpali.data.files.config import ConfigError
 from openpali.recipes import classification, contrastive, denoise, dense, pretrain, transfer
-from openpali.recipes.training.bad_losses import RunStopped
+from openpali.recipes.training.loss_guard import RunStopped
 
 
 @pytest.mark.parametrize("value", ["0", "-1"])

@@ -6,7 +6,8 @@ from torch import nn
 
 from openpali.data.files.config import ConfigError
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.training.optimizer import components, describe, freeze, parameter_groups, schedule
+from openpali.recipes.training.learning_rate import schedule
+from openpali.recipes.training.optimizer import components, describe, freeze, parameter_groups
 
 
 class Toy(nn.Module):

@@ -16,7 +16,8 @@ from torch import nn
 from openpali.data.files.config import ConfigError
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.training.adafactor import Adafactor, adafactor_options
-from openpali.recipes.training.optimizer import components, freeze, parameter_groups, schedule
+from openpali.recipes.training.learning_rate import schedule
+from openpali.recipes.training.optimizer import components, freeze, parameter_groups
 
 MLP = "img/Transformer/encoderblock/MlpBlock_0/Dense_0"
 

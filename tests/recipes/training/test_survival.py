@@ -16,8 +16,15 @@ from openpali import Pali3ForConditionalGeneration
 from openpali.data.example import Example
 from openpali.data.files.config import ConfigError
 from openpali.recipes.run.resume import last_checkpoint
-from openpali.recipes.run.run_folder import BEST_FOLDER, UNFINISHED_FOLDER, finish_interrupted_writes, replace_folder
-from openpali.recipes.training.bad_losses import RECORDS, NamedCollator, RunStopped, disk_is_full
+from openpali.recipes.run.run_folder import (
+    BEST_FOLDER,
+    UNFINISHED_FOLDER,
+    disk_is_full,
+    finish_interrupted_writes,
+    replace_folder,
+)
+from openpali.recipes.training.bad_data import RECORD_NAMES, RecordNamingCollator
+from openpali.recipes.training.loss_guard import RunStopped
 from openpali.recipes.training.micro_batch import split
 from openpali.recipes.training.progress import read_log
 from openpali.recipes.training.safe_trainer import SafeTrainer
@@ -104,8 +111,8 @@ def test_no_more_steps_are_skipped_than_the_limit(tmp_path):
 
 def test_names_of_records_come_with_the_batch_and_go_again():
     examples = [Example(name, "task", (), "") for name in ("a", "b")]
-    assert NamedCollator(lambda items: {"n": len(items)})(examples) == {"n": 2, RECORDS: ["a", "b"]}
-    assert RECORDS not in NamedCollator(lambda items: {})([1, 2])
+    assert RecordNamingCollator(lambda items: {"n": len(items)})(examples) == {"n": 2, RECORD_NAMES: ["a", "b"]}
+    assert RECORD_NAMES not in RecordNamingCollator(lambda items: {})([1, 2])
 
 
 class Small(Pali3ForConditionalGeneration):
