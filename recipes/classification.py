@@ -34,7 +34,7 @@ from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
 from openpali.modeling.modeling_siglip import siglip_preset
 from openpali.recipes.run.arguments import RunArguments, command, parse
-from openpali.recipes.run.datasets import report_skipped, skip_log, splits, task_data
+from openpali.recipes.run.datasets import load_splits, make_dataset, report_skipped, skip_log
 from openpali.recipes.run.resume import open_run
 from openpali.recipes.stages.dense_patches import names_in
 from openpali.recipes.stages.image_text_pairs import mean
@@ -185,8 +185,8 @@ def main(argv: list[str] | None = None) -> None:
     args, run = parse([ClassificationArguments, ClassificationRun], argv)
     checkpoint = open_run(run, vars(args))
 
-    parts = splits(as_dict(args.source, "source"), run)
-    train = task_data(parts["train"], Naming(args.language), run)
+    parts = load_splits(as_dict(args.source, "source"), run)
+    train = make_dataset(parts["train"], Naming(args.language), run)
     validation = TaskDataset(parts["validation"], Naming(args.language), run.seed, skip_log(run), split="validation")
     classes = make_classes(args, parts["train"])
 

@@ -34,15 +34,8 @@ from openpali.modeling.contrastive_loss import INITIAL_LOGIT_BIAS, INITIAL_TEMPE
 from openpali.modeling.modeling_siglip import SiglipForContrastiveLearning, siglip_preset
 from openpali.modeling.position_embeddings import set_image_size
 from openpali.recipes.run.arguments import RunArguments, command, parse
-from openpali.recipes.run.datasets import (
-    check_folder,
-    first_records,
-    make_task,
-    report_skipped,
-    skip_log,
-    splits,
-    task_data,
-)
+from openpali.recipes.run.checkpoint_name import check_checkpoint
+from openpali.recipes.run.datasets import first_records, load_splits, make_dataset, make_task, report_skipped, skip_log
 from openpali.recipes.run.resume import open_run
 from openpali.recipes.stages.image_text_pairs import PairCollator, Pairs, retrieval_scores
 from openpali.recipes.training.trainer import run_training
@@ -155,7 +148,7 @@ def make_config(args: ContrastiveArguments, tokenizer: Any) -> SiglipConfig:
         raise ConfigError(f"preset: {error}") from error
     vision, text = size["vision_config"], size["text_config"]
     if args.vision_checkpoint:
-        vision = vision_config_of(check_folder(args.vision_checkpoint, "vision_checkpoint")).to_dict()
+        vision = vision_config_of(check_checkpoint(args.vision_checkpoint, "vision_checkpoint")).to_dict()
     vision |= as_dict(args.vision_config, "vision_config") | {"vision_use_head": True}
     text |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     text |= {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
@@ -167,7 +160,7 @@ def make_config(args: ContrastiveArguments, tokenizer: Any) -> SiglipConfig:
 
 def make_model(args: ContrastiveArguments, tokenizer: Any, incomplete: bool = False) -> SiglipForContrastiveLearning:
     """The checkpoint to start from, or two towers of which the text tower is new, with the paper's t' and b."""
-    whole = check_folder(args.model, "model") if args.model else None
+    whole = check_checkpoint(args.model, "model") if args.model else None
     if whole:
         check_kind(whole, SiglipModel)
     config: Any = load_config(whole) if whole else make_config(args, tokenizer)
@@ -216,12 +209,12 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = open_run(run, vars(args))
     adjust(args, run)
 
-    parts = splits(as_dict(args.source, "source"), run)
-    train = task_data(parts["train"], args.task, run)
+    parts = load_splits(as_dict(args.source, "source"), run)
+    train = make_dataset(parts["train"], args.task, run)
     validation = TaskDataset(parts["validation"], args.task, run.seed, skip_log(run), split="validation")
 
     set_seed(run.seed)
-    given = load_processor(check_folder(args.model, "model")) if args.model else None
+    given = load_processor(check_checkpoint(args.model, "model")) if args.model else None
     tokenizer = given.tokenizer if given else make_tokenizer(args, parts["train"])
     model = make_model(args, tokenizer, run.incomplete_checkpoint)
     processor = make_processor(args, model, tokenizer)

@@ -26,7 +26,8 @@ from openpali.data.tokenizer import train_tokenizer
 from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.configuration_pali3 import Pali3Config
 from openpali.recipes.run.arguments import RunArguments, command, parse
-from openpali.recipes.run.datasets import check_folder, held_out_splits, report_bad_records, report_skipped, skip_log
+from openpali.recipes.run.checkpoint_name import check_checkpoint
+from openpali.recipes.run.datasets import report_bad_records, report_skipped, skip_log, split_source
 from openpali.recipes.run.resume import open_run
 from openpali.recipes.stages.denoise_loss import T5_LIKE, Mean, by_kind, denoising_scores, give_loss
 from openpali.recipes.training.trainer import run_training
@@ -86,7 +87,7 @@ def make_texts(spec: dict[str, Any], run: RunArguments) -> dict[str, Source]:
             raise ConfigError(f"texts: {error}") from error
 
     if "split" not in spec:
-        return held_out_splits(load({}), run)
+        return split_source(load({}), run)
     parts = {name: load({"split": name}) for name in (spec["split"], "validation")}
     for part in parts.values():
         report_bad_records(part, run)
@@ -99,7 +100,7 @@ def make_tokenizer(args: DenoiseArguments, texts: Source) -> Any:
     One that is trained here has the prefixes as tokens; in a loaded one they are text like any other.
     """
     if args.tokenizer or args.model:
-        name = args.tokenizer or check_folder(args.model, "model")
+        name = args.tokenizer or check_checkpoint(args.model, "model")
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -131,7 +132,7 @@ def make_model(args: DenoiseArguments, tokenizer: Any, incomplete: bool = False)
         return new_model(args.preset, changes, tokenizer, rows)
     if changes:
         raise ConfigError("text_config changes a new model: leave it out, or leave out model")
-    folder = check_folder(args.model, "model")
+    folder = check_checkpoint(args.model, "model")
     model: Any = load_checkpoint(AutoModelForSeq2SeqLM, folder, incomplete=incomplete, dtype="float32")
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(rows)

@@ -25,7 +25,8 @@ from openpali.data.files.config import as_dict
 from openpali.data.mixture import TaskDataset
 from openpali.modeling.checkpoints import load_checkpoint, reading
 from openpali.recipes.run.arguments import RunArguments, command, parse
-from openpali.recipes.run.datasets import check_folder, report_skipped, skip_log, splits, task_data
+from openpali.recipes.run.checkpoint_name import check_checkpoint
+from openpali.recipes.run.datasets import load_splits, make_dataset, report_skipped, skip_log
 from openpali.recipes.run.resume import open_run
 from openpali.recipes.stages.dense_patches import PatchCollator, Patches, names_in, patch_scores
 from openpali.recipes.training.trainer import run_training
@@ -121,14 +122,14 @@ def main(argv: list[str] | None = None) -> None:
     args, run = parse([DenseArguments, DenseRun], argv)
     checkpoint = open_run(run, vars(args))
 
-    parts = splits(as_dict(args.source, "source"), run)
+    parts = load_splits(as_dict(args.source, "source"), run)
     task = Patches(args.language, args.use_masks)
-    train = task_data(parts["train"], task, run)
+    train = make_dataset(parts["train"], task, run)
     validation = TaskDataset(parts["validation"], task, run.seed, skip_log(run), split="validation")
     names = args.names or names_in(parts["train"], args.language, args.names_records, args.most_names)
 
     set_seed(run.seed)
-    folder = check_folder(args.model, "model")
+    folder = check_checkpoint(args.model, "model")
     with reading(folder):
         processor = AutoProcessor.from_pretrained(folder)
     siglip: Any = load_checkpoint(SiglipModel, folder, incomplete=run.incomplete_checkpoint, dtype="float32")

@@ -16,7 +16,8 @@ from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
 from openpali.recipes.run.arguments import RunArguments, command, parse
-from openpali.recipes.run.datasets import check_folder, make_source, report_skipped, splits
+from openpali.recipes.run.checkpoint_name import check_checkpoint
+from openpali.recipes.run.datasets import load_splits, make_source, report_skipped
 from openpali.recipes.run.resume import open_run
 from openpali.recipes.stages.instance_masks import Masks, collate, masks_of
 from openpali.recipes.stages.mask_scores import mask_report, pairs, square_scores
@@ -68,7 +69,7 @@ def make_model(args: MaskVQVAEArguments, incomplete: bool = False) -> MaskVQVAE:
     if args.model:
         if changes:
             raise ConfigError("codec changes a new model: leave it out, or leave out model")
-        codec: Any = load_checkpoint(MaskVQVAE, check_folder(args.model, "model"), incomplete=incomplete)
+        codec: Any = load_checkpoint(MaskVQVAE, check_checkpoint(args.model, "model"), incomplete=incomplete)
         return codec
     known = vars(MaskVQVAEConfig())
     for key in changes:
@@ -89,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     spec, side = as_dict(args.source, "source"), model.config.image_size
-    sources = splits(spec, run)
+    sources = load_splits(spec, run)
     train = Masks(masks_of(spec, "train", sources["train"], args.train_masks, side, run), args.orientations)
     validation = masks_of(spec, "validation", sources["validation"], run.eval_limit, side, run)
     run.say(f"{len(train.squares):,} masks to train on in {args.orientations} orientation(s)")

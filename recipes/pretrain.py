@@ -21,13 +21,13 @@ from openpali.data.sources import Source
 from openpali.data.streaming.stream import TaskStream
 from openpali.recipes.run.arguments import RunArguments, command, parse
 from openpali.recipes.run.datasets import (
-    check_codec,
+    check_mask_tokenizer,
+    load_splits,
+    make_dataset,
     make_task,
-    mixed_data,
+    mix_datasets,
     report_skipped,
     skip_log,
-    splits,
-    task_data,
 )
 from openpali.recipes.run.number_checks import at_least_one
 from openpali.recipes.run.resume import open_run
@@ -93,11 +93,11 @@ def make_datasets(
     held_out: dict[str, dict[str, TaskDataset]] = {"validation": {}, "test": {}}
     for number, (name, line) in enumerate(as_dict(args.mixture, "mixture").items()):
         spec, task = line.get("source", args.source), make_task(line["task"])
-        check_codec(task)
+        check_mask_tokenizer(task)
         # lines that share a source share its reading
-        own = parts.setdefault(str(spec), parts.get(str(spec)) or splits(spec, run))
+        own = parts.setdefault(str(spec), parts.get(str(spec)) or load_splits(spec, run))
         limits = {option: line[option] for option in LIMITS if option in line}
-        train[name] = task_data(own["train"], NumberedTask(task, number, limits), run)
+        train[name] = make_dataset(own["train"], NumberedTask(task, number, limits), run)
         for part, datasets in held_out.items():
             datasets[name] = TaskDataset(own[part], task, run.seed, skip_log(run), split=part)
     return train, held_out
@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
     weights = {n: line.get("weight", 1.0) for n, line in as_dict(args.mixture, "mixture").items()}
     if run.max_steps <= 0:
         raise ConfigError("max_steps is missing: a mixture has no epochs")
-    mixture = mixed_data(train, weights, run, args.temperature)
+    mixture = mix_datasets(train, weights, run, args.temperature)
     log_mixture(mixture.table(), run)
 
     set_seed(run.seed)

@@ -101,7 +101,7 @@ def credits_of(source: object) -> str:
 
 
 @runtime_checkable
-class RewritableSource(Source, Protocol):
+class TextRewritingSource(Source, Protocol):
     """A source that can write whatever it says of an image anew, from the objects alone."""
 
     def rewritten(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class Augmented:
 
     def changed(self, record: dict[str, Any], rng: random.Random) -> dict[str, Any]:
         """A record of the source, changed at random."""
-        if isinstance(self.source, RewritableSource):
+        if isinstance(self.source, TextRewritingSource):
             return self.source.rewritten(self.augment(record, rng, rewritten=True))
         return self.augment(record, rng)
 

@@ -17,7 +17,7 @@ from openpali.modeling.configuration_paligemma import paligemma_preset
 from openpali.modeling.location_tokens import LOCATION_BINS, location_token
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
-from openpali.recipes.run.datasets import check_folder
+from openpali.recipes.run.checkpoint_name import check_checkpoint
 
 VOCABULARY_MULTIPLE = 64
 
@@ -72,16 +72,16 @@ def load_start(args: StartArguments, incomplete: bool = False) -> tuple[PreTrain
         ConfigError: if something is missing or does not fit together.
     """
     if args.model:
-        folder = check_folder(args.model, "model")
+        folder = check_checkpoint(args.model, "model")
         model: Any = load_answering(folder, incomplete=incomplete, dtype=torch.float32)
         processor = load_processor(folder)
         check_tokens(folder, model, processor)
     else:
-        vision = check_folder(args.vision_checkpoint, "vision_checkpoint")
+        vision = check_checkpoint(args.vision_checkpoint, "vision_checkpoint")
         if Path(vision).is_dir() and not (args.tokenizer or args.text_checkpoint or has_tokenizer(vision)):
             raise ConfigError(f"tokenizer is missing: {vision} is an image encoder without one, as of classification")
         if args.text_checkpoint:
-            check_folder(args.text_checkpoint, "text_checkpoint")
+            check_checkpoint(args.text_checkpoint, "text_checkpoint")
         try:
             model, processor = {"pali3": new_pali3, "paligemma": new_paligemma}[args.family](args)
         except ValueError as error:

@@ -27,7 +27,7 @@ from openpali.modeling.dtypes import DTYPES, dtype_name
 from openpali.modeling.four_bit import four_bit_config, load_four_bit, quiet_bitsandbytes, sizes
 from openpali.modeling.transformers_versions import peft_refusal
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.run.datasets import check_folder
+from openpali.recipes.run.checkpoint_name import check_checkpoint
 from openpali.recipes.training.optimizer import component_of
 
 # what weights are trained in
@@ -70,7 +70,7 @@ def check_start(name: str) -> str:
     """
     if Path(name, ADAPTER_CONFIG).exists():
         raise ConfigError(f"model: {name} holds adapters; merge them first: openpali merge {name} NEW_FOLDER")
-    return check_folder(name, "model")
+    return check_checkpoint(name, "model")
 
 
 def load_for_training(

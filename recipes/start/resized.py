@@ -31,14 +31,14 @@ def resolution_keys(classes: list[type], argv: list[str] | None) -> dict[str, An
         found[int(size)] = typed(block or {}, known, f"resolutions: {size}")
     if not blocks:
         return {}
-    chosen = found.get(given["resolution"] or own_size(given["model"]) or 0, {})
+    chosen = found.get(given["resolution"] or checkpoint_image_size(given["model"]) or 0, {})
     merged = {
         key: as_dict(given[key], key) | value if isinstance(value, dict) else value for key, value in chosen.items()
     }
     return merged | {"resolutions": None}
 
 
-def own_size(model: str | None) -> int | None:
+def checkpoint_image_size(model: str | None) -> int | None:
     """Side of a checkpoint's images in pixels; None when it cannot be read, which is told where it is loaded."""
     try:
         return checkpoint_config(model or "").vision_config.image_size

@@ -140,7 +140,7 @@ def test_a_strangers_data_trains_and_every_fault_is_named(stage_1, own_data, tmp
         assert any(f"my.jsonl:{line}:" in row and words in row for row in shown.splitlines()), words
     assert "my.jsonl:12: its suffix has" in shown
     assert "cut to suffix_max_length=64" in shown
-    assert "13 to train on, 3 set aside" in shown
+    assert "13 for training, 3 held out" in shown
     assert "Skipped 4 records" in shown
     skipped = [json.loads(row) for row in (tmp_path / "run" / "skipped_records.jsonl").read_text().splitlines()]
     assert [row["record"] for row in skipped] == ["4", "6", "8", "10"]

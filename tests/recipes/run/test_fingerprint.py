@@ -11,7 +11,7 @@ from openpali.data.files.config import ConfigError
 from openpali.recipes import contrastive, denoise, transfer
 from openpali.recipes.run.fingerprint import fingerprints
 from openpali.recipes.run.resume import open_run
-from openpali.recipes.transfer import configure, inputs_of, member_specs, with_config
+from openpali.recipes.transfer import configure, mixture_values, run_inputs, with_default_config
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +22,8 @@ def checkpoint(tmp_path_factory, tiny_tokenizer):
 def claim(line):
     """What a transfer does before it trains, and the mark of a first step: a run that trained nothing may change."""
     read_custom.cache_clear()
-    args, _, mix, *_, run = configure(with_config([*line, "--use_cpu", "true"]))
-    open_run(run, inputs_of(args, member_specs(args, mix)))
+    args, _, mix, *_, run = configure(with_default_config([*line, "--use_cpu", "true"]))
+    open_run(run, run_inputs(args, mixture_values(args, mix)))
     (run.folder / "logs.jsonl").touch()
 
 

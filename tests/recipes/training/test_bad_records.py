@@ -19,7 +19,7 @@ from openpali.data.sources.webdataset import WebDataset
 from openpali.data.streaming.stream import TaskStream
 from openpali.recipes.features.examples import loader_of
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.run.datasets import task_data
+from openpali.recipes.run.datasets import make_dataset
 from openpali.recipes.training.bad_data import CAUGHT_ERROR, ErrorCatchingDataset, RecordNamingCollator, raise_caught
 from openpali.recipes.training.stream_loader import StreamLoader
 
@@ -66,7 +66,7 @@ def test_bad_records_of_a_stream_are_judged_by_its_length(length, ended, workers
     source = WebDataset(str(tmp_path / "*.tar"), shuffle=1, length=length)
     options = {"max_steps": 20, "per_device_train_batch_size": 2, "dataloader_num_workers": workers, "use_cpu": True}
     run = RunArguments(output_dir=str(tmp_path), **options)
-    data = task_data(source, Numbered(), run)
+    data = make_dataset(source, Numbered(), run)
     assert isinstance(data, TaskStream)
     loader = StreamLoader(data, run, RecordNamingCollator(sizes))
     found = [batch[CAUGHT_ERROR] for batch, _ in zip(loader, range(20)) if CAUGHT_ERROR in batch]
