@@ -180,7 +180,7 @@ def make_model(args: ContrastiveArguments, tokenizer: Any, incomplete: bool = Fa
 
 
 def make_processor(args: ContrastiveArguments, model: SiglipModel, tokenizer: Any) -> SiglipProcessor:
-    """ImageFolder of the model's size, squashed to a square, and the tokenizer."""
+    """Images of the model's size, squashed to a square, and the tokenizer."""
     side, length = (
         int(cast(int, value))
         for value in (model.vision_model.config.image_size, model.text_model.config.max_position_embeddings)

@@ -159,7 +159,7 @@ def plan(store: FeatureStore, reading: Reading, run: RunArguments) -> tuple[list
 
 
 class Missing(Dataset):
-    """ImageFolder that are to be computed, by the examples that hold them, prepared as for training."""
+    """Images that are to be computed, by the examples that hold them, prepared as for training."""
 
     def __init__(self, examples: Any, reading: Reading, places: Sequence[tuple[int, int]], collator: Collator):
         self.examples, self.collator = examples, collator

@@ -78,7 +78,7 @@ def names_in(source: Source, language: str, records: int, most: int) -> list[str
 class PatchCollator:
     """Examples of `Patches` to pixels and the shares of each patch.
 
-    ImageFolder are squashed to a square, so that normalised boxes stay true.
+    Images are squashed to a square, so that normalised boxes stay true.
     """
 
     def __init__(self, processor: ProcessorMixin, names: Sequence[str], cells: int):

@@ -61,9 +61,7 @@ def load_resized(
     if size in (None, config.vision_config.image_size):
         return processor, fitting(folder, load_for_training(folder, adapters, dtype, run), processor)
     assert size is not None
-    run.say(
-        f"ImageFolder of {size} pixels in place of {config.vision_config.image_size}: position embeddings are resized"
-    )
+    run.say(f"Images of {size} pixels in place of {config.vision_config.image_size}: position embeddings are resized")
     try:
         if adapters.peft == "none":
             model = fitting(folder, load_for_training(folder, adapters, dtype, run), processor)
