@@ -33,7 +33,8 @@ from openpali.data.images.preprocess import FastImageProcessor
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
 from openpali.modeling.modeling_siglip import siglip_preset
-from openpali.recipes.run.arguments import RunArguments, command, parse
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.run.command_line import command, parse
 from openpali.recipes.run.datasets import load_splits, make_dataset, report_skipped, skip_log
 from openpali.recipes.run.resume import open_run
 from openpali.recipes.stages.dense_patches import names_in

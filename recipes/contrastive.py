@@ -33,8 +33,9 @@ from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.contrastive_loss import INITIAL_LOGIT_BIAS, INITIAL_TEMPERATURE
 from openpali.modeling.modeling_siglip import SiglipForContrastiveLearning, siglip_preset
 from openpali.modeling.position_embeddings import set_image_size
-from openpali.recipes.run.arguments import RunArguments, command, parse
+from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.checkpoint_name import check_checkpoint
+from openpali.recipes.run.command_line import command, parse
 from openpali.recipes.run.datasets import first_records, load_splits, make_dataset, make_task, report_skipped, skip_log
 from openpali.recipes.run.resume import open_run
 from openpali.recipes.stages.image_text_pairs import PairCollator, Pairs, retrieval_scores

@@ -25,8 +25,9 @@ from openpali.data.text.span_corruption import PREFIXES, SENTINEL, UL2, SpecialT
 from openpali.data.tokenizer import train_tokenizer
 from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.configuration_pali3 import Pali3Config
-from openpali.recipes.run.arguments import RunArguments, command, parse
+from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.checkpoint_name import check_checkpoint
+from openpali.recipes.run.command_line import command, parse
 from openpali.recipes.run.datasets import report_bad_records, report_skipped, skip_log, split_source
 from openpali.recipes.run.resume import open_run
 from openpali.recipes.stages.denoise_loss import T5_LIKE, Mean, by_kind, denoising_scores, give_loss

@@ -24,8 +24,9 @@ from openpali.data.example import Example
 from openpali.data.files.config import as_dict
 from openpali.data.mixture import TaskDataset
 from openpali.modeling.checkpoints import load_checkpoint, reading
-from openpali.recipes.run.arguments import RunArguments, command, parse
+from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.checkpoint_name import check_checkpoint
+from openpali.recipes.run.command_line import command, parse
 from openpali.recipes.run.datasets import load_splits, make_dataset, report_skipped, skip_log
 from openpali.recipes.run.resume import open_run
 from openpali.recipes.stages.dense_patches import PatchCollator, Patches, names_in, patch_scores

@@ -15,8 +15,9 @@ from openpali.data.files.config import ConfigError, as_dict
 from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
-from openpali.recipes.run.arguments import RunArguments, command, parse
+from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.checkpoint_name import check_checkpoint
+from openpali.recipes.run.command_line import command, parse
 from openpali.recipes.run.datasets import load_splits, make_source, report_skipped
 from openpali.recipes.run.resume import open_run
 from openpali.recipes.stages.instance_masks import Masks, collate, masks_of

@@ -19,7 +19,8 @@ from openpali.data.files.config import ConfigError, as_dict
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
 from openpali.data.streaming.stream import TaskStream
-from openpali.recipes.run.arguments import RunArguments, command, parse
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.run.command_line import command, parse
 from openpali.recipes.run.datasets import (
     check_mask_tokenizer,
     load_splits,

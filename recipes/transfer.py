@@ -28,7 +28,8 @@ from openpali.recipes.custom_data.defaults import CustomDataArguments, custom_ke
 from openpali.recipes.custom_data.example_images import EXAMPLES_FILE, draw_examples, some_examples
 from openpali.recipes.custom_data.text_lengths import TextLimits
 from openpali.recipes.features.cache import Mode, cached_features
-from openpali.recipes.run.arguments import RunArguments, command, parse, spread
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.run.command_line import command, expand_mappings, parse
 from openpali.recipes.run.datasets import report_skipped
 from openpali.recipes.run.fingerprint import SETTINGS, fingerprints
 from openpali.recipes.run.long_texts import report_long_texts
@@ -148,7 +149,7 @@ def configure(line: list[str]) -> tuple[Any, ...]:
     Raises:
         ConfigError: data or task are missing, or a value is wrong.
     """
-    line = spread(line, ("source", "task"))
+    line = expand_mappings(line, ("source", "task"))
     built = parse(CLASSES, line, *custom_keys(CLASSES, line, resolution_keys(CLASSES, line)))
     args, mix = built[0], built[2]
     if not args.source and not mix.mix:

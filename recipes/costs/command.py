@@ -15,7 +15,7 @@ from openpali.modeling.mistakes import at_least
 from openpali.recipes.costs.gpu_table import table_lines
 from openpali.recipes.costs.plan import plan
 from openpali.recipes.costs.stage_costs import stage_costs
-from openpali.recipes.run.arguments import command
+from openpali.recipes.run.command_line import command
 
 
 @command

@@ -21,7 +21,8 @@ from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.configuration_paligemma import paligemma_preset
 from openpali.recipes import classification, contrastive, denoise, dense, mask_vqvae, pretrain, transfer
 from openpali.recipes.costs.forward_passes import Lengths
-from openpali.recipes.run.arguments import RunArguments, known_keys, parse, read_values, take_option
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.run.command_line import known_keys, parse, read_values, take_option
 from openpali.recipes.stages.pretrain_learning_rate import StageArguments
 from openpali.recipes.stages.pretrain_start import StartArguments
 from openpali.recipes.start.adapters import AdapterArguments

@@ -1,42 +1,23 @@
-"""Arguments of the recipes: dataclasses filled from one YAML file and from `--key value` overrides."""
+"""Arguments that every stage has: Transformers' `TrainingArguments` with the papers' choices."""
 
-import argparse
-import functools
-import json
-import logging
 import os
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_type_hints
+from typing import Any, Literal
 
 import torch
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-from transformers.utils.logging import disable_progress_bar
 
-from openpali.data.files.config import (
-    ConfigError,
-    as_dict,
-    find_config,
-    nearest,
-    number,
-    read_value,
-    read_yaml,
-)
-from openpali.data.files.renamed import current_options
+from openpali.data.files.config import ConfigError, as_dict
 from openpali.data.files.run_outputs import CONFIG_HEADER
-from openpali.modeling import mistakes
 from openpali.modeling.checkpoints import INCOMPLETE_HELP
-from openpali.recipes.run.number_checks import check_numbers
 from openpali.recipes.run.precision import check_options
 
 Schedule = Literal["cosine", "rsqrt", "constant"]
 OnBadLoss = Literal["stop", "skip"]
-NOT_GIVEN = object()
 
 
 @dataclass
@@ -56,7 +37,7 @@ class RunArguments(TrainingArguments):
     lr_multipliers: dict | str | None = field(
         default=None, metadata={"help": "component: factor on its learning rate, as in {vision_tower: 0.1}"}
     )
-    freeze: list[str] = field(default_factory=list, metadata={"help": "components that do not train"})
+    freeze: list[str] = field(default_factory=list, metadata={"help": "components that do not train, or none"})
     decay: list[str] = field(
         default_factory=lambda: ["vision_tower", "projector", "multi_modal_projector"],
         metadata={"help": "components whose matrices decay"},
@@ -154,187 +135,8 @@ class RunArguments(TrainingArguments):
         return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
 
 
-def parse(
-    classes: Sequence[type],
-    argv: Sequence[str] | None = None,
-    below: dict[str, Any] | None = None,
-    above: dict[str, Any] | None = None,
-) -> tuple[Any, ...]:
-    """Fill dataclasses from `--config file.yaml` and from overrides behind it.
-
-    `--source.size 64` reaches into a nested value. The last class must be a [`RunArguments`]; it keeps what
-    was decided in `resolved`, which `save_config` writes.
-
-    Args:
-        classes: dataclasses; no two may share a field.
-        argv: the command line without the program's name; `sys.argv[1:]` when left out.
-        below: values of keys that neither the file nor the command line gives.
-        above: values that count more than the file's, and less than those of the command line.
-
-    Raises:
-        ConfigError: for a missing file, an unknown key, a value of the wrong type.
-    """
-    read = read_values(classes, argv, below, above)
-    check_numbers(read.values)
-    try:
-        built = read.parser.parse_dict(read.values)
-    except (ValueError, ImportError) as error:
-        # Transformers' own checks, such as bf16 on a device that has none
-        raise error if isinstance(error, ConfigError) else ConfigError(mistakes.explain(error)) from error
-    built[-1].resolved = resolve(read.values, read.defaults, classes[-1])
-    return built
-
-
-class Values(NamedTuple):
-    """Values by key before dataclasses are built of them.
-
-    Attributes:
-        values: of every key.
-        given: keys that the file, the command line or the caller gives.
-        defaults: of the dataclasses.
-        parser: which builds them.
-    """
-
-    values: dict[str, Any]
-    given: set[str]
-    defaults: dict[str, Any]
-    parser: "Parser"
-
-
-def read_values(
-    classes: Sequence[type],
-    argv: Sequence[str] | None = None,
-    below: dict[str, Any] | None = None,
-    above: dict[str, Any] | None = None,
-) -> Values:
-    """What `parse` would build dataclasses of; the arguments are the same."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    config, argv = take_option(current_options(argv), "--config")
-    known = known_keys(classes)
-    values = (below or {}) | (read_yaml(find_config(config), known) if config else {}) | (above or {})
-    nested, argv = take_nested(argv, known)
-    parser = Parser(list(classes), allow_abbrev=False)  # pyright: ignore[reportArgumentType]
-    parser.add_argument("--config", help="YAML file, or the name of a shipped one (pali3/nano-pretrain)")
-    defaults = {key: parser.get_default(key) for key in known}
-    parser.set_defaults(**values)
-    for action in parser._actions:
-        # `--freeze` alone empties what the file lists
-        action.nargs = "*" if action.nargs == "+" else action.nargs
-    # in the namespace and not as defaults, which --help shows
-    untouched = argparse.Namespace(**{key: NOT_GIVEN for key in known if key not in values})
-    namespace, unknown = parser.parse_known_args(argv, untouched)
-    if unknown:
-        raise ConfigError(f"unknown argument {unknown[0]}{nearest(unknown[0].lstrip('-'), known)}")
-    found = {key: value for key, value in vars(namespace).items() if key in known}
-    given = {key for key, value in found.items() if value is not NOT_GIVEN} | {key for key, *_ in nested}
-    found = {key: defaults[key] if value is NOT_GIVEN else value for key, value in found.items()}
-    for key, inner, value in nested:
-        found[key] = set_nested(as_dict(found[key], key), inner, value)
-    return Values(found, given, defaults, parser)
-
-
-def known_keys(classes: Sequence[type]) -> dict[str, tuple[Any, Any]]:
-    """Field and type of every key that the dataclasses take."""
-    known = {}
-    for cls in classes:
-        hints = get_type_hints(cls)
-        known |= {f.name: (f, hints[f.name]) for f in fields(cls) if f.init}
-    return known
-
-
-class Parser(HfArgumentParser):
-    """HfArgumentParser whose errors are one sentence and not two pages of usage."""
-
-    def error(self, message: str) -> Any:
-        """Called by argparse."""
-        raise ConfigError(f"{message} (--help lists every argument)")
-
-
-def take_option(argv: list[str], option: str) -> tuple[str | None, list[str]]:
-    """Split `--option value` or `--option=value` off a command line; the last one counts."""
-    value, rest, i = None, [], 0
-    while i < len(argv):
-        if argv[i] == option:
-            if i + 1 == len(argv):
-                raise ConfigError(f"{option} needs a value")
-            value, i = argv[i + 1], i + 1
-        elif argv[i].startswith(option + "="):
-            value = argv[i].split("=", 1)[1]
-        else:
-            rest.append(argv[i])
-        i += 1
-    return value, rest
-
-
-def take_nested(argv: list[str], known: dict) -> tuple[list[tuple[str, list[str], Any]], list[str]]:
-    """Split `--key.inner value` off a command line, as (key, path below it, value)."""
-    found, rest, i = [], [], 0
-    while i < len(argv):
-        name, _, value = argv[i].partition("=")
-        if not (name.startswith("--") and "." in name):
-            rest.append(argv[i])
-            i += 1
-            continue
-        if "=" not in argv[i]:
-            if i + 1 == len(argv):
-                raise ConfigError(f"{name} needs a value")
-            i, value = i + 1, argv[i + 1]
-        key, *inner = name[2:].split(".")
-        if key not in known:
-            raise ConfigError(f"unknown argument {name}{nearest(key, known)}")
-        found.append((key, inner, number(read_value(value, name))))
-        i += 1
-    return found, rest
-
-
-def spread(argv: Sequence[str], keys: Sequence[str]) -> list[str]:
-    """A command line in which `--task '{codec: X}'` is `--task.codec X`: without a name it changes what there is."""
-    rest: list[str] = list(argv)
-    for key in keys:
-        value, others = take_option(rest, f"--{key}")
-        changes = as_dict(value, key) if value else {}
-        if value and "name" not in changes:
-            added = [part for name, one in changes.items() for part in (f"--{key}.{name}", json.dumps(one))]
-            rest = [*others, *added]
-    return rest
-
-
-def set_nested(tree: dict, path: list[str], value: Any) -> dict:
-    """A copy of `tree` in which the value below `path` is `value`."""
-    if len(path) == 1:
-        return tree | {path[0]: value}
-    inner = tree.get(path[0])
-    return tree | {path[0]: set_nested(inner if isinstance(inner, dict) else {}, path[1:], value)}
-
-
-def resolve(given: dict[str, Any], defaults: dict[str, Any], run_class: type) -> dict[str, Any]:
-    """Every value of our own fields; of Transformers' those whose default is ours or that were given."""
-    inherited = {f.name: f.default for f in fields(TrainingArguments)}
-    ours = {f.name for f in fields(run_class) if f.name in inherited and f.default != inherited[f.name]}
-    return {k: v for k, v in given.items() if k not in inherited or k in ours or v != defaults[k]}
-
-
 def save_config(path: Path, run: RunArguments) -> None:
     """Write the resolved configuration; `--config` reads it again."""
     # whether and how to go on is of one command, not of the run
     content = {k: v for k, v in run.resolved.items() if k not in ("resume", "overwrite")}
     path.write_text(CONFIG_HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
-
-
-def command(main: Callable[..., Any]) -> Callable[..., Any]:
-    """Let `main` end with one sentence for a mistake that its user can mend, instead of a traceback."""
-
-    @mistakes.command("error")
-    @functools.wraps(main)
-    def run(argv: list[str] | None = None) -> Any:
-        # one for every checkpoint that is written would drown the progress of the run
-        disable_progress_bar()
-        logging.getLogger("transformers.configuration_utils").addFilter(worth_showing)
-        return main(argv)
-
-    return run
-
-
-def worth_showing(record: logging.LogRecord) -> bool:
-    """Whether to show a message: SigLIP's default text tower, which others are compared with, has ids out of range."""
-    return "49406" not in record.getMessage() and "49407" not in record.getMessage()

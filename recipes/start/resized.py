@@ -7,7 +7,8 @@ from transformers import PreTrainedModel
 
 from openpali.data.files.config import ConfigError, as_dict, typed
 from openpali.modeling.auto import check_tokens, checkpoint_config, load_answering, load_processor, set_resolution
-from openpali.recipes.run.arguments import RunArguments, known_keys, read_values
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.run.command_line import known_keys, read_values
 from openpali.recipes.start.adapters import TRAINED, AdapterArguments, load_for_training
 
 RESIZED_FOLDER = "resized"

@@ -17,7 +17,7 @@ from page_blocks import ROOT, started, words
 
 import openpali_cli  # pyright: ignore[reportMissingImports]
 from openpali.data.files.config import find_config
-from openpali.recipes.run.arguments import parse
+from openpali.recipes.run.command_line import parse
 from openpali.recipes.transfer import CLASSES, with_default_config
 
 SETUP = configparser.ConfigParser(interpolation=None)

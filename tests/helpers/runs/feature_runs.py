@@ -7,7 +7,8 @@ from openpali.data.mixture import TaskDataset
 from openpali.data.sources import augmented
 from openpali.data.sources.jsonl import JsonlSource
 from openpali.data.tasks import load_task
-from openpali.recipes.run.arguments import RunArguments, parse
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.run.command_line import parse
 
 EXAMPLES, DISTINCT = 8, 6
 

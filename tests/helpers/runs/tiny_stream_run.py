@@ -16,7 +16,8 @@ from tiny_run import Items, Killer, collate, tiny_model
 
 from openpali.data.example import Example
 from openpali.data.mixture import TaskDataset
-from openpali.recipes.run.arguments import RunArguments, parse
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.run.command_line import parse
 from openpali.recipes.run.datasets import load_splits, make_dataset, mix_datasets
 from openpali.recipes.run.resume import open_run
 from openpali.recipes.training.trainer import PaliTrainer, run_training

@@ -22,7 +22,7 @@ from openpali.data.tasks import load_task
 from openpali.eval import run as evaluation
 from openpali.eval.measuring.measurement import read_measurement
 from openpali.recipes import transfer
-from openpali.recipes.run.arguments import parse
+from openpali.recipes.run.command_line import parse
 from openpali.recipes.run.datasets import make_task
 from openpali.recipes.start.resized import resolution_keys
 
@@ -74,7 +74,7 @@ def number(cell: str, size: int) -> float:
 def parsed(name: str, size: int) -> tuple[Any, Any]:
     """The arguments of a row's configuration at a resolution, of the recipe and of the run."""
     argv = ["--config", f"transfers/{name}", "--resolution", str(size), "--use_cpu", "true", "--bf16", "false"]
-    args, *_, run = parse(transfer.CLASSES, argv, above=resolution_keys(transfer.CLASSES, argv))
+    args, *_, run = parse(transfer.CLASSES, argv, overrides=resolution_keys(transfer.CLASSES, argv))
     return args, run
 
 

@@ -14,7 +14,8 @@ from openpali.data.mixture import TaskDataset
 from openpali.modeling.dropout import set_text_dropout
 from openpali.recipes.features.cache import FOLDER, cached_features
 from openpali.recipes.features.examples import CachedExamples
-from openpali.recipes.run.arguments import RunArguments, parse
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.run.command_line import parse
 from openpali.recipes.run.resume import open_run
 from openpali.recipes.run.run_folder import LOG_FILE
 from openpali.recipes.training.progress import read_log
