@@ -1,8 +1,8 @@
-"""Stage 0 of the text side: an encoder-decoder that puts texts together again, by UL2's mixture of denoisers.
+"""Stage 0 of the text side: an encoder-decoder trained to restore corrupted texts, by UL2's mixture of denoisers.
 
-    python -m openpali.recipes.denoise --config recipes/configs/denoise/nano.yaml
+    openpali denoise --config denoise/nano
 
-The result is a T5 (or whatever encoder-decoder it was) with its tokenizer, which stock Transformers loads and
+The result is a T5 (or another encoder-decoder) with its tokenizer, which stock Transformers loads and
 `Pali3ForConditionalGeneration.from_backbones` puts behind an image encoder. PaLI-3's is a 3B UL2 (section 3.1).
 """
 
@@ -38,26 +38,28 @@ VOCABULARY_MULTIPLE = 64
 
 @dataclass
 class DenoiseArguments:
-    """What is particular to this recipe."""
+    """Arguments of this stage alone."""
 
     texts: dict | str | None = field(default=None, metadata={"help": "builtin, files, jsonl, datasets, with options"})
-    model: str | None = field(default=None, metadata={"help": "encoder-decoder to go on from, not from nothing"})
+    model: str | None = field(default=None, metadata={"help": "encoder-decoder to start from; new weights if unset"})
     preset: str = field(default="nano", metadata={"help": "size of PaLI-3 whose text model is trained"})
     text_config: dict | str | None = field(
-        default=None, metadata={"help": "changes to the preset's; with another model_type, all there is to it"}
+        default=None, metadata={"help": "changes to the preset's; with another model_type, the whole configuration"}
     )
     tokenizer: str | None = field(default=None, metadata={"help": "tokenizer to load instead of training one"})
-    vocab_size: int = field(default=2048, metadata={"help": "tokens to learn; 1153 special ones come on top"})
-    tokenizer_texts: int = field(default=2000, metadata={"help": "texts that the tokenizer learns from"})
-    sentinels: int = field(default=100, metadata={"help": "sentinel tokens; the tokenizer gets those that it lacks"})
-    sentinel: str = field(default=SENTINEL, metadata={"help": "what they are called"})
-    prefixes: dict | str | None = field(default=None, metadata={"help": "text before inputs of R, X and S"})
+    vocab_size: int = field(default=2048, metadata={"help": "tokens to train; 1153 special ones are added"})
+    tokenizer_texts: int = field(default=2000, metadata={"help": "texts that the tokenizer is trained on"})
+    sentinels: int = field(default=100, metadata={"help": "sentinel tokens; missing ones are added to the tokenizer"})
+    sentinel: str = field(default=SENTINEL, metadata={"help": "pattern of the sentinels' names"})
+    prefixes: dict | str | None = field(
+        default=None, metadata={"help": "text before inputs of the denoisers R, X and S"}
+    )
     weights: dict | str | None = field(
-        default=None, metadata={"help": "denoiser: weight, as in {R-3-15: 1, S-25: 1}; all alike when left out"}
+        default=None, metadata={"help": "denoiser: weight, as in {R-3-15: 1, S-25: 1}; equal if unset"}
     )
     max_length: int = field(default=512, metadata={"help": "tokens of an input, prefix and end token included"})
     packed: bool = field(default=False, metadata={"help": "fill inputs with several texts"})
-    loss_mean: Mean = field(default="example", metadata={"help": "each example alike, or each token of a batch"})
+    loss_mean: Mean = field(default="example", metadata={"help": "mean over examples, or over the tokens of a batch"})
     best_metric: str = field(default="negative_loss", metadata={"help": "or token_accuracy, S_token_accuracy, ..."})
 
     def __post_init__(self):
@@ -79,7 +81,7 @@ class DenoiseRun(RunArguments):
 
 
 def make_texts(spec: dict[str, Any], run: RunArguments) -> dict[str, Source]:
-    """Train and validation part: of texts with a `split` option both splits, of others some are set aside."""
+    """Train and validation splits: those of a source with a `split` option, else some texts are held out."""
 
     def load(changes: dict[str, Any]) -> Source:
         try:
@@ -89,16 +91,16 @@ def make_texts(spec: dict[str, Any], run: RunArguments) -> dict[str, Source]:
 
     if "split" not in spec:
         return split_source(load({}), run)
-    parts = {name: load({"split": name}) for name in (spec["split"], "validation")}
-    for part in parts.values():
-        report_bad_records(part, run)
-    return {"train": parts[spec["split"]], "validation": parts["validation"]}
+    splits = {name: load({"split": name}) for name in (spec["split"], "validation")}
+    for split in splits.values():
+        report_bad_records(split, run)
+    return {"train": splits[spec["split"]], "validation": splits["validation"]}
 
 
 def make_tokenizer(args: DenoiseArguments, texts: Source) -> Any:
-    """Load the tokenizer, or train one, and give it the sentinels that it lacks.
+    """Load the tokenizer or train one, and add missing sentinels.
 
-    One that is trained here has the prefixes as tokens; in a loaded one they are text like any other.
+    A tokenizer trained here has the prefixes as single tokens; a loaded one splits them as other text.
     """
     if args.tokenizer or args.model:
         name = args.tokenizer or check_checkpoint(args.model, "model")
@@ -107,8 +109,8 @@ def make_tokenizer(args: DenoiseArguments, texts: Source) -> Any:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"tokenizer: there is none at {name}: {' '.join(str(error).split())}") from error
     else:
-        some = [texts[i]["text"] for i in range(min(args.tokenizer_texts, len(texts)))]
-        tokenizer = train_tokenizer(some, args.vocab_size)
+        sample = [texts[i]["text"] for i in range(min(args.tokenizer_texts, len(texts)))]
+        tokenizer = train_tokenizer(sample, args.vocab_size)
         tokenizer.add_tokens([text for text in as_dict(args.prefixes, "prefixes").values() if text])
     names = [args.sentinel.format(i) for i in range(args.sentinels)]
     tokenizer.add_tokens([name for name in names if name not in tokenizer.get_vocab()], special_tokens=True)
@@ -116,7 +118,7 @@ def make_tokenizer(args: DenoiseArguments, texts: Source) -> Any:
 
 
 def table_rows(tokenizer: Any) -> int:
-    """Rows of an embedding table for every token."""
+    """Rows of an embedding table for all tokens, a multiple of `VOCABULARY_MULTIPLE`."""
     return -(-len(tokenizer) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 
@@ -126,7 +128,7 @@ def make_config(args: DenoiseArguments, tokenizer: Any) -> Any:
 
 
 def make_model(args: DenoiseArguments, tokenizer: Any, incomplete: bool = False) -> Any:
-    """The checkpoint to go on from, or a new model, with at least as many rows as there are tokens."""
+    """The checkpoint to start from, or a new model, with an embedding for every token."""
     rows = table_rows(tokenizer)
     changes = as_dict(args.text_config, "text_config")
     if not args.model:

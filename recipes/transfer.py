@@ -1,12 +1,12 @@
 """Stage 3: fine-tune a checkpoint on a task, on several, or on your own data.
 
-    python -m openpali.recipes.transfer --config recipes/configs/transfers/count.yaml
-    accelerate launch -m openpali.recipes.transfer --model outputs/nano-located --data my-data --kind detect
-    accelerate launch -m openpali.recipes.transfer --config recipes/configs/transfers/jsonl.yaml --data my.jsonl
+    openpali transfer --config transfers/count
+    openpali transfer --model outputs/nano-located --data my-data --kind detect
+    accelerate launch --num_processes 8 -m openpali.recipes.transfer --config transfers/jsonl --data my.jsonl
 
-my-data holds a COCO JSON, a metadata.jsonl, folders of classes, and so on; kinds are detect, segment, caption, vqa,
+my-data holds a COCO JSON, a metadata.jsonl, class folders, and so on; kinds are detect, segment, caption, vqa,
 classify and ocr. Each line of my.jsonl is an object such as {"image": "dog.png", "prefix": "what is this?", "suffix":
-"a dog"}. Any PaLI-3 or PaliGemma checkpoint can be the start; `--peft lora`, `qlora` or `dora` trains adapters.
+"a dog"}. It starts from any PaLI-3 or PaliGemma checkpoint; `--peft lora`, `qlora` or `dora` trains adapters.
 """
 
 import sys
@@ -54,53 +54,55 @@ class TransferArguments:
     """Arguments of this stage alone."""
 
     model: str | None = field(default=None, metadata={"help": "checkpoint to start from"})
-    source: dict | str | None = field(default=None, metadata={"help": "records: name and options"})
+    source: dict | str | None = field(default=None, metadata={"help": "source of the records: name and options"})
     data: str | None = field(
-        default=None, metadata={"help": "your data: a folder or file of the kind; without one a JSONL file"}
+        default=None, metadata={"help": "your data: a folder or file of the kind, or without --kind a JSONL file"}
     )
     image_root: str | None = field(
-        default=None, metadata={"help": "folder of the images; looked for beside the data if unset"}
+        default=None, metadata={"help": "folder of the images; found beside the data if unset"}
     )
     task: dict | str | None = field(default=None, metadata={"help": "name and options; plain for a JSONL file"})
     max_length: int | None = field(default=None, metadata={"help": "tokens of a prompt; longer ones are cut"})
-    suffix_max_length: int | None = field(default=None, metadata={"help": "tokens of a target, likewise"})
+    suffix_max_length: int | None = field(default=None, metadata={"help": "tokens of a target; longer ones are cut"})
     resolution: int | None = field(
         default=None, metadata={"help": "side of the images in pixels; the model's if unset"}
     )
     resolutions: dict | str | None = field(
-        default=None, metadata={"help": "size in pixels: the keys that differ there, as in 448: {learning_rate: 3e-6}"}
+        default=None, metadata={"help": "size in pixels: keys that differ at it, as in 448: {learning_rate: 3e-6}"}
     )
     exact_images: bool = field(
-        default=False, metadata={"help": "resize as for evaluation, slower and equal to the last of 255 levels"}
+        default=False, metadata={"help": "resize as in evaluation: slower, exact to one of 255 levels"}
     )
-    num_beams: int = field(default=1, metadata={"help": "of the answers that are scored; 1 is greedy"})
-    text_dropout: float | None = field(default=None, metadata={"help": "of the text model; the model's own if unset"})
+    num_beams: int = field(default=1, metadata={"help": "beams when answers are scored; 1 is greedy"})
+    text_dropout: float | None = field(default=None, metadata={"help": "of the text model; the model's if unset"})
     label_smoothing: float | None = field(default=None, metadata={"help": "of the loss; the model's if unset"})
     attention: Literal["eager", "sdpa", "flex_attention"] | None = field(
-        default=None, metadata={"help": "how the text model attends; its default if unset"}
+        default=None, metadata={"help": "attention back-end of the text model; its default if unset"}
     )
     pack_length: int | None = field(
-        default=None, metadata={"help": "PaliGemma: tokens of a row into which several examples are packed"}
+        default=None, metadata={"help": "PaliGemma: tokens of a row of several examples (sequence packing)"}
     )
     prefix_attention: Literal["full", "causal", "causal_all"] | None = field(
         default=None,
         metadata={"help": "PaliGemma: full is prefix-LM; causal or causal_all (images too) for comparison"},
     )
-    loss_on_prefix: bool = field(default=False, metadata={"help": "PaliGemma: train on the prompt too, to compare"})
+    loss_on_prefix: bool = field(
+        default=False, metadata={"help": "PaliGemma: train on the prompt too, for comparison"}
+    )
     feature_cache: Mode = field(
         default="auto",
-        metadata={"help": "keep a frozen image encoder's features on disk: auto where it pays, on, or off"},
+        metadata={"help": "cache features of a frozen image encoder on disk: auto where it saves time, on, or off"},
     )
-    max_bad_share: float = field(default=0.1, metadata={"help": "records that may turn out bad while training"})
-    test_limit: int = field(default=512, metadata={"help": "test examples at the end"})
+    max_bad_share: float = field(default=0.1, metadata={"help": "share of bad records above which training stops"})
+    test_limit: int = field(default=512, metadata={"help": "test examples for the final report"})
     dtype: Literal["auto", "float32", "bfloat16"] = field(
         default="auto",
-        metadata={"help": "of the weights; auto is float32, under adapters bfloat16 on GPUs"},
+        metadata={"help": "of the weights; auto is float32, with adapters bfloat16 on GPUs"},
     )
 
     def __post_init__(self):
         self.source, self.task = as_dict(self.source, "source"), as_dict(self.task, "task")
-        # a kind has made a source of the data already
+        # --kind has set the source already
         if self.data and self.source.get("name") != "custom":
             self.source = {"name": "jsonl", "path": self.data, "image_root": self.image_root}
         if self.source.get("name") == "jsonl" and self.task.get("name") != "plain":

@@ -1,6 +1,6 @@
 """What a training needs before it is started: memory, FLOPs, what fits on one GPU, and the least number of GPUs.
 
-    openpali costs --config recipes/configs/pali3/stage2-1064.yaml --processes 64
+    openpali costs --config pali3/stage2-1064 --processes 64
     openpali costs --config transfers/docvqa --resolution 896 --peft lora
     openpali costs --model my-checkpoint --peft qlora
     openpali costs --table
