@@ -32,7 +32,7 @@ from openpali.recipes.run.datasets import (
 )
 from openpali.recipes.run.number_checks import at_least_one
 from openpali.recipes.run.resume import open_run
-from openpali.recipes.stages.mixture_log import MixtureLog, NumberedCollator, NumberedTask, log_mixture
+from openpali.recipes.stages.mixture_log import EntryCollator, EntryTask, MixtureLog, log_mixture
 from openpali.recipes.stages.pretrain_learning_rate import (
     ComponentWarmup,
     StageArguments,
@@ -99,7 +99,7 @@ def make_datasets(
         # entries with the same source load it once
         splits = loaded.setdefault(str(spec), loaded.get(str(spec)) or load_splits(spec, run))
         limits = {option: entry[option] for option in LIMITS if option in entry}
-        train[name] = make_dataset(splits["train"], NumberedTask(task, number, limits), run)
+        train[name] = make_dataset(splits["train"], EntryTask(task, number, limits), run)
         for split, datasets in held_out.items():
             datasets[name] = TaskDataset(splits[split], task, run.seed, skip_log(run), split=split)
     return train, held_out
@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
     model, processor = load_start(start, run.incomplete_checkpoint)
     continue_schedule(run, start.model)
     save_stage(run)
-    collator = NumberedCollator(
+    collator = EntryCollator(
         Collator(processor, args.max_length, args.suffix_max_length, exact_images=args.exact_images)
     )
 

@@ -22,20 +22,20 @@ OnBadLoss = Literal["stop", "skip"]
 
 @dataclass
 class RunArguments(TrainingArguments):
-    """What every stage has: Transformers' `TrainingArguments`, and the papers' choices beside them.
+    """Arguments of every stage: Transformers' `TrainingArguments` and the papers' choices.
 
     `weight_decay` is torch AdamW's, multiplied by the learning rate: the papers' 1e-6 at learning rate
-    1e-5 is 0.1 here. It touches only the matrices of the components in `decay`, and `lr_multipliers` do
-    not change it.
+    1e-5 is 0.1 here. It applies only to the matrices of the components in `decay`, whatever their
+    `lr_multipliers`.
     """
 
     schedule: Schedule = field(default="cosine", metadata={"help": "cosine to 0, rsqrt, or constant"})
     cooldown_steps: float = field(
-        default=0.0, metadata={"help": "last steps (below 1: share of the run) in which rsqrt falls to 0"}
+        default=0.0, metadata={"help": "steps at the end (below 1: share of the run) in which rsqrt falls to 0"}
     )
     rsqrt_timescale: int = field(default=10_000, metadata={"help": "steps after which rsqrt is 0.71"})
     lr_multipliers: dict | str | None = field(
-        default=None, metadata={"help": "component: factor on its learning rate, as in {vision_tower: 0.1}"}
+        default=None, metadata={"help": "component: factor of its learning rate, as in {vision_tower: 0.1}"}
     )
     freeze: list[str] = field(default_factory=list, metadata={"help": "components that do not train, or none"})
     decay: list[str] = field(
@@ -47,21 +47,21 @@ class RunArguments(TrainingArguments):
     resume: str | None = field(
         default=None,
         metadata={
-            "help": "auto: the last complete checkpoint; a checkpoint folder; none: start anew."
-            " Left out, a run with the same configuration goes on and any other one is refused."
+            "help": "auto: from the last complete checkpoint; a checkpoint folder; none: start anew."
+            " If unset, a run with the same configuration resumes and any other one is refused."
         },
     )
     overwrite: bool = field(default=False, metadata={"help": "remove what an earlier run left in output_dir"})
     on_bad_loss: OnBadLoss = field(
         default="stop",
-        metadata={"help": "a loss that is not finite, or a spike: stop, or skip the step; its batch is kept"},
+        metadata={"help": "at a loss that is not finite, or a spike: stop, or skip the step; its batch is saved"},
     )
     loss_spike: float = field(
         default=0.0, metadata={"help": "a loss above this factor times the running median is bad; 0 for any"}
     )
     bad_loss_limit: int = field(default=10, metadata={"help": "steps that may be skipped before the run stops"})
     halve_on_out_of_memory: bool = field(
-        default=False, metadata={"help": "compute micro-batches in parts where they do not fit; the batch stays"}
+        default=False, metadata={"help": "split micro-batches that do not fit into memory; the batch size stays"}
     )
     # Transformers' defaults that these recipes change
     logging_steps: float = field(default=10, metadata={"help": "steps between two log lines"})
@@ -75,7 +75,7 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self):
         if not self.output_dir:
-            raise ConfigError("output_dir is missing: say where the run is to be kept, for instance outputs/run")
+            raise ConfigError("output_dir is missing: give the folder of the run, for instance outputs/run")
         if self.label_smoothing_factor:
             raise ConfigError("label_smoothing_factor smooths the wrong tokens for these models; use label_smoothing")
         if self.resume_from_checkpoint:
@@ -93,16 +93,16 @@ class RunArguments(TrainingArguments):
         except ValueError as error:
             remedy = "; or give --bf16 false for float32" if "bf16" in str(error) else ""
             raise ConfigError(str(error).rstrip(".") + remedy) from error
-        self.refuse_to_be_alone()
+        self.check_processes()
         check_options(self.fp16, self.fp16_full_eval or self.bf16_full_eval, self.device)
-        # it would raise the same when everything has been read
+        # raise its error before data and model are loaded
         get_reporting_integration_callbacks(self.report_to)
         if self.deepspeed_plugin is not None:
-            # models are put together and counted whole; ZeRO-3 cuts them into shards when training begins
+            # models are built and counted whole; ZeRO-3 shards them when training begins
             unset_hf_deepspeed_config()
 
-    def refuse_to_be_alone(self) -> None:
-        """Raise ConfigError where processes of one launch would each write a run of their own into the same folder."""
+    def check_processes(self) -> None:
+        """Raise ConfigError where the processes of a launch would each write a separate run into the same folder."""
         started = os.environ.get("WORLD_SIZE", "")
         if "LOCAL_RANK" in os.environ and started not in ("", "1") and self.world_size == 1:
             raise ConfigError(
@@ -111,9 +111,9 @@ class RunArguments(TrainingArguments):
             )
 
     def launched_on_cpus(self) -> bool:
-        """Whether a launcher started this process where there are only CPUs, which Transformers has to be told.
+        """Whether a launcher started this process on a machine with CPUs alone, so that `use_cpu` must be set.
 
-        Half precision is left to its own check: whoever asks for it expects GPUs. So does DeepSpeed.
+        False with half precision or DeepSpeed, which expect GPUs and have checks of their own.
         """
         deepspeed = self.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
         whole = not (self.bf16 or self.fp16)
@@ -137,6 +137,6 @@ class RunArguments(TrainingArguments):
 
 def save_config(path: Path, run: RunArguments) -> None:
     """Write the resolved configuration; `--config` reads it again."""
-    # whether and how to go on is of one command, not of the run
+    # resume and overwrite belong to a command, not to the run
     content = {k: v for k, v in run.resolved.items() if k not in ("resume", "overwrite")}
     path.write_text(CONFIG_HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")

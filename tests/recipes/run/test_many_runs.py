@@ -15,7 +15,7 @@ from openpali.data.files.config import ConfigError
 from openpali.modeling.auto import load_processor
 from openpali.recipes import transfer
 from openpali.recipes.custom_data.example_images import caption, model_image, some_examples
-from openpali.recipes.run.sweep import Outcome, best_of
+from openpali.recipes.run.sweep import Outcome, best_outcome
 from openpali.recipes.run.sweep import table as sweep_table
 from openpali.recipes.stages.transfer_tasks import draw_records, load_task_data
 from openpali.recipes.transfer import configure, with_default_config
@@ -142,8 +142,8 @@ def test_the_grid_is_the_authors_for_large_models_and_moves_with_the_rate(line):
 
 def test_of_several_seeds_the_mean_decides():
     outcomes = [Outcome(rate, 1.0, seed, "f1", value, value, f"{rate}-{seed}") for rate, seed, value in SEEDS]
-    assert best_of(outcomes).folder == "0.1-1"
-    lines = sweep_table(outcomes, best_of(outcomes)).splitlines()
+    assert best_outcome(outcomes).folder == "0.1-1"
+    lines = sweep_table(outcomes, best_outcome(outcomes)).splitlines()
     assert lines[2].startswith("| 0.1 | 1 | 0.6000 ± 0.1414 |")
     assert "over 2 seeds" in lines[-2] + lines[-1]
 

@@ -125,9 +125,9 @@ def test_a_resumed_run_counts_on_from_its_checkpoint(tmp_path):
         state: Any = SimpleNamespace(global_step=begin, is_world_process_zero=True)
         log.on_train_begin(run, state, yes)
         for step in range(begin, end):
-            batch = {"x": torch.tensor([1.0, 2.0, 6.0]), "line": torch.tensor([0, step % 2, 1])}
+            batch = {"x": torch.tensor([1.0, 2.0, 6.0]), "entry": torch.tensor([0, step % 2, 1])}
             assert log.loss(Counted(), batch) == 3
-            assert "line" in batch
+            assert "entry" in batch
             state.global_step = step + 1
             log.on_step_end(run, state, yes)
 

@@ -136,7 +136,7 @@ def test_the_share_of_weights_that_a_step_does_not_change():
     weights = torch.nn.Parameter(torch.tensor([1.0, 1.5, 0.0, 1e-6], dtype=torch.bfloat16))
     rates = {2.0**-10: 0.5, 2.0**-8: 0.0}
     for rate, share in rates.items():
-        assert precision.unmoved_share([{"params": [weights], "lr": rate}]) == share
+        assert precision.unchanged_share([{"params": [weights], "lr": rate}]) == share
     assert float(weights[0] + 2.0**-10) == 1.0
-    assert precision.unmoved_share([{"params": [weights.float()], "lr": 1e-9}]) == 0
-    assert precision.unmoved_share([]) == 0
+    assert precision.unchanged_share([{"params": [weights.float()], "lr": 1e-9}]) == 0
+    assert precision.unchanged_share([]) == 0
