@@ -34,7 +34,7 @@ from openpali.recipes.costs.plan_memory import (
     optimizer_bytes,
     weight_bytes,
 )
-from openpali.recipes.training.optimizer import describe
+from openpali.recipes.training.optimizer import format_table
 
 GB = 1e9
 GPU_BYTES = 80 * GB
@@ -214,4 +214,4 @@ def stage_costs(planned: Planned, kept: tuple[Kept, Kept] | None = None) -> tupl
         examples_per_step=run.per_device_train_batch_size * run.gradient_accumulation_steps,
         steps=max(0, run.max_steps),
     )
-    return costs, describe(table, run.learning_rate)
+    return costs, format_table(table, run.learning_rate)

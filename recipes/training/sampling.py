@@ -11,14 +11,14 @@ from torch.utils.data import Sampler
 class RunSampler(Sampler[int | tuple[int, int]]):
     """Epoch after epoch of fresh permutations as one sequence, cut at the length of the run.
 
-    A run is a single pass over this sequence, so batches are always full, even of a dataset smaller than a
-    batch, and resuming at batch n is skipping n batches: there is no epoch border to get wrong.
+    A run is a single pass over this sequence: batches are always full, even of a dataset smaller than a
+    batch, and a run resumes at batch n by skipping n batches, whatever the epoch.
 
     Args:
         num_items: of the dataset.
         num_samples: of the run.
         seed: of the order.
-        with_epochs: give (epoch, item) in place of the item, for data that is drawn anew in each epoch.
+        with_epochs: yield (epoch, item) in place of the item, for data that is augmented anew in each epoch.
     """
 
     def __init__(self, num_items: int, num_samples: int, seed: int, with_epochs: bool = False):
@@ -38,10 +38,9 @@ class RunSampler(Sampler[int | tuple[int, int]]):
 
 
 def quiet_worker(worker_id: int) -> None:
-    """Ctrl-C reaches every process of the terminal: let the main one decide, which saves a checkpoint first.
+    """Initialise a loader worker: ignore Ctrl-C, which the main process handles, and lower its priority on CPUs.
 
-    Where the model trains on the same cores, the loader gives way: a thread of a matrix product that waits for its
-    core holds up all the others.
+    Where the model trains on the same cores, a thread of a matrix product that waits for its core delays all others.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""A loader of streams whose position is part of every checkpoint, so that a resumed run sees the batches to come."""
+"""A loader of streams whose position is saved in checkpoints, so that a resumed run reads the next batch."""
 
 import json
 import warnings
@@ -17,13 +17,13 @@ from openpali.recipes.training.sampling import quiet_worker
 
 
 class StreamLoader(StatefulDataLoader):
-    """Batches of this process, as many as the run needs; the stream itself knows which share it reads.
+    """The batches of this process for the whole run; the stream itself reads this process's share.
 
-    Its state is that of the batches that were taken from it, whatever its workers have prepared beyond them.
+    Its state counts the batches taken from it, not those that workers have prepared ahead.
     """
 
     def __init__(self, stream: ExampleStream, args: RunArguments, collate: Callable[[list], Any]) -> None:
-        """Take a stream of this process."""
+        """Create the loader of a stream of this process."""
         if (stream.rank, stream.world_size) != (args.process_index, args.world_size):
             raise ValueError(
                 f"the stream is for process {stream.rank} of {stream.world_size},"
@@ -39,7 +39,7 @@ class StreamLoader(StatefulDataLoader):
             prefetch_factor=args.dataloader_prefetch_factor,
             worker_init_fn=quiet_worker,
             drop_last=True,
-            # the workers' seeds would otherwise be drawn from the model's random numbers
+            # workers' seeds would otherwise come from the model's random numbers
             generator=torch.Generator().manual_seed(args.seed),
         )
 
@@ -52,26 +52,26 @@ class StreamLoader(StatefulDataLoader):
             return super().__iter__()
 
     def close(self) -> None:
-        """End the workers, which would otherwise live as long as the loader."""
+        """End the workers, which would otherwise run as long as the loader exists."""
         self._iterator = None
 
 
 def position_file(checkpoint: Path, process: int) -> Path:
-    """Where a checkpoint keeps the position of one process."""
+    """File of a checkpoint with the position of one process."""
     return checkpoint / f"data_position_{process}.json"
 
 
 def save_position(checkpoint: Path, loader: StreamLoader, args: RunArguments) -> None:
-    """Write where this process is in its stream."""
+    """Save the position of this process in its stream."""
     kept = {"processes": args.world_size, "workers": args.dataloader_num_workers, "loader": loader.state_dict()}
     position_file(checkpoint, args.process_index).write_text(json.dumps(kept))
 
 
 def load_position(checkpoint: Path, loader: StreamLoader, args: RunArguments) -> None:
-    """Let a loader go on from a checkpoint.
+    """Restore a loader's position from a checkpoint.
 
     Raises:
-        ConfigError: the checkpoint has no position of this process, or one of other numbers of processes and workers.
+        ConfigError: the checkpoint has no position of this process, or other numbers of processes and workers.
     """
     remedy = (
         "give them again, or --ignore_data_skip true to begin the data anew (with another --seed in another order)"

@@ -117,7 +117,7 @@ def test_the_same_command_goes_on_and_a_changed_one_is_refused(checkpoint, tmp_p
     transfer.main([*line, "--save_steps", "1"])
     capsys.readouterr()
     transfer.main([*line, "--save_steps", "1"])
-    assert "going on from" in capsys.readouterr().out
+    assert "resumed from" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="holds a run with another configuration"):
         transfer.main([*line, "--save_steps", "1", "--prompt", "which colour?"])
 

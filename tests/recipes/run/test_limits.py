@@ -73,7 +73,7 @@ def test_a_batch_without_labels_ends_the_run(monkeypatch, tmp_path):
 
     whole = runs.collate
     monkeypatch.setattr(runs, "collate", unlabelled)
-    with pytest.raises(RunStopped, match="step 1: no token of this batch has a label, and nothing would be learnt"):
+    with pytest.raises(RunStopped, match="step 1: no token of this batch has a label to train on"):
         runs.tiny_run(output_dir=str(tmp_path))
     assert issubclass(RunStopped, ConfigError)
     assert not (tmp_path / "model.safetensors").exists()

@@ -77,10 +77,10 @@ def test_validation_targets_that_are_cut_are_told():
 
     counter = TargetCounter(collate, 5)
     counter([3, 6])
-    assert counter.complaint("mine") == ""
+    assert counter.warning("mine") == ""
     counter([7, 9])
     assert "mine: 2 of 4 validation targets have more than max_new_tokens=5 tokens, the longest 8" in (
-        counter.complaint("mine")
+        counter.warning("mine")
     )
 
 

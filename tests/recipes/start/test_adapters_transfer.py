@@ -62,7 +62,7 @@ def test_qlora_goes_on_where_it_was_cut(checkpoint, qlora, tmp_path, monkeypatch
         transfer.main(argv)
     monkeypatch.setattr(PaliTrainer, "training_step", step)
     transfer.main(argv)
-    assert f"going on from {tmp_path / 'checkpoint-8'}" in capsys.readouterr().out
+    assert f"resumed from {tmp_path / 'checkpoint-8'}" in capsys.readouterr().out
     assert curve(tmp_path) == curve(qlora)
     first, second = (answer_logits(load_model(str(folder), "cpu")[0], checkpoint) for folder in (qlora, tmp_path))
     assert_same_but_rounding(second, first)

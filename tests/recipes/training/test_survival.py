@@ -25,7 +25,7 @@ from openpali.recipes.run.run_folder import (
 )
 from openpali.recipes.training.bad_data import RECORD_NAMES, RecordNamingCollator
 from openpali.recipes.training.loss_guard import RunStopped
-from openpali.recipes.training.micro_batch import split
+from openpali.recipes.training.micro_batch import split_batch
 from openpali.recipes.training.progress import read_log
 from openpali.recipes.training.safe_trainer import SafeTrainer
 
@@ -169,12 +169,12 @@ def test_out_of_memory_is_told_with_its_remedies(tmp_path):
 def test_a_batch_in_parts_keeps_rows_and_their_images_together(pixels):
     ids = torch.tensor([[IMAGE, IMAGE, 5, 5], [IMAGE, IMAGE, IMAGE, IMAGE], [IMAGE, IMAGE, 5, 5]])
     images = torch.arange(4.0)[:, None, None, None]
-    parts = split({"input_ids": ids, pixels: images, "labels": ids}, 2, IMAGE)
+    parts = split_batch({"input_ids": ids, pixels: images, "labels": ids}, 2, IMAGE)
     assert [len(part["labels"]) for part, _ in parts] == [1, 2]
     assert [part[pixels].flatten().tolist() for part, _ in parts] == [[0], [1, 2, 3]]
     assert [share for _, share in parts] == pytest.approx([1 / 3, 2 / 3])
     with pytest.raises(RunStopped, match="their rows are not one example each"):
-        split({"input_ids": ids, "sequence_ids": ids}, 2, IMAGE)
+        split_batch({"input_ids": ids, "sequence_ids": ids}, 2, IMAGE)
 
 
 WRITERS = {
@@ -188,7 +188,7 @@ WRITERS = {
 def test_full_disk_is_told_and_the_last_checkpoint_is_whole(tmp_path, monkeypatch, writer):
     options = {"output_dir": str(tmp_path), "max_steps": 6, "save_steps": 2}
     monkeypatch.setattr(torch, "save", fails_at_step_4(torch.save, WRITERS[writer]))
-    with pytest.raises(RunStopped, match="disk of .* is full .*step 4 could not be saved. .*checkpoint-2 is whole"):
+    with pytest.raises(RunStopped, match="disk of .* is full .*step 4 could not be saved. .*checkpoint-2 is complete"):
         tiny_run(**options)
     monkeypatch.undo()
     assert not (tmp_path / UNFINISHED_FOLDER).exists()
