@@ -162,7 +162,7 @@ class PaliTrainer(SafeTrainer):
         self.state.epoch = step * self.run_args.examples_per_step / total
         if "loss" in logs:
             logs["examples_per_second"] = self.throughput.rate(step)
-            if self.padding.places:
+            if self.padding.positions:
                 logs["padding"] = self.padding.share()
         super().log(logs, start_time)
 
