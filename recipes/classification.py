@@ -37,7 +37,7 @@ from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.command_line import command, parse
 from openpali.recipes.run.datasets import load_splits, make_dataset, report_skipped, skip_log
 from openpali.recipes.run.resume import open_run
-from openpali.recipes.stages.dense_patches import names_in
+from openpali.recipes.stages.dense_patches import frequent_names
 from openpali.recipes.stages.image_text_pairs import mean
 from openpali.recipes.training.trainer import Loss, run_training
 from openpali.recipes.training.validation_loss import held_out_loss
@@ -183,7 +183,7 @@ def make_model(args: ClassificationArguments, classes: Sequence[str]) -> SiglipF
 
 def make_classes(args: ClassificationArguments, source: Source) -> list[str]:
     """The given classes, or those of the first records."""
-    return args.classes or names_in(source, args.language, args.classes_records, args.most_classes)
+    return args.classes or frequent_names(source, args.language, args.classes_records, args.most_classes)
 
 
 @command

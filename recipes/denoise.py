@@ -30,7 +30,7 @@ from openpali.recipes.run.checkpoint_name import check_checkpoint
 from openpali.recipes.run.command_line import command, parse
 from openpali.recipes.run.datasets import report_bad_records, report_skipped, skip_log, split_source
 from openpali.recipes.run.resume import open_run
-from openpali.recipes.stages.denoise_loss import T5_LIKE, Mean, by_kind, denoising_scores, give_loss
+from openpali.recipes.stages.denoise_loss import T5_LIKE, Mean, by_kind, denoising_scores, return_loss
 from openpali.recipes.training.trainer import run_training
 
 VOCABULARY_MULTIPLE = 64
@@ -237,7 +237,7 @@ def main(argv: list[str] | None = None) -> None:
         scores = by_kind(denoising_scores(model, scored, collate, run.per_device_eval_batch_size))
         return scores | {"loss": -scores["negative_loss"]}
 
-    give_loss(model, args.loss_mean)
+    return_loss(model, args.loss_mean)
     run_training(model, tokenizer, run, train, collate, evaluate, args.best_metric, resume_from=checkpoint)
     report(model.eval(), scored, collate, run)
     report_skipped(run)

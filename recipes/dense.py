@@ -30,7 +30,7 @@ from openpali.recipes.run.checkpoint_name import check_checkpoint
 from openpali.recipes.run.command_line import command, parse
 from openpali.recipes.run.datasets import load_splits, make_dataset, report_skipped, skip_log
 from openpali.recipes.run.resume import open_run
-from openpali.recipes.stages.dense_patches import PatchCollator, Patches, names_in, patch_scores
+from openpali.recipes.stages.dense_patches import PatchCollator, Patches, frequent_names, patch_scores
 from openpali.recipes.training.trainer import run_training
 from openpali.recipes.training.validation_loss import held_out_loss
 
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
     task = Patches(args.language, args.use_masks)
     train = make_dataset(splits["train"], task, run)
     validation = TaskDataset(splits["validation"], task, run.seed, skip_log(run), split="validation")
-    names = args.names or names_in(splits["train"], args.language, args.names_records, args.most_names)
+    names = args.names or frequent_names(splits["train"], args.language, args.names_records, args.most_names)
 
     set_seed(run.seed)
     folder = check_checkpoint(args.model, "model")

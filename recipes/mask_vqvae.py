@@ -20,8 +20,8 @@ from openpali.recipes.run.checkpoint_name import check_checkpoint
 from openpali.recipes.run.command_line import command, parse
 from openpali.recipes.run.datasets import load_splits, make_source, report_skipped
 from openpali.recipes.run.resume import open_run
-from openpali.recipes.stages.instance_masks import Masks, collate, masks_of
-from openpali.recipes.stages.mask_scores import mask_report, pairs, square_scores
+from openpali.recipes.stages.instance_masks import Masks, cached_masks, collate
+from openpali.recipes.stages.mask_scores import mask_report, reconstructions, square_scores
 from openpali.recipes.training.trainer import run_training
 
 BUILT_IN = {"name": "emoji", "split": "train", "size": 256, "concepts": 204, "objects": [2, 6]}
@@ -91,8 +91,8 @@ def main(argv: list[str] | None = None) -> None:
 
     spec, side = as_dict(args.source, "source"), model.config.image_size
     sources = load_splits(spec, run)
-    train = Masks(masks_of(spec, "train", sources["train"], args.train_masks, side, run), args.orientations)
-    validation = masks_of(spec, "validation", sources["validation"], run.eval_limit, side, run)
+    train = Masks(cached_masks(spec, "train", sources["train"], args.train_masks, side, run), args.orientations)
+    validation = cached_masks(spec, "validation", sources["validation"], run.eval_limit, side, run)
     run.say(f"{len(train.squares):,} masks to train on in {args.orientations} orientation(s)")
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
@@ -117,19 +117,19 @@ def report(model: MaskVQVAE, args: MaskVQVAEArguments, run: RunArguments, tested
         run: of the stage.
         tested: specification and source of each test set, by name.
     """
-    parts = {}
+    tests = {}
     for name, (spec, source) in tested.items():
-        squares = masks_of(spec, name.replace(" ", "-"), source, args.test_masks, model.config.image_size, run)
+        squares = cached_masks(spec, name.replace(" ", "-"), source, args.test_masks, model.config.image_size, run)
         if run.process_index == 0:
             scores = square_scores(model, squares, run.per_device_eval_batch_size)
-            parts[name] = (pairs(model, source, args.test_masks), scores)
+            tests[name] = (reconstructions(model, source, args.test_masks), scores)
     if run.process_index:
         return
     steps = f"{run.max_steps:,} of {run.examples_per_step:,} masks"
     settings = {"source": as_dict(args.source, "source")["name"], "steps": steps}
     settings["codes"] = f"{model.config.codebook_size}, {model.config.grid_size**2} to a mask"
     credits = any(spec.get("name") == "emoji" for spec, _ in tested.values())
-    mask_report(run, parts, settings, credits)
+    mask_report(run, tests, settings, credits)
 
 
 if __name__ == "__main__":

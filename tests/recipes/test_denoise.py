@@ -26,7 +26,7 @@ from openpali import Pali3ForConditionalGeneration, Pali3Processor
 from openpali.data.text.span_corruption import UL2
 from openpali.data.tokenizer import train_tokenizer
 from openpali.recipes import denoise
-from openpali.recipes.stages.denoise_loss import batch_loss, by_kind, denoising_scores, give_loss, plain_loss
+from openpali.recipes.stages.denoise_loss import batch_loss, by_kind, denoising_scores, plain_loss, return_loss
 from openpali.recipes.training.load_weights import load_weights
 from openpali.recipes.training.optimizer import components
 from openpali.recipes.training.progress import read_log
@@ -110,7 +110,7 @@ def test_scores_by_hand(kind):
         rows = [items.index(row) for row in rows]
         return {key: value[rows] for key, value in inputs.items()}
 
-    give_loss(model, "token")
+    return_loss(model, "token")
     scores = denoising_scores(model, {"R-3-15": items, "S-25": items[:1]}, collate, batch_size=2)
     assert scores["R-3-15"]["loss"] == pytest.approx(stock.loss.item(), abs=1e-5)
     inside = inputs["labels"] >= 0

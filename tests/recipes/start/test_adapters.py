@@ -134,7 +134,7 @@ def test_frozen_components_get_no_adapters(checkpoint, family):
 @pytest.mark.parametrize(
     ("targets", "frozen", "message"),
     [
-        (["lm_head"], (), "'lm_head' is an embedding table or the vocabulary projection, whose weight the loss reads"),
+        (["lm_head"], (), "'lm_head' is an embedding table or the LM head, whose weight the loss reads"),
         (["embed_tokens"], (), "'embed_tokens' is an embedding table"),
         (["q_prj"], (), "no linear layer is called 'q_prj'; did you mean 'q_proj'"),
         (["layer_norm1"], (), "no linear layer is called 'layer_norm1'"),

@@ -119,7 +119,7 @@ def test_adapters_as_a_start_and_unknown_kinds_are_refused(checkpoint, qlora, tm
         (
             (["--model", str(qlora)], "holds adapters; merge them first: openpali merge"),
             (["--model", str(checkpoint), "--peft", "lorra"], "invalid choice: 'lorra'"),
-            (["--model", str(checkpoint), "--peft", "lora", "--lora_targets", "lm_head"], "vocabulary projection"),
+            (["--model", str(checkpoint), "--peft", "lora", "--lora_targets", "lm_head"], "LM head"),
         )
     ):
         with pytest.raises(SystemExit, match=message):
