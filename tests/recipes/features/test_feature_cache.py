@@ -108,7 +108,7 @@ def test_a_run_killed_while_it_fills_and_while_it_trains_ends_as_an_uninterrupte
 
 REFUSED = {
     "the image encoder trains": {"freeze": "projector"},
-    "augmented images are others": {"augment": {"flip": 0.5}},
+    "augmented images differ": {"augment": {"flip": 0.5}},
     "dropout": {"change": lambda model, processor: setattr(model.config.vision_config, "attention_dropout", 0.1)},
 }
 

@@ -170,20 +170,20 @@ def test_a_disk_without_room_is_left_alone(fill_cache, tmp_path, monkeypatch):
     monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda folder: usage)
     computed, examples, _, shown = fill_cache(mode="auto")
     assert (computed, type(examples)) == (0, TaskDataset)
-    assert "Image features are not kept" in shown
+    assert "Image features are not cached" in shown
     assert "are free" in shown
     with pytest.raises(ConfigError, match="are needed in .*are free"):
         fill_cache(mode="on")
 
 
 def test_an_image_that_changes_while_the_cache_is_filled_is_told(fill_cache, data, monkeypatch):
-    plan = feature_cache.plan
+    plan = feature_cache.plan_fill
 
     def later(*args):
         found = plan(*args)
         write_images(Path(data).parent, seed=1)
         return found
 
-    monkeypatch.setattr(feature_cache, "plan", later)
+    monkeypatch.setattr(feature_cache, "plan_fill", later)
     with pytest.raises(ConfigError, match="changed while their features were computed"):
         fill_cache()
