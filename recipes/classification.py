@@ -14,6 +14,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any, Literal, cast
 
 import torch
@@ -38,7 +39,7 @@ from openpali.recipes.run.command_line import command, parse
 from openpali.recipes.run.datasets import load_splits, make_dataset, report_skipped, skip_log
 from openpali.recipes.run.resume import open_run
 from openpali.recipes.stages.dense_patches import frequent_names
-from openpali.recipes.stages.image_text_pairs import mean
+from openpali.recipes.stages.task_bases import EncoderTask
 from openpali.recipes.training.trainer import Loss, run_training
 from openpali.recipes.training.validation_loss import held_out_loss
 
@@ -83,14 +84,11 @@ class ClassificationRun(RunArguments):
 
 
 @dataclass(frozen=True)
-class Naming:
+class Naming(EncoderTask):
     """A task: an image and the names of its objects, in `meta["names"]`."""
 
     language: str = "en"
     name: str = "naming"
-    metric: str = ""
-    metric_key: str = ""
-    max_new_tokens: int = 0
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
         """The image with the names of its objects; None without a name."""
@@ -98,14 +96,6 @@ class Naming:
         if not names:
             return None
         return Example(record["id"], self.name, (record["image"],), "", meta={"names": sorted(names)})
-
-    def prediction(self, text: str, example: Example) -> str:
-        """Nothing is generated."""
-        return text
-
-    def reference(self, example: Example) -> str:
-        """Nothing is generated."""
-        return example.suffix
 
 
 class NamingCollator:
@@ -159,7 +149,7 @@ def naming_scores(
         right = batch["classes"].gather(1, best).bool()
         first += right[:, 0].tolist()
         fifth += right.any(1).tolist()
-    return {"accuracy": mean(first), "top_5": mean(fifth)}
+    return {"accuracy": fmean(first), "top_5": fmean(fifth)}
 
 
 def make_config(args: ClassificationArguments, classes: Sequence[str]) -> SiglipConfig:

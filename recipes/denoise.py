@@ -31,9 +31,8 @@ from openpali.recipes.run.command_line import command, parse
 from openpali.recipes.run.datasets import report_bad_records, report_skipped, skip_log, split_source
 from openpali.recipes.run.resume import open_run
 from openpali.recipes.stages.denoise_loss import T5_LIKE, Mean, by_kind, denoising_scores, return_loss
+from openpali.recipes.stages.vocabulary_rows import vocabulary_rows
 from openpali.recipes.training.trainer import run_training
-
-VOCABULARY_MULTIPLE = 64
 
 
 @dataclass
@@ -117,19 +116,14 @@ def make_tokenizer(args: DenoiseArguments, texts: Source) -> Any:
     return tokenizer
 
 
-def table_rows(tokenizer: Any) -> int:
-    """Rows of an embedding table for all tokens, a multiple of `VOCABULARY_MULTIPLE`."""
-    return -(-len(tokenizer) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
-
-
 def make_config(args: DenoiseArguments, tokenizer: Any) -> Any:
     """Configuration of a new model."""
-    return new_config(args.preset, as_dict(args.text_config, "text_config"), tokenizer, table_rows(tokenizer))
+    return new_config(args.preset, as_dict(args.text_config, "text_config"), tokenizer, vocabulary_rows(tokenizer))
 
 
 def make_model(args: DenoiseArguments, tokenizer: Any, incomplete: bool = False) -> Any:
     """The checkpoint to start from, or a new model, with an embedding for every token."""
-    rows = table_rows(tokenizer)
+    rows = vocabulary_rows(tokenizer)
     changes = as_dict(args.text_config, "text_config")
     if not args.model:
         return new_model(args.preset, changes, tokenizer, rows)

@@ -40,6 +40,7 @@ from openpali.recipes.stages.pretrain_learning_rate import (
     save_stage,
 )
 from openpali.recipes.stages.pretrain_start import StartArguments, load_start
+from openpali.recipes.start.attention import check_attention
 from openpali.recipes.training.trainer import run_training
 from openpali.recipes.training.validation import Validation, final_report
 
@@ -119,8 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     log_mixture(mixture.table(), run)
 
     set_seed(run.seed)
-    if start.attention == "flex_attention" and run.device.type == "cpu":
-        raise ConfigError("attention: flex_attention cannot train on CPUs; leave it out, or take sdpa or eager")
+    check_attention(start.attention, run.device)
     model, processor = load_start(start, run.incomplete_checkpoint)
     continue_schedule(run, start.model)
     save_stage(run)

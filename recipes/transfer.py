@@ -44,6 +44,7 @@ from openpali.recipes.stages.transfer_tasks import (
     load_task_data,
 )
 from openpali.recipes.start.adapters import AdapterArguments, check_start
+from openpali.recipes.start.attention import check_attention, set_text_attention
 from openpali.recipes.start.resized import checkpoint_image_size, load_resized, resolution_keys
 from openpali.recipes.training.trainer import run_length, run_training
 from openpali.recipes.training.validation import Validation, final_report
@@ -298,13 +299,8 @@ def set_attention(model: PreTrainedModel, processor: Any, args: TransferArgument
             )
     elif args.prefix_attention:
         processor.prefix_attention = args.prefix_attention
-    if args.attention == "flex_attention" and run.device.type == "cpu":
-        raise ConfigError("attention: flex_attention cannot train on CPUs; leave it out, or take sdpa or eager")
-    if args.attention:
-        try:
-            model.set_attn_implementation({"text_config": args.attention})
-        except ValueError as error:
-            raise ConfigError(f"attention: {str(error).split('. ')[0]}") from error
+    check_attention(args.attention, run.device)
+    set_text_attention(model, args.attention)
 
 
 def limit_batch_size(run: RunArguments, examples: int | None) -> None:

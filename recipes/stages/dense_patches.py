@@ -16,13 +16,14 @@ from openpali.data.masks.objects import labelled
 from openpali.data.masks.rle import decode_rle, encode_rle, mask_array
 from openpali.data.sources import Source
 from openpali.recipes.run.datasets import first_records
+from openpali.recipes.stages.task_bases import EncoderTask
 
 BACKGROUND, OTHER = 0, 1
 INSIDE, EMPTY = 0.7, 0.95
 
 
 @dataclass(frozen=True)
-class Patches:
+class Patches(EncoderTask):
     """A task: an image with the boxes and masks of its objects.
 
     Attributes:
@@ -34,9 +35,6 @@ class Patches:
     language: str = "en"
     use_masks: bool = True
     name: str = "patches"
-    metric: str = ""
-    metric_key: str = ""
-    max_new_tokens: int = 0
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
         """Boxes with names; `masks` is as long as `boxes`, with an empty dict for an object without a mask."""
@@ -50,14 +48,6 @@ class Patches:
             boxes=tuple(labelled(item["box"], item["names"][self.language]) for item in named),
             masks=tuple({} if mask is None else encode_rle(mask_array(mask)) for mask in masks),
         )
-
-    def prediction(self, text: str, example: Example) -> str:
-        """Nothing is generated."""
-        return text
-
-    def reference(self, example: Example) -> str:
-        """Nothing is generated."""
-        return example.suffix
 
 
 def frequent_names(source: Source, language: str, records: int, most: int) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -15,13 +16,14 @@ from openpali.data.example import Example
 from openpali.data.files.config import ConfigError
 from openpali.data.images.preprocess import FastImageProcessor
 from openpali.eval.image_encoders.embedding import embed_images, embed_texts
+from openpali.recipes.stages.task_bases import EncoderTask
 
 KINDS = ("captions", "names", "keywords")
 MOST_KEYWORDS = 3
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(EncoderTask):
     """A task: an image with one text that describes it, and its other true texts.
 
     Attributes:
@@ -38,9 +40,6 @@ class Pairs:
     language_weights: Mapping[str, float] = field(default_factory=dict)
     number: int = 1
     name: str = "pairs"
-    metric: str = ""
-    metric_key: str = ""
-    max_new_tokens: int = 0
 
     def __post_init__(self) -> None:
         if not set(self.texts) <= set(KINDS) or not self.texts:
@@ -82,14 +81,6 @@ class Pairs:
         """Draw one of a record's languages."""
         weights = [self.language_weights.get(language, 1.0) for language in known]
         return rng.choices(known, weights)[0] if self.language_weights and any(weights) else rng.choice(known)
-
-    def prediction(self, text: str, example: Example) -> str:
-        """Pairs are not generated."""
-        return text
-
-    def reference(self, example: Example) -> str:
-        """Pairs are not generated."""
-        return example.suffix
 
 
 def keywords(words: Sequence[str], rng: random.Random) -> str:
@@ -184,16 +175,11 @@ def retrieval_scores(
     similarity = images @ embed_texts(model, tokenizer, texts, collator.text_length, batch_size).T
     to_text = [texts[j] in truths for j, truths in zip(similarity.argmax(1).tolist(), true)]
     to_image = [text in true[i] for i, text in zip(similarity.argmax(0).tolist(), texts)]
-    scores = {"image_to_text": mean(to_text), "text_to_image": mean(to_image)}
-    scores["recall_at_1"] = mean(list(scores.values()))
+    scores = {"image_to_text": fmean(to_text), "text_to_image": fmean(to_image)}
+    scores["recall_at_1"] = fmean(list(scores.values()))
     names = sorted({name for example in examples for name in example.meta["names"]})
     if names:
         embeds = embed_texts(model, tokenizer, names, collator.text_length, batch_size)
         nearest = (images @ embeds.T).argmax(1).tolist()
-        scores["naming_accuracy"] = mean([names[j] in e.meta["names"] for j, e in zip(nearest, examples)])
+        scores["naming_accuracy"] = fmean([names[j] in e.meta["names"] for j, e in zip(nearest, examples)])
     return scores
-
-
-def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean."""
-    return sum(values) / len(values)

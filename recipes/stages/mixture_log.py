@@ -16,13 +16,14 @@ from openpali.data.mixture import MixtureRow
 from openpali.data.tasks import Task
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.run_folder import LOG_FILE
+from openpali.recipes.stages.task_bases import WrappedTask
 from openpali.recipes.training.progress import read_log
 
 ENTRY = "entry"
 SEEN, LOSS = "seen_", "loss_"
 
 
-class EntryTask:
+class EntryTask(WrappedTask):
     """A task whose examples carry their entry of the mixture, as `meta["entry"]`, and the text limits of that entry.
 
     Several entries may share a task.
@@ -30,21 +31,11 @@ class EntryTask:
 
     def __init__(self, task: Task, entry: int, limits: dict[str, int] | None = None):
         self.task, self.meta = task, {ENTRY: entry} | (limits or {})
-        self.name, self.metric, self.metric_key = task.name, task.metric, task.metric_key
-        self.max_new_tokens = task.max_new_tokens
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
         """The task's example."""
         example = self.task.example(record, rng)
         return None if example is None else replace(example, meta=example.meta | self.meta)
-
-    def prediction(self, text: str, example: Example) -> Any:
-        """The task's."""
-        return self.task.prediction(text, example)
-
-    def reference(self, example: Example) -> Any:
-        """The task's."""
-        return self.task.reference(example)
 
 
 class EntryCollator:

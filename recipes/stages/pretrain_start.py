@@ -18,8 +18,8 @@ from openpali.modeling.location_tokens import LOCATION_BINS, location_token
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
 from openpali.recipes.run.checkpoint_name import check_checkpoint
-
-VOCABULARY_MULTIPLE = 64
+from openpali.recipes.stages.vocabulary_rows import vocabulary_rows
+from openpali.recipes.start.attention import set_text_attention
 
 
 @dataclass
@@ -91,11 +91,7 @@ def load_start(args: StartArguments, incomplete: bool = False) -> tuple[PreTrain
             set_resolution(model, processor, args.image_size)
         except ValueError as error:
             raise ConfigError(f"image_size: {error}") from error
-    if args.attention:
-        try:
-            model.set_attn_implementation({"text_config": args.attention})
-        except ValueError as error:
-            raise ConfigError(f"attention: {str(error).split('. ')[0]}") from error
+    set_text_attention(model, args.attention)
     return model, processor
 
 
@@ -107,7 +103,7 @@ def new_pali3(args: StartArguments) -> tuple[Pali3ForConditionalGeneration, Pali
     if args.text_checkpoint:
         model = Pali3ForConditionalGeneration.from_backbones(vision, args.text_checkpoint, processor, **changes)
     else:
-        rows = table_rows(processor)
+        rows = vocabulary_rows(processor.tokenizer)
         text_config = Pali3Config.from_preset(args.preset, vocab_size=rows).text_config
         changes["text_config"] = text_config.to_dict() | changes.get("text_config", {})
         vision_config = vision_config_of(vision).to_dict()
@@ -132,7 +128,8 @@ def new_paligemma(args: StartArguments) -> tuple[PreTrainedModel, PaliGemmaProce
     tokenizer: Any = processor.tokenizer
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     ids["bos_token_id"] = tokenizer.bos_token_id
-    changes["text_config"] = changes.get("text_config", {}) | ids | {"vocab_size": table_rows(processor)}
+    ids["vocab_size"] = vocabulary_rows(tokenizer)
+    changes["text_config"] = changes.get("text_config", {}) | ids
     changes["vision_config"] = vision_config_of(vision).to_dict()
     config = paligemma_preset(args.preset, image_token_id=processor.image_token_id, **changes)
     model: Any = PaliGemmaForConditionalGeneration(config)
@@ -149,11 +146,6 @@ def has_tokenizer(folder: str) -> bool:
 def use_attention_mask(tokenizer: Any) -> None:
     """Make a tokenizer return attention masks, which stage 0's does not."""
     tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = ["input_ids", "attention_mask"]
-
-
-def table_rows(processor: Any) -> int:
-    """Rows of an embedding table for all tokens, a multiple of `VOCABULARY_MULTIPLE`."""
-    return -(-len(processor.tokenizer) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 
 def tower_weights(vision: str) -> dict[str, torch.Tensor]:

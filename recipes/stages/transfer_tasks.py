@@ -26,6 +26,7 @@ from openpali.recipes.run.datasets import (
     mix_datasets,
     skip_log,
 )
+from openpali.recipes.stages.task_bases import WrappedTask
 from openpali.recipes.training.trainer import run_length
 
 
@@ -72,7 +73,7 @@ class TaskData:
 
 
 @dataclass(frozen=True)
-class PrefixedTask:
+class PrefixedTask(WrappedTask):
     """A task whose prompts begin with its name, as in `count: answer en how many dogs are there?`.
 
     Attributes:
@@ -83,38 +84,10 @@ class PrefixedTask:
     task: Task
     prefix: str
 
-    @property
-    def name(self) -> str:
-        """The task's."""
-        return self.task.name
-
-    @property
-    def metric(self) -> str:
-        """The task's."""
-        return self.task.metric
-
-    @property
-    def metric_key(self) -> str:
-        """The task's."""
-        return self.task.metric_key
-
-    @property
-    def max_new_tokens(self) -> int:
-        """The task's."""
-        return self.task.max_new_tokens
-
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
         """The task's example, with the prefix before its prompt."""
         found = self.task.example(record, rng)
         return found and dataclasses.replace(found, prefix=f"{self.prefix}{found.prefix}")
-
-    def prediction(self, text: str, example: Example) -> Any:
-        """The task's."""
-        return self.task.prediction(text, example)
-
-    def reference(self, example: Example) -> Any:
-        """The task's."""
-        return self.task.reference(example)
 
 
 def load_task_data(

@@ -1,11 +1,14 @@
-"""Order of the training examples: a pure function of the seed and the position in the run."""
+"""Order of the training examples, a pure function of seed and position in the run, and options of loaders."""
 
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.utils.data import Sampler
+
+from openpali.recipes.run.arguments import RunArguments
 
 
 class RunSampler(Sampler[int | tuple[int, int]]):
@@ -35,6 +38,18 @@ class RunSampler(Sampler[int | tuple[int, int]]):
             left = self.num_samples - epoch * self.num_items
             order = torch.randperm(self.num_items, generator=generator)[:left].tolist()
             yield from ((epoch, item) for item in order) if self.with_epochs else order
+
+
+def loader_options(args: RunArguments) -> dict[str, Any]:
+    """Options of a loader of training batches."""
+    return {
+        "batch_size": args.per_device_train_batch_size,
+        "num_workers": args.dataloader_num_workers,
+        "pin_memory": args.dataloader_pin_memory,
+        "prefetch_factor": args.dataloader_prefetch_factor,
+        "worker_init_fn": quiet_worker,
+        "drop_last": True,
+    }
 
 
 def quiet_worker(worker_id: int) -> None:

@@ -13,7 +13,7 @@ from openpali.data.files.config import ConfigError
 from openpali.data.streaming.stream import ExampleStream
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.training.bad_data import ErrorCatchingStream
-from openpali.recipes.training.sampling import quiet_worker
+from openpali.recipes.training.sampling import loader_options
 
 
 class StreamLoader(StatefulDataLoader):
@@ -32,13 +32,8 @@ class StreamLoader(StatefulDataLoader):
         self.batches = args.max_steps * args.gradient_accumulation_steps
         super().__init__(
             ErrorCatchingStream(stream),
-            batch_size=args.per_device_train_batch_size,
             collate_fn=collate,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            worker_init_fn=quiet_worker,
-            drop_last=True,
+            **loader_options(args),
             # workers' seeds would otherwise come from the model's random numbers
             generator=torch.Generator().manual_seed(args.seed),
         )

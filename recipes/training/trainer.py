@@ -30,7 +30,7 @@ from openpali.recipes.training.learning_rate import run_schedule
 from openpali.recipes.training.load_weights import load_into, load_weights
 from openpali.recipes.training.progress import PaddingShare, RunLog, StopRequest, Throughput
 from openpali.recipes.training.safe_trainer import SafeTrainer
-from openpali.recipes.training.sampling import RunSampler, quiet_worker
+from openpali.recipes.training.sampling import RunSampler, loader_options
 from openpali.recipes.training.stream_loader import StreamLoader, load_position, save_position
 
 Loss = Callable[[nn.Module, dict[str, Any]], torch.Tensor]
@@ -109,14 +109,9 @@ class PaliTrainer(SafeTrainer):
         with_epochs = isinstance(self.data, TaskDataset) and self.data.augmented is not None
         loader = DataLoader(
             ErrorCatchingDataset(self.data),
-            batch_size=args.per_device_train_batch_size,
             sampler=RunSampler(len(self.data), args.max_steps * args.examples_per_step, args.seed, with_epochs),
             collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            worker_init_fn=quiet_worker,
-            drop_last=True,
+            **loader_options(args),
         )
         return self.accelerator.prepare(loader)
 
