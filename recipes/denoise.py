@@ -137,7 +137,7 @@ def make_model(args: DenoiseArguments, tokenizer: Any, incomplete: bool = False)
 
 
 def new_config(preset: str, changes: dict[str, Any], tokenizer: Any, rows: int) -> Any:
-    """Of an encoder-decoder: the preset's T5, or whatever `changes` describes."""
+    """Configuration of an encoder-decoder: the preset's T5 with changes, or one of another `model_type`."""
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     start = tokenizer.pad_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     known = Pali3Config.from_preset(preset).text_config
@@ -147,9 +147,9 @@ def new_config(preset: str, changes: dict[str, Any], tokenizer: Any, rows: int) 
     if kind in T5_LIKE:
         fields |= {"decoder_start_token_id": tokenizer.pad_token_id}
     for part in ("encoder", "decoder"):
-        own: Any = fields.get(part)
-        if isinstance(own, dict):
-            fields[part] = own | ids | {"vocab_size": rows, "bos_token_id": start}
+        inner: Any = fields.get(part)
+        if isinstance(inner, dict):
+            fields[part] = inner | ids | {"vocab_size": rows, "bos_token_id": start}
     return AutoConfig.for_model(kind, **fields)
 
 
@@ -164,20 +164,21 @@ def new_model(preset: str, changes: dict[str, Any], tokenizer: Any, rows: int) -
 
 @torch.no_grad()
 def untie(model: Any) -> None:
-    """A projection of its own, as T5 v1.1 has: Transformers' T5 always starts with a tied one, and then logits that it
-    does not scale are far too large.
+    """Give the model an LM head of its own, as in T5 v1.1.
+
+    Transformers' T5 starts with a tied one, whose unscaled logits are far too large.
     """
     width = model.lm_head.in_features
     model.lm_head.weight = nn.Parameter(torch.randn_like(model.lm_head.weight) * width**-0.5)
 
 
-def held_out(
+def validation_examples(
     texts: Source, tokenizer: Any, special: SpecialTokens, args: DenoiseArguments, run: RunArguments
 ) -> dict[str, list[dict[str, Any]]]:
-    """Examples to score on: the same texts under each denoiser of the mixture."""
+    """Validation examples: the same texts under each denoiser of the mixture."""
     names = [name for name, weight in mixture(args).items() if weight]
     count, found = max(1, run.eval_limit // len(names)), {}
-    # texts far apart, for neighbours of a sorted file are alike
+    # texts far apart, since neighbours in a sorted file are similar
     starts = random.Random(0).sample(range(len(texts)), min(count, len(texts)))
     for name in names:
         data = SpanCorruptionDataset(
@@ -194,21 +195,21 @@ def mixture(args: DenoiseArguments) -> dict[str, float]:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Train on texts, and say how well each denoiser's are put together."""
+    """Train on texts, and report the scores of each denoiser."""
     args, run = parse([DenoiseArguments, DenoiseRun], argv)
     checkpoint = open_run(run, vars(args))
 
-    parts = make_texts(as_dict(args.texts, "texts"), run)
+    splits = make_texts(as_dict(args.texts, "texts"), run)
     set_seed(run.seed)
-    tokenizer = make_tokenizer(args, parts["train"])
+    tokenizer = make_tokenizer(args, splits["train"])
     model = make_model(args, tokenizer, run.incomplete_checkpoint)
     if run.max_steps <= 0:
-        run.max_steps = max(1, math.ceil(run.num_train_epochs * len(parts["train"]) / run.examples_per_step))
+        run.max_steps = max(1, math.ceil(run.num_train_epochs * len(splits["train"]) / run.examples_per_step))
     examples = run.max_steps * run.examples_per_step
     try:
         special = special_tokens(tokenizer, as_dict(args.prefixes, "prefixes"), args.sentinel)
         train = SpanCorruptionDataset(
-            parts["train"],
+            splits["train"],
             tokenizer,
             special,
             args.max_length,
@@ -218,11 +219,11 @@ def main(argv: list[str] | None = None) -> None:
             seed=run.seed,
             skip_log=skip_log(run),
         )
-        scored = held_out(parts["validation"], tokenizer, special, args, run)
+        scored = validation_examples(splits["validation"], tokenizer, special, args, run)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     collate = partial(pad_collate, pad_token_id=tokenizer.pad_token_id)
-    texts = len(parts["train"])
+    texts = len(splits["train"])
     run.say(
         f"{texts:,} texts, {examples / texts:.3g} times each; {len(tokenizer):,} tokens, {args.max_length} an input"
     )
@@ -239,7 +240,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def report(model: PreTrainedModel, scored: Any, collate: Any, run: RunArguments) -> None:
-    """Print and save what the finished model does under each denoiser."""
+    """Print and save the trained model's scores under each denoiser."""
     if run.process_index:
         return
     scores = denoising_scores(model, scored, collate, run.per_device_eval_batch_size)

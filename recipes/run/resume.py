@@ -142,7 +142,7 @@ def complete_checkpoint(path: Path) -> Path:
 
 
 def missing_parts(checkpoint: Path) -> list[str]:
-    """What a checkpoint lacks; a torn one lacks at least the trainer's state, which is written last."""
+    """Parts that a checkpoint lacks; an incomplete one lacks at least the trainer's state, which is written last."""
     missing = [name for name, globs in REQUIRED_FILES.items() if not any(any(checkpoint.glob(g)) for g in globs)]
     try:
         json.loads((checkpoint / "trainer_state.json").read_text())

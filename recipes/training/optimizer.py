@@ -54,7 +54,7 @@ class Component:
         weight_decay: of the matrices.
         frozen: whether `freeze` lists it.
         matrices: weights of linear and convolutional layers; in a model with adapters only those of adapters.
-        others: the rest; in a model with adapters likewise.
+        others: all other trainable parameters.
         base: weights that adapters are added to; they never train.
     """
 

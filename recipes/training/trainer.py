@@ -177,7 +177,7 @@ class PaliTrainer(SafeTrainer):
         return metrics
 
     def keep_best(self, metrics: dict[str, float]) -> None:
-        """Save weights that beat those in `best/`, or that are the first; see `best_weights.replaces_best`.
+        """Save the weights in `best/` if they are the first or better; see `best_weights.replaces_best`.
 
         Raises:
             KeyError: if the evaluation does not give the metric of the run.

@@ -1,4 +1,4 @@
-"""The recipes one after the other, as a person runs them, at the smallest sizes there are."""
+"""The stages one after the other, from their command lines, at the smallest sizes."""
 
 import json
 import logging

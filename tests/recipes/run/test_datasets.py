@@ -76,7 +76,7 @@ def test_long_texts_are_told_by_part(run, tmp_path, capsys, tiny_tokenizer):
     rows = [{"image": "a.png", "prefix": "what?", "suffix": "a dog"} for _ in range(20)]
     path = tmp_path / "my.jsonl"
 
-    def told(change):
+    def report(change):
         path.write_text("".join(json.dumps(row | change(number)) + "\n" for number, row in enumerate(rows)))
         parts = load_splits({"name": "jsonl", "path": str(path)}, run)
         task = load_task({"name": "plain", "max_new_tokens": 12})
@@ -86,13 +86,13 @@ def test_long_texts_are_told_by_part(run, tmp_path, capsys, tiny_tokenizer):
         return report_long_texts(data, tiny_tokenizer, **limits, run=run), capsys.readouterr().out
 
     nothing = {"prefix": 0, "suffix": 0}
-    assert told(lambda number: {}) == ({"train": nothing, "validation": nothing}, "")
+    assert report(lambda number: {}) == ({"train": nothing, "validation": nothing}, "")
     # of 20 records 4 are set aside; answers of 20 tokens fit in training, and are cut where they are generated
-    counts, shown = told(lambda number: {"suffix": "xyz " * 5})
+    counts, shown = report(lambda number: {"suffix": "xyz " * 5})
     assert counts == {"train": nothing, "validation": {"prefix": 0, "suffix": 4}}
     assert "validation: 0 prefixes and 4 suffixes are longer than the limit" in shown
     assert "is cut to task.max_new_tokens=12" in shown
-    counts, shown = told(lambda number: {"suffix": "xyz " * 20, "prefix": "xyz " * 20})
+    counts, shown = report(lambda number: {"suffix": "xyz " * 20, "prefix": "xyz " * 20})
     assert counts["train"] == {"prefix": 16, "suffix": 16}
     assert "cut to suffix_max_length=30" in shown
 

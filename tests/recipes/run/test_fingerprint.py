@@ -1,4 +1,4 @@
-"""The same command goes on with the same data and the same start alone."""
+"""The same command resumes only with the same data and the same starting checkpoint."""
 
 import json
 
@@ -192,7 +192,7 @@ def test_other_stages_refuse_changed_data_too(recipe, key, line, tmp_path):
 
 
 def test_a_finished_run_does_not_stand_for_mended_data(checkpoint, tmp_path, capsys):
-    """As a person meets it: labels are mended, and the same command is given again; likewise in a sweep."""
+    """Labels are corrected, and the same command is given again; also in a sweep."""
     data, run = class_folders(tmp_path / "data"), tmp_path / "run"
     line = ["--model", str(checkpoint), "--data", str(data), "--kind", "classify", "--use_cpu", "true"]
     line += ["--max_steps", "1", "--eval_limit", "2", "--test_limit", "2", "--task.max_new_tokens", "4"]

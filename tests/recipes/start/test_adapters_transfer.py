@@ -1,4 +1,4 @@
-"""The transfer recipe with adapters, as a person runs it, on the built-in images."""
+"""The transfer recipe with adapters, from its command line, on the built-in images."""
 
 import json
 import shutil

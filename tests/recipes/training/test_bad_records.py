@@ -1,4 +1,4 @@
-"""Records that turn out bad while training: judged against all of the data, and told in the last line."""
+"""Records that turn out bad while training: their share of all data decides, and the last line reports them."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Eight steps of the authors' optimizers (`tests/fixtures/optim_traj.npz`): parameters after steps 1, 2, 3 and 8.
+"""Eight steps of big_vision's optimizers (`tests/fixtures/optim_traj.npz`): parameters after steps 1, 2, 3 and 8.
 
 Every run of the fixture has a learning rate of 0.01 (SGD: 0.1), a global-norm clip of 1.0 over what trains, and a
 schedule whose multiplier at the first step is 0.
