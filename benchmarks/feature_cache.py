@@ -32,7 +32,8 @@ from openpali.data.sources.jsonl import JsonlSource
 from openpali.data.tasks import load_task
 from openpali.data.tokenizer import train_tokenizer
 from openpali.recipes.features.cache import cached_features
-from openpali.recipes.run.arguments import RunArguments, parse
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.run.command_line import parse
 from openpali.recipes.start.adapters import AdapterArguments, add_adapters
 from openpali.recipes.training.optimizer import components, freeze
 

@@ -22,7 +22,7 @@ import torch
 
 from openpali.modeling.configuration_paligemma import paligemma_config
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
-from openpali.recipes.costs.plan import plan
+from openpali.recipes.costs.plan import plan_training
 from openpali.recipes.costs.stage_costs import GB, RESERVED_ALONE, stage_costs
 from openpali.recipes.start.adapters import AdapterArguments, load_for_training
 from openpali.recipes.training.optimizer import components, freeze
@@ -108,7 +108,7 @@ def measure(options: argparse.Namespace) -> float:
 
 def estimate(options: argparse.Namespace) -> float:
     """Gigabytes by `stage_costs`, without the GPU's context."""
-    return (stage_costs(plan(arguments(options)))[0].gpu_bytes(1) - RESERVED_ALONE) / GB
+    return (stage_costs(plan_training(arguments(options)))[0].gpu_bytes(1) - RESERVED_ALONE) / GB
 
 
 def main() -> None:

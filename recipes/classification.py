@@ -1,10 +1,10 @@
-"""The baseline of stage 0: the same image encoder, trained to name what is on its images.
+"""The baseline of stage 0: the same image encoder, trained to classify images.
 
-    python -m openpali.recipes.classification --config recipes/configs/siglip/nano-36-classification.yaml
+    openpali classification --config siglip/nano-36-classification
 
 PaLI's earlier encoders were trained by classification, PaLI-3's by SigLIP, and the paper's first contribution is that
 comparison (section 4.1): classification is ahead in linear probes, SigLIP in most of what the PaLI model does. Stage 1
-takes the result of either with `--vision_checkpoint`.
+takes either encoder with `--vision_checkpoint`.
 
 The result is Transformers' `SiglipForImageClassification`, so `pipeline("image-classification")` loads it. It
 classifies the mean of the image tokens, where SigLIP pools by attention; the transformer itself is the same.
@@ -14,6 +14,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any, Literal, cast
 
 import torch
@@ -33,32 +34,39 @@ from openpali.data.images.preprocess import FastImageProcessor
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
 from openpali.modeling.modeling_siglip import siglip_preset
-from openpali.recipes.run.arguments import RunArguments, command, parse
-from openpali.recipes.run.datasets import report_skipped, skip_log, splits, task_data
-from openpali.recipes.run.run_folder import open_run
-from openpali.recipes.stages.dense_patches import names_in
-from openpali.recipes.stages.image_text_pairs import mean
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.run.command_line import command, parse
+from openpali.recipes.run.datasets import load_splits, make_dataset, report_skipped, skip_log
+from openpali.recipes.run.resume import open_run
+from openpali.recipes.stages.dense_patches import frequent_names
+from openpali.recipes.stages.task_bases import EncoderTask
 from openpali.recipes.training.trainer import Loss, run_training
 from openpali.recipes.training.validation_loss import held_out_loss
 
 
 @dataclass
 class ClassificationArguments:
-    """What is particular to this stage."""
+    """Arguments of this stage alone."""
 
     source: dict | str | None = field(default=None, metadata={"help": "images with objects: name and options"})
-    language: str = field(default="en", metadata={"help": "of the objects' names, which are the classes"})
-    classes: list[str] = field(default_factory=list, metadata={"help": "to learn; those of the records when empty"})
-    classes_records: int = field(default=20_000, metadata={"help": "records whose names are looked at"})
-    most_classes: int = field(default=30_000, metadata={"help": "the commonest so many; other objects do not count"})
+    language: str = field(default="en", metadata={"help": "language of the objects' names, which are the classes"})
+    classes: list[str] = field(
+        default_factory=list, metadata={"help": "names of the classes; those of the records when empty"}
+    )
+    classes_records: int = field(default=20_000, metadata={"help": "records that classes are read from"})
+    most_classes: int = field(
+        default=30_000, metadata={"help": "number of classes, the most frequent ones; other objects are ignored"}
+    )
     preset: str = field(
         default="nano", metadata={"help": "size of the image tower: nano, s16, b16, l16, so400m14, ..."}
     )
     vision_config: dict | str | None = field(default=None, metadata={"help": "changes to the preset's"})
     loss: Literal["sigmoid", "softmax"] = field(
-        default="sigmoid", metadata={"help": "a question for every class, or one distribution over all of them"}
+        default="sigmoid", metadata={"help": "a binary loss for every class, or one distribution over all classes"}
     )
-    best_metric: str = field(default="accuracy", metadata={"help": "share of images whose first class is right"})
+    best_metric: str = field(
+        default="accuracy", metadata={"help": "share of images whose most probable class is right"}
+    )
 
     def __post_init__(self):
         self.source = as_dict(self.source, "source") or {"name": "emoji", "split": "train"}
@@ -67,7 +75,7 @@ class ClassificationArguments:
 
 @dataclass
 class ClassificationRun(RunArguments):
-    """As in stage 0, so that both see the same optimizer."""
+    """Defaults of contrastive training, so that both use the same optimizer."""
 
     adam_beta2: float = field(default=0.95, metadata={"help": "Adam's second-moment decay"})
     decay: list[str] = field(
@@ -76,33 +84,22 @@ class ClassificationRun(RunArguments):
 
 
 @dataclass(frozen=True)
-class Naming:
-    """An image and the names of the objects on it, in `meta["names"]`."""
+class Naming(EncoderTask):
+    """A task: an image and the names of its objects, in `meta["names"]`."""
 
     language: str = "en"
     name: str = "naming"
-    metric: str = ""
-    metric_key: str = ""
-    max_new_tokens: int = 0
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """None without a named object."""
+        """The image with the names of its objects; None without a name."""
         names = {item["names"][self.language] for item in record["objects"] if self.language in item["names"]}
         if not names:
             return None
         return Example(record["id"], self.name, (record["image"],), "", meta={"names": sorted(names)})
 
-    def prediction(self, text: str, example: Example) -> str:
-        """Nothing is generated."""
-        return text
-
-    def reference(self, example: Example) -> str:
-        """Nothing is generated."""
-        return example.suffix
-
 
 class NamingCollator:
-    """Examples of `Naming` to pixels and classes.
+    """Collates examples of `Naming` into pixels and classes.
 
     Args:
         image_processor: of the model.
@@ -129,7 +126,7 @@ def sigmoid_naming_loss(model: nn.Module, inputs: dict[str, torch.Tensor]) -> to
 
 
 def softmax_naming_loss(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Cross-entropy to a target that the image's classes share evenly; images without any do not count."""
+    """Cross-entropy with a target spread evenly over the image's classes; an image without a class adds 0."""
     logits, classes = model(pixel_values=inputs["pixel_values"]).logits, inputs["classes"]
     shares = classes / classes.sum(1, keepdim=True).clamp(min=1)
     return -(shares * logits.log_softmax(-1)).sum() / len(logits)
@@ -142,7 +139,7 @@ LOSSES: dict[str, Loss] = {"sigmoid": sigmoid_naming_loss, "softmax": softmax_na
 def naming_scores(
     model: nn.Module, collator: NamingCollator, examples: Sequence[Example], batch_size: int
 ) -> dict[str, float]:
-    """`accuracy`: how often the most probable class is one of the image's; `top_5`: one of five is."""
+    """`accuracy`: share of images whose most probable class is right; `top_5`: one of the five most probable is."""
     first, fifth = [], []
     device = next(model.parameters()).device
     for start in range(0, len(examples), batch_size):
@@ -152,11 +149,11 @@ def naming_scores(
         right = batch["classes"].gather(1, best).bool()
         first += right[:, 0].tolist()
         fifth += right.any(1).tolist()
-    return {"accuracy": mean(first), "top_5": mean(fifth)}
+    return {"accuracy": fmean(first), "top_5": fmean(fifth)}
 
 
 def make_config(args: ClassificationArguments, classes: Sequence[str]) -> SiglipConfig:
-    """An encoder of the preset's size, and so many classes."""
+    """Configuration of an encoder of the preset's size with a classifier."""
     try:
         vision = siglip_preset(args.preset)["vision_config"]
     except ValueError as error:
@@ -167,7 +164,7 @@ def make_config(args: ClassificationArguments, classes: Sequence[str]) -> Siglip
 
 
 def make_model(args: ClassificationArguments, classes: Sequence[str]) -> SiglipForImageClassification:
-    """A new encoder of the preset's size; with the sigmoid loss, every class begins at a probability of 1 in C."""
+    """A new encoder of the preset's size; with the sigmoid loss, each of C classes starts at a probability of 1/C."""
     model = SiglipForImageClassification(make_config(args, classes))
     if args.loss == "sigmoid":
         model.classifier.bias.data.fill_(-math.log(max(1, len(classes) - 1)))  # pyright: ignore
@@ -175,20 +172,20 @@ def make_model(args: ClassificationArguments, classes: Sequence[str]) -> SiglipF
 
 
 def make_classes(args: ClassificationArguments, source: Source) -> list[str]:
-    """The classes that were given, or those of the first records."""
-    return args.classes or names_in(source, args.language, args.classes_records, args.most_classes)
+    """The given classes, or those of the first records."""
+    return args.classes or frequent_names(source, args.language, args.classes_records, args.most_classes)
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Train an image encoder to name what it sees."""
+    """Train an image encoder to classify images."""
     args, run = parse([ClassificationArguments, ClassificationRun], argv)
     checkpoint = open_run(run, vars(args))
 
-    parts = splits(as_dict(args.source, "source"), run)
-    train = task_data(parts["train"], Naming(args.language), run)
-    validation = TaskDataset(parts["validation"], Naming(args.language), run.seed, skip_log(run), split="validation")
-    classes = make_classes(args, parts["train"])
+    splits = load_splits(as_dict(args.source, "source"), run)
+    train = make_dataset(splits["train"], Naming(args.language), run)
+    validation = TaskDataset(splits["validation"], Naming(args.language), run.seed, skip_log(run), split="validation")
+    classes = make_classes(args, splits["train"])
 
     set_seed(run.seed)
     model = make_model(args, classes)
@@ -205,7 +202,7 @@ def main(argv: list[str] | None = None) -> None:
 
     run_training(model, processor, run, train, collator, evaluate, args.best_metric, LOSSES[args.loss], checkpoint)
     report_skipped(run)
-    run.say(f"Next, stage 1: openpali.recipes.pretrain with --vision_checkpoint {run.folder}")
+    run.say(f"Next, stage 1: openpali pretrain with --vision_checkpoint {run.folder}")
 
 
 if __name__ == "__main__":

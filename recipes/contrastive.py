@@ -1,10 +1,10 @@
 """Stage 0: an image encoder from images and texts, by SigLIP's sigmoid loss (PaLI-3 section 3.1).
 
-    python -m openpali.recipes.contrastive --config recipes/configs/pali3/nano-contrastive.yaml
+    openpali contrastive --config pali3/nano-contrastive
 
 The result is a `SiglipModel` with its processor, which stock Transformers loads; stage 1 takes its image encoder.
-It begins from nothing (`preset`), from an image encoder that is trained already (`vision_checkpoint`), or from a whole
-model (`model`), for more of the same or for another resolution (`image_size`).
+It starts from random weights (`preset`), from a trained image encoder (`vision_checkpoint`), or from a whole model
+(`model`), to train it longer or at another resolution (`image_size`).
 """
 
 import random
@@ -33,17 +33,11 @@ from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.contrastive_loss import INITIAL_LOGIT_BIAS, INITIAL_TEMPERATURE
 from openpali.modeling.modeling_siglip import SiglipForContrastiveLearning, siglip_preset
 from openpali.modeling.resolution import set_image_size
-from openpali.recipes.run.arguments import RunArguments, command, parse
-from openpali.recipes.run.datasets import (
-    check_folder,
-    first_records,
-    make_task,
-    report_skipped,
-    skip_log,
-    splits,
-    task_data,
-)
-from openpali.recipes.run.run_folder import open_run
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.run.checkpoint_name import check_checkpoint
+from openpali.recipes.run.command_line import command, parse
+from openpali.recipes.run.datasets import first_records, load_splits, make_dataset, make_task, report_skipped, skip_log
+from openpali.recipes.run.resume import open_run
 from openpali.recipes.stages.image_text_pairs import PairCollator, Pairs, retrieval_scores
 from openpali.recipes.training.trainer import run_training
 from openpali.recipes.training.validation_loss import held_out_loss
@@ -53,24 +47,25 @@ TOWERS = ["vision_model", "text_model"]
 
 @dataclass
 class ContrastiveArguments:
-    """What is particular to stage 0."""
+    """Arguments of this stage alone."""
 
     source: dict | str | None = field(default=None, metadata={"help": "images: name and options"})
     languages: list[str] = field(default_factory=lambda: ["en"], metadata={"help": "of the texts"})
     language_weights: dict | str | None = field(
-        default=None, metadata={"help": "how often a language is drawn, 1 where nothing is said, as in {en: 10}"}
+        default=None, metadata={"help": "relative weight of a language, 1 by default, as in {en: 10}"}
     )
     texts: list[str] = field(
         default_factory=lambda: ["captions", "names"],
-        metadata={"help": "captions of scenes, names of objects, keywords"},
+        metadata={"help": "kinds to draw from: captions of scenes, names of objects, keywords"},
     )
     texts_per_image: int = field(default=1, metadata={"help": "texts drawn for each image of a batch"})
     shared_texts: bool = field(
-        default=True, metadata={"help": "a text is a positive of every image of the batch that it is true of"}
+        default=True, metadata={"help": "a text is a positive of every image of the batch that it describes"}
     )
-    model: str | None = field(default=None, metadata={"help": "SigLIP checkpoint to start from, not from nothing"})
+    model: str | None = field(default=None, metadata={"help": "SigLIP checkpoint to start from; new weights if unset"})
     vision_checkpoint: str | None = field(
-        default=None, metadata={"help": "image encoder to start from: learns at a tenth of the rate, without decay"}
+        default=None,
+        metadata={"help": "image encoder to start from; trains at a tenth of the learning rate, without decay"},
     )
     preset: str = field(
         default="nano", metadata={"help": "size of new towers: nano, s16, b16, l16, so400m14, g16, G14"}
@@ -78,19 +73,19 @@ class ContrastiveArguments:
     vision_config: dict | str | None = field(default=None, metadata={"help": "changes to the preset's"})
     text_config: dict | str | None = field(default=None, metadata={"help": "changes to the preset's"})
     token_bottleneck: int | None = field(
-        default=None, metadata={"help": "width of narrow token embeddings for a large vocabulary, 96 in the paper"}
+        default=None, metadata={"help": "width of factorised token embeddings for a large vocabulary, 96 in the paper"}
     )
-    image_size: int | None = field(default=None, metadata={"help": "another one than the checkpoint's, in pixels"})
+    image_size: int | None = field(default=None, metadata={"help": "in pixels; the checkpoint's if unset"})
     loss: Literal["sigmoid", "softmax"] = field(default="sigmoid", metadata={"help": "SigLIP's, or CLIP's"})
     loss_chunk_size: int | None = field(
-        default=None, metadata={"help": "images whose logits are computed at a time; what 16 MB hold when left out"}
+        default=None, metadata={"help": "images whose logits are computed at a time; as many as fit in 16 MB if unset"}
     )
     tokenizer: str | None = field(default=None, metadata={"help": "tokenizer to load instead of training one"})
-    vocab_size: int = field(default=1024, metadata={"help": "tokens to learn; 1153 special ones come on top"})
-    tokenizer_records: int = field(default=300, metadata={"help": "records whose texts the tokenizer learns from"})
+    vocab_size: int = field(default=1024, metadata={"help": "tokens to train; 1153 special ones are added"})
+    tokenizer_records: int = field(default=300, metadata={"help": "records whose texts the tokenizer is trained on"})
     text_length: int | None = field(
         default=None,
-        metadata={"help": "tokens of every text, padding included; as many as the text tower has positions"},
+        metadata={"help": "tokens of every text, padding included; the text tower's positions if unset"},
     )
     temperature: float = field(default=INITIAL_TEMPERATURE, metadata={"help": "exp(t') at the start"})
     logit_bias: float = field(default=INITIAL_LOGIT_BIAS, metadata={"help": "b at the start"})
@@ -108,7 +103,7 @@ class ContrastiveArguments:
 
     @property
     def task(self) -> Pairs:
-        """How texts are drawn."""
+        """The task that draws texts."""
         weights = as_dict(self.language_weights, "language_weights")
         return Pairs(tuple(self.languages), tuple(self.texts), weights, self.texts_per_image)
 
@@ -122,7 +117,7 @@ class ContrastiveRun(RunArguments):
 
 
 def make_tokenizer(args: ContrastiveArguments, source: Source) -> Any:
-    """Load the tokenizer, or train one on the texts of this stage and on prompts and answers of the next ones."""
+    """Load the tokenizer, or train one on the texts of this stage and of the tasks of later stages."""
     if args.tokenizer:
         with reading(args.tokenizer):
             tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
@@ -148,14 +143,14 @@ def texts_of(source: Source, tasks: list[Any], records: int) -> Iterator[str]:
 
 
 def make_config(args: ContrastiveArguments, tokenizer: Any) -> SiglipConfig:
-    """The preset with the changes that the arguments make to it, or with the shape of the image encoder given."""
+    """Configuration of new towers: the preset, or the given image encoder, with the changes of the arguments."""
     try:
         size = siglip_preset(args.preset)
     except ValueError as error:
         raise ConfigError(f"preset: {error}") from error
     vision, text = size["vision_config"], size["text_config"]
     if args.vision_checkpoint:
-        vision = vision_config_of(check_folder(args.vision_checkpoint, "vision_checkpoint")).to_dict()
+        vision = vision_config_of(check_checkpoint(args.vision_checkpoint, "vision_checkpoint")).to_dict()
     vision |= as_dict(args.vision_config, "vision_config") | {"vision_use_head": True}
     text |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     text |= {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
@@ -166,8 +161,8 @@ def make_config(args: ContrastiveArguments, tokenizer: Any) -> SiglipConfig:
 
 
 def make_model(args: ContrastiveArguments, tokenizer: Any, incomplete: bool = False) -> SiglipForContrastiveLearning:
-    """The checkpoint to start from, or two towers of which the text tower is new, with the paper's t' and b."""
-    whole = check_folder(args.model, "model") if args.model else None
+    """The model to train: the checkpoint, or new towers with the paper's t' and b, and the image encoder if given."""
+    whole = check_checkpoint(args.model, "model") if args.model else None
     if whole:
         check_kind(whole, SiglipModel)
     config: Any = load_config(whole) if whole else make_config(args, tokenizer)
@@ -187,7 +182,7 @@ def make_model(args: ContrastiveArguments, tokenizer: Any, incomplete: bool = Fa
 
 
 def make_processor(args: ContrastiveArguments, model: SiglipModel, tokenizer: Any) -> SiglipProcessor:
-    """ImageFolder of the model's size, squashed to a square, and the tokenizer."""
+    """Images of the model's size, squashed to a square, and the tokenizer."""
     side, length = (
         int(cast(int, value))
         for value in (model.vision_model.config.image_size, model.text_model.config.max_position_embeddings)
@@ -199,7 +194,7 @@ def make_processor(args: ContrastiveArguments, model: SiglipModel, tokenizer: An
 
 
 def adjust(args: ContrastiveArguments, run: ContrastiveRun) -> None:
-    """What follows for the optimizer: trained weights learn slowly and do not decay; CLIP's loss has no bias."""
+    """Set optimizer options: a trained image encoder learns slowly without decay; CLIP's loss has no bias to train."""
     if args.vision_checkpoint:
         multipliers = as_dict(run.lr_multipliers, "lr_multipliers")
         run.lr_multipliers = {"vision_model": 0.1} | multipliers
@@ -211,18 +206,18 @@ def adjust(args: ContrastiveArguments, run: ContrastiveRun) -> None:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Train an image and a text tower from nothing, or go on from a checkpoint."""
+    """Train an image and a text tower, new ones or those of a checkpoint."""
     args, run = parse([ContrastiveArguments, ContrastiveRun], argv)
     checkpoint = open_run(run, vars(args))
     adjust(args, run)
 
-    parts = splits(as_dict(args.source, "source"), run)
-    train = task_data(parts["train"], args.task, run)
-    validation = TaskDataset(parts["validation"], args.task, run.seed, skip_log(run), split="validation")
+    splits = load_splits(as_dict(args.source, "source"), run)
+    train = make_dataset(splits["train"], args.task, run)
+    validation = TaskDataset(splits["validation"], args.task, run.seed, skip_log(run), split="validation")
 
     set_seed(run.seed)
-    given = load_processor(check_folder(args.model, "model")) if args.model else None
-    tokenizer = given.tokenizer if given else make_tokenizer(args, parts["train"])
+    loaded = load_processor(check_checkpoint(args.model, "model")) if args.model else None
+    tokenizer = loaded.tokenizer if loaded else make_tokenizer(args, splits["train"])
     model = make_model(args, tokenizer, run.incomplete_checkpoint)
     processor = make_processor(args, model, tokenizer)
     collator = PairCollator(processor, tokenizer.model_max_length, args.shared_texts)
@@ -238,7 +233,7 @@ def main(argv: list[str] | None = None) -> None:
     if run.process_index == 0:
         model.stock().save_pretrained(run.folder)
     report_skipped(run)
-    run.say(f"Next, stage 1: openpali.recipes.pretrain with --vision_checkpoint {run.folder}")
+    run.say(f"Next, stage 1: openpali pretrain with --vision_checkpoint {run.folder}")
 
 
 if __name__ == "__main__":

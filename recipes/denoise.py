@@ -1,8 +1,8 @@
-"""Stage 0 of the text side: an encoder-decoder that puts texts together again, by UL2's mixture of denoisers.
+"""Stage 0 of the text side: an encoder-decoder trained to restore corrupted texts, by UL2's mixture of denoisers.
 
-    python -m openpali.recipes.denoise --config recipes/configs/denoise/nano.yaml
+    openpali denoise --config denoise/nano
 
-The result is a T5 (or whatever encoder-decoder it was) with its tokenizer, which stock Transformers loads and
+The result is a T5 (or another encoder-decoder) with its tokenizer, which stock Transformers loads and
 `Pali3ForConditionalGeneration.from_backbones` puts behind an image encoder. PaLI-3's is a 3B UL2 (section 3.1).
 """
 
@@ -25,37 +25,40 @@ from openpali.data.text.span_corruption import PREFIXES, SENTINEL, UL2, SpecialT
 from openpali.data.tokenizer import train_tokenizer
 from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.configuration_pali3 import Pali3Config
-from openpali.recipes.run.arguments import RunArguments, command, parse
-from openpali.recipes.run.datasets import check_folder, held_out_splits, report_bad_records, report_skipped, skip_log
-from openpali.recipes.run.run_folder import open_run
-from openpali.recipes.stages.denoise_loss import T5_LIKE, Mean, by_kind, denoising_scores, give_loss
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.run.checkpoint_name import check_checkpoint
+from openpali.recipes.run.command_line import command, parse
+from openpali.recipes.run.datasets import report_bad_records, report_skipped, skip_log, split_source
+from openpali.recipes.run.resume import open_run
+from openpali.recipes.stages.denoise_loss import T5_LIKE, Mean, by_kind, denoising_scores, return_loss
+from openpali.recipes.stages.vocabulary_rows import vocabulary_rows
 from openpali.recipes.training.trainer import run_training
-
-VOCABULARY_MULTIPLE = 64
 
 
 @dataclass
 class DenoiseArguments:
-    """What is particular to this recipe."""
+    """Arguments of this stage alone."""
 
     texts: dict | str | None = field(default=None, metadata={"help": "builtin, files, jsonl, datasets, with options"})
-    model: str | None = field(default=None, metadata={"help": "encoder-decoder to go on from, not from nothing"})
+    model: str | None = field(default=None, metadata={"help": "encoder-decoder to start from; new weights if unset"})
     preset: str = field(default="nano", metadata={"help": "size of PaLI-3 whose text model is trained"})
     text_config: dict | str | None = field(
-        default=None, metadata={"help": "changes to the preset's; with another model_type, all there is to it"}
+        default=None, metadata={"help": "changes to the preset's; with another model_type, the whole configuration"}
     )
     tokenizer: str | None = field(default=None, metadata={"help": "tokenizer to load instead of training one"})
-    vocab_size: int = field(default=2048, metadata={"help": "tokens to learn; 1153 special ones come on top"})
-    tokenizer_texts: int = field(default=2000, metadata={"help": "texts that the tokenizer learns from"})
-    sentinels: int = field(default=100, metadata={"help": "sentinel tokens; the tokenizer gets those that it lacks"})
-    sentinel: str = field(default=SENTINEL, metadata={"help": "what they are called"})
-    prefixes: dict | str | None = field(default=None, metadata={"help": "text before inputs of R, X and S"})
+    vocab_size: int = field(default=2048, metadata={"help": "tokens to train; 1153 special ones are added"})
+    tokenizer_texts: int = field(default=2000, metadata={"help": "texts that the tokenizer is trained on"})
+    sentinels: int = field(default=100, metadata={"help": "sentinel tokens; missing ones are added to the tokenizer"})
+    sentinel: str = field(default=SENTINEL, metadata={"help": "pattern of the sentinels' names"})
+    prefixes: dict | str | None = field(
+        default=None, metadata={"help": "text before inputs of the denoisers R, X and S"}
+    )
     weights: dict | str | None = field(
-        default=None, metadata={"help": "denoiser: weight, as in {R-3-15: 1, S-25: 1}; all alike when left out"}
+        default=None, metadata={"help": "denoiser: weight, as in {R-3-15: 1, S-25: 1}; equal if unset"}
     )
     max_length: int = field(default=512, metadata={"help": "tokens of an input, prefix and end token included"})
     packed: bool = field(default=False, metadata={"help": "fill inputs with several texts"})
-    loss_mean: Mean = field(default="example", metadata={"help": "each example alike, or each token of a batch"})
+    loss_mean: Mean = field(default="example", metadata={"help": "mean over examples, or over the tokens of a batch"})
     best_metric: str = field(default="negative_loss", metadata={"help": "or token_accuracy, S_token_accuracy, ..."})
 
     def __post_init__(self):
@@ -77,7 +80,7 @@ class DenoiseRun(RunArguments):
 
 
 def make_texts(spec: dict[str, Any], run: RunArguments) -> dict[str, Source]:
-    """Train and validation part: of texts with a `split` option both splits, of others some are set aside."""
+    """Train and validation splits: those of a source with a `split` option, else some texts are held out."""
 
     def load(changes: dict[str, Any]) -> Source:
         try:
@@ -86,52 +89,47 @@ def make_texts(spec: dict[str, Any], run: RunArguments) -> dict[str, Source]:
             raise ConfigError(f"texts: {error}") from error
 
     if "split" not in spec:
-        return held_out_splits(load({}), run)
-    parts = {name: load({"split": name}) for name in (spec["split"], "validation")}
-    for part in parts.values():
-        report_bad_records(part, run)
-    return {"train": parts[spec["split"]], "validation": parts["validation"]}
+        return split_source(load({}), run)
+    splits = {name: load({"split": name}) for name in (spec["split"], "validation")}
+    for split in splits.values():
+        report_bad_records(split, run)
+    return {"train": splits[spec["split"]], "validation": splits["validation"]}
 
 
 def make_tokenizer(args: DenoiseArguments, texts: Source) -> Any:
-    """Load the tokenizer, or train one, and give it the sentinels that it lacks.
+    """Load the tokenizer or train one, and add missing sentinels.
 
-    One that is trained here has the prefixes as tokens; in a loaded one they are text like any other.
+    A tokenizer trained here has the prefixes as single tokens; a loaded one splits them as other text.
     """
     if args.tokenizer or args.model:
-        name = args.tokenizer or check_folder(args.model, "model")
+        name = args.tokenizer or check_checkpoint(args.model, "model")
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"tokenizer: there is none at {name}: {' '.join(str(error).split())}") from error
     else:
-        some = [texts[i]["text"] for i in range(min(args.tokenizer_texts, len(texts)))]
-        tokenizer = train_tokenizer(some, args.vocab_size)
+        sample = [texts[i]["text"] for i in range(min(args.tokenizer_texts, len(texts)))]
+        tokenizer = train_tokenizer(sample, args.vocab_size)
         tokenizer.add_tokens([text for text in as_dict(args.prefixes, "prefixes").values() if text])
     names = [args.sentinel.format(i) for i in range(args.sentinels)]
     tokenizer.add_tokens([name for name in names if name not in tokenizer.get_vocab()], special_tokens=True)
     return tokenizer
 
 
-def table_rows(tokenizer: Any) -> int:
-    """Rows of an embedding table for every token."""
-    return -(-len(tokenizer) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
-
-
 def make_config(args: DenoiseArguments, tokenizer: Any) -> Any:
     """Configuration of a new model."""
-    return new_config(args.preset, as_dict(args.text_config, "text_config"), tokenizer, table_rows(tokenizer))
+    return new_config(args.preset, as_dict(args.text_config, "text_config"), tokenizer, vocabulary_rows(tokenizer))
 
 
 def make_model(args: DenoiseArguments, tokenizer: Any, incomplete: bool = False) -> Any:
-    """The checkpoint to go on from, or a new model, with at least as many rows as there are tokens."""
-    rows = table_rows(tokenizer)
+    """The checkpoint to start from, or a new model, with an embedding for every token."""
+    rows = vocabulary_rows(tokenizer)
     changes = as_dict(args.text_config, "text_config")
     if not args.model:
         return new_model(args.preset, changes, tokenizer, rows)
     if changes:
         raise ConfigError("text_config changes a new model: leave it out, or leave out model")
-    folder = check_folder(args.model, "model")
+    folder = check_checkpoint(args.model, "model")
     model: Any = load_checkpoint(AutoModelForSeq2SeqLM, folder, incomplete=incomplete, dtype="float32")
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(rows)
@@ -139,7 +137,7 @@ def make_model(args: DenoiseArguments, tokenizer: Any, incomplete: bool = False)
 
 
 def new_config(preset: str, changes: dict[str, Any], tokenizer: Any, rows: int) -> Any:
-    """Of an encoder-decoder: the preset's T5, or whatever `changes` describes."""
+    """Configuration of an encoder-decoder: the preset's T5 with changes, or one of another `model_type`."""
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     start = tokenizer.pad_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     known = Pali3Config.from_preset(preset).text_config
@@ -149,9 +147,9 @@ def new_config(preset: str, changes: dict[str, Any], tokenizer: Any, rows: int) 
     if kind in T5_LIKE:
         fields |= {"decoder_start_token_id": tokenizer.pad_token_id}
     for part in ("encoder", "decoder"):
-        own: Any = fields.get(part)
-        if isinstance(own, dict):
-            fields[part] = own | ids | {"vocab_size": rows, "bos_token_id": start}
+        inner: Any = fields.get(part)
+        if isinstance(inner, dict):
+            fields[part] = inner | ids | {"vocab_size": rows, "bos_token_id": start}
     return AutoConfig.for_model(kind, **fields)
 
 
@@ -166,20 +164,21 @@ def new_model(preset: str, changes: dict[str, Any], tokenizer: Any, rows: int) -
 
 @torch.no_grad()
 def untie(model: Any) -> None:
-    """A projection of its own, as T5 v1.1 has: Transformers' T5 always starts with a tied one, and then logits that it
-    does not scale are far too large.
+    """Give the model an LM head of its own, as in T5 v1.1.
+
+    Transformers' T5 starts with a tied one, whose unscaled logits are far too large.
     """
     width = model.lm_head.in_features
     model.lm_head.weight = nn.Parameter(torch.randn_like(model.lm_head.weight) * width**-0.5)
 
 
-def held_out(
+def validation_examples(
     texts: Source, tokenizer: Any, special: SpecialTokens, args: DenoiseArguments, run: RunArguments
 ) -> dict[str, list[dict[str, Any]]]:
-    """Examples to score on: the same texts under each denoiser of the mixture."""
+    """Validation examples: the same texts under each denoiser of the mixture."""
     names = [name for name, weight in mixture(args).items() if weight]
     count, found = max(1, run.eval_limit // len(names)), {}
-    # texts far apart, for neighbours of a sorted file are alike
+    # texts far apart, since neighbours in a sorted file are similar
     starts = random.Random(0).sample(range(len(texts)), min(count, len(texts)))
     for name in names:
         data = SpanCorruptionDataset(
@@ -196,21 +195,21 @@ def mixture(args: DenoiseArguments) -> dict[str, float]:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Train on texts, and say how well each denoiser's are put together."""
+    """Train on texts, and report the scores of each denoiser."""
     args, run = parse([DenoiseArguments, DenoiseRun], argv)
     checkpoint = open_run(run, vars(args))
 
-    parts = make_texts(as_dict(args.texts, "texts"), run)
+    splits = make_texts(as_dict(args.texts, "texts"), run)
     set_seed(run.seed)
-    tokenizer = make_tokenizer(args, parts["train"])
+    tokenizer = make_tokenizer(args, splits["train"])
     model = make_model(args, tokenizer, run.incomplete_checkpoint)
     if run.max_steps <= 0:
-        run.max_steps = max(1, math.ceil(run.num_train_epochs * len(parts["train"]) / run.examples_per_step))
+        run.max_steps = max(1, math.ceil(run.num_train_epochs * len(splits["train"]) / run.examples_per_step))
     examples = run.max_steps * run.examples_per_step
     try:
         special = special_tokens(tokenizer, as_dict(args.prefixes, "prefixes"), args.sentinel)
         train = SpanCorruptionDataset(
-            parts["train"],
+            splits["train"],
             tokenizer,
             special,
             args.max_length,
@@ -220,11 +219,11 @@ def main(argv: list[str] | None = None) -> None:
             seed=run.seed,
             skip_log=skip_log(run),
         )
-        scored = held_out(parts["validation"], tokenizer, special, args, run)
+        scored = validation_examples(splits["validation"], tokenizer, special, args, run)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     collate = partial(pad_collate, pad_token_id=tokenizer.pad_token_id)
-    texts = len(parts["train"])
+    texts = len(splits["train"])
     run.say(
         f"{texts:,} texts, {examples / texts:.3g} times each; {len(tokenizer):,} tokens, {args.max_length} an input"
     )
@@ -233,7 +232,7 @@ def main(argv: list[str] | None = None) -> None:
         scores = by_kind(denoising_scores(model, scored, collate, run.per_device_eval_batch_size))
         return scores | {"loss": -scores["negative_loss"]}
 
-    give_loss(model, args.loss_mean)
+    return_loss(model, args.loss_mean)
     run_training(model, tokenizer, run, train, collate, evaluate, args.best_metric, resume_from=checkpoint)
     report(model.eval(), scored, collate, run)
     report_skipped(run)
@@ -241,7 +240,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def report(model: PreTrainedModel, scored: Any, collate: Any, run: RunArguments) -> None:
-    """Print and save what the finished model does under each denoiser."""
+    """Print and save the trained model's scores under each denoiser."""
     if run.process_index:
         return
     scores = denoising_scores(model, scored, collate, run.per_device_eval_batch_size)

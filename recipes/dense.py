@@ -1,15 +1,16 @@
-"""Stage 0b: image tokens that know what lies under them, for boxes from little training.
+"""Stage 0b: localised image tokens, so that a small stage 1 learns boxes.
 
-    python -m openpali.recipes.dense --config recipes/configs/pali3/nano-dense.yaml
+    openpali dense --config pali3/nano-dense
 
-Every patch is told what it shows: cross-entropy over names and background, where the target is the share of the patch
-that each object covers, through one linear layer that is thrown away. It goes on from the `SiglipModel` of stage 0 and
-leaves another one, with the same text tower and processor, whose image encoder stage 1 takes.
+Every patch is classified: cross-entropy over names and background, where the target is the share of the patch that
+each object covers, through one linear layer that is not saved. The stage starts from the `SiglipModel` of stage 0 and
+saves another one with the same text tower and processor, whose image encoder stage 1 takes.
 
 It departs from PaLI-3, whose image encoder sees whole images and texts only (and 10B of them). Contrastive training
-alone leaves tokens neither local nor apart from the background; SigLIP 2 (arXiv 2502.14786) adds dense losses to
-SigLIP's for the same reason, there by captions of regions, self-distillation and masked prediction. Boxes with names
-are what a small source has. The text tower does not follow: similarities between images and texts are lost.
+alone leaves tokens that are neither local nor distinct from the background; SigLIP 2 (arXiv 2502.14786) adds dense
+losses to SigLIP's for the same reason, there by captions of regions, self-distillation and masked prediction. Boxes
+with names are available in small datasets. The text tower is not trained: similarities between images and texts are
+lost.
 """
 
 from collections.abc import Sequence
@@ -24,26 +25,36 @@ from openpali.data.example import Example
 from openpali.data.files.config import as_dict
 from openpali.data.mixture import TaskDataset
 from openpali.modeling.checkpoints import load_checkpoint, reading
-from openpali.recipes.run.arguments import RunArguments, command, parse
-from openpali.recipes.run.datasets import check_folder, report_skipped, skip_log, splits, task_data
-from openpali.recipes.run.run_folder import open_run
-from openpali.recipes.stages.dense_patches import PatchCollator, Patches, names_in, patch_scores
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.run.checkpoint_name import check_checkpoint
+from openpali.recipes.run.command_line import command, parse
+from openpali.recipes.run.datasets import load_splits, make_dataset, report_skipped, skip_log
+from openpali.recipes.run.resume import open_run
+from openpali.recipes.stages.dense_patches import PatchCollator, Patches, frequent_names, patch_scores
 from openpali.recipes.training.trainer import run_training
 from openpali.recipes.training.validation_loss import held_out_loss
 
 
 @dataclass
 class DenseArguments:
-    """What is particular to this stage."""
+    """Arguments of this stage alone."""
 
     model: str | None = field(default=None, metadata={"help": "SigLIP model of stage 0"})
     source: dict | str | None = field(default=None, metadata={"help": "images with objects: name and options"})
-    language: str = field(default="en", metadata={"help": "of the objects' names"})
-    use_masks: bool = field(default=True, metadata={"help": "cover patches by masks where there are some, not boxes"})
-    names: list[str] = field(default_factory=list, metadata={"help": "to learn; those of the records when empty"})
-    names_records: int = field(default=1000, metadata={"help": "records whose names are looked at"})
-    most_names: int = field(default=1000, metadata={"help": "the commonest so many; the rest are `other`"})
-    best_metric: str = field(default="accuracy", metadata={"help": "or patch_accuracy, inside objects alone"})
+    language: str = field(default="en", metadata={"help": "language of the objects' names"})
+    use_masks: bool = field(
+        default=True, metadata={"help": "cover patches by masks where objects have them, else by boxes"}
+    )
+    names: list[str] = field(
+        default_factory=list, metadata={"help": "labels of patches; names in the records when empty"}
+    )
+    names_records: int = field(default=1000, metadata={"help": "records that names are read from"})
+    most_names: int = field(
+        default=1000, metadata={"help": "number of names, the most frequent ones; the rest are `other`"}
+    )
+    best_metric: str = field(
+        default="accuracy", metadata={"help": "or patch_accuracy, of patches inside objects alone"}
+    )
 
     def __post_init__(self):
         self.source = as_dict(self.source, "source") or {"name": "emoji", "split": "train"}
@@ -51,7 +62,7 @@ class DenseArguments:
 
 @dataclass
 class DenseRun(RunArguments):
-    """As in stage 0, with everything frozen that patches do not pass."""
+    """Defaults of stage 0, with everything frozen that patch labels do not depend on."""
 
     adam_beta2: float = field(default=0.95, metadata={"help": "Adam's second-moment decay"})
     freeze: list[str] = field(
@@ -61,12 +72,12 @@ class DenseRun(RunArguments):
     decay: list[str] = field(
         default_factory=lambda: ["vision_model", "patch_head"], metadata={"help": "components whose matrices decay"}
     )
-    # no patch passes the pooling head
+    # the pooling head gets no gradient
     ddp_find_unused_parameters: bool | None = field(default=True, metadata={"help": "leave at true"})
 
 
 class DenseSiglip(SiglipModel):
-    """A SigLIP model with a linear layer on its image tokens; `config.patch_labels` says how wide."""
+    """A SigLIP model with a linear layer on its image tokens; `config.patch_labels` is its width."""
 
     def __init__(self, config: Any):
         super().__init__(config)
@@ -78,7 +89,7 @@ class DenseSiglip(SiglipModel):
 
 
 def with_head(model: SiglipModel, labels: int) -> DenseSiglip:
-    """The model with a new linear layer."""
+    """A copy of the model with a new linear layer."""
     model.config.patch_labels = labels
     dense = DenseSiglip(model.config)
     dense.load_state_dict(model.state_dict(), strict=False)
@@ -86,7 +97,7 @@ def with_head(model: SiglipModel, labels: int) -> DenseSiglip:
 
 
 def without_head(dense: DenseSiglip) -> SiglipModel:
-    """The model without it, as stock Transformers knows it."""
+    """A copy of the model without the linear layer, as a stock `SiglipModel`."""
     config: Any = dense.config
     if hasattr(config, "patch_labels"):
         del config.patch_labels
@@ -97,7 +108,7 @@ def without_head(dense: DenseSiglip) -> SiglipModel:
 
 
 def dense_loss(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Cross-entropy between a patch's labels and what covers it, a mean over patches and images."""
+    """Cross-entropy between predicted labels and covered shares, a mean over patches and images."""
     logits = model(inputs["pixel_values"])
     return -(inputs["shares"] * logits.log_softmax(-1)).sum(-1).mean()
 
@@ -121,14 +132,14 @@ def main(argv: list[str] | None = None) -> None:
     args, run = parse([DenseArguments, DenseRun], argv)
     checkpoint = open_run(run, vars(args))
 
-    parts = splits(as_dict(args.source, "source"), run)
+    splits = load_splits(as_dict(args.source, "source"), run)
     task = Patches(args.language, args.use_masks)
-    train = task_data(parts["train"], task, run)
-    validation = TaskDataset(parts["validation"], task, run.seed, skip_log(run), split="validation")
-    names = args.names or names_in(parts["train"], args.language, args.names_records, args.most_names)
+    train = make_dataset(splits["train"], task, run)
+    validation = TaskDataset(splits["validation"], task, run.seed, skip_log(run), split="validation")
+    names = args.names or frequent_names(splits["train"], args.language, args.names_records, args.most_names)
 
     set_seed(run.seed)
-    folder = check_folder(args.model, "model")
+    folder = check_checkpoint(args.model, "model")
     with reading(folder):
         processor = AutoProcessor.from_pretrained(folder)
     siglip: Any = load_checkpoint(SiglipModel, folder, incomplete=run.incomplete_checkpoint, dtype="float32")
@@ -147,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
     if run.process_index == 0:
         without_head(model).save_pretrained(run.folder)
     report_skipped(run)
-    run.say(f"Next, stage 1: openpali.recipes.pretrain with --vision_checkpoint {run.folder}")
+    run.say(f"Next, stage 1: openpali pretrain with --vision_checkpoint {run.folder}")
 
 
 if __name__ == "__main__":

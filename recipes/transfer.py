@@ -1,12 +1,12 @@
 """Stage 3: fine-tune a checkpoint on a task, on several, or on your own data.
 
-    python -m openpali.recipes.transfer --config recipes/configs/transfers/count.yaml
-    accelerate launch -m openpali.recipes.transfer --model outputs/nano-located --data my-data --kind detect
-    accelerate launch -m openpali.recipes.transfer --config recipes/configs/transfers/jsonl.yaml --data my.jsonl
+    openpali transfer --config transfers/count
+    openpali transfer --model outputs/nano-located --data my-data --kind detect
+    accelerate launch --num_processes 8 -m openpali.recipes.transfer --config transfers/jsonl --data my.jsonl
 
-my-data holds a COCO JSON, a metadata.jsonl, folders of classes, and so on; kinds are detect, segment, caption, vqa,
+my-data holds a COCO JSON, a metadata.jsonl, class folders, and so on; kinds are detect, segment, caption, vqa,
 classify and ocr. Each line of my.jsonl is an object such as {"image": "dog.png", "prefix": "what is this?", "suffix":
-"a dog"}. Any PaLI-3 or PaliGemma checkpoint can be the start; `--peft lora`, `qlora` or `dora` trains adapters.
+"a dog"}. It starts from any PaLI-3 or PaliGemma checkpoint; `--peft lora`, `qlora` or `dora` trains adapters.
 """
 
 import sys
@@ -28,71 +28,82 @@ from openpali.recipes.custom_data.defaults import CustomDataArguments, custom_ke
 from openpali.recipes.custom_data.example_images import EXAMPLES_FILE, draw_examples, some_examples
 from openpali.recipes.custom_data.text_lengths import TextLimits
 from openpali.recipes.features.cache import Mode, cached_features
-from openpali.recipes.run.arguments import RunArguments, command, parse, spread
-from openpali.recipes.run.datasets import report_long_texts, report_skipped
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.run.command_line import command, expand_mappings, parse
+from openpali.recipes.run.datasets import report_skipped
 from openpali.recipes.run.fingerprint import SETTINGS, fingerprints
-from openpali.recipes.run.run_folder import open_run, refuse_foreign
+from openpali.recipes.run.long_texts import report_long_texts
+from openpali.recipes.run.resume import open_run, refuse_other_run
 from openpali.recipes.run.sweep import SweepArguments, sweep
-from openpali.recipes.stages.answer_length import give_room
-from openpali.recipes.stages.transfer_tasks import Member, MixArguments, load_member, mixed_members, training_data
+from openpali.recipes.stages.answer_length import fit_answer_lengths
+from openpali.recipes.stages.transfer_tasks import (
+    MixArguments,
+    TaskData,
+    combine_training_data,
+    load_mixture,
+    load_task_data,
+)
 from openpali.recipes.start.adapters import AdapterArguments, check_start
-from openpali.recipes.start.resized import load_resized, own_size, resolution_keys
+from openpali.recipes.start.attention import check_attention, set_text_attention
+from openpali.recipes.start.resized import checkpoint_image_size, load_resized, resolution_keys
 from openpali.recipes.training.trainer import run_length, run_training
 from openpali.recipes.training.validation import Validation, final_report
 
 
 @dataclass
 class TransferArguments:
-    """What is particular to a transfer."""
+    """Arguments of this stage alone."""
 
     model: str | None = field(default=None, metadata={"help": "checkpoint to start from"})
-    source: dict | str | None = field(default=None, metadata={"help": "records: name and options"})
+    source: dict | str | None = field(default=None, metadata={"help": "source of the records: name and options"})
     data: str | None = field(
-        default=None, metadata={"help": "your data: a folder or file of the kind; without one a JSONL file"}
+        default=None, metadata={"help": "your data: a folder or file of the kind, or without --kind a JSONL file"}
     )
     image_root: str | None = field(
-        default=None, metadata={"help": "folder of the images; looked for beside the data if unset"}
+        default=None, metadata={"help": "folder of the images; found beside the data if unset"}
     )
     task: dict | str | None = field(default=None, metadata={"help": "name and options; plain for a JSONL file"})
     max_length: int | None = field(default=None, metadata={"help": "tokens of a prompt; longer ones are cut"})
-    suffix_max_length: int | None = field(default=None, metadata={"help": "tokens of a target, likewise"})
+    suffix_max_length: int | None = field(default=None, metadata={"help": "tokens of a target; longer ones are cut"})
     resolution: int | None = field(
         default=None, metadata={"help": "side of the images in pixels; the model's if unset"}
     )
     resolutions: dict | str | None = field(
-        default=None, metadata={"help": "size in pixels: the keys that differ there, as in 448: {learning_rate: 3e-6}"}
+        default=None, metadata={"help": "size in pixels: keys that differ at it, as in 448: {learning_rate: 3e-6}"}
     )
     exact_images: bool = field(
-        default=False, metadata={"help": "resize as for evaluation, slower and equal to the last of 255 levels"}
+        default=False, metadata={"help": "resize as in evaluation: slower, exact to one of 255 levels"}
     )
-    num_beams: int = field(default=1, metadata={"help": "of the answers that are scored; 1 is greedy"})
-    text_dropout: float | None = field(default=None, metadata={"help": "of the text model; the model's own if unset"})
+    num_beams: int = field(default=1, metadata={"help": "beams when answers are scored; 1 is greedy"})
+    text_dropout: float | None = field(default=None, metadata={"help": "of the text model; the model's if unset"})
     label_smoothing: float | None = field(default=None, metadata={"help": "of the loss; the model's if unset"})
     attention: Literal["eager", "sdpa", "flex_attention"] | None = field(
-        default=None, metadata={"help": "how the text model attends; its default if unset"}
+        default=None, metadata={"help": "attention back-end of the text model; its default if unset"}
     )
     pack_length: int | None = field(
-        default=None, metadata={"help": "PaliGemma: tokens of a row into which several examples are packed"}
+        default=None, metadata={"help": "PaliGemma: tokens of a row of several examples (sequence packing)"}
     )
     prefix_attention: Literal["full", "causal", "causal_all"] | None = field(
         default=None,
         metadata={"help": "PaliGemma: full is prefix-LM; causal or causal_all (images too) for comparison"},
     )
-    loss_on_prefix: bool = field(default=False, metadata={"help": "PaliGemma: train on the prompt too, to compare"})
+    loss_on_prefix: bool = field(
+        default=False, metadata={"help": "PaliGemma: train on the prompt too, for comparison"}
+    )
     feature_cache: Mode = field(
         default="auto",
-        metadata={"help": "keep a frozen image encoder's features on disk: auto where it pays, on, or off"},
+        metadata={"help": "cache features of a frozen image encoder on disk: auto where it saves time, on, or off"},
     )
-    max_bad_share: float = field(default=0.1, metadata={"help": "records that may turn out bad while training"})
-    test_limit: int = field(default=512, metadata={"help": "test examples at the end"})
+    max_bad_share: float = field(default=0.1, metadata={"help": "share of bad records above which training stops"})
+    test_limit: int = field(default=512, metadata={"help": "test examples for the final report"})
     dtype: Literal["auto", "float32", "bfloat16"] = field(
         default="auto",
-        metadata={"help": "of the weights; auto is float32, under adapters bfloat16 on GPUs"},
+        metadata={"help": "of the weights; auto is float32, with adapters bfloat16 on GPUs"},
     )
 
     def __post_init__(self):
         self.source, self.task = as_dict(self.source, "source"), as_dict(self.task, "task")
-        # a kind has made a source of the data already
+        # --kind has set the source already
         if self.data and self.source.get("name") != "custom":
             self.source = {"name": "jsonl", "path": self.data, "image_root": self.image_root}
         if self.source.get("name") == "jsonl" and self.task.get("name") != "plain":
@@ -108,36 +119,40 @@ CLASSES += [AdapterArguments, RunArguments]
 @command
 def main(argv: list[str] | None = None) -> None:
     """Fine-tune once, or with each point of a grid."""
-    line = with_config(sys.argv[1:] if argv is None else argv)
+    line = with_default_config(sys.argv[1:] if argv is None else argv)
     read_custom.cache_clear()
-    args, own, mix, grid, adapters, run = configure(line)
+    args, custom, mix, grid, adapters, run = configure(line)
     if grid.sweep:
-        sweep(grid, run, line, lambda point: fine_tune(*configure(point)), refuse_point)
+        sweep(grid, run, line, lambda point: fine_tune(*configure(point)), check_finished_run)
     else:
-        fine_tune(args, own, mix, grid, adapters, run)
+        fine_tune(args, custom, mix, grid, adapters, run)
 
 
-def refuse_point(line: list[str]) -> None:
-    """Raise ConfigError where a finished run of a grid is not what this command line would make."""
+def check_finished_run(line: list[str]) -> None:
+    """Check that a finished run of a grid is the run of this command line.
+
+    Raises:
+        ConfigError: its configuration or its data differ.
+    """
     args, _, mix, *_, run = configure(line)
-    refuse_changes(args, mix, run)
+    refuse_other_run(run.folder, run, fingerprints(run_inputs(args, mixture_values(args, mix)), run.folder))
 
 
-def with_config(line: list[str]) -> list[str]:
-    """A command line with the shipped configuration for custom data, where it names none."""
-    options = {part.partition("=")[0] for part in line}
+def with_default_config(line: list[str]) -> list[str]:
+    """Add the shipped configuration for custom data to a command line that names data and no configuration."""
+    options = {word.partition("=")[0] for word in line}
     if "--config" in options or not options & {"--kind", "--mix", "--data"}:
         return line
     return ["--config", "transfers/custom" if options & {"--kind", "--mix"} else "transfers/jsonl", *line]
 
 
 def configure(line: list[str]) -> tuple[Any, ...]:
-    """The arguments, those that follow from the resolution and from custom data included.
+    """Arguments of a command line, with the values that follow from the resolution and from custom data.
 
     Raises:
-        ConfigError: there is no data, no task, or whatever else is missing or wrong.
+        ConfigError: data or task are missing, or a value is wrong.
     """
-    line = spread(line, ("source", "task"))
+    line = expand_mappings(line, ("source", "task"))
     built = parse(CLASSES, line, *custom_keys(CLASSES, line, resolution_keys(CLASSES, line)))
     args, mix = built[0], built[2]
     if not args.source and not mix.mix:
@@ -149,111 +164,105 @@ def configure(line: list[str]) -> tuple[Any, ...]:
 
 def fine_tune(
     args: TransferArguments,
-    own: CustomDataArguments,
+    custom: CustomDataArguments,
     mix: MixArguments,
     grid: SweepArguments,
     adapters: AdapterArguments,
     run: RunArguments,
 ) -> None:
-    """Look at the data, train, keep the best weights by the task's metric, and write a report."""
-    if own.kind:
+    """Check the data, train, keep the best weights by the task's metric, and write a report."""
+    if custom.kind:
         source = as_dict(args.source, "source")
-        task, strict = as_dict(args.task, "task"), not own.train_despite_errors
+        task, strict = as_dict(args.task, "task"), not custom.train_despite_errors
         check_data(source, task, image_size(args), run, strict, limits=text_limits(args))
-    specs = member_specs(args, mix)
-    checkpoint = None if own.check_only else open_run(run, inputs_of(args, specs))
-    members = load_members(args, mix, own, run, specs)
-    train = training_data(members, mix, run)
+    values = mixture_values(args, mix)
+    checkpoint = None if custom.check_only else open_run(run, run_inputs(args, values))
+    tasks = load_tasks(args, mix, custom, run, values)
+    train = combine_training_data(tasks, mix, run)
     folder = check_start(str(args.model))
-    save_examples(members, folder, args, run)
-    if own.check_only:
+    save_examples(tasks, folder, args, run)
+    if custom.check_only:
         return
 
     set_seed(run.seed)
     processor, model = load_resized(folder, args.resolution, adapters, args.dtype, run)
-    give_room(members, processor, run)
+    fit_answer_lengths(tasks, processor, run)
     set_regularisation(model, args)
     set_attention(model, processor, args, run)
     limits: dict[str, Any] = {"max_length": args.max_length, "suffix_max_length": args.suffix_max_length}
-    for member in members.values():
-        if member.source["name"] in ("jsonl", "video"):
+    for data in tasks.values():
+        if data.source["name"] in ("jsonl", "video"):
             # these sources are never streams
-            parts = {"train": member.train, "validation": member.validation, "test": member.test}
-            report_long_texts(cast(dict[str, TaskDataset], parts), processor.tokenizer, **limits, run=run)
+            splits = {"train": data.train, "validation": data.validation, "test": data.test}
+            report_long_texts(cast(dict[str, TaskDataset], splits), processor.tokenizer, **limits, run=run)
     options: dict[str, Any] = {"pack_length": args.pack_length, "loss_on_prefix": args.loss_on_prefix}
     collator = Collator(processor, **limits, **options, exact_images=args.exact_images)
-    fit_batch(run, run_length(train))
+    limit_batch_size(run, run_length(train))
     train, collator = cached_features(args.feature_cache, model, train, collator, run)
 
     scoring = {"processor": processor, "batch_size": run.per_device_eval_batch_size, "num_beams": args.num_beams}
-    held_out = {name: member.validation for name, member in members.items()}
+    held_out = {name: data.validation for name, data in tasks.items()}
     plain = Collator(processor, args.max_length, args.suffix_max_length, exact_images=args.exact_images)
     losses: dict[str, Any] = {"collators": dict.fromkeys(held_out, plain), "say": run.say}
-    validation = Validation(held_out, limit=run.eval_limit, mean=len(members) > 1, **scoring, **losses)
+    validation = Validation(held_out, limit=run.eval_limit, mean=len(tasks) > 1, **scoring, **losses)
     run_training(model, processor, run, train, collator, validation, validation.chief_metric(), resume_from=checkpoint)
 
-    test = Validation({name: member.test for name, member in members.items()}, limit=args.test_limit, **scoring)
+    test = Validation({name: data.test for name, data in tasks.items()}, limit=args.test_limit, **scoring)
     settings = {"checkpoint": run.folder, "started from": args.model, "task": args.task, "source": args.source}
     settings |= {"mixture of": ", ".join(mix.mix)} if mix.mix else {}
-    final_report(model, test, run, f"Transfer to {', '.join(members)}", settings)
+    final_report(model, test, run, f"Transfer to {', '.join(tasks)}", settings)
     report_skipped(run)
-    for which, count in processor.truncation_counts.items() if run.dataloader_num_workers == 0 else ():
-        run.say(f"{count} times a {which} was cut to its limit while training")
+    for kind, count in processor.truncation_counts.items() if run.dataloader_num_workers == 0 else ():
+        run.say(f"{count} times a {kind} was cut to its limit while training")
 
 
-def member_specs(args: TransferArguments, mix: MixArguments) -> dict[str, dict[str, Any]]:
-    """Every key of each configuration of a mixture, by its path; none where there is no mixture."""
+def mixture_values(args: TransferArguments, mix: MixArguments) -> dict[str, dict[str, Any]]:
+    """Values of every key of each configuration of a mixture, by its path; empty without a mixture."""
     return {path: member_values(CLASSES, path, str(args.model), args.resolution) for path in mix.mix}
 
 
-def inputs_of(args: TransferArguments, specs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What a run is made of besides its own configuration, for `open_run`."""
+def run_inputs(args: TransferArguments, mixture: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Sources, tasks and checkpoint of a run, for `open_run`."""
     inputs: dict[str, Any] = {"source": args.source, "task": args.task, "model": args.model}
-    for path, values in specs.items():
-        found = {"source": values["source"], "task": values["task"]}
-        inputs[path] = found | {SETTINGS: found}
+    for path, values in mixture.items():
+        settings = {"source": values["source"], "task": values["task"]}
+        inputs[path] = settings | {SETTINGS: settings}
     return inputs
 
 
-def refuse_changes(args: TransferArguments, mix: MixArguments, run: RunArguments) -> None:
-    """Raise ConfigError where the run in the folder is not one of this configuration and these data."""
-    prints = fingerprints(inputs_of(args, member_specs(args, mix)), run.folder)
-    refuse_foreign(run.folder, run, prints)
-
-
-def load_members(
+def load_tasks(
     args: TransferArguments,
     mix: MixArguments,
-    own: CustomDataArguments,
+    custom: CustomDataArguments,
     run: RunArguments,
-    specs: dict[str, dict[str, Any]],
-) -> dict[str, Member]:
-    """The tasks to learn and their data, by name."""
+    mixture: dict[str, dict[str, Any]],
+) -> dict[str, TaskData]:
+    """The tasks to train on, with their data, by name."""
     if not mix.mix:
         source, task = as_dict(args.source, "source"), as_dict(args.task, "task")
-        member = load_member(source, task, run, args.max_bad_share, mix.examples)
-        return {own.kind or member.task.name: member}
-    for path, found in specs.items():
-        if found["kind"]:
-            strict = not (own.train_despite_errors or found["train_despite_errors"])
+        data = load_task_data(source, task, run, args.max_bad_share, mix.examples)
+        return {custom.kind or data.task.name: data}
+    for path, values in mixture.items():
+        if values["kind"]:
+            strict = not (custom.train_despite_errors or values["train_despite_errors"])
             options: dict[str, Any] = {"name": Path(path).stem, "limits": text_limits(args)}
-            check_data(found["source"], found["task"], image_size(args), run, strict, **options)
-    return mixed_members(mix, run, args.max_bad_share, specs.__getitem__)
+            check_data(values["source"], values["task"], image_size(args), run, strict, **options)
+    return load_mixture(mix, run, args.max_bad_share, mixture.__getitem__)
 
 
 def text_limits(args: TransferArguments) -> TextLimits:
-    """Tokens of prompts and targets, and the model's tokenizer, which counts them."""
+    """The limits of prompts and targets, with the model's tokenizer, which counts their tokens."""
     return TextLimits(load_processor(check_start(str(args.model))).tokenizer, args.max_length, args.suffix_max_length)
 
 
 def image_size(args: TransferArguments) -> int | None:
     """Side of the model's images in pixels."""
-    return args.resolution or own_size(args.model)
+    return args.resolution or checkpoint_image_size(args.model)
 
 
-def save_examples(members: dict[str, Member], folder: str, args: TransferArguments, run: RunArguments) -> None:
-    """Write an image of some examples as the model will see them."""
-    examples, size = some_examples([member.train for member in members.values()]), image_size(args)
+def save_examples(tasks: dict[str, TaskData], folder: str, args: TransferArguments, run: RunArguments) -> None:
+    """Write an image that shows some examples as the model sees them."""
+    examples, size = some_examples([data.train for data in tasks.values()]), image_size(args)
     if run.process_index > 0 or not examples or size is None:
         return
     limits = {"max_length": args.max_length, "suffix_max_length": args.suffix_max_length}
@@ -262,10 +271,10 @@ def save_examples(members: dict[str, Member], folder: str, args: TransferArgumen
 
 
 def set_regularisation(model: PreTrainedModel, args: TransferArguments) -> None:
-    """Label smoothing and dropout, where they are given.
+    """Set label smoothing and dropout, where they are given.
 
     Raises:
-        ConfigError: a dropout that is no probability.
+        ConfigError: the dropout is not a probability.
     """
     if args.label_smoothing is not None:
         model.config.label_smoothing = args.label_smoothing
@@ -277,10 +286,10 @@ def set_regularisation(model: PreTrainedModel, args: TransferArguments) -> None:
 
 
 def set_attention(model: PreTrainedModel, processor: Any, args: TransferArguments, run: RunArguments) -> None:
-    """Choose the attention back-end, and for PaliGemma what sees what.
+    """Set the attention back-end, and for PaliGemma the attention mask of the prompt.
 
     Raises:
-        ConfigError: if the model or the device has no such attention.
+        ConfigError: the model or the device does not support it.
     """
     if not isinstance(processor, PaliGemmaProcessor):
         if args.pack_length or args.prefix_attention or args.loss_on_prefix:
@@ -290,17 +299,12 @@ def set_attention(model: PreTrainedModel, processor: Any, args: TransferArgument
             )
     elif args.prefix_attention:
         processor.prefix_attention = args.prefix_attention
-    if args.attention == "flex_attention" and run.device.type == "cpu":
-        raise ConfigError("attention: flex_attention cannot train on CPUs; leave it out, or take sdpa or eager")
-    if args.attention:
-        try:
-            model.set_attn_implementation({"text_config": args.attention})
-        except ValueError as error:
-            raise ConfigError(f"attention: {str(error).split('. ')[0]}") from error
+    check_attention(args.attention, run.device)
+    set_text_attention(model, args.attention)
 
 
-def fit_batch(run: RunArguments, examples: int | None) -> None:
-    """A batch larger than the data, where its length is known, would hold every example several times."""
+def limit_batch_size(run: RunArguments, examples: int | None) -> None:
+    """Lower a batch size above the number of examples, which would repeat examples within a batch."""
     if examples is not None and run.per_device_train_batch_size > examples:
         run.say(f"The batch of {run.per_device_train_batch_size} is larger than the data: {examples} instead")
         run.per_device_train_batch_size = examples

@@ -202,7 +202,7 @@ def _moved(item: Record, window: Window, size: tuple[int, int]) -> Record:
 
 
 def _unplaced(item: Record) -> Record:
-    """The object without `position`, which a `RewritableSource` sets again."""
+    """The object without `position`, which a `TextRewritingSource` sets again."""
     return {key: value for key, value in item.items() if key != "position"}
 
 

@@ -101,7 +101,7 @@ def credits_of(source: object) -> str:
 
 
 @runtime_checkable
-class RewritableSource(Source, Protocol):
+class TextRewritingSource(Source, Protocol):
     """A source that can rewrite captions and positions of a record from its objects."""
 
     def rewritten(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class Augmented:
 
     def changed(self, record: dict[str, Any], rng: random.Random) -> dict[str, Any]:
         """A record of the source with a random augmentation."""
-        if isinstance(self.source, RewritableSource):
+        if isinstance(self.source, TextRewritingSource):
             return self.source.rewritten(self.augment(record, rng, rewritten=True))
         return self.augment(record, rng)
 

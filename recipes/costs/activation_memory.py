@@ -1,9 +1,9 @@
-"""What a training step keeps for its backward pass, by running one on tensors that have shapes and no memory.
+"""Activations that a training step keeps for its backward pass, by running one on tensors without memory.
 
-The layers are Transformers' own, with adapters, frozen parts and autocast as they would be, so that nothing of this
-has to be known here. Three layers of each stack run, and the third stands for all others. Only attention is replaced,
-by one that keeps what fused kernels of GPUs keep: queries, keys, values, outputs, a float32 number for each query, and
-for SDPA the mask of each layer, in which T5's relative positions are a number for each head and pair of tokens.
+The layers are Transformers' own, with the adapters, frozen components and autocast of the training. Three layers of
+each stack run, and the third stands for all others. Only attention is replaced, by one that keeps what fused GPU
+kernels keep: queries, keys, values, outputs, a float32 number for each query, and for SDPA the mask of each layer, in
+which T5's relative positions are a number for each head and pair of tokens.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ SHALLOW = 3
 
 @dataclass(frozen=True)
 class Kept:
-    """Bytes that a step keeps.
+    """Bytes of activations that a step keeps.
 
     Attributes:
         example: of each example.
-        fixed: whatever the batch: copies that autocast makes of weights, relative positions.
-        layer: of each example, of what is kept the part of the largest layer.
+        fixed: independent of the batch: autocast's copies of weights, relative positions.
+        layer: of each example, in the largest layer.
     """
 
     example: float
@@ -41,7 +41,7 @@ class Kept:
 
 @dataclass
 class Layers:
-    """What the layers of one stack get and keep, in the order in which they ran."""
+    """Bytes of the inputs and of the kept activations of a stack's layers, in the order in which they ran."""
 
     inputs: list[int] = field(default_factory=list)
     kept: list[int] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Layers:
 def shallow(config: PreTrainedConfig) -> Any:
     """A copy of a configuration with `SHALLOW` layers in each stack."""
     config = copy.deepcopy(config)
-    for part in parts_of(config):
+    for part in all_configs(config):
         for name in ("num_hidden_layers", "num_layers", "num_decoder_layers"):
             if (layers := part.to_dict().get(name)) is not None:
                 setattr(part, name, min(layers, SHALLOW))
@@ -59,12 +59,12 @@ def shallow(config: PreTrainedConfig) -> Any:
     return config
 
 
-def parts_of(config: Any) -> Iterator[Any]:
-    """A configuration and those inside it."""
+def all_configs(config: Any) -> Iterator[Any]:
+    """A configuration and its nested configurations."""
     yield config
     for name in config.sub_configs:
         if getattr(config, name) is not None:
-            yield from parts_of(getattr(config, name))
+            yield from all_configs(getattr(config, name))
 
 
 def stack_sizes(model: nn.Module) -> dict[str, int]:
@@ -78,7 +78,7 @@ def stack_sizes(model: nn.Module) -> dict[str, int]:
 
 
 class FusedAttention(torch.autograd.Function):
-    """Has the shape of attention and keeps what fused kernels keep; its numbers mean nothing."""
+    """Has the shapes of attention and keeps what fused kernels keep; its values are undefined."""
 
     @staticmethod
     def forward(
@@ -105,7 +105,7 @@ def fused_attention(
     keep_mask: bool = True,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """In the place of Transformers' SDPA, with its arguments; float[B, L, H, D]."""
+    """Replaces Transformers' SDPA, with its arguments; float[B, L, H, D]."""
     kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     groups = query.shape[1] // key.shape[1]
     key, value = (tensor.repeat_interleave(groups, dim=1) if groups > 1 else tensor for tensor in (key, value))
@@ -121,7 +121,7 @@ def fused_attention(
 
 @contextlib.contextmanager
 def fused(keep_mask: bool) -> Iterator[None]:
-    """Inside, SDPA is `fused_attention`."""
+    """Context in which SDPA is `fused_attention`."""
     ALL_ATTENTION_FUNCTIONS["sdpa"] = functools.partial(fused_attention, keep_mask=keep_mask)
     try:
         yield
@@ -136,17 +136,17 @@ def kept_bytes(
     autocast: torch.dtype | None,
     keep_mask: bool = True,
 ) -> tuple[Kept, Kept]:
-    """Run a step's forward pass of one example and of two.
+    """Run the forward pass of a step with one example and with two.
 
     Args:
-        model: shallow, on the meta device, in its types, with adapters and with what is frozen; it is changed.
-        sizes: numbers of layers that stacks have in truth, of `stack_sizes`.
+        model: shallow, on the meta device, in its dtypes, with adapters and frozen components; it is changed.
+        sizes: numbers of layers of the whole model's stacks, of `stack_sizes`.
         step: from model and number of examples to the outputs.
-        autocast: the type of autocast; None without.
+        autocast: dtype of autocast; None without.
         keep_mask: whether attention keeps the mask of each layer, as SDPA does and FlexAttention does not.
 
     Returns:
-        What is kept without activation checkpointing, and with it: what goes into layers, and one layer whole.
+        What is kept without activation checkpointing, and with it: inputs of layers, and one whole layer.
     """
     with fused(keep_mask), FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
@@ -163,7 +163,7 @@ def one_pass(
     examples: int,
     autocast: torch.dtype | None,
 ) -> tuple[float, float, float]:
-    """Bytes that are kept without activation checkpointing and with it, and those of the largest layer."""
+    """Bytes kept without activation checkpointing, with it, and in the largest layer."""
     held: set[int] = set()
     seen: dict[int, torch.Tensor] = {parameter.untyped_storage()._cdata: parameter for parameter in model.parameters()}
     stacks, total, alive = {name: Layers() for name in sizes}, 0, []
@@ -172,7 +172,7 @@ def one_pass(
         nonlocal total
         storage = tensor.untyped_storage()
         if storage._cdata not in seen:
-            # with a reference, or another storage would get the same address
+            # keep a reference, or another storage could get the same address
             seen[storage._cdata] = tensor
             total += storage.nbytes()
         return tensor
@@ -204,7 +204,7 @@ def one_pass(
         outputs = step(model, examples)
     del outputs
     outside = total - sum(sum(layers.kept) for layers in stacks.values())
-    # a stack that a step leaves out keeps nothing
+    # a stack that the step does not run keeps nothing
     stacks = {name: own for name, own in stacks.items() if own.kept}
     whole = sum(sum(own.kept) + (sizes[name] - len(own.kept)) * own.kept[-1] for name, own in stacks.items())
     inputs = sum(sum(own.inputs) + (sizes[name] - len(own.inputs)) * own.inputs[-1] for name, own in stacks.items())

@@ -1,21 +1,21 @@
-"""What a training needs before it is started: memory, FLOPs, what fits on one GPU, and the least number of GPUs.
+"""Costs of a training before it is started: memory, FLOPs, what fits on one GPU, and the least number of GPUs.
 
-    openpali costs --config recipes/configs/pali3/stage2-1064.yaml --processes 64
+    openpali costs --config pali3/stage2-1064 --processes 64
     openpali costs --config transfers/docvqa --resolution 896 --peft lora
     openpali costs --model my-checkpoint --peft qlora
     openpali costs --table
 
-Any configuration and any option of its recipe can be given, or a checkpoint to fine-tune alone: a folder, a published
-name, or a preset such as paligemma/2-10b. `--table` prints the guide's table: what fits into 16, 24, 48 and 80 GB.
+It takes any configuration with any option of its stage, or a checkpoint to fine-tune: a folder, a published name, or a
+preset such as paligemma/2-10b. `--table` prints the guide's table: what fits into 16, 24, 48 and 80 GB.
 """
 
 import argparse
 
 from openpali.modeling.user_errors import at_least
 from openpali.recipes.costs.gpu_table import table_lines
-from openpali.recipes.costs.plan import plan
+from openpali.recipes.costs.plan import plan_training
 from openpali.recipes.costs.stage_costs import stage_costs
-from openpali.recipes.run.arguments import command
+from openpali.recipes.run.command_line import command
 
 
 @command
@@ -24,16 +24,16 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="openpali costs", add_help=False)
     parser.add_argument("--processes", type=at_least(1), help="GPUs that the stage is meant for")
     parser.add_argument("--table", action="store_true", help="what fits into GPUs of several sizes")
-    own, rest = parser.parse_known_args(argv)
+    options, rest = parser.parse_known_args(argv)
     if {"-h", "--help"} & set(rest):
         parser.print_help()
-        print("\nand any option of the configuration's recipe:\n")
-    if own.table:
+        print("\nand any option of the configuration's stage:\n")
+    if options.table:
         print("\n".join(table_lines()))
         return
-    costs, table = stage_costs(plan(rest))
+    costs, table = stage_costs(plan_training(rest))
     print(table)
-    print("\n".join(costs.lines(own.processes)))
+    print("\n".join(costs.lines(options.processes)))
 
 
 if __name__ == "__main__":

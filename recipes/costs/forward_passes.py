@@ -1,7 +1,7 @@
-"""The forward pass of a training step of every kind of model, from tensors of given lengths; `step_memory` runs them.
+"""The forward pass of a training step of every kind of model; `activation_memory` runs them.
 
-Texts have their greatest length, and each example has one image. Losses are left out: what they need is small or,
-with a vocabulary, known from its chunks (`modeling/token_loss.py`).
+Texts have their maximal length, and each example has one image. Losses are left out: their memory is small or, with
+a vocabulary, known from the size of chunks (`modeling/token_loss.py`).
 """
 
 from collections.abc import Callable
@@ -13,12 +13,12 @@ import torch
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of an example, at most.
+    """Maximal numbers of tokens of an example.
 
     Attributes:
         prompt: of the prompt; of a SigLIP the whole text.
         target: of the answer.
-        texts: for each image of a SigLIP.
+        texts: number of texts for each image of a SigLIP.
     """
 
     prompt: int
@@ -26,12 +26,12 @@ class Lengths:
     texts: int = 1
 
 
-def random_images(vision: Any, examples: int) -> torch.Tensor:
+def empty_images(vision: Any, examples: int) -> torch.Tensor:
     """float[examples, 3, H, W]."""
     return torch.empty(examples, 3, vision.image_size, vision.image_size)
 
 
-def words(examples: int, length: int) -> torch.Tensor:
+def token_ids(examples: int, length: int) -> torch.Tensor:
     """int[examples, length]."""
     return torch.zeros(examples, length, dtype=torch.long)
 
@@ -39,9 +39,9 @@ def words(examples: int, length: int) -> torch.Tensor:
 def paligemma_step(model: Any, examples: int, lengths: Lengths) -> torch.Tensor:
     """PaliGemma's hidden states of the target."""
     parts, text = model.model, model.config.text_config
-    features = parts.vision_tower(random_images(model.config.vision_config, examples)).last_hidden_state
+    features = parts.vision_tower(empty_images(model.config.vision_config, examples)).last_hidden_state
     tokens = parts.multi_modal_projector(features)
-    embedded = parts.language_model.embed_tokens(words(examples, lengths.prompt + lengths.target))
+    embedded = parts.language_model.embed_tokens(token_ids(examples, lengths.prompt + lengths.target))
     sequence = torch.cat([tokens.to(embedded), embedded], dim=1)
     size = sequence.shape[1]
     mask: Any = torch.zeros(examples, 1, size, size, dtype=torch.bool)
@@ -54,10 +54,10 @@ def paligemma_step(model: Any, examples: int, lengths: Lengths) -> torch.Tensor:
 def pali3_step(model: Any, examples: int, lengths: Lengths) -> torch.Tensor:
     """PaLI-3's hidden states of the target."""
     encoder, vision = model.model.encoder, model.config.vision_config
-    features = encoder.vision_tower(random_images(vision, examples)).last_hidden_state
+    features = encoder.vision_tower(empty_images(vision, examples)).last_hidden_state
     side = vision.image_size // vision.patch_size
     tokens = encoder.project(features, side, side)
-    embedded = encoder.get_input_embeddings()(words(examples, lengths.prompt))
+    embedded = encoder.get_input_embeddings()(token_ids(examples, lengths.prompt))
     sequence = torch.cat([tokens.to(embedded), embedded], dim=1)
     return sequence_to_sequence(encoder.text_encoder, model.model.decoder, sequence, lengths)
 
@@ -65,24 +65,25 @@ def pali3_step(model: Any, examples: int, lengths: Lengths) -> torch.Tensor:
 def denoise_step(model: Any, examples: int, lengths: Lengths) -> torch.Tensor:
     """An encoder-decoder's hidden states of the target."""
     encoder = model.get_encoder()
-    embedded = encoder.get_input_embeddings()(words(examples, lengths.prompt))
+    embedded = encoder.get_input_embeddings()(token_ids(examples, lengths.prompt))
     return sequence_to_sequence(encoder, model.get_decoder(), embedded, lengths)
 
 
 def sequence_to_sequence(encoder: Any, decoder: Any, embedded: torch.Tensor, lengths: Lengths) -> torch.Tensor:
-    """Hidden states of the decoder, with the masks that padding makes necessary."""
+    """Hidden states of the decoder, with masks for padding."""
     examples, size = embedded.shape[:2]
-    encoded = encoder(inputs_embeds=embedded, attention_mask=both_ways(encoder, examples, size)).last_hidden_state
+    mask = bidirectional_mask(encoder, examples, size)
+    encoded = encoder(inputs_embeds=embedded, attention_mask=mask).last_hidden_state
     return decoder(
-        input_ids=words(examples, lengths.target),
+        input_ids=token_ids(examples, lengths.target),
         encoder_hidden_states=encoded,
         encoder_attention_mask=torch.zeros(examples, 1, lengths.target, size, dtype=torch.bool),
         use_cache=False,
     ).last_hidden_state
 
 
-def both_ways(encoder: Any, examples: int, size: int) -> Any:
-    """A mask of padding alone; T5Gemma's encoder takes one for each kind of layer."""
+def bidirectional_mask(encoder: Any, examples: int, size: int) -> Any:
+    """A bidirectional mask; T5Gemma's encoder takes one for each kind of layer."""
     mask = torch.zeros(examples, 1, size, size, dtype=torch.bool)
     if encoder.config.model_type.startswith("t5gemma"):
         return {"full_attention": mask, "sliding_attention": mask.clone()}
@@ -90,15 +91,15 @@ def both_ways(encoder: Any, examples: int, size: int) -> Any:
 
 
 def contrastive_step(model: Any, examples: int, lengths: Lengths) -> list[torch.Tensor]:
-    """What the two towers of a SigLIP pool."""
-    images = model.vision_model(pixel_values=random_images(model.config.vision_config, examples))
-    texts = model.text_model(input_ids=words(examples * lengths.texts, lengths.prompt))
+    """Pooled outputs of the two towers of a SigLIP."""
+    images = model.vision_model(pixel_values=empty_images(model.config.vision_config, examples))
+    texts = model.text_model(input_ids=token_ids(examples * lengths.texts, lengths.prompt))
     return [images.pooler_output, texts.pooler_output]
 
 
 def image_step(model: Any, examples: int, lengths: Lengths) -> Any:
-    """A classifier of images or of patches."""
-    return model(pixel_values=random_images(model.config.vision_config, examples))
+    """Logits of a classifier of images or of patches."""
+    return model(pixel_values=empty_images(model.config.vision_config, examples))
 
 
 STEPS: dict[str, Callable[[Any, int, Lengths], Any]] = {

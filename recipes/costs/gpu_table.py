@@ -1,14 +1,14 @@
-"""What fits on one GPU: the guide's table of models, resolutions, adapters and batches by memory.
+"""The guide's table of what fits on one GPU: examples by model, resolution, adapters and memory.
 
     openpali costs --table
 
-Texts are of 64 tokens and 64 in the answer, the optimizer is Adam, computing is in bfloat16. PaLI-3's image encoder is
-frozen, as in its authors' transfers; of PaliGemma everything trains, or has adapters.
+Prompt and answer have 64 tokens each, the optimizer is Adam, autocast is bfloat16. PaLI-3's image encoder is frozen,
+as in the paper's transfers; of PaliGemma everything trains, or has adapters.
 """
 
 from collections.abc import Iterator, Sequence
 
-from openpali.recipes.costs.plan import plan
+from openpali.recipes.costs.plan import plan_training
 from openpali.recipes.costs.stage_costs import GPUS, stage_costs
 
 MODELS = {
@@ -19,13 +19,13 @@ MODELS = {
     "PaLI-3 1B": ("pali3/1b", (224, 812)),
     "PaLI-3 5B": ("pali3/5b", (224, 812, 1064)),
 }
-WAYS = {"full": ["--peft", "none"], "LoRA": ["--peft", "lora"], "QLoRA": ["--peft", "qlora"]}
+KINDS = {"full": ["--peft", "none"], "LoRA": ["--peft", "lora"], "QLoRA": ["--peft", "qlora"]}
 LENGTHS = ["--max_length", "64", "--suffix_max_length", "64", "--bf16", "true"]
-MOST = 64  # beyond which the number does not matter
+MOST = 64  # larger numbers are shown as 64+
 
 
 def table_lines() -> list[str]:
-    """The lines of the table, as they stand in the guide."""
+    """The lines of the table."""
     lines = table_heads()
     for name, (preset, sizes) in MODELS.items():
         for size in sizes:
@@ -40,16 +40,17 @@ def table_heads() -> list[str]:
 
 
 def rows(name: str, preset: str, size: int) -> Iterator[str]:
-    """A line for each way to train that fits somewhere."""
+    """A line for each kind of training that fits on some GPU."""
     kept = None
-    for way, options in WAYS.items():
+    for kind, options in KINDS.items():
         # 4-bit layers keep what layers in bfloat16 keep
-        same = kept if way == "QLoRA" else None
-        costs, _ = stage_costs(plan(["--model", preset, "--resolution", str(size), *options, *LENGTHS]), same)
+        shared = kept if kind == "QLoRA" else None
+        plan = plan_training(["--model", preset, "--resolution", str(size), *options, *LENGTHS])
+        costs, _ = stage_costs(plan, shared)
         kept = costs.kept
         fitting = [(costs.fits(memory, False), costs.fits(memory, True)) for memory in GPUS]
         if any(with_it for _, with_it in fitting):
-            yield f"| {name} | {size} | {way} | {' | '.join(map(cell, fitting))} |"
+            yield f"| {name} | {size} | {kind} | {' | '.join(map(cell, fitting))} |"
 
 
 def cell(fitting: Sequence[int]) -> str:

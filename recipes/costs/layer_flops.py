@@ -1,4 +1,4 @@
-"""FLOPs of stacks of transformer layers, by formula; `stage_costs` says what they count."""
+"""FLOPs of stacks of transformer layers, by formula; `stage_costs` documents what they count."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from openpali.recipes.costs.forward_passes import Lengths
 
 @dataclass(frozen=True)
 class Stack:
-    """Equal layers over the tokens of one example, and the products before or behind them.
+    """Equal layers over the tokens of one example, and matrix products before or after them.
 
     Attributes:
-        name: of the component that they belong to.
-        layers: how many.
+        name: of their component.
+        layers: number of layers.
         tokens: that go through each layer.
         width: of the residual.
         queries, keys: width of all heads together.
         mlp: width of the hidden layer.
         gated: whether the MLP multiplies two hidden layers.
-        memory, memory_width: tokens of another stack that each layer attends to as well, and their width.
-        products: weights of products before or behind the layers, times the tokens that they are used on.
-        logits: the same of the vocabulary, which is computed twice.
-        below: components that feed this one.
+        memory, memory_width: tokens of another stack that each layer cross-attends to, and their width.
+        products: weights of products before or after the layers, times their tokens.
+        logits: the same for the LM head, which is computed twice.
+        below: components whose outputs this one reads.
         rows: sequences that share an example's `tokens`, none of which attends to another.
     """
 
@@ -42,44 +42,44 @@ class Stack:
     rows: int = 1
 
     def layer_weights(self) -> int:
-        """Of the products of one layer."""
+        """Number of weights of one layer's products."""
         attention = self.width * (2 * self.queries + 2 * self.keys)
         crossing = 2 * self.width * self.queries + 2 * self.memory_width * self.keys if self.memory else 0
         return attention + crossing + (3 if self.gated else 2) * self.width * self.mlp
 
-    def on_the_way(self, learns: Collection[str]) -> bool:
-        """Whether gradients go through: it or something below trains."""
-        return any(name in learns for name in (self.name, *self.below))
+    def has_gradients(self, trainable: Collection[str]) -> bool:
+        """Whether gradients pass through: it or a component below trains."""
+        return any(name in trainable for name in (self.name, *self.below))
 
-    def flops(self, trained: bool, on_the_way: bool, checkpointing: bool) -> float:
+    def flops(self, trained: bool, has_gradients: bool, checkpointing: bool) -> float:
         """Of one example, forward and backward.
 
         Args:
             trained: whether its weights have gradients.
-            on_the_way: whether gradients go through it.
-            checkpointing: whether its layers are computed a second time.
+            has_gradients: whether gradients pass through it.
+            checkpointing: whether its layers are computed twice.
         """
         linear = 2.0 * self.tokens * self.layer_weights()
         if self.memory:
-            # keys and values of the memory are made of the memory's tokens
+            # keys and values of cross-attention come from the memory's tokens
             linear += 2.0 * (self.memory - self.tokens) * 2 * self.memory_width * self.keys
         scores = 4.0 * self.tokens * (self.tokens / self.rows + self.memory) * self.queries
-        back = (1 + trained) * on_the_way
-        again = 1 if checkpointing and on_the_way else 0
-        layers = self.layers * (linear * (1 + back + again) + scores * (1 + 2 * on_the_way + again))
+        back = (1 + trained) * has_gradients
+        again = 1 if checkpointing and has_gradients else 0
+        layers = self.layers * (linear * (1 + back + again) + scores * (1 + 2 * has_gradients + again))
         return layers + 2 * self.products * (1 + back) + 2 * self.logits * (2 + back)
 
 
 def stacks_of(kind: str, config: Any, lengths: Lengths) -> list[Stack]:
-    """Of every kind of model that a recipe trains.
+    """The stacks of a model.
 
     Args:
-        kind: a key of `forward_steps.STEPS`.
+        kind: a key of `forward_passes.STEPS`.
         config: of the model.
         lengths: of an example.
 
     Raises:
-        ValueError: if the text model is of a kind that has no formula here.
+        ValueError: there is no formula for the kind of text model.
     """
     if kind == "denoise":
         return encoder_decoder(config, 0, lengths)
@@ -139,7 +139,7 @@ def text_stacks(text: Any, images: int, features: int, lengths: Lengths) -> list
 
 
 def encoder_decoder(text: Any, images: int, lengths: Lengths, below: tuple[str, ...] = ()) -> list[Stack]:
-    """An encoder of images and prompt, and a decoder of the target that attends to it."""
+    """An encoder of images and prompt, and a decoder of the target that cross-attends to it."""
     name = "text_encoder" if below else "encoder"
     if text.model_type == "t5gemma":
         shapes = [gemma_shape(text.encoder), gemma_shape(text.decoder)]

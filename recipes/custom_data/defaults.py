@@ -17,7 +17,7 @@ from openpali.data.masks.mask_tokenizer import DEFAULT_CODEC
 from openpali.modeling.auto import checkpoint_config, load_processor, model_class
 from openpali.recipes.custom_data.split_checks import usable_splits
 from openpali.recipes.custom_data.text_lengths import all_classes_fit, answer_tokens
-from openpali.recipes.run.arguments import read_values
+from openpali.recipes.run.command_line import read_values
 from openpali.recipes.run.datasets import make_source
 from openpali.recipes.start.adapters import check_start
 from openpali.recipes.start.resized import resolution_keys

@@ -1,4 +1,4 @@
-"""Examples whose images are features on disk: what is read of them once, and how they become batches."""
+"""Examples whose images are features on disk: one reading of texts and image keys, and batches with features."""
 
 import copy
 import json
@@ -19,20 +19,20 @@ from openpali.data.images.lazy_image import ImageFiles, image_key
 from openpali.data.images.open_image import remembered
 from openpali.recipes.features.store import FeatureStore, Place
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.training.bad_losses import SafeCollator, SafeDataset, raised
+from openpali.recipes.training.bad_data import ErrorCatchingCollator, ErrorCatchingDataset, raise_caught
 from openpali.recipes.training.sampling import quiet_worker
 
-# where a stand-in for an image keeps the place of its features
+# key of `Image.info` under which a placeholder keeps the place of its features
 PLACE = "features"
 
 
 @dataclass
 class Reading:
-    """What one pass over the data found.
+    """The result of one pass over the data.
 
     Attributes:
-        lines: of each example, its texts as JSON.
-        keys: of each example, `image_key` of its images.
+        lines: the texts of each example as JSON.
+        keys: `image_key` of the images of each example.
     """
 
     lines: list[bytes]
@@ -40,7 +40,7 @@ class Reading:
 
 
 class Readings(Dataset):
-    """Reads examples for their texts and the keys of their images, which need no decoding where files are known."""
+    """Texts and image keys of examples; images in known files are not decoded."""
 
     def __init__(self, examples: Dataset[Example], indices: Sequence[int], files: ImageFiles):
         self.examples, self.indices, self.files = examples, indices, files
@@ -58,11 +58,11 @@ class Readings(Dataset):
 
 
 def loader_of(data: Dataset, run: RunArguments, batch_size: int | None, collate: Any = None) -> DataLoader:
-    """Items in order, by the run's workers, without touching the run's random numbers; to be read by `raised`."""
+    """A loader of items in order that does not use the run's random numbers; read it through `raise_caught`."""
     return DataLoader(
-        SafeDataset(data),
+        ErrorCatchingDataset(data),
         batch_size=batch_size,
-        collate_fn=SafeCollator(collate or unchanged),
+        collate_fn=ErrorCatchingCollator(collate or unchanged),
         num_workers=run.dataloader_num_workers,
         worker_init_fn=quiet_worker,
         generator=torch.Generator(),
@@ -70,15 +70,15 @@ def loader_of(data: Dataset, run: RunArguments, batch_size: int | None, collate:
 
 
 def unchanged(item: Any) -> Any:
-    """An item as it is, where torch would make tensors of it."""
+    """Return the item, where torch's default would make tensors of it."""
     return item
 
 
 def read_once(examples: Any, files: ImageFiles, run: RunArguments) -> Reading:
-    """Every example of map-style data, in order; each process reads its share, and all get the whole."""
+    """Read every example of map-style data, in order; each process reads its share, and all get the result."""
     share = range(run.process_index, len(examples), run.world_size)
     loader = loader_of(Readings(examples, share, files), run, None)
-    found = list(raised(tqdm(loader, "Reading examples", disable=run.process_index > 0, leave=False)))
+    found = list(raise_caught(tqdm(loader, "Reading examples", disable=run.process_index > 0, leave=False)))
     shares: list[Any] = [found]
     if run.world_size > 1:
         shares = [None] * run.world_size
@@ -88,13 +88,13 @@ def read_once(examples: Any, files: ImageFiles, run: RunArguments) -> Reading:
 
 
 class CachedExamples(Dataset[Example]):
-    """The examples of a reading, with stand-ins for images that know where the features are.
+    """The examples of a reading, with placeholders for images that hold the places of features.
 
-    All of them lie in three arrays, which loader workers share with the training process.
+    They lie in three arrays, which loader workers share with the training process.
     """
 
     def __init__(self, reading: Reading, places: dict[bytes, Place]):
-        """Find the features of every image, which must all be among `places`."""
+        """Look up the features of every image; all must be among `places`."""
         self.text = b"".join(reading.lines)
         self.text_ends = np.cumsum([0, *map(len, reading.lines)])
         self.image_ends = np.cumsum([0, *map(len, reading.keys)])
@@ -109,29 +109,29 @@ class CachedExamples(Dataset[Example]):
             raise IndexError(f"example {index} of {len(self)}")
         texts = json.loads(self.text[self.text_ends[index] : self.text_ends[index + 1]])
         places = self.places[self.image_ends[index] : self.image_ends[index + 1]].tolist()
-        return Example(images=tuple(stand_in((part, record)) for part, record in places), **texts)
+        return Example(images=tuple(placeholder((part, record)) for part, record in places), **texts)
 
 
-def stand_in(place: Place) -> Image.Image:
-    """An image of one pixel for those who count images; [`StoredFeatures`] reads its place."""
+def placeholder(place: Place) -> Image.Image:
+    """An image of one pixel, which [`StoredFeatures`] replaces by features."""
     image = Image.new("RGB", (1, 1))
     image.info[PLACE] = place
     return image
 
 
 class StoredFeatures:
-    """In the place of an image processor: gives the features that stand-ins stand for."""
+    """Replaces an image processor: returns the features of placeholders."""
 
     def __init__(self, image_processor: Any, store: FeatureStore):
-        """Stand in for the image processor of a processor whose images are stand-ins."""
+        """Replace an image processor, with the features of a store."""
         self.valid_kwargs, self.store = image_processor.valid_kwargs, store
 
     def fetch_images(self, images: Any) -> Any:
-        """Nothing has to be fetched."""
+        """The images; nothing has to be fetched."""
         return images
 
     def __call__(self, images: Sequence[Image.Image], **options: Any) -> BatchFeature:
-        """`pixel_values`: float[n, tokens, width], which are features under the name that a processor knows."""
+        """`pixel_values`: float[n, tokens, width], the features under the key that processors expect."""
         return BatchFeature({"pixel_values": self.store.read([image.info[PLACE] for image in images])})
 
 
@@ -139,8 +139,8 @@ class CachedCollator:
     """The batches of a collator with `image_features` in place of `pixel_values`.
 
     Args:
-        collator: for the same examples with their images.
-        store: opened, where the examples' places lead to.
+        collator: for the same examples with images.
+        store: opened, with the features of the examples.
     """
 
     def __init__(self, collator: Collator, store: FeatureStore):

@@ -1,11 +1,11 @@
-"""Image features on disk, by what the image is: records of one size, which are read without loading the rest.
+"""Image features on disk, by image key: records of one size, each read without loading the others.
 
-    <folder>/about.json          what the features are of
-    <folder>/<part>.features     record after record, tokens x width values each
-    <folder>/<part>.keys         the key of each record, written once the record itself is on the disk
+    <folder>/about.json          encoder and preprocessing of the features
+    <folder>/<part>.features     records of tokens x width values
+    <folder>/<part>.keys         the key of each record, written once the record is on the disk
 
-Whoever adds features writes a part of its own, so that any number of processes and runs may do so at once. Of a part
-whose writer was killed the records count that are whole.
+Each writer writes a part of its own, so that any number of processes and runs can write at once. Of a part whose
+writer was killed, the complete records are used.
 """
 
 import json
@@ -27,13 +27,13 @@ Place = tuple[int, int]
 
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:
-    """The values of a tensor of any type, on any device, as they lie in memory."""
+    """The bytes of a tensor of any dtype, on any device."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 @dataclass(frozen=True)
 class RecordForm:
-    """Features of one image."""
+    """Shape and dtype of the features of one image."""
 
     tokens: int
     width: int
@@ -45,17 +45,17 @@ class RecordForm:
         return self.tokens * self.width * self.dtype.itemsize
 
     def describe(self) -> str:
-        """For people."""
+        """Shape and dtype, for messages."""
         return f"{self.tokens} x {self.width} values in {str(self.dtype).removeprefix('torch.')}"
 
 
 class FeatureStore:
-    """The features of one image encoder at one kind of preprocessing.
+    """The features of one image encoder with one preprocessing.
 
     Args:
-        folder: of that encoder and that preprocessing alone.
-        form: of every record in it.
-        about: what they are of, noted for people.
+        folder: for this encoder and this preprocessing alone.
+        form: of every record.
+        about: encoder and preprocessing, for about.json.
     """
 
     def __init__(self, folder: Path, form: RecordForm, about: dict[str, Any]):
@@ -69,7 +69,7 @@ class FeatureStore:
             fresh.replace(folder / "about.json")
 
     def open(self) -> dict[bytes, Place]:
-        """Where the features of each image are, by `image_key`; of all that is there now."""
+        """Places of all features that are there now, by `image_key`."""
         self.parts = sorted(self.folder.glob("*.keys"))
         self.records, places = [], {}
         for number, path in enumerate(self.parts):
@@ -93,7 +93,7 @@ class FeatureStore:
 
     @contextmanager
     def writer(self) -> Iterator["PartWriter"]:
-        """A new part; it is removed again if nothing was written."""
+        """Context with the writer of a new part, which is removed if nothing was written."""
         part = self.folder / uuid.uuid4().hex
         with part.with_suffix(".features").open("wb") as features, part.with_suffix(".keys").open("wb") as keys:
             writer = PartWriter(self.form, features, keys)
@@ -125,13 +125,13 @@ class PartWriter:
             raise ValueError(f"features of shape {tuple(features.shape)} where {expected} was expected")
         self.features.write(bytes_of(features.to(self.form.dtype)))
         self.features.flush()
-        # a key must never be there without its record, not even after a power cut
+        # a key must never exist without its record, even after a power cut
         os.fsync(self.features.fileno())
         self.keys.write(b"".join(keys))
         self.keys.flush()
         self.written += len(keys)
 
 
-def readable(size: float) -> str:
-    """A number of bytes for people."""
+def format_bytes(size: float) -> str:
+    """A number of bytes in MB or GB."""
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"

@@ -1,9 +1,8 @@
-"""Sources and tasks as configurations name them: splits, examples, and what is wrong with the records."""
+"""From the source and task of a configuration to datasets: splits, mixtures, and reports of bad records."""
 
 import itertools
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from openpali.data.files.config import ConfigError
@@ -13,8 +12,8 @@ from openpali.data.records import BadRecord, SkipLog
 from openpali.data.sources import (
     Augmented,
     CheckedSource,
-    RewritableSource,
     Source,
+    TextRewritingSource,
     augmented,
     credits_of,
     load_source,
@@ -25,7 +24,6 @@ from openpali.data.streaming.stream import StreamMixture, TaskStream
 from openpali.data.tasks import Task, load_task
 from openpali.data.tasks.refer import Refer
 from openpali.data.tasks.segment import Segment
-from openpali.modeling.checkpoints import is_folder_name, no_folder
 from openpali.modeling.segmentation_tokens import CODES_PER_MASK, SEGMENTATION_CODES
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.number_checks import at_least_one
@@ -35,7 +33,7 @@ SHOWN = 20
 
 
 class Subset:
-    """Some records of a source, as a source."""
+    """The records of a source at some indices, as a source."""
 
     def __init__(self, source: Source, indices: Sequence[int]):
         self.source, self.indices = source, indices
@@ -53,35 +51,18 @@ class Subset:
         return credits_of(self.source)
 
 
-class RewritableSubset(Subset):
-    """The same of a source that can write its texts anew, which augmentations need."""
+class TextRewritingSubset(Subset):
+    """The same of a source that can rewrite its texts, which augmentations need."""
 
-    source: RewritableSource
+    source: TextRewritingSource
 
     def rewritten(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The record with texts that are true of its objects."""
+        """The record with its texts rewritten to fit its objects."""
         return self.source.rewritten(record)
 
 
-def check_folder(name: str | None, key: str) -> str:
-    """The folder or Hub name of a checkpoint.
-
-    Raises:
-        ConfigError: if it is missing, or looks like a folder and is none.
-    """
-    if not name:
-        raise ConfigError(f"{key} is missing: give --{key} with the folder or Hub name of a checkpoint")
-    path = Path(name)
-    if path.is_dir():
-        if not (path / "config.json").exists():
-            raise ConfigError(f"{key}: {name} holds no model (no config.json); has its run finished?")
-    elif is_folder_name(name):
-        raise ConfigError(f"{key}: {no_folder(name)}; or train that stage first")
-    return name
-
-
 def make_source(spec: dict[str, Any]) -> Source:
-    """`load_source`, its complaints as configuration errors."""
+    """`load_source`, with its errors as ConfigError."""
     try:
         return load_source(spec)
     except ValueError as error:
@@ -89,7 +70,7 @@ def make_source(spec: dict[str, Any]) -> Source:
 
 
 def make_task(spec: dict[str, Any]) -> Task:
-    """`load_task`, its complaints as configuration errors."""
+    """`load_task`, with its errors as ConfigError."""
     try:
         task = load_task(spec)
     except ValueError as error:
@@ -98,8 +79,8 @@ def make_task(spec: dict[str, Any]) -> Task:
     return task
 
 
-def check_codec(task: Task) -> None:
-    """Look for the mask codec of a task that writes masks, before any time is spent.
+def check_mask_tokenizer(task: Task) -> None:
+    """Check that the mask tokenizer of a task that writes masks can be loaded, before the run begins.
 
     Raises:
         ConfigError: there is none, or its masks are not the sixteen tokens that models write.
@@ -117,33 +98,32 @@ def check_codec(task: Task) -> None:
         )
 
 
-def splits(spec: dict[str, Any], run: RunArguments) -> dict[str, Source]:
-    """Train, validation and test parts of a source.
+def load_splits(spec: dict[str, Any], run: RunArguments) -> dict[str, Source]:
+    """Train, validation and test splits of a source.
 
-    A source with a `split` option is asked for each. Of any other one some records are set aside, always the
-    same ones: a fifth of fewer than 100, else a tenth, 512 at most; they serve as validation and as test part.
-    Of tar shards, which are read in order, the first records are set aside, or those of their `validation_path`.
-    The option `augment` is for the train part alone. What is wrong with records is printed and listed in the run's
-    folder.
+    A source with a `split` option has its own. Of any other source some records are held out, always the same ones:
+    a fifth of fewer than 100, else a tenth, 512 at most; they are both the validation and the test split. Of tar
+    shards, which are iterable, the first records are held out, or those of their `validation_path`. The option
+    `augment` applies to the train split alone. Bad records are printed, and listed in the run's folder.
     """
     plain = {key: value for key, value in spec.items() if key != "augment"}
     if "split" in spec:
-        parts = {name: make_source(plain | {"split": name}) for name in ("train", "validation", "test")}
-        for part in parts.values():
-            report_bad_records(part, run)
+        splits = {name: make_source(plain | {"split": name}) for name in ("train", "validation", "test")}
+        for split in splits.values():
+            report_bad_records(split, run)
     else:
         source = make_source(plain)
-        parts = shard_parts(source, run) if isinstance(source, WebDataset) else held_out_splits(source, run)
+        splits = split_shards(source, run) if isinstance(source, WebDataset) else split_source(source, run)
     if not spec.get("augment"):
-        return parts
+        return splits
     try:
-        return parts | {"train": augmented(parts["train"], spec["augment"])}
+        return splits | {"train": augmented(splits["train"], spec["augment"])}
     except ValueError as error:
         raise ConfigError(f"source: {error}") from error
 
 
-def held_out_splits(source: Source, run: RunArguments) -> dict[str, Source]:
-    """A source of which some records are set aside for validation and test."""
+def split_source(source: Source, run: RunArguments) -> dict[str, Source]:
+    """Hold out some records of a map-style source for validation and test."""
     report_bad_records(source, run)
     total = len(source)
     held_out = max(1, min(512, total // 5 if total < 100 else total // 10))
@@ -153,35 +133,37 @@ def held_out_splits(source: Source, run: RunArguments) -> dict[str, Source]:
         lines = {source.line(index) for index in chosen}
         chosen = {index for index in range(total) if source.line(index) in lines}
     rest = [i for i in range(total) if i not in chosen] or list(chosen)
-    kind = RewritableSubset if isinstance(source, RewritableSource) else Subset
+    kind = TextRewritingSubset if isinstance(source, TextRewritingSource) else Subset
     validation = kind(source, sorted(chosen))
     run.say(
-        f"{source.name}: {total} records; {len(rest)} to train on, {len(chosen)} set aside for validation and test"
+        f"{source.name}: {total} records; {len(rest)} for training, {len(chosen)} held out for validation and test"
     )
     return {"train": kind(source, rest), "validation": validation, "test": validation}
 
 
-def shard_parts(source: WebDataset, run: RunArguments) -> dict[str, Source]:
-    """Tar shards, and those of their records that are set aside for validation and test."""
+def split_shards(source: WebDataset, run: RunArguments) -> dict[str, Source]:
+    """Hold out some records of tar shards for validation and test."""
     try:
         validation = source.set_aside()
     except ValueError as error:
         raise ConfigError(f"source: validation_path: {error}") from error
     if len(validation) == 0:
-        raise ConfigError(f"source: {source.urls[0]} holds no record that could be set aside for validation")
+        raise ConfigError(f"source: {source.urls[0]} holds no record that could be held out for validation")
     where = "of validation_path" if source.validation_path else "of the first ones"
     run.say(f"{source.name}: {len(source.urls)} shards; {len(validation)} records {where} for validation and test")
     return {"train": source, "validation": validation, "test": validation}
 
 
-def task_data(source: Source, task: Task, run: RunArguments, max_bad_share: float = 0.1) -> TaskDataset | TaskStream:
-    """Examples of a task on a part of `splits`: by number, or as this process's share of a stream.
+def make_dataset(
+    source: Source, task: Task, run: RunArguments, max_bad_share: float = 0.1
+) -> TaskDataset | TaskStream:
+    """Training examples of a task: a map-style dataset, or this process's share of a stream.
 
     Args:
-        source: a part.
+        source: the train split of `load_splits`.
         task: makes examples of its records.
-        run: whose seed the choices have, and whose folder the list of skipped records.
-        max_bad_share: with more bad records than that, reading ends.
+        run: gives the seed of random choices, and the folder for the list of skipped records.
+        max_bad_share: share of bad records above which reading ends with an error.
     """
     inner = source.source if isinstance(source, Augmented) else source
     if not isinstance(inner, WebDataset):
@@ -191,44 +173,46 @@ def task_data(source: Source, task: Task, run: RunArguments, max_bad_share: floa
     return TaskStream(shards, task, run.seed, skip_log(run), max_bad_share, *place)
 
 
-def mixed_data(
-    members: dict[str, TaskDataset | TaskStream],
+def mix_datasets(
+    datasets: dict[str, TaskDataset | TaskStream],
     weights: dict[str, float | str],
     run: RunArguments,
     temperature: float = 1.0,
 ) -> Mixture | StreamMixture:
-    """A mixture for the whole run, which is a stream if one of its members is.
+    """A mixture for the whole run, which is a stream if one of its datasets is.
 
     Args:
-        members: what `task_data` gives, by name.
+        datasets: those of `make_dataset`, by name.
         weights: of each; "size" is its number of records.
-        run: its steps are the mixture's length.
+        run: its number of steps gives the mixture's length.
         temperature: weights are taken to the power of 1 / temperature.
 
     Raises:
-        ConfigError: the weights make no sense, or a size is not known.
+        ConfigError: a weight is invalid, or a size is not known.
     """
     numbers: dict[str, float] = {}
     for name, weight in weights.items():
-        member = members[name]
-        size = member.length if isinstance(member, TaskStream) else len(member)
+        data = datasets[name]
+        size = data.length if isinstance(data, TaskStream) else len(data)
         if weight == "size" and size is None:
-            raise ConfigError(f"mixture: the size of {name} is not known: give its source a length, or it a weight")
+            raise ConfigError(
+                f"mixture: the size of {name} is not known: give its source a length, or the entry a weight"
+            )
         if weight != "size" and not isinstance(weight, int | float):
             raise ConfigError(f"mixture: the weight of {name} is a number or size, not {weight!r}")
         numbers[name] = float(size if weight == "size" and size is not None else weight)
     total = run.max_steps * run.examples_per_step
-    by_number = {name: member for name, member in members.items() if isinstance(member, TaskDataset)}
+    map_style = {name: data for name, data in datasets.items() if isinstance(data, TaskDataset)}
     try:
-        if len(by_number) == len(members):
-            return Mixture(by_number, numbers, total, run.seed, temperature)
-        return StreamMixture(members, numbers, total, run.seed, run.process_index, run.world_size, temperature)
+        if len(map_style) == len(datasets):
+            return Mixture(map_style, numbers, total, run.seed, temperature)
+        return StreamMixture(datasets, numbers, total, run.seed, run.process_index, run.world_size, temperature)
     except ValueError as error:
         raise ConfigError(f"mixture: {error}") from error
 
 
 def first_records(source: Source, count: int) -> Iterator[dict[str, Any]]:
-    """The first records of a part of `splits` that are good, whether it is read by number or in order."""
+    """The first good records of a split, map-style or iterable."""
     inner = source.source if isinstance(source, Augmented) else source
     if isinstance(inner, WebDataset):
         yield from itertools.islice(inner.records(), count)
@@ -244,7 +228,7 @@ def first_records(source: Source, count: int) -> Iterator[dict[str, Any]]:
 
 
 def report_bad_records(source: Source, run: RunArguments) -> None:
-    """Say what is wrong with the records that a source has left out, and list all of them in the run's folder."""
+    """Print the first bad records that a source has left out, and list all of them in the run's folder."""
     if run.process_index > 0 or not isinstance(source, CheckedSource):
         return
     for note in source.notes:
@@ -263,67 +247,13 @@ def report_bad_records(source: Source, run: RunArguments) -> None:
 
 
 def skip_log(run: RunArguments) -> SkipLog:
-    """The list of skipped records of a run."""
+    """The file of a run that lists skipped records."""
     return SkipLog(run.folder / SKIPPED_FILE)
 
 
 def report_skipped(run: RunArguments) -> None:
-    """At the end: how many records were skipped in all."""
+    """Print how many records the run skipped."""
     log = skip_log(run)
     skipped = log.read()
     if skipped:
-        run.say(f"Skipped {len(skipped)} records that cannot be used; {log.path} says what is wrong with each")
-
-
-def report_long_texts(
-    parts: dict[str, TaskDataset],
-    tokenizer: Any,
-    max_length: int | None,
-    suffix_max_length: int | None,
-    run: RunArguments,
-) -> dict[str, dict[str, int]]:
-    """Count, before training, the texts of a JSONL file that will be cut to their limit, and show the first.
-
-    Args:
-        parts: examples for training, validation and test. In training targets are cut, in the others answers.
-        tokenizer: of the model.
-        max_length: tokens of a prompt.
-        suffix_max_length: tokens of a target.
-        run: says it.
-
-    Returns:
-        Numbers of prefixes and suffixes of each part that are too long.
-    """
-    counts: dict[str, dict[str, int]] = {}
-    for name, part in parts.items():
-        # one part may serve for both
-        if name == "test" and part.source is parts["validation"].source:
-            continue
-        answers = ("task.max_new_tokens", part.task.max_new_tokens)
-        targets = ("suffix_max_length", suffix_max_length) if name == "train" else answers
-        limits = {"prefix": ("max_length", max_length), "suffix": targets}
-        counts[name], shown = {"prefix": 0, "suffix": 0}, []
-        for place, key, text in _texts_of(part.source):
-            option, limit = limits[key]
-            if limit is None:
-                continue
-            # the end token is part of both
-            tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
-            if tokens > limit:
-                counts[name][key] += 1
-                shown.append(f"  {place}: its {key} has {tokens} tokens and is cut to {option}={limit}")
-        if shown:
-            found = counts[name]
-            run.say(f"{name}: {found['prefix']} prefixes and {found['suffix']} suffixes are longer than the limit:")
-            run.say("\n".join(shown[:SHOWN]))
-            run.say("  Raise the limit in the configuration or on the command line, or shorten the texts.")
-    return counts
-
-
-def _texts_of(part: Source) -> Iterator[tuple[str, str, str]]:
-    """Place, key and text of the prefixes and suffixes of a JSONL file, or of some of its records."""
-    source, indices = (part.source, part.indices) if isinstance(part, Subset) else (part, range(len(part)))
-    if isinstance(source, JsonlSource):
-        for index in indices:
-            place = f"{source.path}:{source.line(index)}"
-            yield from ((place, key, text) for key, text in source.texts(index).items())
+        run.say(f"Skipped {len(skipped)} records that cannot be used; {log.path} gives the reason for each")

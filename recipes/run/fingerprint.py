@@ -1,6 +1,6 @@
-"""What a run is made of besides its configuration: hashes of its data and of the checkpoints that it starts from.
+"""Fingerprints of a run's inputs: hashes of its data and of the checkpoints that it starts from.
 
-They belong to what decides whether the same command goes on: a configuration names files, and files are mended.
+A configuration names files whose content may change. A run resumes only where their fingerprints are the same.
 """
 
 import glob
@@ -18,16 +18,16 @@ from openpali.data.images.open_image import BadImage
 from openpali.data.records import BadRecord
 
 # options whose values are files or folders
-PLACES = ("path", "validation_path", "test_path", "instances", "folder", "dataset")
-CHECKPOINTS = ("model", "vision_checkpoint", "text_checkpoint", "tokenizer", "codec")
-# what is hashed itself, since no configuration of the run has it
+PATH_KEYS = ("path", "validation_path", "test_path", "instances", "folder", "dataset")
+CHECKPOINT_KEYS = ("model", "vision_checkpoint", "text_checkpoint", "tokenizer", "codec")
+# a value that is hashed itself, since it is not in the configuration of the run
 SETTINGS = "settings"
-OF_A_RUN = {"logs.jsonl", "fingerprints.json", "trainer_state.json"}
-OF_A_MODEL = ("config.json", "tokenizer.json")
+RUN_FILES = {"logs.jsonl", "fingerprints.json", "trainer_state.json"}
+MODEL_FILES = ("config.json", "tokenizer.json")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".npz", ".tar", ".tgz", ".gz", ".zst", ".bz2", ".xz")
 ANNOTATIONS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".xml", ".yaml", ".yml", ".p", ".pkl", ".parquet", ".arrow")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mp4", ".avi", ".webm", ".mkv")
-# bytes of a large file that are read, in pieces spread over it
+# a large file is hashed in pieces of so many bytes, evenly spread
 _PIECES, _PIECE = 64, 1 << 16
 
 
@@ -36,56 +36,56 @@ def fingerprints(inputs: Mapping[str, Any], run_folder: Path) -> dict[str, str]:
 
     Args:
         inputs: by name: the specs of sources and tasks, folders of checkpoints.
-        run_folder: of the run; what it wrote is no input.
+        run_folder: of the run; its own files are not inputs.
 
     Returns:
-        Hashes by name; inputs without a file of this machine have none.
+        Hashes by name; inputs without a file on this machine have none.
     """
-    found = {name: sorted(parts(name, value, run_folder)) for name, value in inputs.items()}
+    found = {name: sorted(lines_to_hash(name, value, run_folder)) for name, value in inputs.items()}
     return {name: hashed(repr(lines).encode()) for name, lines in found.items() if lines}
 
 
-def parts(key: str, value: Any, run_folder: Path) -> Iterator[tuple[str, ...]]:
-    """What there is to hash below a value: lines of texts."""
+def lines_to_hash(key: str, value: Any, run_folder: Path) -> Iterator[tuple[str, ...]]:
+    """The texts to hash for a value: names and hashes of the files below it."""
     if key == SETTINGS:
         yield (json.dumps(value, sort_keys=True, default=str),)
     elif isinstance(value, dict) and value.get("name") == "custom" and "path" in value:
-        yield ("custom", own_content(value))
+        yield ("custom", custom_content(value))
     elif isinstance(value, dict):
         for inner, item in value.items():
-            yield from parts(str(inner), item, run_folder)
+            yield from lines_to_hash(str(inner), item, run_folder)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from parts(key, item, run_folder)
-    elif isinstance(value, str) and key in CHECKPOINTS and Path(value).is_dir():
+            yield from lines_to_hash(key, item, run_folder)
+    elif isinstance(value, str) and key in CHECKPOINT_KEYS and Path(value).is_dir():
         # logs and older checkpoints lie beside the weights
-        kept = [file for file in Path(value).iterdir() if file.suffix in WEIGHTS or file.name in OF_A_MODEL]
+        kept = [file for file in Path(value).iterdir() if file.suffix in WEIGHTS or file.name in MODEL_FILES]
         yield from ((file.name, file_hash(file)) for file in kept if file.is_file())
-    elif isinstance(value, str) and key in PLACES:
-        for path in places(value):
-            yield from content(path, run_folder)
+    elif isinstance(value, str) and key in PATH_KEYS:
+        for path in matching_files(value):
+            yield from file_hashes(path, run_folder)
 
 
-def own_content(source: Mapping[str, Any]) -> str:
-    """A hash of the records of custom data, their labels, outlines and images included."""
+def custom_content(source: Mapping[str, Any]) -> str:
+    """A hash of the records of custom data, with their labels, polygons and images."""
     known = {option.name for option in fields(CustomSpec)}
     try:
         found: CustomDataset = read_custom(
             custom_spec(**{key: value for key, value in source.items() if key in known})
         )
     except (ValueError, BadRecord, BadImage):
-        # told where the data are read for training
+        # raised where the data are loaded for training
         return ""
     lines = [
-        [part, row.record, row.digest, packed(row), [[item.segmentation, item.crowd] for item in row.objects]]
-        for part, rows in found.rows.items()
+        [split, row.record, row.digest, packed(row), [[item.segmentation, item.crowd] for item in row.objects]]
+        for split, rows in found.rows.items()
         for row in rows
     ]
     return hashed(json.dumps([lines, sorted(found.class_names.items())], default=str).encode())
 
 
-def places(value: str) -> list[Path]:
-    """Files and folders that a value names: one, those of a pattern, or tar shards."""
+def matching_files(value: str) -> list[Path]:
+    """Files and folders that a value names: one path, a pattern, or tar shards."""
     if Path(value).exists():
         return [Path(value)]
     try:
@@ -95,14 +95,14 @@ def places(value: str) -> list[Path]:
     return [Path(url) for url in sorted(urls) if Path(url).is_file()]
 
 
-def content(path: Path, run_folder: Path) -> Iterator[tuple[str, str]]:
-    """Names and hashes of a file, or of the files in a folder that are data; of images the sizes alone."""
+def file_hashes(path: Path, run_folder: Path) -> Iterator[tuple[str, str]]:
+    """Names and hashes of a file, or of the data files in a folder; the sizes alone of images."""
     if path.is_file():
         yield path.name, file_hash(path)
         return
     for folder, folders, files in os.walk(path):
-        # what this run or another one wrote there is no data
-        if Path(folder) == run_folder or OF_A_RUN & set(files) or Path(folder).name == "feature_cache":
+        # files that a run wrote are not data
+        if Path(folder) == run_folder or RUN_FILES & set(files) or Path(folder).name == "feature_cache":
             folders.clear()
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -115,7 +115,7 @@ def content(path: Path, run_folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def file_hash(path: Path) -> str:
-    """Of a file's content; of large weights and archives their size and pieces of them."""
+    """Hash of a file's content; of the size and some pieces of large weights and archives."""
     digest, size = blake2b(digest_size=16), path.stat().st_size
     with path.open("rb") as file:
         if path.suffix.lower() not in WEIGHTS or size <= _PIECES * _PIECE:

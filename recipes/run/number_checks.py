@@ -1,11 +1,11 @@
-"""Numbers with which a run could only fail, or train nothing, told before anything is read."""
+"""Checks of numbers with which a run would fail or train nothing, before anything is loaded."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from openpali.data.files.config import ConfigError
 
-# keys of all recipes by what their numbers may be
+# keys of all stages by the range of their values
 AT_LEAST_ONE = ("eval_limit", "test_limit", "num_beams", "resolution", "image_size", "pack_length", "examples")
 AT_LEAST_ONE += ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 AT_LEAST_ONE += ("save_total_limit", "rsqrt_timescale", "texts_per_image", "vocab_size", "text_length", "lora_rank")
@@ -26,7 +26,7 @@ SHARES = ("max_bad_share", "lora_dropout")
 
 
 def check_numbers(values: dict[str, Any]) -> None:
-    """Raise ConfigError for a number with which a run could only fail, or train nothing, later."""
+    """Raise ConfigError for a number that is out of range for its key."""
     for key in sorted(set(values) & {*AT_LEAST_ONE, *ABOVE_ZERO, *NOT_NEGATIVE, *BELOW_ONE, *SHARES}):
         given = values[key]
         for value in given if isinstance(given, list) else [given]:
@@ -35,7 +35,7 @@ def check_numbers(values: dict[str, Any]) -> None:
 
 
 def check_number(key: str, value: float) -> None:
-    """The same of one key."""
+    """The same for one key."""
     if key in AT_LEAST_ONE:
         at_least_one({key: value})
     if key in ABOVE_ZERO and not value > 0:
@@ -49,7 +49,7 @@ def check_number(key: str, value: float) -> None:
 
 
 def at_least_one(values: Mapping[str, float | None]) -> None:
-    """Raise ConfigError for a number below 1; None is no number, and stands for no limit. Nested keys are told too."""
+    """Raise ConfigError for a number below 1; None stands for no limit."""
     for key, value in values.items():
         if value is not None and value < 1:
             raise ConfigError(f"{key}={value}: it is at least 1; leave it out for the default")

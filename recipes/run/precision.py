@@ -1,4 +1,4 @@
-"""What half precision would silently cost a run: refused where nothing is left of it, told where something is."""
+"""Checks of half precision: options without effect are refused, weights too coarse to train give a warning."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,13 +9,13 @@ from accelerate.utils import DistributedType
 
 from openpali.data.files.config import ConfigError
 
-# of weights that do not move: below that a run learns as in float32
-WORTH_TELLING = 0.1
+# share of weights that a step cannot change: below it a run learns as in float32
+WARN_ABOVE = 0.1
 SAMPLED = 1 << 16
 
 
 def check_options(fp16: bool, full_eval: bool, device: torch.device) -> None:
-    """Refuse options of Transformers that would do nothing here.
+    """Refuse options of Transformers that have no effect here.
 
     Args:
         fp16: whether to compute in float16, with a loss scaler.
@@ -23,8 +23,8 @@ def check_options(fp16: bool, full_eval: bool, device: torch.device) -> None:
         device: of the run.
 
     Raises:
-        ConfigError: on a CPU accelerate has neither autocast nor a scaler for float16, and says nothing; evaluation
-            here answers with the weights as they train.
+        ConfigError: float16 on a CPU, where accelerate has neither autocast nor a scaler, silently; casts for
+            evaluation, which uses the weights as they train.
     """
     if fp16 and device.type == "cpu":
         raise ConfigError("fp16: nothing is computed in float16 on a CPU; use bf16: true, or leave it out")
@@ -33,40 +33,42 @@ def check_options(fp16: bool, full_eval: bool, device: torch.device) -> None:
 
 
 @torch.no_grad()
-def unmoved_share(groups: Sequence[dict[str, Any]]) -> float:
-    """Share of the weights that are in bfloat16 and that one step does not change.
+def unchanged_share(groups: Sequence[dict[str, Any]]) -> float:
+    """Share of the weights that are in bfloat16 and too large for a step to change.
+
+    A step of Adam moves a weight by about the learning rate; less than half the distance to the next bfloat16 number
+    is rounded away.
 
     Args:
-        groups: of the optimizer, with `params` and `lr`. A step of Adam moves a weight by about that, and what is
-            less than half the distance to the next number of eight bits is rounded away.
+        groups: of the optimizer, with `params` and `lr`.
 
     Returns:
-        Between 0 and 1, of all given; of each parameter some evenly spread weights are looked at.
+        Between 0 and 1, estimated from evenly spread weights of each parameter.
     """
-    unmoved, total = 0.0, 0
+    unchanged, total = 0.0, 0
     for group in groups:
         for parameter in group["params"]:
             total += parameter.numel()
             if parameter.dtype == torch.bfloat16:
-                some = parameter.flatten()[:: -(-parameter.numel() // SAMPLED)]
+                sample = parameter.flatten()[:: -(-parameter.numel() // SAMPLED)]
                 # a number m * 2**e with m in [0.5, 1) is 2**(e - 8) away from the next
-                halves = torch.exp2(torch.frexp(some.float()).exponent - 9.0)
-                stays = (halves > group["lr"]) & (some != 0)
-                unmoved += parameter.numel() * float(stays.float().mean())
-    return unmoved / total if total else 0.0
+                halves = torch.exp2(torch.frexp(sample.float()).exponent - 9.0)
+                stays = (halves > group["lr"]) & (sample != 0)
+                unchanged += parameter.numel() * float(stays.float().mean())
+    return unchanged / total if total else 0.0
 
 
 def check_weights(groups: Sequence[dict[str, Any]], accelerator: Accelerator, say: Callable[[str], None]) -> None:
-    """Look at the type of what trains.
+    """Check the type of the weights that train.
 
     Args:
         groups: of the optimizer, with `params`, `lr` and the name of their `component`.
         accelerator: of the run.
-        say: gets one line where many weights would stay as they are.
+        say: prints the warning where many weights would not change.
 
     Raises:
-        ConfigError: weights in float16. Gradients below 6e-8 and squares of gradients below 2e-4 are 0 there, and no
-            scaler scales them.
+        ConfigError: weights in float16, in which gradients below 6e-8 and squares of gradients below 2e-4 are 0
+            without a scaler.
     """
     for group in groups:
         if any(parameter.dtype == torch.float16 for parameter in group["params"]):
@@ -77,8 +79,8 @@ def check_weights(groups: Sequence[dict[str, Any]], accelerator: Accelerator, sa
     # these engines train a copy of the weights in float32
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
         return
-    share = unmoved_share(groups)
-    if share >= WORTH_TELLING:
+    share = unchanged_share(groups)
+    if share >= WARN_ABOVE:
         say(
             f"Warning: {share:.0%} of the weights that train are in bfloat16 and too large for a step of this learning"
             " rate to change: they stay as they are. Take dtype: float32 with bf16: true, or a larger learning_rate"

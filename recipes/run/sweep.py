@@ -1,4 +1,4 @@
-"""A transfer with each of a few learning rates, lengths and seeds, and a table of what came out.
+"""A grid of transfers over learning rates, lengths and seeds, and the table of their scores.
 
 Beyer et al. 2024 (PaliGemma, section 3.2.4) try learning rates of 3e-6, 1e-5 and 3e-5 and 1, 3, 10, 30 or 100 epochs.
 """
@@ -20,25 +20,24 @@ from openpali.eval.report.json_numbers import json_numbers
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.run_folder import BEST_FILE, BEST_FOLDER
 
-TABLE, ROWS = "sweep.md", "sweep.json"
+TABLE_FILE, ROWS_FILE = "sweep.md", "sweep.json"
 FACTORS = (0.3, 1.0, 3.0)
 EPOCHS = (1, 3, 10, 30, 100)
 
 
 @dataclass
 class SweepArguments:
-    """A grid of runs in place of one."""
+    """Options for a grid of runs in place of one."""
 
     sweep: bool = field(default=False, metadata={"help": "train with each learning rate, length and seed of a grid"})
     sweep_learning_rates: list[float] = field(
-        default_factory=list, metadata={"help": "those to try; 0.3, 1 and 3 times the configured one if unset"}
+        default_factory=list, metadata={"help": "0.3, 1 and 3 times the configured one if unset"}
     )
     sweep_epochs: list[float] = field(
-        default_factory=list, metadata={"help": "those to try; the configured ones and a third of them if unset"}
+        default_factory=list,
+        metadata={"help": "the configured number and the next lower one of 1, 3, 10, 30, 100"},
     )
-    sweep_seeds: list[int] = field(
-        default_factory=list, metadata={"help": "those to try; the configured one if unset"}
-    )
+    sweep_seeds: list[int] = field(default_factory=list, metadata={"help": "the configured one if unset"})
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,12 @@ class Outcome:
     """A finished run.
 
     Attributes:
-        learning_rate, epochs, seed: of the run; no epochs where the run has so many steps.
-        metric: by which weights are chosen.
+        learning_rate, epochs, seed: of the run; epochs is None where the run has a number of steps.
+        metric: the metric that picks the best weights.
         validation: its best value; nan where it is undefined.
-        test: its value on the test part.
+        test: its value on the test split.
         folder: of the run.
-        loss: on the validation part, of the weights that were kept; nan where it is not known.
+        loss: validation loss of the best weights; nan where it is not known.
     """
 
     learning_rate: float
@@ -69,24 +68,24 @@ def sweep(
     run: RunArguments,
     argv: Sequence[str],
     train: Callable[[list[str]], Any],
-    refuse: Callable[[list[str]], Any],
+    check: Callable[[list[str]], Any],
 ) -> Outcome:
     """Train once for each point of the grid, and write the table into `output_dir`.
 
-    A run that is finished is not made again, so that the same command goes on after an interruption.
+    A finished run is not repeated, so that the same command resumes after an interruption.
 
     Args:
         args: the grid.
-        run: as it is configured.
+        run: of the configuration.
         argv: the command line, to which each run adds its point.
-        train: of a command line.
-        refuse: raises ConfigError where a finished run is one of another configuration or of other data.
+        train: runs a command line.
+        check: raises ConfigError where a finished run has another configuration or other data than a command line.
 
     Returns:
         The run with the best validation score; of several seeds, of the setting with the best mean.
 
     Raises:
-        ConfigError: nothing is scored while training.
+        ConfigError: `eval_steps` is not set.
     """
     if not run.eval_steps:
         raise ConfigError("sweep compares scores while training: give eval_steps")
@@ -104,12 +103,14 @@ def sweep(
             gc.collect()
             torch.cuda.empty_cache() if torch.cuda.is_available() else None
         else:
-            refuse(point)
+            check(point)
         outcomes.append(read_outcome(folder, rate, epochs, seed))
-    best = best_of(outcomes)
+    best = best_outcome(outcomes)
     if run.process_index == 0:
-        (run.folder / ROWS).write_text(json.dumps([json_numbers(asdict(one)) for one in outcomes], indent=2) + "\n")
-        (run.folder / TABLE).write_text(table(outcomes, best), "utf-8")
+        (run.folder / ROWS_FILE).write_text(
+            json.dumps([json_numbers(asdict(one)) for one in outcomes], indent=2) + "\n"
+        )
+        (run.folder / TABLE_FILE).write_text(table(outcomes, best), "utf-8")
     run.say(table(outcomes, best))
     return best
 
@@ -121,52 +122,52 @@ def grid(args: SweepArguments, run: RunArguments) -> list[tuple[float, float | N
     lengths: list[float | None] = [*(args.sweep_epochs or [*shorter, float(run.num_train_epochs)])]
     if run.max_steps > 0:
         if args.sweep_epochs:
-            raise ConfigError("sweep_epochs: max_steps says how long runs are; leave one of them out")
+            raise ConfigError("sweep_epochs: max_steps gives the length of runs; leave one of them out")
         lengths = [None]
     return list(itertools.product(rates, lengths, args.sweep_seeds or [run.seed]))
 
 
 def read_outcome(folder: Path, rate: float, epochs: float | None, seed: int) -> Outcome:
-    """What a finished run left."""
+    """The outcome of a finished run, from its files."""
     best = json.loads((folder / BEST_FOLDER / BEST_FILE).read_text())
     metrics = json.loads((folder / "metrics.json").read_text())
-    tests = [scores["metrics"].get(key_of(best["metric"], name)) for name, scores in metrics.items()]
+    tests = [scores["metrics"].get(metric_key(best["metric"], name)) for name, scores in metrics.items()]
     known = [value for value in tests if value is not None]
     test = mean(known) if known else float("nan")
     numbers = [math.nan if best.get(key) is None else best[key] for key in ("value", "loss")]
     return Outcome(rate, epochs, seed, best["metric"], numbers[0], test, str(folder), numbers[1])
 
 
-def key_of(metric: str, name: str) -> str:
-    """The metric of a task by its name in the run, where a mixture puts the task's before it."""
+def metric_key(metric: str, name: str) -> str:
+    """A metric without the name of its task, which a mixture puts before it."""
     return metric.removeprefix(f"{name}_")
 
 
-def best_of(outcomes: Sequence[Outcome]) -> Outcome:
-    """The best run of the setting whose mean over seeds is best; of equal ones the one with the lower loss."""
+def best_outcome(outcomes: Sequence[Outcome]) -> Outcome:
+    """The best run of the setting with the best mean over seeds; ties go to the lower loss."""
     settings = {(one.learning_rate, one.epochs) for one in outcomes}
     groups = [[one for one in outcomes if (one.learning_rate, one.epochs) == setting] for setting in settings]
-    chosen = max(groups, key=lambda group: (*standing(group), -group[0].learning_rate))
-    return max(chosen, key=lambda one: standing([one]))
+    chosen = max(groups, key=lambda group: (*rank(group), -group[0].learning_rate))
+    return max(chosen, key=lambda one: rank([one]))
 
 
-def standing(group: Sequence[Outcome]) -> tuple[float, float]:
-    """Mean score over seeds, undefined below all others; for equal ones the mean validation loss, lower is better."""
+def rank(group: Sequence[Outcome]) -> tuple[float, float]:
+    """Sort key: mean score over seeds (undefined is lowest), then negative mean validation loss."""
     score, loss = mean(one.validation for one in group), mean(one.loss for one in group)
     return -math.inf if math.isnan(score) else score, -math.inf if math.isnan(loss) else -loss
 
 
 def table(outcomes: Sequence[Outcome], best: Outcome) -> str:
-    """The runs as Markdown, the best setting first and named."""
+    """The runs as a Markdown table, the best setting first, and a line that names the best run."""
     seeds = len({one.seed for one in outcomes})
     metric = outcomes[0].metric
     lines = [f"| learning rate | epochs | {metric}, validation | {metric}, test | runs |", "|---|---|---|---|---|"]
     groups: dict[tuple[float, float | None], list[Outcome]] = {}
     for one in outcomes:
         groups.setdefault((one.learning_rate, one.epochs), []).append(one)
-    order = sorted(groups.items(), key=lambda item: standing(item[1]), reverse=True)
+    order = sorted(groups.items(), key=lambda item: rank(item[1]), reverse=True)
     for (rate, epochs), group in order:
-        shown = [spread([one.validation for one in group]), spread([one.test for one in group])]
+        shown = [format_mean([one.validation for one in group]), format_mean([one.test for one in group])]
         length = f"{epochs:g}" if epochs else "as configured"
         lines.append(f"| {rate:g} | {length} | {shown[0]} | {shown[1]} | {len(group)} |")
     more = f", over {seeds} seeds" if seeds > 1 else ""
@@ -174,8 +175,8 @@ def table(outcomes: Sequence[Outcome], best: Outcome) -> str:
     return "\n".join(lines)
 
 
-def spread(values: Sequence[float]) -> str:
-    """The mean, and the standard deviation of several."""
+def format_mean(values: Sequence[float]) -> str:
+    """The mean, and the standard deviation of several values."""
     if math.isnan(mean(values)):
         return "undefined"
     return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")

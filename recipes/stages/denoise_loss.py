@@ -1,4 +1,4 @@
-"""Loss and scores of an encoder-decoder that learns to denoise, without the logits of a whole batch."""
+"""Loss and scores of denoising with an encoder-decoder, without the logits of a whole batch."""
 
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ T5_LIKE = ("t5", "umt5", "mt5")
 
 
 def decoder_states(model: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, float | None]:
-    """What a T5, UMT5 or T5Gemma projects to the vocabulary, the projection's weight, and its soft-cap.
+    """Decoder states of a T5, UMT5 or T5Gemma, the weight of its LM head, and its soft-cap.
 
     Args:
         model: the encoder-decoder.
@@ -41,9 +41,9 @@ def decoder_states(model: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch
 
 
 def scales_outputs(model: Any) -> bool:
-    """Whether a T5-like model was trained with states over the root of their width: as stage 1 takes it to be.
+    """Whether a T5-like model divides decoder states by the root of their width, as stage 1 does.
 
-    UMT5's published weights were not, though Transformers' class always divides; those have a projection of their own.
+    Transformers' class for UMT5 always divides, but the published weights, which have an untied LM head, must not be.
     """
     if model.config.model_type == "t5":
         return bool(model.config.scale_decoder_outputs)
@@ -51,8 +51,8 @@ def scales_outputs(model: Any) -> bool:
     return any(head.data_ptr() == table.data_ptr() for table in embedding_tables(model))
 
 
-def is_known(model: PreTrainedModel) -> bool:
-    """Whether `decoder_states` knows how this model comes to its logits; others compute them in their own forward."""
+def is_supported(model: PreTrainedModel) -> bool:
+    """Whether `decoder_states` supports the model; others compute logits in their own forward."""
     return model.config.model_type in (*T5_LIKE, "t5gemma")
 
 
@@ -63,10 +63,10 @@ def batch_loss(model: PreTrainedModel, batch: Mapping[str, torch.Tensor], mean: 
         model: any encoder-decoder.
         batch: of `pad_collate`.
         mean: "example": over an example's tokens, then over examples. "token": over the tokens of the batch, so that
-            long targets count for more; with accumulation and on several processes each part has its own mean.
+            long targets count for more; each micro-batch of each process has its own mean.
     """
     labels = batch["labels"]
-    if is_known(model):
+    if is_supported(model):
         states, weight, cap = decoder_states(model, batch)
     else:
         return plain_loss(type(model).forward(model, **batch).logits, labels, mean)
@@ -77,7 +77,7 @@ def batch_loss(model: PreTrainedModel, batch: Mapping[str, torch.Tensor], mean: 
 
 
 def plain_loss(logits: torch.Tensor, labels: torch.Tensor, mean: Mean) -> torch.Tensor:
-    """The same of logits, float[B, T, V]."""
+    """The same from logits, float[B, T, V]."""
     losses = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none")
     inside, losses = labels != IGNORE_INDEX, losses.view_as(labels)
     if mean == "token":
@@ -85,10 +85,10 @@ def plain_loss(logits: torch.Tensor, labels: torch.Tensor, mean: Mean) -> torch.
     return (losses.sum(1) / inside.sum(1)).mean()
 
 
-def give_loss(model: PreTrainedModel, mean: Mean) -> None:
-    """Let the model's call answer with the loss alone; what is saved stays a stock model.
+def return_loss(model: PreTrainedModel, mean: Mean) -> None:
+    """Make the model's forward return the loss alone; saved checkpoints stay stock.
 
-    The loss is part of the call since wrappers of the model, such as DDP's and autocast's, act on its call.
+    The loss is part of the forward since wrappers such as DDP and autocast act on it.
     """
 
     def forward(self: PreTrainedModel, **batch: torch.Tensor) -> Seq2SeqLMOutput:
@@ -104,7 +104,7 @@ def denoising_scores(
     collate: Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]],
     batch_size: int,
 ) -> dict[str, dict[str, float]]:
-    """Loss (nats a token) and share of tokens predicted rightly, given those before them, for each denoiser.
+    """Loss (nats a token) and teacher-forced token accuracy of each denoiser.
 
     Args:
         model: any encoder-decoder.
@@ -125,9 +125,9 @@ def denoising_scores(
 
 
 def supervised_logits(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """float[N, V] and int[N] of the places that have a label."""
+    """Logits and labels, float[N, V] and int[N], of the positions that have a label."""
     inside = batch["labels"] != IGNORE_INDEX
-    if not is_known(model):
+    if not is_supported(model):
         return type(model).forward(model, **batch).logits[inside], batch["labels"][inside]
     states, weight, cap = decoder_states(model, batch)
     logits = states[inside] @ weight.T
@@ -135,7 +135,7 @@ def supervised_logits(model: PreTrainedModel, batch: dict[str, torch.Tensor]) ->
 
 
 def by_kind(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Means of the denoisers of one kind, as `R_loss` and `R_token_accuracy`, and of all, as `negative_loss`."""
+    """Means over the denoisers of a kind (`R_loss`, `R_token_accuracy`), and over all (`negative_loss`)."""
     found: dict[str, float] = {}
     for kind in dict.fromkeys(name[0] for name in scores):
         rows = [row for name, row in scores.items() if name[0] == kind]

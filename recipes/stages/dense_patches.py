@@ -1,4 +1,4 @@
-"""What each patch of an image shows, for dense training: examples, batches and scores."""
+"""Labels of image patches for dense training: examples, batches and scores."""
 
 import random
 from collections import Counter
@@ -16,30 +16,28 @@ from openpali.data.masks.objects import labelled
 from openpali.data.masks.rle import decode_rle, encode_rle, mask_array
 from openpali.data.sources import Source
 from openpali.recipes.run.datasets import first_records
+from openpali.recipes.stages.task_bases import EncoderTask
 
 BACKGROUND, OTHER = 0, 1
 INSIDE, EMPTY = 0.7, 0.95
 
 
 @dataclass(frozen=True)
-class Patches:
-    """An image with the boxes, and perhaps the masks, of its objects.
+class Patches(EncoderTask):
+    """A task: an image with the boxes and masks of its objects.
 
     Attributes:
         language: of the names.
-        use_masks: whether the masks of objects that have them go along; otherwise their boxes alone count.
+        use_masks: whether to use masks of objects that have them; otherwise boxes alone.
         name: of the task.
     """
 
     language: str = "en"
     use_masks: bool = True
     name: str = "patches"
-    metric: str = ""
-    metric_key: str = ""
-    max_new_tokens: int = 0
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """Boxes with names; `masks` is as long as `boxes`, with an empty dict for an object that has no mask."""
+        """Boxes with names; `masks` is as long as `boxes`, with an empty dict for an object without a mask."""
         named = [item for item in record["objects"] if self.language in item["names"]]
         masks = [item.get("mask") if self.use_masks else None for item in named]
         return Example(
@@ -51,20 +49,12 @@ class Patches:
             masks=tuple({} if mask is None else encode_rle(mask_array(mask)) for mask in masks),
         )
 
-    def prediction(self, text: str, example: Example) -> str:
-        """Nothing is generated."""
-        return text
 
-    def reference(self, example: Example) -> str:
-        """Nothing is generated."""
-        return example.suffix
-
-
-def names_in(source: Source, language: str, records: int, most: int) -> list[str]:
-    """The commonest names of the objects in the first records, in alphabetical order.
+def frequent_names(source: Source, language: str, records: int, most: int) -> list[str]:
+    """The most frequent names of objects in the first records, in alphabetical order.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no object has a name.
     """
     counts: Counter[str] = Counter()
     for record in first_records(source, records):
@@ -76,17 +66,17 @@ def names_in(source: Source, language: str, records: int, most: int) -> list[str
 
 
 class PatchCollator:
-    """Examples of `Patches` to pixels and the shares of each patch.
+    """Collates examples of `Patches` into pixels and the shares of each patch.
 
-    ImageFolder are squashed to a square, so that normalised boxes stay true.
+    Images are squashed to a square, so that normalised boxes stay valid.
     """
 
     def __init__(self, processor: ProcessorMixin, names: Sequence[str], cells: int):
-        """Say what to learn.
+        """Set up the labels.
 
         Args:
             processor: of the SigLIP model.
-            names: of which each has a label of its own, behind background and other things.
+            names: each has a label of its own, after background and other objects.
             cells: patches along one side.
         """
         self.processor, self.cells = processor, cells
@@ -100,14 +90,14 @@ class PatchCollator:
         return {"pixel_values": pixels, "shares": torch.stack([self.shares(example) for example in examples])}
 
     def shares(self, example: Example) -> torch.Tensor:
-        """float[cells * cells, labels]: how much of each patch every thing covers, the rest being background."""
+        """float[cells * cells, labels]: the share of each patch that every label covers; the rest is background."""
         found = torch.zeros(self.cells, self.cells, self.labels)
         for box, mask in zip(example.boxes, example.masks, strict=True):
             label = self.label.get(box.label, OTHER)
             covered = mask_coverage(mask, self.cells) if mask else box_coverage(box, self.cells)
             found[..., label] = torch.maximum(found[..., label], covered)
         total = found.sum(-1, keepdim=True)
-        # boxes overlap: together they are all of the patch and no more
+        # overlapping boxes are scaled down to the whole patch
         found /= total.clamp(min=1)
         found[..., BACKGROUND] = (1 - total[..., 0]).clamp(min=0)
         return found.flatten(0, 1)
@@ -124,21 +114,21 @@ def box_coverage(box: Box, cells: int) -> torch.Tensor:
 
 
 def mask_coverage(mask: dict[str, Any], cells: int) -> torch.Tensor:
-    """float[cells, cells]: the share of each patch that a mask (run lengths) covers."""
+    """float[cells, cells]: the share of each patch that a mask (RLE) covers."""
     pixels = torch.from_numpy(decode_rle(mask)).float()
     return adaptive_avg_pool2d(pixels.unsqueeze(0), cells)[0]
 
 
 def patch_scores(logits: torch.Tensor, shares: torch.Tensor) -> dict[str, float]:
-    """How often a patch is called what it shows.
+    """Accuracies of patch labels.
 
     Args:
         logits: float[n, patches, labels].
         shares: float[n, patches, labels].
 
     Returns:
-        `patch_accuracy` of patches of which one object covers at least 70 %, `background_accuracy` of those that are
-        background for 95 %, both 0 where there are none, and their mean as `accuracy`.
+        `patch_accuracy` of patches of which one object covers at least 70 %, `background_accuracy` of those with at
+        least 95 % background, both 0 without such patches, and their mean as `accuracy`.
     """
     guess, (most, true) = logits.argmax(-1), shares.max(-1)
     inside = (true != BACKGROUND) & (most >= INSIDE)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -15,22 +16,22 @@ from openpali.data.example import Example
 from openpali.data.files.config import ConfigError
 from openpali.data.images.preprocess import FastImageProcessor
 from openpali.eval.image_encoders.embedding import embed_images, embed_texts
+from openpali.recipes.stages.task_bases import EncoderTask
 
 KINDS = ("captions", "names", "keywords")
 MOST_KEYWORDS = 3
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """An image and one text that is true of it, the other true texts beside it.
+class Pairs(EncoderTask):
+    """A task: an image with one text that describes it, and its other true texts.
 
     Attributes:
-        languages: of the texts, one drawn for each example among those that the record has.
+        languages: of the texts; one is drawn for each example among those of the record.
         texts: what to draw from: "captions" of the whole scene, "names" of its objects, "keywords" (one to three of
             the record's, in any order).
-        language_weights: how often a language is drawn, relative to the others; 1 where it says nothing.
-        number: how many texts are drawn for each image, several of them where encoding images costs more; as far
-            as they go, each in another language.
+        language_weights: relative weights of languages; 1 by default.
+        number: of texts drawn for each image, each in another language as long as there are some.
         name: of the task.
     """
 
@@ -39,9 +40,6 @@ class Pairs:
     language_weights: Mapping[str, float] = field(default_factory=dict)
     number: int = 1
     name: str = "pairs"
-    metric: str = ""
-    metric_key: str = ""
-    max_new_tokens: int = 0
 
     def __post_init__(self) -> None:
         if not set(self.texts) <= set(KINDS) or not self.texts:
@@ -54,7 +52,7 @@ class Pairs:
             )
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """The text is the suffix, further ones are `meta["more"]`, and all that are true of the image
+        """The text is the suffix, further ones are in `meta["more"]`, and all that describe the image in
         `meta["true"]`."""
         known = true_texts(record, self.languages)
         kinds = [kind for kind in self.texts if any(known[kind].values())]
@@ -73,28 +71,20 @@ class Pairs:
     def text(
         self, known: dict[str, dict[str, list[str]]], kind: str, used: Sequence[str], rng: random.Random
     ) -> tuple[str, str]:
-        """Language and text of a kind, in one of the languages in which there are any, rather one not used yet."""
+        """Draw language and text of a kind, preferably in an unused language."""
         there = [language for language, texts in known[kind].items() if texts]
         language = self.language([language for language in there if language not in used] or there, rng)
         texts = known[kind][language]
         return language, keywords(texts, rng) if kind == "keywords" else rng.choice(texts)
 
     def language(self, known: list[str], rng: random.Random) -> str:
-        """One of the languages that a record has."""
+        """Draw one of a record's languages."""
         weights = [self.language_weights.get(language, 1.0) for language in known]
         return rng.choices(known, weights)[0] if self.language_weights and any(weights) else rng.choice(known)
 
-    def prediction(self, text: str, example: Example) -> str:
-        """Pairs are not generated."""
-        return text
-
-    def reference(self, example: Example) -> str:
-        """Pairs are not generated."""
-        return example.suffix
-
 
 def keywords(words: Sequence[str], rng: random.Random) -> str:
-    """A prompt of a few keywords in any order."""
+    """A text of one to three keywords in random order."""
     return ", ".join(rng.sample(words, rng.randint(1, min(MOST_KEYWORDS, len(words)))))
 
 
@@ -113,15 +103,15 @@ def true_texts(record: dict[str, Any], languages: Sequence[str]) -> dict[str, di
 
 
 class PairCollator:
-    """Pairs to the inputs of `SiglipForContrastiveLearning`, and keys that say which text is true of which image.
+    """Collates pairs into inputs of `SiglipForContrastiveLearning`, and keys that match texts with images.
 
     With few concepts a batch holds the same text several times, and a caption of one image can name an object
-    of another. Calling those pairs negative would teach the model to tell apart what is alike. So every text of
-    the batch that is among an image's true texts is a positive of it, on whichever process it is.
+    of another; such pairs must not be negatives. So every text of the batch that is among an image's true texts
+    is a positive of it, on all processes.
 
     Args:
         processor: of the model.
-        text_length: tokens of every text; SigLIP attends to padding too.
+        text_length: tokens of every text, padding included, which SigLIP attends to.
         shared_texts: False for the paper's loss, in which an image's only positive is its own text.
     """
 
@@ -134,14 +124,14 @@ class PairCollator:
         `text_keys`: int[m]; m is n times the texts of an image."""
         images = [example.images[0] for example in examples]
         texts = [[example.suffix, *example.meta.get("more", ())] for example in examples]
-        flat = [text for own in texts for text in own]
+        flat = [text for group in texts for text in group]
         options: dict[str, Any] = {"padding": "max_length", "max_length": self.text_length, "truncation": True}
         if self.shared_texts:
-            true = [sorted({*own, *example.meta["true"]}) for own, example in zip(texts, examples)]
-            image_keys, text_keys = [[text_key(text) for text in own] for own in true], [text_key(t) for t in flat]
+            true = [sorted({*group, *example.meta["true"]}) for group, example in zip(texts, examples)]
+            image_keys, text_keys = [[text_key(text) for text in group] for group in true], [text_key(t) for t in flat]
         else:
             image_keys = [[text_key(example.id)] for example in examples]
-            text_keys = [keys[0] for keys, own in zip(image_keys, texts) for _ in own]
+            text_keys = [keys[0] for keys, group in zip(image_keys, texts) for _ in group]
         return {
             "pixel_values": self.images(images, return_tensors="pt")["pixel_values"],
             "input_ids": self.processor.tokenizer(flat, return_tensors="pt", **options)["input_ids"],
@@ -157,14 +147,14 @@ def padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
 
 @lru_cache(maxsize=2**17)
 def text_key(text: str) -> int:
-    """A number that only this text has, for practical purposes; the same on every machine."""
+    """A 63-bit hash of a text, the same on every machine."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) >> 1
 
 
 def retrieval_scores(
     model: SiglipModel, collator: PairCollator, examples: Sequence[Example], batch_size: int = 64
 ) -> dict[str, float]:
-    """How often the nearest neighbour is right.
+    """Recall at 1 between images and texts.
 
     Args:
         model: in evaluation mode.
@@ -173,9 +163,9 @@ def retrieval_scores(
         batch_size: images or texts at a time.
 
     Returns:
-        `image_to_text` and `text_to_image`: recall at 1 among the pairs, any true text counting; their mean as
-        `recall_at_1`; and, where objects have names, `naming_accuracy`: how often the nearest of all the
-        examples' names is one of the image's.
+        `image_to_text` and `text_to_image`: recall at 1 among the pairs, where any true text counts; their mean as
+        `recall_at_1`; and, where objects have names, `naming_accuracy`: share of images whose nearest name of all
+        is one of the image's.
     """
     tokenizer = collator.processor.tokenizer
     texts = [example.suffix for example in examples]
@@ -183,18 +173,13 @@ def retrieval_scores(
     first = (example.images[0] for example in examples)
     images = embed_images(model, collator.processor.image_processor, first, batch_size)
     similarity = images @ embed_texts(model, tokenizer, texts, collator.text_length, batch_size).T
-    to_text = [texts[j] in own for j, own in zip(similarity.argmax(1).tolist(), true)]
+    to_text = [texts[j] in truths for j, truths in zip(similarity.argmax(1).tolist(), true)]
     to_image = [text in true[i] for i, text in zip(similarity.argmax(0).tolist(), texts)]
-    scores = {"image_to_text": mean(to_text), "text_to_image": mean(to_image)}
-    scores["recall_at_1"] = mean(list(scores.values()))
+    scores = {"image_to_text": fmean(to_text), "text_to_image": fmean(to_image)}
+    scores["recall_at_1"] = fmean(list(scores.values()))
     names = sorted({name for example in examples for name in example.meta["names"]})
     if names:
         embeds = embed_texts(model, tokenizer, names, collator.text_length, batch_size)
         nearest = (images @ embeds.T).argmax(1).tolist()
-        scores["naming_accuracy"] = mean([names[j] in e.meta["names"] for j, e in zip(nearest, examples)])
+        scores["naming_accuracy"] = fmean([names[j] in e.meta["names"] for j, e in zip(nearest, examples)])
     return scores
-
-
-def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean."""
-    return sum(values) / len(values)

@@ -1,4 +1,4 @@
-"""Instance masks for the mask VQ-VAE: cut out of a source's images once, and kept as small squares."""
+"""Instance masks for the mask VQ-VAE: cropped from a source's images once, and kept as small squares."""
 
 import json
 import zlib
@@ -31,20 +31,20 @@ class Instance(NamedTuple):
 
 
 def instances(record: dict[str, Any]) -> Iterator[Instance]:
-    """The objects of a record that have a mask with a pixel."""
+    """The objects of a record that have a mask which is not empty."""
     for number, item in enumerate(record.get("objects", ())):
         mask = mask_array(item["mask"]) if item.get("mask") is not None else np.zeros((1, 1), bool)
         if not mask.any():
             continue
         box, names = item["box"], item.get("names", {})
         name = item.get("concept") or box.label or next(iter(names.values()), "")
-        # a semicolon would end the mask's text
+        # a semicolon ends the text of a mask
         located = LocatedBox.from_normalised_xyxy((box.x0, box.y0, box.x1, box.y1), name.replace(";", ","))
         yield Instance(f"{record['id']}-{number}", torch.from_numpy(np.ascontiguousarray(mask)), located)
 
 
 class Squares(Dataset):
-    """The masks of each record of a source, within their boxes: uint8[n, side, side], 255 inside."""
+    """The masks of each record of a source, cropped to their boxes: uint8[n, side, side], 255 inside."""
 
     def __init__(self, source: Source, side: int, skipped: SkipLog):
         self.source, self.side, self.skipped = source, side, skipped
@@ -65,43 +65,43 @@ class Squares(Dataset):
         return torch.stack(found) if found else torch.zeros(0, self.side, self.side, dtype=torch.uint8)
 
 
-def gather(source: Source, count: int, side: int, run: RunArguments) -> torch.Tensor:
-    """The first masks of a source, uint8[count or fewer, side, side].
+def crop_masks(source: Source, count: int, side: int, run: RunArguments) -> torch.Tensor:
+    """Crop the first masks of a source: uint8[count or fewer, side, side].
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: the source has no masks.
     """
     squares = Squares(source, side, skip_log(run))
     workers = run.dataloader_num_workers
     loader = DataLoader(squares, batch_size=None, num_workers=workers, worker_init_fn=quiet_worker)
-    parts, total = [], 0
-    for part in loader:
-        parts.append(part)
-        total += len(part)
+    batches, total = [], 0
+    for batch in loader:
+        batches.append(batch)
+        total += len(batch)
         if total >= count:
             break
     if not total:
         raise ConfigError(f"source {source.name} has no masks: `objects` of its records need `mask` and `box`")
-    return torch.cat(parts)[:count]
+    return torch.cat(batches)[:count]
 
 
-def masks_of(
-    spec: dict[str, Any], part: str, source: Source, count: int, side: int, run: RunArguments
+def cached_masks(
+    spec: dict[str, Any], split: str, source: Source, count: int, side: int, run: RunArguments
 ) -> torch.Tensor:
-    """`gather`, kept in the run's folder, so that a run that goes on or several processes cut them only once."""
+    """`crop_masks`, cached in the run's folder for resumed runs and other processes."""
     key = zlib.crc32(json.dumps([spec, count, side], sort_keys=True).encode())
-    path = run.folder / f"masks-{part}-{key:08x}.npy"
+    path = run.folder / f"masks-{split}-{key:08x}.npy"
     with run.main_process_first(local=False):
         if run.process_index == 0 and (run.overwrite or not path.exists()):
-            run.say(f"Cutting up to {count:,} masks out of {source.name} ({part})")
+            run.say(f"Cropping up to {count:,} masks from {source.name} ({split})")
             fresh = path.with_suffix(".new.npy")
-            np.save(fresh, gather(source, count, side, run).numpy())
+            np.save(fresh, crop_masks(source, count, side, run).numpy())
             fresh.rename(path)
         return torch.from_numpy(np.load(path, allow_pickle=False))
 
 
 class Masks(Dataset):
-    """Masks in one, two (mirrored) or eight (turned, too) orientations, which count as so many examples.
+    """Masks in one, two (mirrored) or eight (also rotated) orientations, each of which is an example.
 
     Args:
         squares: uint8[N, side, side].

@@ -1,4 +1,4 @@
-"""How well a mask VQ-VAE gives masks back, in numbers and in images."""
+"""Reconstruction scores of a mask VQ-VAE, and the report with reconstructed masks."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -24,11 +24,11 @@ PANEL, COLUMNS, ROWS = 112, 6, 4
 PAPER, INK = "#f1f3f5", "#343a40"
 
 
-class Pair(NamedTuple):
-    """A mask, what came back of it as bool[H, W], the text between them, and their IoU."""
+class Reconstruction(NamedTuple):
+    """A mask, its reconstruction as bool[H, W], the text between them, and their IoU."""
 
     instance: Instance
-    found: torch.Tensor
+    mask: torch.Tensor
     text: str
     iou: float
 
@@ -41,7 +41,7 @@ def mask_iou(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def square_scores(model: PreTrainedModel, squares: torch.Tensor, batch_size: int = 256) -> dict[str, float]:
-    """Scores on cut-out masks, quick enough for every validation.
+    """Scores on cropped masks, fast enough for every validation.
 
     Args:
         model: a `MaskVQVAE` in evaluation mode.
@@ -49,27 +49,27 @@ def square_scores(model: PreTrainedModel, squares: torch.Tensor, batch_size: int
         batch_size: masks at a time.
 
     Returns:
-        `iou`: mean over masks of the IoU within their box; `codes_used`; and `perplexity`, the number of codes
-        that would be used if all were used alike.
+        `iou`: mean over masks of the IoU within their box; `codes_used`; and `perplexity`, the exponential
+        of the entropy of code use.
     """
     assert isinstance(model, MaskVQVAE)
     ious, codes = [], []
-    for part in squares.split(batch_size):
-        codes.append(model.encode(part.float() / 255))
-        ious.append(mask_iou(model.decode(codes[-1]) > 0, (part > 127).to(model.device)))
+    for batch in squares.split(batch_size):
+        codes.append(model.encode(batch.float() / 255))
+        ious.append(mask_iou(model.decode(codes[-1]) > 0, (batch > 127).to(model.device)))
     use = torch.bincount(torch.cat(codes).flatten(), minlength=model.config.codebook_size).float()
     share = use[use > 0] / use.sum()
     perplexity = torch.exp(-(share * share.log()).sum())
     return {"iou": torch.cat(ious).mean().item(), "codes_used": float(len(share)), "perplexity": perplexity.item()}
 
 
-def pairs(model: MaskVQVAE, source: Source, count: int) -> list[Pair]:
-    """The first masks of a source, written as text and read back at the size of their images.
+def reconstructions(model: MaskVQVAE, source: Source, count: int) -> list[Reconstruction]:
+    """Reconstruct the first masks of a source through text, at the size of their images.
 
-    A mask whose text cannot be read back, since its box is too thin for its tokens, counts as IoU 0.
+    A mask whose text cannot be parsed, since its box is too thin for its tokens, counts as IoU 0.
     """
 
-    def one_by_one() -> Iterator[Pair]:
+    def one_by_one() -> Iterator[Reconstruction]:
         for index in range(len(source)):
             for instance in instances(source[index]):
                 height, width = instance.mask.shape
@@ -77,13 +77,13 @@ def pairs(model: MaskVQVAE, source: Source, count: int) -> list[Pair]:
                 text = model.write(instance.mask[None], [label] if label else (), [instance.box])
                 masks = model.read(text, height, width).masks.cpu()
                 found = masks[0] if len(masks) else torch.zeros_like(instance.mask)
-                yield Pair(instance, found, text, mask_iou(instance.mask, found).item())
+                yield Reconstruction(instance, found, text, mask_iou(instance.mask, found).item())
 
     return list(islice(one_by_one(), count))
 
 
-def result_of(name: str, found: Sequence[Pair], squares: dict[str, float]) -> TaskResult:
-    """A table and a gallery for the report."""
+def make_result(name: str, found: Sequence[Reconstruction], squares: dict[str, float]) -> TaskResult:
+    """The table and the gallery of a test set for the report."""
     rows = []
     for index, pair in enumerate(found):
         label = pair.instance.box.label
@@ -96,14 +96,14 @@ def result_of(name: str, found: Sequence[Pair], squares: dict[str, float]) -> Ta
     return TaskResult(name, metrics, rows, "iou")
 
 
-def before_and_after(pair: Pair, side: int = PANEL) -> Image.Image:
-    """The box of a mask and a margin around it: on the left the mask, on the right what came back of it."""
+def draw_reconstruction(pair: Reconstruction, side: int = PANEL) -> Image.Image:
+    """An image of the box of a mask with a margin: on the left the mask, on the right its reconstruction."""
     height, width = pair.instance.mask.shape
     x1, y1, x2, y2 = pair.instance.box.pixel_xyxy(width, height)
     reach = 0.56 * max(x2 - x1, y2 - y1, 1)
     window = ((x1 + x2) / 2 - reach, (y1 + y2) / 2 - reach, (x1 + x2) / 2 + reach, (y1 + y2) / 2 + reach)
     image = Image.new("RGB", (2 * side + 2, side), "white")
-    for left, mask, colour in ((0, pair.instance.mask, TRUE_COLOUR), (side + 2, pair.found, PREDICTED_COLOUR)):
+    for left, mask, colour in ((0, pair.instance.mask, TRUE_COLOUR), (side + 2, pair.mask, PREDICTED_COLOUR)):
         layer = Image.fromarray(mask.numpy().astype("uint8") * 255)
         # EXTENT, unlike resize, may look beyond the image
         layer = layer.transform((side, side), Image.Transform.EXTENT, window, Image.Resampling.BILINEAR)
@@ -113,8 +113,8 @@ def before_and_after(pair: Pair, side: int = PANEL) -> Image.Image:
     return image
 
 
-def sheet(found: Sequence[Pair]) -> Image.Image:
-    """Masks before (left) and after (right), evenly over the list, each with its IoU."""
+def draw_sheet(found: Sequence[Reconstruction]) -> Image.Image:
+    """An image of masks (left) and reconstructions (right), evenly spread over the list, each with its IoU."""
     shown = [found[i * len(found) // (COLUMNS * ROWS)] for i in range(min(COLUMNS * ROWS, len(found)))]
     wide, high, gap = 2 * PANEL + 2, PANEL + 18, 14
     rows = -(-len(shown) // COLUMNS)
@@ -122,34 +122,37 @@ def sheet(found: Sequence[Pair]) -> Image.Image:
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
     for i, pair in enumerate(shown):
         x, y = gap + i % COLUMNS * (wide + gap), gap + i // COLUMNS * (high + gap)
-        image.paste(before_and_after(pair), (x, y))
+        image.paste(draw_reconstruction(pair), (x, y))
         draw.text((x, y + PANEL + 2), f"IoU {pair.iou:.3f}", fill=INK, font=font)
     return image
 
 
 def mask_report(
-    run: RunArguments, parts: dict[str, tuple[list[Pair], dict[str, float]]], settings: dict[str, Any], credits: bool
+    run: RunArguments,
+    tests: dict[str, tuple[list[Reconstruction], dict[str, float]]],
+    settings: dict[str, Any],
+    credits: bool,
 ) -> None:
     """Print the scores, and write `metrics.json`, `masks.png` and `report.html` into the run's folder.
 
     Args:
         run: whose folder takes the files.
-        parts: by name, masks before and after and the `square_scores`; `masks.png` shows the first part.
-        settings: what a reader of the report needs to know.
+        tests: reconstructions and `square_scores` of each test set, by name; `masks.png` shows the first one.
+        settings: of the run, shown in the report.
         credits: whether the masks are those of the built-in drawings.
     """
-    results = [result_of(name, *part) for name, part in parts.items()]
+    results = [make_result(name, *test) for name, test in tests.items()]
     images = {}
-    for result, (found, _) in zip(results, parts.values()):
+    for result, (found, _) in zip(results, tests.values()):
         rows = [row for group in gallery_rows(result) for row in group]
-        images |= {row["id"]: before_and_after(found[row["index"]]) for row in rows}
+        images |= {row["id"]: draw_reconstruction(found[row["index"]]) for row in rows}
         numbers = ", ".join(f"{key} {value:.4g}" for key, value in result.metrics.items() if key != "examples")
         run.say(f"{result.name}, {len(found)} masks: {numbers}")
     content = {result.name: result.metrics for result in results}
     (run.folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n")
-    sheet(next(iter(parts.values()))[0]).save(run.folder / "masks.png")
+    draw_sheet(next(iter(tests.values()))[0]).save(run.folder / "masks.png")
     logs = read_log(run.folder / LOG_FILE)
     owed = CREDITS if credits else ""
-    settings |= {"pictures": "left the mask, right what came back of it"}
+    settings |= {"pictures": "left the mask, right its reconstruction"}
     path = write_report(run.folder / "report.html", "Mask VQ-VAE", results, images, logs, owed, settings=settings)
-    run.say(f"Masks before and after: {run.folder / 'masks.png'}\nReport: {path}")
+    run.say(f"Masks and reconstructions: {run.folder / 'masks.png'}\nReport: {path}")

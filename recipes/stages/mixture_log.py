@@ -1,4 +1,4 @@
-"""How many examples of each line of a mixture were trained on, and at what loss."""
+"""Counts and losses of the examples of each entry of a mixture, for `logs.jsonl` and a table at the end."""
 
 import json
 import random
@@ -16,58 +16,49 @@ from openpali.data.mixture import MixtureRow
 from openpali.data.tasks import Task
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.run_folder import LOG_FILE
+from openpali.recipes.stages.task_bases import WrappedTask
 from openpali.recipes.training.progress import read_log
 
-LINE = "line"
+ENTRY = "entry"
 SEEN, LOSS = "seen_", "loss_"
 
 
-class NumberedTask:
-    """A task whose examples tell their line of the mixture, as `meta["line"]`, and the text limits of that line.
+class EntryTask(WrappedTask):
+    """A task whose examples carry their entry of the mixture, as `meta["entry"]`, and the text limits of that entry.
 
-    Several lines may share a task.
+    Several entries may share a task.
     """
 
-    def __init__(self, task: Task, line: int, limits: dict[str, int] | None = None):
-        self.task, self.told = task, {LINE: line} | (limits or {})
-        self.name, self.metric, self.metric_key = task.name, task.metric, task.metric_key
-        self.max_new_tokens = task.max_new_tokens
+    def __init__(self, task: Task, entry: int, limits: dict[str, int] | None = None):
+        self.task, self.meta = task, {ENTRY: entry} | (limits or {})
 
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
         """The task's example."""
         example = self.task.example(record, rng)
-        return None if example is None else replace(example, meta=example.meta | self.told)
-
-    def prediction(self, text: str, example: Example) -> Any:
-        """The task's."""
-        return self.task.prediction(text, example)
-
-    def reference(self, example: Example) -> Any:
-        """The task's."""
-        return self.task.reference(example)
+        return None if example is None else replace(example, meta=example.meta | self.meta)
 
 
-class NumberedCollator:
-    """A collator whose batches hold `line`, int[B], beside the model's inputs."""
+class EntryCollator:
+    """A collator whose batches hold `entry`, int[B], beside the model's inputs."""
 
     def __init__(self, collator: Collator):
         self.collator = collator
 
     def __call__(self, examples: Sequence[Example]) -> Any:
-        """The collator's batch and `line`."""
+        """The collator's batch and `entry`."""
         batch = self.collator(examples)
-        batch[LINE] = torch.tensor([example.meta[LINE] for example in examples])
+        batch[ENTRY] = torch.tensor([example.meta[ENTRY] for example in examples])
         return batch
 
 
 class MixtureLog(TrainerCallback):
-    """Examples and losses of each line over all processes, for `logs.jsonl` and a table at the end.
+    """Logs examples and losses of each entry over all processes.
 
     Attributes:
-        losses, recent: float[lines] and int64[lines], sum of the examples' losses and number of examples since the
-            last log line, of this process.
-        seen: int64[lines], of this process since the run began or went on; on the main process with what
-            `logs.jsonl` says of the time before.
+        losses, recent: float[entries] and int64[entries], sum of losses and number of examples since the last log
+            line, of this process.
+        seen: int64[entries], number of examples of this process since the run began or resumed; on the main process
+            with those in `logs.jsonl` from before.
     """
 
     def __init__(self, rows: Sequence[MixtureRow], run: RunArguments):
@@ -77,18 +68,18 @@ class MixtureLog(TrainerCallback):
 
     def loss(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         """The model's loss; counts the batch, on its device so that nothing waits for it."""
-        lines = inputs[LINE]
-        outputs = model(**{key: value for key, value in inputs.items() if key != LINE})
-        counts = torch.bincount(lines, minlength=len(self.rows))
-        sums = torch.bincount(lines, outputs.example_losses.float(), minlength=len(self.rows))
-        self.seen, self.recent = self.seen.to(lines.device) + counts, self.recent.to(lines.device) + counts
-        self.losses = self.losses.to(lines.device) + sums
+        entries = inputs[ENTRY]
+        outputs = model(**{key: value for key, value in inputs.items() if key != ENTRY})
+        counts = torch.bincount(entries, minlength=len(self.rows))
+        sums = torch.bincount(entries, outputs.example_losses.float(), minlength=len(self.rows))
+        self.seen, self.recent = self.seen.to(entries.device) + counts, self.recent.to(entries.device) + counts
+        self.losses = self.losses.to(entries.device) + sums
         return outputs.loss
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take up the counts of the checkpoint that a resumed run starts from."""
+        """Restore the counts at the checkpoint that a resumed run starts from."""
         if not state.is_world_process_zero:
             return
         path = self.run.folder / LOG_FILE
@@ -106,30 +97,30 @@ class MixtureLog(TrainerCallback):
         self.recent, self.losses = torch.zeros_like(self.recent), torch.zeros_like(self.losses)
         if state.is_world_process_zero:
             row: dict[str, Any] = {"step": state.global_step} | {self.key(i): n for i, n in enumerate(seen)}
-            row |= {LOSS + line.name: s / n for line, s, n in zip(self.rows, losses, recent) if n}
+            row |= {LOSS + entry.name: s / n for entry, s, n in zip(self.rows, losses, recent) if n}
             with (self.run.folder / LOG_FILE).open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
-    def key(self, line: int) -> str:
-        """Of a line's count in `logs.jsonl`."""
-        return SEEN + self.rows[line].name
+    def key(self, entry: int) -> str:
+        """Key of an entry's count in `logs.jsonl`."""
+        return SEEN + self.rows[entry].name
 
     def summed(self, values: torch.Tensor) -> list[Any]:
-        """Over all processes."""
+        """Sum over all processes."""
         values = values.clone()
         if self.run.world_size > 1:
             values = values.to(self.run.device)
             torch.distributed.all_reduce(values)
         return values.tolist()
 
-    def tell(self) -> None:
-        """The table: what was expected of each line, and what it was."""
+    def report(self) -> None:
+        """Print the expected and the actual number of examples of each entry."""
         for row, count in zip(self.rows, self.summed(self.seen)):
             self.run.say(f"{row.name:<20} {row.expected_examples:>14,.0f} examples expected {count:>14,} seen")
 
 
 def log_mixture(rows: Sequence[MixtureRow], run: RunArguments) -> None:
-    """The table at the start."""
-    run.say(f"{'line':<20} {'weight':>7} {'examples':>14}  task on source")
+    """Print the entries of the mixture with their weights."""
+    run.say(f"{'entry':<20} {'weight':>7} {'examples':>14}  task on source")
     for row in rows:
         run.say(f"{row.name:<20} {row.weight:>7.1%} {row.expected_examples:>14,.0f}  {row.task} on {row.source}")

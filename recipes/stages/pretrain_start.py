@@ -1,4 +1,4 @@
-"""What a stage of pretraining starts from: new parts in front of and behind each other, or an earlier stage."""
+"""The model that a pretraining stage starts from: backbones put together, or a checkpoint of an earlier stage."""
 
 import math
 from dataclasses import dataclass, field
@@ -18,14 +18,14 @@ from openpali.modeling.location_tokens import LOCATION_BINS, location_token
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
 from openpali.modeling.resolution import set_resolution
-from openpali.recipes.run.datasets import check_folder
-
-VOCABULARY_MULTIPLE = 64
+from openpali.recipes.run.checkpoint_name import check_checkpoint
+from openpali.recipes.stages.vocabulary_rows import vocabulary_rows
+from openpali.recipes.start.attention import set_text_attention
 
 
 @dataclass
 class StartArguments:
-    """What a stage starts from."""
+    """Options of the model that a stage starts from."""
 
     family: Literal["pali3", "paligemma"] = field(
         default="pali3", metadata={"help": "an encoder-decoder or a decoder behind the image encoder; not with model"}
@@ -33,23 +33,23 @@ class StartArguments:
     vision_checkpoint: str | None = field(default=None, metadata={"help": "SigLIP model of stage 0"})
     text_checkpoint: str | None = field(
         default=None,
-        metadata={"help": "T5, UMT5 or T5Gemma for pali3, Gemma or Gemma 2 for paligemma; new when left out"},
+        metadata={"help": "T5, UMT5 or T5Gemma for pali3, Gemma or Gemma 2 for paligemma; new if unset"},
     )
     tokenizer: str | None = field(
         default=None,
-        metadata={"help": "of a new model; text_checkpoint's or vision_checkpoint's when left out, if that has one"},
+        metadata={"help": "of a new model; text_checkpoint's or vision_checkpoint's if unset"},
     )
-    model: str | None = field(default=None, metadata={"help": "checkpoint of an earlier stage to go on from instead"})
+    model: str | None = field(default=None, metadata={"help": "checkpoint of an earlier stage to start from instead"})
     preset: str = field(default="nano", metadata={"help": "size of a new text model"})
     model_config: dict | str | None = field(default=None, metadata={"help": "changes to the preset's"})
-    image_size: int | None = field(default=None, metadata={"help": "another one than the checkpoint's, in pixels"})
+    image_size: int | None = field(default=None, metadata={"help": "in pixels; the checkpoint's if unset"})
     attention: Literal["eager", "sdpa", "flex_attention"] | None = field(
         default=None,
-        metadata={"help": "how the text model attends; PaliGemma 2 with flex_attention keeps no scores, on GPUs"},
+        metadata={"help": "attention back-end of the text model; on GPUs flex_attention saves memory of PaliGemma 2"},
     )
     ordered_locations: bool = field(
         default=False,
-        metadata={"help": "pali3: start location tokens as sines of their coordinates, not at random"},
+        metadata={"help": "pali3: initialise location tokens as sines of their coordinates, not at random"},
     )
 
     def __post_init__(self):
@@ -66,23 +66,23 @@ def load_start(args: StartArguments, incomplete: bool = False) -> tuple[PreTrain
     """The model to train and its processor, at the resolution of this stage, in float32.
 
     Args:
-        args: what to start from.
-        incomplete: take a checkpoint that lacks weights as it is.
+        args: the backbones, or the checkpoint.
+        incomplete: accept a checkpoint that lacks weights.
 
     Raises:
-        ConfigError: if something is missing or does not fit together.
+        ConfigError: a checkpoint is missing, or backbones do not fit together.
     """
     if args.model:
-        folder = check_folder(args.model, "model")
+        folder = check_checkpoint(args.model, "model")
         model: Any = load_answering(folder, incomplete=incomplete, dtype=torch.float32)
         processor = load_processor(folder)
         check_tokens(folder, model, processor)
     else:
-        vision = check_folder(args.vision_checkpoint, "vision_checkpoint")
+        vision = check_checkpoint(args.vision_checkpoint, "vision_checkpoint")
         if Path(vision).is_dir() and not (args.tokenizer or args.text_checkpoint or has_tokenizer(vision)):
             raise ConfigError(f"tokenizer is missing: {vision} is an image encoder without one, as of classification")
         if args.text_checkpoint:
-            check_folder(args.text_checkpoint, "text_checkpoint")
+            check_checkpoint(args.text_checkpoint, "text_checkpoint")
         try:
             model, processor = {"pali3": new_pali3, "paligemma": new_paligemma}[args.family](args)
         except ValueError as error:
@@ -92,23 +92,19 @@ def load_start(args: StartArguments, incomplete: bool = False) -> tuple[PreTrain
             set_resolution(model, processor, args.image_size)
         except ValueError as error:
             raise ConfigError(f"image_size: {error}") from error
-    if args.attention:
-        try:
-            model.set_attn_implementation({"text_config": args.attention})
-        except ValueError as error:
-            raise ConfigError(f"attention: {str(error).split('. ')[0]}") from error
+    set_text_attention(model, args.attention)
     return model, processor
 
 
 def new_pali3(args: StartArguments) -> tuple[Pali3ForConditionalGeneration, Pali3Processor]:
-    """PaLI-3 around the image encoder of `vision_checkpoint`; its text model is trained or of the preset."""
+    """PaLI-3 with the image encoder of `vision_checkpoint`, and the text model of `text_checkpoint` or a new one."""
     vision, changes = str(args.vision_checkpoint), as_dict(args.model_config, "model_config")
     processor = Pali3Processor.from_backbones(vision, args.tokenizer or args.text_checkpoint or vision)
-    read_masks(processor.tokenizer)
+    use_attention_mask(processor.tokenizer)
     if args.text_checkpoint:
         model = Pali3ForConditionalGeneration.from_backbones(vision, args.text_checkpoint, processor, **changes)
     else:
-        rows = table_rows(processor)
+        rows = vocabulary_rows(processor.tokenizer)
         text_config = Pali3Config.from_preset(args.preset, vocab_size=rows).text_config
         changes["text_config"] = text_config.to_dict() | changes.get("text_config", {})
         vision_config = vision_config_of(vision).to_dict()
@@ -123,17 +119,18 @@ def new_pali3(args: StartArguments) -> tuple[Pali3ForConditionalGeneration, Pali
 
 
 def new_paligemma(args: StartArguments) -> tuple[PreTrainedModel, PaliGemmaProcessor]:
-    """PaliGemma around the image encoder of `vision_checkpoint`; its text model is trained or of the preset."""
+    """PaliGemma with the image encoder of `vision_checkpoint`, and text model of `text_checkpoint` or a new one."""
     vision, changes = str(args.vision_checkpoint), as_dict(args.model_config, "model_config")
     processor = PaliGemmaProcessor.from_backbones(vision, args.tokenizer or args.text_checkpoint or vision)
-    read_masks(processor.tokenizer)
+    use_attention_mask(processor.tokenizer)
     if args.text_checkpoint:
         model = PaliGemmaForConditionalGeneration.from_backbones(vision, args.text_checkpoint, processor, **changes)
         return model, processor
     tokenizer: Any = processor.tokenizer
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     ids["bos_token_id"] = tokenizer.bos_token_id
-    changes["text_config"] = changes.get("text_config", {}) | ids | {"vocab_size": table_rows(processor)}
+    ids["vocab_size"] = vocabulary_rows(tokenizer)
+    changes["text_config"] = changes.get("text_config", {}) | ids
     changes["vision_config"] = vision_config_of(vision).to_dict()
     config = paligemma_preset(args.preset, image_token_id=processor.image_token_id, **changes)
     model: Any = PaliGemmaForConditionalGeneration(config)
@@ -147,14 +144,9 @@ def has_tokenizer(folder: str) -> bool:
     return any((Path(folder) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "spiece.model"))
 
 
-def read_masks(tokenizer: Any) -> None:
-    """Stage 0's tokenizer says that its model takes no attention mask; these models do."""
+def use_attention_mask(tokenizer: Any) -> None:
+    """Make a tokenizer return attention masks, which stage 0's does not."""
     tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = ["input_ids", "attention_mask"]
-
-
-def table_rows(processor: Any) -> int:
-    """Rows of an embedding table for every token."""
-    return -(-len(processor.tokenizer) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 
 def tower_weights(vision: str) -> dict[str, torch.Tensor]:
@@ -165,7 +157,7 @@ def tower_weights(vision: str) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def order_locations(model: Pali3ForConditionalGeneration, tokenizer: Any) -> None:
-    """Start location tokens so that near coordinates are alike; a step for one of them then moves its neighbours."""
+    """Initialise location tokens as sines, so that near coordinates have similar embeddings and learn together."""
     ids = tokenizer.convert_tokens_to_ids([location_token(i / (LOCATION_BINS - 1)) for i in range(LOCATION_BINS)])
     table: Any = model.get_input_embeddings()
     rates = math.pi * 2.0 ** torch.linspace(-1, 4, table.weight.shape[1] // 2)

@@ -1,4 +1,4 @@
-"""What a transfer learns from: one task, a few examples of one, or several tasks at once."""
+"""The tasks of a transfer with their data: one task, some examples of one, or a mixture of several."""
 
 import dataclasses
 import math
@@ -11,36 +11,36 @@ from typing import Any
 from openpali.data.example import Example
 from openpali.data.files.config import ConfigError, as_dict
 from openpali.data.mixture import Mixture, TaskDataset
-from openpali.data.sources import Augmented, RewritableSource, Source
+from openpali.data.sources import Augmented, Source, TextRewritingSource
 from openpali.data.sources.webdataset import WebDataset
 from openpali.data.streaming.stream import StreamMixture, TaskStream
 from openpali.data.tasks import Task
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.datasets import (
-    RewritableSubset,
     Subset,
-    check_codec,
+    TextRewritingSubset,
+    check_mask_tokenizer,
+    load_splits,
+    make_dataset,
     make_task,
-    mixed_data,
+    mix_datasets,
     skip_log,
-    splits,
-    task_data,
 )
+from openpali.recipes.stages.task_bases import WrappedTask
 from openpali.recipes.training.trainer import run_length
 
 
 @dataclass
 class MixArguments:
-    """How many examples of how many tasks."""
+    """Options for some examples of a task, and for a mixture of tasks."""
 
     examples: int | None = field(
-        default=None, metadata={"help": "training examples to take, as in 64 or 4096; which ones, the seed says"}
+        default=None,
+        metadata={"help": "number of training examples, as in 64, drawn by the seed; all if unset"},
     )
-    mix: list[str] = field(
-        default_factory=list, metadata={"help": "configurations whose data and tasks are learnt together"}
-    )
+    mix: list[str] = field(default_factory=list, metadata={"help": "configurations whose tasks are trained together"})
     mix_weights: list[float] = field(
-        default_factory=list, metadata={"help": "of each configuration; their numbers of examples if unset"}
+        default_factory=list, metadata={"help": "of each configuration; numbers of examples if unset"}
     )
     task_prefix: bool = field(default=False, metadata={"help": "begin prompts of a mixture with the task's name"})
 
@@ -52,16 +52,16 @@ class MixArguments:
 
 
 @dataclass
-class Member:
-    """One task with its data.
+class TaskData:
+    """A task with its datasets.
 
     Attributes:
-        source: which records.
-        task: what is made of them.
-        train: to learn from.
-        validation: to compare checkpoints by.
-        test: to report on.
-        default_room: nobody has said how many tokens answers may have.
+        source: name and options of the source.
+        task: makes examples of its records.
+        train: the train split.
+        validation: the validation split, by which checkpoints are compared.
+        test: the test split, for the final report.
+        default_answer_length: whether the configuration leaves `max_new_tokens` at the task's default.
     """
 
     source: dict[str, Any]
@@ -69,147 +69,120 @@ class Member:
     train: TaskDataset | TaskStream
     validation: TaskDataset
     test: TaskDataset
-    default_room: bool = False
+    default_answer_length: bool = False
 
 
 @dataclass(frozen=True)
-class NamedTask:
-    """A task whose prompts begin with a name, as in `count: answer en how many dogs are there?`.
+class PrefixedTask(WrappedTask):
+    """A task whose prompts begin with its name, as in `count: answer en how many dogs are there?`.
 
     Attributes:
         task: the task itself.
-        prefix: name and colon.
+        prefix: the name and a colon.
     """
 
     task: Task
     prefix: str
 
-    @property
-    def name(self) -> str:
-        """The task's."""
-        return self.task.name
-
-    @property
-    def metric(self) -> str:
-        """The task's."""
-        return self.task.metric
-
-    @property
-    def metric_key(self) -> str:
-        """The task's."""
-        return self.task.metric_key
-
-    @property
-    def max_new_tokens(self) -> int:
-        """The task's."""
-        return self.task.max_new_tokens
-
     def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
-        """The task's example, the name before its prompt."""
+        """The task's example, with the prefix before its prompt."""
         found = self.task.example(record, rng)
         return found and dataclasses.replace(found, prefix=f"{self.prefix}{found.prefix}")
 
-    def prediction(self, text: str, example: Example) -> Any:
-        """The task's."""
-        return self.task.prediction(text, example)
 
-    def reference(self, example: Example) -> Any:
-        """The task's."""
-        return self.task.reference(example)
-
-
-def load_member(
+def load_task_data(
     source: dict[str, Any], task: dict[str, Any], run: RunArguments, max_bad_share: float, examples: int | None
-) -> Member:
-    """One task with its data.
+) -> TaskData:
+    """Load a task and its datasets.
 
     Args:
         source: name and options.
-        task: likewise.
-        run: whose seed the choices have.
-        max_bad_share: of records that may turn out bad.
-        examples: of training; all when None.
+        task: name and options.
+        run: gives the seed of random choices.
+        max_bad_share: share of bad records above which reading ends with an error.
+        examples: number of training examples; all when None.
     """
     made = make_task(task)
-    check_codec(made)
-    parts = splits(source, run)
-    train = few(parts["train"], examples, run.seed) if examples else parts["train"]
+    check_mask_tokenizer(made)
+    splits = load_splits(source, run)
+    train = draw_records(splits["train"], examples, run.seed) if examples else splits["train"]
     options: dict[str, Any] = {"skip_log": skip_log(run), "max_bad_share": max_bad_share}
     held_out = {
-        part: TaskDataset(parts[part], made, run.seed, split=part, **options) for part in ("validation", "test")
+        split: TaskDataset(splits[split], made, run.seed, split=split, **options) for split in ("validation", "test")
     }
-    default_room = "max_new_tokens" not in task
-    return Member(source, made, task_data(train, made, run, max_bad_share), **held_out, default_room=default_room)
+    default_length = "max_new_tokens" not in task
+    train_data = make_dataset(train, made, run, max_bad_share)
+    return TaskData(source, made, train_data, **held_out, default_answer_length=default_length)
 
 
-def few(source: Source, examples: int, seed: int) -> Source:
-    """So many records, drawn by the seed.
+def draw_records(source: Source, count: int, seed: int) -> Source:
+    """Draw `count` records of a source at random.
 
     Raises:
-        ConfigError: there are not as many, or they are read in order.
+        ConfigError: the source has fewer, or it is iterable.
     """
     if isinstance(source, Augmented):
-        return Augmented(few(source.source, examples, seed), source.augment)
+        return Augmented(draw_records(source.source, count, seed), source.augment)
     if isinstance(source, WebDataset):
         raise ConfigError("examples: tar shards are read in order; give them a smaller set of shards instead")
-    if examples > len(source):
-        raise ConfigError(f"examples={examples}: there are {len(source)} to train on; take as many at most")
-    kind = RewritableSubset if isinstance(source, RewritableSource) else Subset
-    return kind(source, sorted(random.Random(f"few-{seed}").sample(range(len(source)), examples)))
+    if count > len(source):
+        raise ConfigError(f"examples={count}: there are {len(source)} to train on; take as many at most")
+    kind = TextRewritingSubset if isinstance(source, TextRewritingSource) else Subset
+    return kind(source, sorted(random.Random(f"few-{seed}").sample(range(len(source)), count)))
 
 
-def mixed_members(
-    mix: MixArguments, run: RunArguments, max_bad_share: float, data_of: Callable[[str], dict[str, Any]]
-) -> dict[str, Member]:
-    """The tasks of several configurations, by the names of their files.
+def load_mixture(
+    mix: MixArguments, run: RunArguments, max_bad_share: float, values_of: Callable[[str], dict[str, Any]]
+) -> dict[str, TaskData]:
+    """Load the tasks of several configurations, by the names of their files.
 
     Args:
-        mix: which ones, and whether prompts name them.
-        run: of the whole.
-        max_bad_share: of records that may turn out bad.
-        data_of: from the path of a configuration to its `source` and `task`.
+        mix: the configurations, and whether prompts begin with their names.
+        run: of the whole mixture.
+        max_bad_share: share of bad records above which reading ends with an error.
+        values_of: from the path of a configuration to its values, `source` and `task` among them.
 
     Raises:
-        ConfigError: two have the same name, or one says nothing of data.
+        ConfigError: two configurations have the same name, or one has no source or task.
     """
-    members: dict[str, Member] = {}
+    tasks: dict[str, TaskData] = {}
     for path in mix.mix:
-        name, values = Path(path).stem, data_of(path)
-        if name in members:
+        name, values = Path(path).stem, values_of(path)
+        if name in tasks:
             raise ConfigError(f"mix: two configurations are called {name}; rename one of the files")
         source, task = as_dict(values["source"], "source"), as_dict(values["task"], "task")
         if not (source and task):
             raise ConfigError(f"mix: {path} has no source and task, nor data and kind")
-        members[name] = load_member(source, task, run, max_bad_share, mix.examples)
+        tasks[name] = load_task_data(source, task, run, max_bad_share, mix.examples)
         if mix.task_prefix:
-            add_prefix(members[name], f"{name}: ")
-    return members
+            add_prefix(tasks[name], f"{name}: ")
+    return tasks
 
 
-def add_prefix(member: Member, prefix: str) -> None:
-    """Begin the prompts of a member with a text."""
-    member.task = NamedTask(member.task, prefix)
-    for data in (member.train, member.validation, member.test):
-        data.task = member.task
+def add_prefix(data: TaskData, prefix: str) -> None:
+    """Begin the prompts of a task with a text."""
+    data.task = PrefixedTask(data.task, prefix)
+    for split in (data.train, data.validation, data.test):
+        split.task = data.task
 
 
-def training_data(
-    members: dict[str, Member], mix: MixArguments, run: RunArguments
+def combine_training_data(
+    tasks: dict[str, TaskData], mix: MixArguments, run: RunArguments
 ) -> TaskDataset | TaskStream | Mixture | StreamMixture:
-    """The only member's data, or a mixture for the whole run, in which each comes as often as its weight says.
+    """The train split of the only task, or the weighted mixture of several for the whole run.
 
     Raises:
         ConfigError: the length of the run is not known.
     """
-    if len(members) == 1:
-        return next(iter(members.values())).train
-    lengths = {name: run_length(member.train) for name, member in members.items()}
+    if len(tasks) == 1:
+        return next(iter(tasks.values())).train
+    lengths = {name: run_length(data.train) for name, data in tasks.items()}
     if run.max_steps <= 0:
         known = [length for length in lengths.values() if length is not None]
         if len(known) < len(lengths):
             raise ConfigError("max_steps is missing: the length of a stream in the mixture is not known")
         run.max_steps = max(1, math.ceil(run.num_train_epochs * sum(known) / run.examples_per_step))
-    given = mix.mix_weights or ["size"] * len(members)
-    weights: dict[str, float | str] = dict(zip(members, given, strict=True))
-    run.say("Mixture of " + ", ".join(f"{name} ({lengths[name] or 'a stream'}, {weights[name]})" for name in members))
-    return mixed_data({name: member.train for name, member in members.items()}, weights, run)
+    given = mix.mix_weights or ["size"] * len(tasks)
+    weights: dict[str, float | str] = dict(zip(tasks, given, strict=True))
+    run.say("Mixture of " + ", ".join(f"{name} ({lengths[name] or 'a stream'}, {weights[name]})" for name in tasks))
+    return mix_datasets({name: data.train for name, data in tasks.items()}, weights, run)

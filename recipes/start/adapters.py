@@ -1,7 +1,7 @@
-"""LoRA, QLoRA and DoRA: small trained matrices beside the frozen weights of a checkpoint.
+"""LoRA, QLoRA and DoRA: small trainable matrices added to the frozen weights of a checkpoint.
 
-They are added by Transformers' own integration of peft, so that the model keeps its class: generation, the Trainer and
-evaluation know nothing of them, and `save_pretrained` writes the adapters alone.
+Transformers' integration of peft adds them, so that the model keeps its class: generation, the Trainer and evaluation
+need no changes, and `save_pretrained` writes the adapters alone.
 """
 
 from collections.abc import Sequence
@@ -27,32 +27,30 @@ from openpali.modeling.dtypes import DTYPES, dtype_name
 from openpali.modeling.four_bit import four_bit_config, load_four_bit, silence_bitsandbytes, sizes
 from openpali.modeling.transformers_versions import peft_refusal
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.run.datasets import check_folder
+from openpali.recipes.run.checkpoint_name import check_checkpoint
 from openpali.recipes.training.optimizer import component_of
 
-# what weights are trained in
+# dtypes in which weights are trained
 TRAINED = {name: DTYPES[name] for name in ("float32", "bfloat16")}
 
 
 @dataclass
 class AdapterArguments:
-    """What trains: everything that is not frozen, or adapters in its place."""
+    """Options of adapters, which train in place of the weights."""
 
     peft: Literal["none", "lora", "qlora", "dora"] = field(
         default="none",
         metadata={
-            "help": "none: the weights themselves; lora: adapters beside them; qlora: beside 4-bit weights;"
-            " dora: adapters with a trained length for every output"
+            "help": "none: train the weights; lora: adapters; qlora: adapters on 4-bit weights;"
+            " dora: adapters with a magnitude vector"
         },
     )
     lora_rank: int = field(default=16, metadata={"help": "rank of the adapters"})
     lora_alpha: float = field(default=32.0, metadata={"help": "adapters are multiplied by this / lora_rank"})
-    lora_dropout: float = field(default=0.0, metadata={"help": "dropout before the adapters"})
+    lora_dropout: float = field(default=0.0, metadata={"help": "dropout on the adapters' inputs"})
     lora_targets: list[str] = field(
         default_factory=list,
-        metadata={
-            "help": "layers with adapters by the ends of their names, as in q_proj v_proj; all linear ones if unset"
-        },
+        metadata={"help": "ends of the names of layers with adapters, as in q_proj v_proj; all linear ones if unset"},
     )
 
     def __post_init__(self):
@@ -66,27 +64,27 @@ def check_start(name: str) -> str:
     """The folder or Hub name of a whole checkpoint.
 
     Raises:
-        ConfigError: if it is missing, or holds adapters.
+        ConfigError: it is missing, or holds adapters.
     """
     if Path(name, ADAPTER_CONFIG).exists():
         raise ConfigError(f"model: {name} holds adapters; merge them first: openpali merge {name} NEW_FOLDER")
-    return check_folder(name, "model")
+    return check_checkpoint(name, "model")
 
 
 def load_for_training(
     name: str, args: AdapterArguments, dtype: Literal["auto", "float32", "bfloat16"], run: RunArguments
 ) -> PreTrainedModel:
-    """Load a checkpoint as `args` say, with new adapters if they want some.
+    """Load a checkpoint to train, with new adapters if `args` asks for them.
 
     Args:
         name: folder or Hub name of a whole checkpoint.
-        args: which adapters.
-        dtype: of the weights that are not 4-bit. "auto" is float32, and for weights that stay frozen under adapters
-            bfloat16 where the GPU computes in it.
-        run: its device, and the components that it freezes.
+        args: options of adapters.
+        dtype: of the weights that are not 4-bit. "auto" is float32, and for frozen weights under adapters bfloat16
+            where the GPU supports it.
+        run: gives the device and the frozen components.
 
     Raises:
-        ConfigError: if no layer is left for adapters, or bitsandbytes is missing.
+        ConfigError: no layer is left for adapters, or bitsandbytes is missing.
     """
     kind = model_class(checkpoint_config(name))
     default = torch.float32 if args.peft == "none" else frozen_dtype(run.device)
@@ -107,16 +105,16 @@ def load_for_training(
 
 
 def frozen_dtype(device: torch.device) -> torch.dtype:
-    """What frozen weights are kept and computed in: bfloat16 on GPUs that have it, else float32.
+    """Dtype of frozen weights: bfloat16 on GPUs that support it, else float32.
 
-    Not float16, in which T5 overflows; and on CPUs float32 is the faster one.
+    T5 overflows in float16, and on CPUs float32 is faster than bfloat16.
     """
     has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if has_bfloat16 or device.type == "xpu" else torch.float32
 
 
 def describe_four_bit(model: nn.Module, dtype: torch.dtype) -> str:
-    """How much of a model is quantised, and what that saves."""
+    """A sentence about the quantised share of a model and the memory that it saves."""
     name = dtype_name(dtype)
     quantised, total, now, before = sizes(model)
     return (
@@ -126,21 +124,21 @@ def describe_four_bit(model: nn.Module, dtype: torch.dtype) -> str:
 
 
 def add_adapters(model: PreTrainedModel, args: AdapterArguments, freeze: Sequence[str]) -> int:
-    """Put untrained adapters beside linear layers; they change no output yet.
+    """Add untrained adapters to linear layers; they do not change outputs yet.
 
-    The projector gets them like the rest. It is small enough to be trained whole, but its weights would then have to
-    be kept whole with every checkpoint, and merging and resuming would need a second way.
+    The projector gets adapters too. It is small enough to train whole, but checkpoints would then hold its weights,
+    and merging and resuming would need a second code path.
 
     Args:
         model: its class stays the same.
         args: kind, rank, scale, dropout and targets.
-        freeze: components that get none.
+        freeze: components without adapters.
 
     Returns:
-        Number of layers that have adapters now.
+        Number of layers with adapters.
 
     Raises:
-        ConfigError: if a target is none, or a weight is zero where DoRA needs its length.
+        ConfigError: a target matches no layer, or a weight is zero where DoRA divides by its norm.
     """
     silence_bitsandbytes()
     from peft import LoraConfig
@@ -155,9 +153,9 @@ def add_adapters(model: PreTrainedModel, args: AdapterArguments, freeze: Sequenc
         task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
     )
     model.add_adapter(config)
-    # peft makes a set of it, which is written in another order each time
+    # peft makes it a set, whose order changes from run to run
     config.target_modules = sorted(config.target_modules or layers)
-    # a Hub name holds anywhere; a folder as it was given would hold in one working directory only
+    # a Hub name is valid anywhere; a relative folder only in one working directory
     name = str(model.name_or_path)
     config.base_model_name_or_path = str(Path(name).resolve()) if Path(name).is_dir() else name
     widen_adapters(model)
@@ -173,12 +171,11 @@ def target_layers(model: PreTrainedModel, targets: Sequence[str], freeze: Sequen
 
     Args:
         model: without adapters.
-        targets: a layer is one if its name ends with one of these, at a dot; without targets every linear layer
-            is one except the vocabulary projection.
-        freeze: components that have none.
+        targets: ends of names, at a dot; without targets every linear layer except the LM head.
+        freeze: components without adapters.
 
     Raises:
-        ConfigError: naming a target that fits no linear layer, or that the loss reads without calling it.
+        ConfigError: a target matches no linear layer, or one whose weight the loss reads without calling it.
     """
     head: Any = model.get_output_embeddings()
     modules = dict(model.named_modules())
@@ -187,7 +184,7 @@ def target_layers(model: PreTrainedModel, targets: Sequence[str], freeze: Sequen
         found = {name for name in modules if name == target or name.endswith(f".{target}")}
         if any(modules[name] is head or isinstance(modules[name], nn.Embedding) for name in found):
             raise ConfigError(
-                f"lora_targets: {target!r} is an embedding table or the vocabulary projection, whose weight the loss"
+                f"lora_targets: {target!r} is an embedding table or the LM head, whose weight the loss"
                 " reads directly: an adapter beside it would not be used; leave it out"
             )
         if not found & linear:

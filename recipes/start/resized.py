@@ -1,4 +1,4 @@
-"""Transfers at another resolution: the keys that differ there, and the model resized for it."""
+"""Transfers at another resolution: the keys that differ at it, and the resized model."""
 
 from pathlib import Path
 from typing import Any
@@ -8,18 +8,19 @@ from transformers import PreTrainedModel
 from openpali.data.files.config import ConfigError, as_dict, typed
 from openpali.modeling.auto import check_tokens, checkpoint_config, load_answering, load_processor
 from openpali.modeling.resolution import set_resolution
-from openpali.recipes.run.arguments import RunArguments, known_keys, read_values
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.run.command_line import known_keys, read_values
 from openpali.recipes.start.adapters import TRAINED, AdapterArguments, load_for_training
 
 RESIZED_FOLDER = "resized"
 
 
 def resolution_keys(classes: list[type], argv: list[str] | None) -> dict[str, Any]:
-    """What `resolutions` of a configuration says of the resolution that is asked for.
+    """The block of `resolutions` for the resolution of a run.
 
-    The block of `--resolution`, or of the checkpoint's own image size without it; nothing for a size that has no
-    block. Of mappings such as `task` a block holds only the entries that differ. The blocks are left out of the
-    result, so that a configuration that was resolved with one of them is not changed by it again.
+    That is `--resolution`, or the checkpoint's image size; a size without a block has no keys. Of mappings such as
+    `task` a block holds only the entries that differ. The result clears `resolutions`, so that a resolved
+    configuration is not changed again.
 
     Raises:
         ConfigError: a block of any resolution has an unknown key or a value of the wrong type.
@@ -32,15 +33,15 @@ def resolution_keys(classes: list[type], argv: list[str] | None) -> dict[str, An
         found[int(size)] = typed(block or {}, known, f"resolutions: {size}")
     if not blocks:
         return {}
-    chosen = found.get(given["resolution"] or own_size(given["model"]) or 0, {})
+    chosen = found.get(given["resolution"] or checkpoint_image_size(given["model"]) or 0, {})
     merged = {
         key: as_dict(given[key], key) | value if isinstance(value, dict) else value for key, value in chosen.items()
     }
     return merged | {"resolutions": None}
 
 
-def own_size(model: str | None) -> int | None:
-    """Side of a checkpoint's images in pixels; None when it cannot be read, which is told where it is loaded."""
+def checkpoint_image_size(model: str | None) -> int | None:
+    """Side of a checkpoint's images in pixels; None where it cannot be read, which raises where it is loaded."""
     try:
         return checkpoint_config(model or "").vision_config.image_size
     except (OSError, ValueError, AttributeError):
@@ -50,24 +51,22 @@ def own_size(model: str | None) -> int | None:
 def load_resized(
     folder: str, size: int | None, adapters: AdapterArguments, dtype: Any, run: RunArguments
 ) -> tuple[Any, PreTrainedModel]:
-    """Processor and model to train, for images of `size` pixels.
+    """Load processor and model for images of `size` pixels.
 
-    Adapters are saved without what they were trained on. Where that has to be resized, it is saved as a whole in the
-    run's folder first, so that they find it again.
+    Adapters are saved without their base model. Where that has to be resized, it is saved in the run's folder first,
+    so that the adapters find it.
 
     Raises:
-        ConfigError: the model cannot have that size.
+        ConfigError: the model does not support the size.
     """
     config, processor = checkpoint_config(folder), load_processor(folder)
     if size in (None, config.vision_config.image_size):
-        return processor, fitting(folder, load_for_training(folder, adapters, dtype, run), processor)
+        return processor, with_all_tokens(folder, load_for_training(folder, adapters, dtype, run), processor)
     assert size is not None
-    run.say(
-        f"ImageFolder of {size} pixels in place of {config.vision_config.image_size}: position embeddings are resized"
-    )
+    run.say(f"Images of {size} pixels in place of {config.vision_config.image_size}: position embeddings are resized")
     try:
         if adapters.peft == "none":
-            model = fitting(folder, load_for_training(folder, adapters, dtype, run), processor)
+            model = with_all_tokens(folder, load_for_training(folder, adapters, dtype, run), processor)
             set_resolution(model, processor, size)
             return processor, model
         resized = run.folder / RESIZED_FOLDER
@@ -79,8 +78,8 @@ def load_resized(
     return load_processor(resized), load_for_training(str(resized.resolve()), adapters, dtype, run)
 
 
-def fitting(folder: str, model: PreTrainedModel, processor: Any) -> PreTrainedModel:
-    """The model, if it has all tokens of its processor."""
+def with_all_tokens(folder: str, model: PreTrainedModel, processor: Any) -> PreTrainedModel:
+    """The model, once it is known to have all tokens of its processor."""
     check_tokens(folder, model, processor)
     return model
 

@@ -1,7 +1,7 @@
-"""Adafactor as the papers' code has it: Adam with little state, for models whose moments would not fit.
+"""Adafactor as in big_vision: Adam with little state, for models whose moments would not fit into memory.
 
-What departs from the Adafactor of Shazeer and Stern (arXiv 1804.04235), of torch and of Transformers:
-- steps are not scaled by the size of the parameters: the learning rate means what it means in Adam;
+Differences from the Adafactor of Shazeer and Stern (arXiv 1804.04235), of torch and of Transformers:
+- steps are not scaled by the size of the parameters: the learning rate has its meaning in Adam;
 - momentum is kept, in bfloat16, over normalised gradients and before the learning rate;
 - the second moment's decay rises as 1 - step^-0.8 but no further than 0.999 (as for ViT-G, arXiv 2106.04560);
 - matrices with a side below 32 keep their whole second moment; only `clip_threshold` clips anything.
@@ -19,7 +19,7 @@ from openpali.data.files.config import ConfigError, nearest
 
 
 class Adafactor(Optimizer):
-    """See above; state of an `[m, n]` matrix: momentum in 2 bytes, and m + n numbers in float32."""
+    """Adafactor; the state of an `[m, n]` matrix is its momentum in bfloat16, and m + n numbers in float32."""
 
     def __init__(
         self,
@@ -33,19 +33,19 @@ class Adafactor(Optimizer):
         min_dim_size_to_factor: int = 32,
         weight_decay: float = 0.0,
     ):
-        """Set up the groups.
+        """Create the optimizer.
 
         Args:
-            params: parameters, or groups of them, each with `lr` and `weight_decay` of its own where they differ.
+            params: parameters, or groups of them with their own `lr` and `weight_decay`.
             lr: learning rate.
             momentum: decay of the mean of normalised gradients; 0 keeps none.
             decay_exponent: the second moment decays by 1 - step^-decay_exponent.
-            beta2_cap: the most it decays by.
+            beta2_cap: upper limit of this decay.
             eps: added to squared gradients.
             clip_threshold: normalised gradients whose root mean square is larger are scaled down to it.
             min_dim_size_to_factor: tensors whose second longest side is at least this keep means along the two
-                longest sides in place of the whole second moment.
-            weight_decay: share of the parameter, times `lr`, that a step takes away.
+                longest sides instead of the whole second moment.
+            weight_decay: a step multiplies parameters by 1 - `lr` * `weight_decay`.
 
         Raises:
             ValueError: a value out of its range.
@@ -87,12 +87,12 @@ class Adafactor(Optimizer):
         if group["clip_threshold"] is not None:
             direction = direction / (direction.square().mean().sqrt() / group["clip_threshold"]).clamp(min=1)
         if group["momentum"]:
-            direction = with_momentum(direction, state, group["momentum"])
+            direction = apply_momentum(direction, state, group["momentum"])
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(direction.to(parameter.dtype), alpha=-group["lr"])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take state as it was saved: torch would give every tensor the parameter's dtype, which is not exact."""
+        """Load the state in its saved dtypes; torch would cast every tensor to the parameter's dtype."""
         super().load_state_dict(state_dict)
         numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
@@ -102,19 +102,19 @@ class Adafactor(Optimizer):
 
 
 def normalised(gradient: torch.Tensor, state: dict[str, Any], decay: float, eps: float, smallest: int) -> torch.Tensor:
-    """The gradient over the root of its second moment, whose estimate in `state` moves on."""
+    """The gradient divided by the root of its second moment, whose estimate in `state` is updated."""
     squared = gradient.square() + eps
     sides = factored_sides(gradient.shape, smallest)
     if sides is None:
-        return gradient * moved(state, "moment", squared, decay).rsqrt()
+        return gradient * update_mean(state, "moment", squared, decay).rsqrt()
     short, long = sides
-    of_short = moved(state, "short_means", squared.mean(dim=long, keepdim=True), decay)
-    of_long = moved(state, "long_means", squared.mean(dim=short, keepdim=True), decay)
+    of_short = update_mean(state, "short_means", squared.mean(dim=long, keepdim=True), decay)
+    of_long = update_mean(state, "long_means", squared.mean(dim=short, keepdim=True), decay)
     return gradient * (of_short / of_short.mean(dim=short, keepdim=True)).rsqrt() * of_long.rsqrt()
 
 
-def moved(state: dict[str, Any], name: str, value: torch.Tensor, decay: float) -> torch.Tensor:
-    """The mean of that name in `state`, after it has moved towards a value; the first value as it is."""
+def update_mean(state: dict[str, Any], name: str, value: torch.Tensor, decay: float) -> torch.Tensor:
+    """Update the running mean `name` in `state` with a value, and return it."""
     if name in state:
         state[name].mul_(decay).add_(value, alpha=1 - decay)
     else:
@@ -123,15 +123,15 @@ def moved(state: dict[str, Any], name: str, value: torch.Tensor, decay: float) -
 
 
 def factored_sides(shape: torch.Size, smallest: int) -> tuple[int, int] | None:
-    """The second longest and the longest dimension, None where the second longest is below `smallest`."""
+    """Dimensions of the second longest and the longest side; None where the second longest is below `smallest`."""
     order = sorted(range(len(shape)), key=lambda dim: shape[dim])
     if len(shape) < 2 or shape[order[-2]] < smallest:
         return None
     return order[-2], order[-1]
 
 
-def with_momentum(direction: torch.Tensor, state: dict[str, Any], momentum: float) -> torch.Tensor:
-    """The mean of directions in float32; what is kept of it is rounded, and its decay, as in the papers' code."""
+def apply_momentum(direction: torch.Tensor, state: dict[str, Any], momentum: float) -> torch.Tensor:
+    """Running mean of directions in float32; its stored copy and its decay are rounded, as in big_vision."""
     mean = direction * (1 - momentum)
     if "momentum" in state:
         rounded = torch.tensor(momentum, dtype=torch.bfloat16).item()

@@ -1,4 +1,4 @@
-"""Which weights of a run are kept: those of the best validation score, and what decides where scores are equal."""
+"""The best weights of a run: those of the best validation score; ties go to the lower loss, then to the later."""
 
 import json
 import math
@@ -11,17 +11,17 @@ from openpali.recipes.training.progress import read_log
 
 
 def read_best(folder: Path) -> dict[str, Any] | None:
-    """Step, value and validation loss of the best weights kept so far."""
+    """Step, score and validation loss of the best weights so far; None without any."""
     path = folder / BEST_FOLDER / BEST_FILE
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def best_row(step: int, metric: str, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """What `best.json` says of weights; null is undefined, or not known.
+    """The content of `best.json`; null where a number is undefined or not known.
 
     Args:
         step: of the weights.
-        metric: that decides.
+        metric: that picks the best weights.
         metrics: of the evaluation, as `eval_accuracy`.
 
     Raises:
@@ -29,28 +29,28 @@ def best_row(step: int, metric: str, metrics: Mapping[str, float]) -> dict[str, 
     """
     if f"eval_{metric}" not in metrics:
         raise KeyError(f"evaluation gives {', '.join(metrics)}, and not the metric {metric}")
-    value, loss = (known(metrics.get(f"eval_{key}")) for key in (metric, "loss"))
+    value, loss = (none_if_nan(metrics.get(f"eval_{key}")) for key in (metric, "loss"))
     return {"step": step, "metric": metric, "value": value, "loss": loss}
 
 
-def known(value: float | None) -> float | None:
-    """A number, or None for nan."""
+def none_if_nan(value: float | None) -> float | None:
+    """The number; None for nan."""
     return None if value is None or math.isnan(value) else value
 
 
 def rank(row: Mapping[str, Any]) -> tuple[float, float]:
-    """The score, then the validation loss; an undefined score is below every other one."""
+    """Sort key: the score (undefined is lowest), then the negative validation loss."""
     value, loss = row["value"], row.get("loss")
     return -math.inf if value is None else value, -math.inf if loss is None else -loss
 
 
-def is_better(row: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
-    """Whether weights replace the best ones: a higher score; of equal ones the lower loss; of equal ones the later."""
+def replaces_best(row: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
+    """Whether weights replace the best ones, which are earlier."""
     return best is None or rank(row) >= rank(best)
 
 
 def describe_best(folder: Path) -> str:
-    """What is said of the weights that are kept, with a warning where the score never moved."""
+    """A sentence about the best weights, or a warning where all evaluations gave the same score."""
     best = read_best(folder)
     assert best is not None
     key = f"eval_{best['metric']}"
@@ -62,6 +62,6 @@ def describe_best(folder: Path) -> str:
     if best.get("loss") is not None:
         kept += f", whose validation loss of {best['loss']:.4g} is the lowest"
     return (
-        f"Warning: {best['metric']} was {shown} at all {len(values)} evaluations and cannot tell weights apart:"
+        f"Warning: {best['metric']} was {shown} at all {len(values)} evaluations and does not rank the weights:"
         f" {kept}. Look at the answers, and give more validation records, or another metric."
     )

@@ -1,4 +1,4 @@
-"""What distributes a run over processes (DDP, FSDP2, DeepSpeed), and a model whose weights lie there in pieces."""
+"""Engines that distribute a run over processes: DDP, FSDP2 and DeepSpeed."""
 
 import argparse
 import contextlib
@@ -9,18 +9,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.commands.config.config_args import default_config_file
 from accelerate.utils import DistributedType
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
-
-from openpali.modeling.user_errors import CheckpointError
-from openpali.recipes.run.run_folder import load_weights
 
 NAMES = {
     DistributedType.NO: "no engine",
@@ -28,9 +23,9 @@ NAMES = {
     DistributedType.MULTI_CPU: "DDP",
     DistributedType.FSDP: "FSDP",
 }
-# what launchers say of the number of processes
-ASKED = ("WORLD_SIZE", "OPENPALI_PROCESSES", "SLURM_NTASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
-# a launcher of accelerate by any of its names, in a command line whose words are parted by zero bytes
+# variables in which launchers give the number of processes
+PROCESS_COUNT_VARIABLES = ("WORLD_SIZE", "OPENPALI_PROCESSES", "SLURM_NTASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+# a launcher of accelerate by any of its names, in a command line whose words are separated by zero bytes
 LAUNCHER = re.compile(
     r"(^|[\0/.])(accelerate\0launch|accelerate_cli(\.py)?\0launch|accelerate-launch|commands[./]launch(\.py)?)\0"
 )
@@ -46,7 +41,7 @@ def describe_engine(accelerator: Accelerator) -> str:
 
 
 def engine_name(accelerator: Accelerator) -> str:
-    """As in a configuration of accelerate."""
+    """Name of the engine, with FSDP's version or ZeRO's stage."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         return f"DeepSpeed ZeRO-{plugin_of(accelerator).zero_stage}"
     name = NAMES.get(accelerator.distributed_type, str(accelerator.distributed_type))
@@ -59,14 +54,14 @@ def plugin_of(accelerator: Accelerator) -> Any:
     return state.fsdp_plugin if accelerator.distributed_type == DistributedType.FSDP else state.deepspeed_plugin
 
 
-def complaints(accelerator: Accelerator) -> list[str]:
-    """What the environment asked for and this run does not do, in sentences."""
+def launch_warnings(accelerator: Accelerator) -> list[str]:
+    """Sentences about processes and engines that the launcher requested and this run does not have."""
     found, count = [], accelerator.num_processes
-    asked = requested_processes()
-    for source, number in asked.items():
+    requested = requested_processes()
+    for source, number in requested.items():
         if number > count:
             found.append(f"{source} asks for {number} processes, and this run has {count}")
-    if asked and found:
+    if requested and found:
         found[-1] += ": with --cpu accelerate starts one; see recipes/configs/accelerate/cpu.yaml"
     wanted = {"ACCELERATE_USE_FSDP": DistributedType.FSDP, "ACCELERATE_USE_DEEPSPEED": DistributedType.DEEPSPEED}
     for name, kind in wanted.items():
@@ -76,32 +71,32 @@ def complaints(accelerator: Accelerator) -> list[str]:
 
 
 def requested_processes() -> dict[str, int]:
-    """Who asked for how many processes: the environment, and an `accelerate launch` above."""
-    given = {name: os.environ.get(name, "") for name in ASKED}
+    """Requested numbers of processes by source: the environment, and a parent `accelerate launch`."""
+    given = {name: os.environ.get(name, "") for name in PROCESS_COUNT_VARIABLES}
     found = {name: int(value) for name, value in given.items() if re.fullmatch(r"\d{1,9}", value)}
-    # a launcher that starts one process does not say in its environment that it was asked for more
+    # a launcher that starts one process does not put the requested number into the environment
     with contextlib.suppress(OSError):
         found |= accelerate_request(Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace"))
     return found
 
 
 def accelerate_request(command: str) -> dict[str, int]:
-    """The number of processes in a command line of `accelerate launch`, or in the configuration that it reads.
+    """The number of processes in a command line of `accelerate launch`, or in its configuration file.
 
     Args:
-        command: words that are parted by zero bytes, of any program. What cannot be understood asks for nothing,
-            since it is read for the sake of a warning.
+        command: of any program, words separated by zero bytes. One that cannot be parsed requests nothing, since the
+            result only serves a warning.
     """
     begin = LAUNCHER.search(command)
     if begin is None:
         return {}
-    # what stands behind the script is the script's
+    # words behind the script are its own
     words = takewhile(lambda word: word not in MODULE and not word.endswith(".py"), command[begin.end() :].split("\0"))
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--num_processes", "--num-processes", type=int)
     parser.add_argument("--config_file", "--config-file")
     parser.add_argument("--cpu", action="store_true")
-    # of all that a person may write, nothing is worth ending the run here
+    # no command line that a user may write is worth an error here
     with contextlib.suppress(Exception):
         args, _ = parser.parse_known_args(list(words))
         if args.num_processes is not None:
@@ -112,11 +107,11 @@ def accelerate_request(command: str) -> dict[str, int]:
     return {}
 
 
-def name_layers(model: PreTrainedModel, accelerator: Accelerator) -> None:
-    """Tell FSDP what to cut into units of their own: the layers of all towers.
+def set_fsdp_units(model: PreTrainedModel, accelerator: Accelerator) -> None:
+    """Make the layers of all towers FSDP's units.
 
-    Transformers' list for our models also names classes that only other models of the same backbones have, which
-    accelerate refuses.
+    Transformers' list for our models also names classes of other models with the same backbones, which accelerate
+    refuses.
     """
     if accelerator.distributed_type == DistributedType.FSDP:
         kinds = {type(module).__name__ for module in model.modules()}
@@ -127,10 +122,10 @@ def name_layers(model: PreTrainedModel, accelerator: Accelerator) -> None:
 
 @contextlib.contextmanager
 def tables_in_root(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, FSDP leaves the tables of embeddings to the unit of the whole model.
+    """Context in which FSDP keeps embedding tables in the unit of the whole model.
 
     accelerate would make units of their modules. But encoder and decoder share a table, which must not lie in two
-    units, and our loss reads the vocabulary projection's weight without calling its module, which gathers nothing.
+    units, and our loss reads the LM head's weight without calling its module, which gathers nothing.
     """
     hidden: Any = model
     hidden.get_input_embeddings = hidden.get_output_embeddings = lambda: None
@@ -142,9 +137,9 @@ def tables_in_root(model: PreTrainedModel) -> Iterator[None]:
 
 @contextlib.contextmanager
 def gathered(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
-    """Inside, any part of a model can be called, as generation calls the encoder alone.
+    """Context in which any submodule can be called, as generation calls the encoder alone.
 
-    FSDP2 gathers what a part itself holds only when the whole model is called. DeepSpeed gathers each layer's weights.
+    FSDP2 gathers the weights outside layers only when the whole model is called. DeepSpeed gathers each layer's.
     """
     units = unshard(model)
     try:
@@ -157,54 +152,9 @@ def gathered(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
 
 
 def unshard(model: nn.Module) -> list[Any]:
-    """Gather all weights of FSDP2 for good, after the last step; gives the units, none of a model without it."""
+    """Gather all weights of FSDP2 permanently, and return its units; an empty list for a model without FSDP2."""
     units: list[Any] = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for unit in units:
         unit.set_reshard_after_forward(False, recurse=False)
         unit.unshard()
     return units
-
-
-def load_into(model: PreTrainedModel, folder: Path | str, accelerator: Accelerator) -> None:
-    """Put a whole checkpoint's weights into a model, also into one whose weights are in shards; for all processes.
-
-    Raises:
-        RuntimeError: naming parameters that the checkpoint lacks.
-    """
-    if isinstance(model, FSDPModule):
-        # fully_shard has put a class of its own before the model's
-        kind = next(kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
-        whole = complete(kind, model, folder).state_dict() if accelerator.is_main_process else {}
-        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=True)
-        set_model_state_dict(model, whole, options=options)
-        return
-    if accelerator.distributed_type == DistributedType.DEEPSPEED and plugin_of(accelerator).zero_stage == 3:
-        load_into_zero3(model, folder, accelerator)
-    else:
-        load_weights(model, folder)
-
-
-def load_into_zero3(model: PreTrainedModel, folder: Path | str, accelerator: Accelerator) -> None:
-    """The same where parameters are whole only inside a context of DeepSpeed's, which sends them from one process."""
-    from deepspeed.runtime.zero import GatheredParameters  # pyright: ignore[reportMissingImports]
-    from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
-
-    # from_pretrained would give a model in shards as well, and initialise their flat weights as if they were whole
-    unset_hf_deepspeed_config()
-    try:
-        whole = dict(complete(type(model), model, folder).named_parameters()) if accelerator.is_main_process else {}
-    finally:
-        set_hf_deepspeed_config(plugin_of(accelerator).hf_ds_config)
-    for name, parameter in model.named_parameters():
-        with torch.no_grad(), GatheredParameters([parameter], modifier_rank=0):
-            if whole:
-                parameter.copy_(whole[name])
-
-
-def complete(kind: Any, model: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
-    """A model of the same kind from a checkpoint that has all of its parameters."""
-    loaded, info = kind.from_pretrained(folder, config=model.config, dtype=model.dtype, output_loading_info=True)
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise CheckpointError(f"{folder} lacks {len(missing)} parameters, among them {', '.join(missing[:3])}")
-    return loaded

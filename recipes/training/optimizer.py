@@ -1,7 +1,6 @@
-"""Learning-rate schedules, and the table of what trains, how fast, and what decays."""
+"""What trains, at which learning rate and weight decay: components of a model, freezing, and optimizer groups."""
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,7 @@ from openpali.eval.answering.load_model import adapter_parameters
 from openpali.modeling.four_bit import scalars
 from openpali.recipes.run.arguments import RunArguments
 
-# the boxes of the papers' figures by the names that Transformers' modules have
+# boxes of the papers' figures, by the names of Transformers' modules
 COMPONENTS = (
     "vision_tower",
     "vision_model",
@@ -26,36 +25,10 @@ COMPONENTS = (
 )
 
 
-def schedule(kind: str, warmup: int, total: int, cooldown: int = 0, timescale: int = 10_000) -> Callable[[int], float]:
-    """Multiplier of the learning rate as a function of the optimizer step.
-
-    Args:
-        kind: "cosine" falls to 0 at `total`; "rsqrt" is 1 / sqrt(1 + steps since warm-up / timescale) and can go
-            on for ever, with a linear fall to 0 over the last `cooldown` steps; "constant" stays at 1.
-        warmup: steps of a linear rise from 0; the multiplier of the first step is then 0. Negative where it ended so
-            many steps before this run, which goes on with the curve of rsqrt.
-        total: steps of the run.
-        cooldown: steps of the fall at the end of rsqrt.
-        timescale: steps after which rsqrt is 1 / sqrt(2).
-    """
-
-    def multiplier(step: int) -> float:
-        rise = min(1.0, step / warmup) if warmup > 0 else 1.0
-        since = max(0, step - warmup)
-        if kind == "cosine":
-            return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, since / max(1, total - warmup))))
-        if kind == "rsqrt":
-            fall = min(1.0, max(0, total - step) / cooldown) if cooldown else 1.0
-            return rise * fall / math.sqrt(1 + since / timescale)
-        return rise
-
-    return multiplier
-
-
 def component_of(name: str) -> str:
-    """The component that a parameter belongs to, by the first part of its dotted name that is one."""
+    """The component of a parameter: the first part of its dotted name that is one of `COMPONENTS`."""
     parts = name.split(".")
-    # T5Gemma's encoder has no name of a figure and lies one level down
+    # T5Gemma's encoder is not in `COMPONENTS` and lies one level down
     first = parts[1] if parts[0] == "model" and len(parts) > 2 else parts[0]
     return next((part for part in parts if part in COMPONENTS), first)
 
@@ -81,8 +54,8 @@ class Component:
         weight_decay: of the matrices.
         frozen: whether `freeze` lists it.
         matrices: weights of linear and convolutional layers; in a model with adapters only those of adapters.
-        others: the rest, likewise.
-        base: what adapters stand beside; it never trains.
+        others: all other trainable parameters.
+        base: weights that adapters are added to; they never train.
     """
 
     name: str
@@ -99,14 +72,14 @@ class Component:
 
 
 def count(parameters: Iterable[nn.Parameter]) -> int:
-    """Number of scalars that parameters stand for, 4-bit ones too."""
+    """Number of scalars in parameters, also of packed 4-bit ones."""
     return sum(map(scalars, parameters))
 
 
 def components(model: nn.Module, args: RunArguments) -> list[Component]:
     """Sort a model's parameters into components, in the model's order; freezes nothing yet.
 
-    In a model with adapters nothing but adapters can train.
+    In a model with adapters only adapters can train.
 
     Raises:
         ConfigError: if `freeze` or `lr_multipliers` names a component that the model lacks.
@@ -132,10 +105,10 @@ def components(model: nn.Module, args: RunArguments) -> list[Component]:
 
 
 def freeze(table: list[Component]) -> None:
-    """Switch gradients on in what can train of components that are not frozen, and off everywhere else.
+    """Switch gradients on for trainable parameters of components that are not frozen, and off for all others.
 
     Raises:
-        ConfigError: if nothing is left to train.
+        ConfigError: nothing is left to train.
     """
     for row in table:
         for parameter in row.base:
@@ -163,22 +136,22 @@ def parameter_groups(table: list[Component], learning_rate: float) -> list[dict[
     return groups
 
 
-def describe(table: list[Component], learning_rate: float) -> str:
-    """The table as text, with parameter counts; those of adapters stand apart from those of what they stand beside."""
+def format_table(table: list[Component], learning_rate: float) -> str:
+    """The table as text, with parameter counts; those of adapters have their own column."""
     adapted = any(row.base for row in table)
     titles = ["parameters", "adapters", "trainable"] if adapted else ["parameters", "trainable"]
-    lines, numbers = [line("component", titles, "peak lr", "weight decay")], []
+    lines, numbers = [format_row("component", titles, "peak lr", "weight decay")], []
     for row in table:
         own, trained = count(row.matrices + row.others), row.trainable()
         numbers.append([count(row.base), own, trained] if adapted else [own, trained])
         decay = f"{row.weight_decay:g} on {count(row.matrices):,}" if row.weight_decay else "none"
         rate = (f"{learning_rate * row.lr_multiplier:.3g}", decay) if trained else ("frozen", "")
-        lines.append(line(row.name, numbers[-1], *rate))
-    lines.append(line("total", [sum(column) for column in zip(*numbers)]))
+        lines.append(format_row(row.name, numbers[-1], *rate))
+    lines.append(format_row("total", [sum(column) for column in zip(*numbers)]))
     return "\n".join(lines)
 
 
-def line(name: str, numbers: Sequence[int | str], rate: str = "", decay: str = "") -> str:
-    """One line of the table."""
+def format_row(name: str, numbers: Sequence[int | str], rate: str = "", decay: str = "") -> str:
+    """One row of the table."""
     cells = "".join(f"{cell if isinstance(cell, str) else f'{cell:,}':>15}" for cell in numbers)
     return f"{name:<22}{cells}{rate:>11}  {decay}".rstrip()

@@ -1,4 +1,4 @@
-"""What a person sees of a run, and how a person stops one."""
+"""Progress of a run on the terminal, in `logs.jsonl` and in TensorBoard, and how Ctrl-C stops it."""
 
 import contextlib
 import json
@@ -31,12 +31,12 @@ class Throughput:
         self.restart(0)
 
     def restart(self, step: int) -> None:
-        """Begin to count at `step`."""
+        """Start counting at `step`."""
         self.step, self.since = step, time.perf_counter()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out what happens inside."""
+        """Context whose time does not count."""
         begin = time.perf_counter()
         try:
             yield
@@ -52,20 +52,20 @@ class Throughput:
 
 
 class PaddingShare:
-    """Share of the batches' places that hold padding and not tokens."""
+    """Share of padding in the batches."""
 
     def __init__(self):
-        self.tokens, self.places = torch.tensor(0), 0
+        self.tokens, self.positions = torch.tensor(0), 0
 
     def count(self, batch: dict[str, Any]) -> None:
-        """Count a batch of PaliGemma's; the sum stays on its device, so that nothing waits for it."""
+        """Count a batch of PaliGemma; the sum stays on its device, so that nothing waits for it."""
         real = real_tokens(batch)
-        self.tokens, self.places = self.tokens.to(real.device) + real.sum(), self.places + real.numel()
+        self.tokens, self.positions = self.tokens.to(real.device) + real.sum(), self.positions + real.numel()
 
     def share(self) -> float:
         """In [0, 1), since the last call."""
-        share = 1 - int(self.tokens) / self.places
-        self.tokens, self.places = torch.tensor(0), 0
+        share = 1 - int(self.tokens) / self.positions
+        self.tokens, self.positions = torch.tensor(0), 0
         return share
 
 
@@ -81,7 +81,7 @@ class RunLog(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Drop what was logged after the checkpoint that a resumed run starts from."""
+        """Remove log rows from after the checkpoint that a resumed run starts from."""
         self.begin_step, self.begin_time = state.global_step, time.perf_counter()
         if not state.is_world_process_zero:
             return
@@ -112,7 +112,7 @@ class RunLog(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """One JSON line, TensorBoard scalars, and one line (or the bar) for the person who watches."""
+        """Write a JSON line and TensorBoard scalars, and print a line or update the bar."""
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         row = {"step": state.global_step, **{SHORT.get(k, k): v for k, v in logs.items()}}
@@ -127,7 +127,7 @@ class RunLog(TrainerCallback):
         self.show(row, state)
 
     def show(self, row: dict[str, float], state: TrainerState) -> None:
-        """Losses into the bar where there is a terminal; everything else as a line."""
+        """Show losses in the bar if there is one; print everything else as a line."""
         if self.bar is not None and "loss" in row:
             rate = f"{row['examples_per_second']:.0f}"
             self.bar.set_postfix({"loss": f"{row['loss']:.4f}", "examples/s": rate})
@@ -140,7 +140,7 @@ class RunLog(TrainerCallback):
                 f"{padding}  {self.time_left(state)} left"
             )
         else:
-            scores = [f"{k[5:]} {in_short(v)}" for k, v in row.items() if k.startswith("eval_")]
+            scores = [f"{k[5:]} {format_score(v)}" for k, v in row.items() if k.startswith("eval_")]
             line = f"step {state.global_step}/{state.max_steps}  validation  " + "  ".join(scores)
         tqdm.write(line) if self.bar is not None else print(line, flush=True)
 
@@ -160,8 +160,8 @@ class RunLog(TrainerCallback):
             self.writer.close()
 
 
-def in_short(value: float) -> str:
-    """A score in four digits."""
+def format_score(value: float) -> str:
+    """A score with four digits."""
     return "undefined" if math.isnan(value) else f"{value:.4g}"
 
 
@@ -204,7 +204,7 @@ class StopRequest(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Ask the Trainer to save and stop, on every process if one was asked."""
+        """Make the Trainer save and stop on every process once any has got the signal."""
         if args.world_size > 1:
             flag = torch.tensor(int(self.requested), device=args.device)
             torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)

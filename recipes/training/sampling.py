@@ -1,24 +1,27 @@
-"""Order of the training examples: a pure function of the seed and the position in the run."""
+"""Order of the training examples, a pure function of seed and position in the run, and options of loaders."""
 
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.utils.data import Sampler
+
+from openpali.recipes.run.arguments import RunArguments
 
 
 class RunSampler(Sampler[int | tuple[int, int]]):
     """Epoch after epoch of fresh permutations as one sequence, cut at the length of the run.
 
-    A run is a single pass over this sequence, so batches are always full, even of a dataset smaller than a
-    batch, and resuming at batch n is skipping n batches: there is no epoch border to get wrong.
+    A run is a single pass over this sequence: batches are always full, even of a dataset smaller than a
+    batch, and a run resumes at batch n by skipping n batches, whatever the epoch.
 
     Args:
         num_items: of the dataset.
         num_samples: of the run.
         seed: of the order.
-        with_epochs: give (epoch, item) in place of the item, for data that is drawn anew in each epoch.
+        with_epochs: yield (epoch, item) in place of the item, for data that is augmented anew in each epoch.
     """
 
     def __init__(self, num_items: int, num_samples: int, seed: int, with_epochs: bool = False):
@@ -37,11 +40,22 @@ class RunSampler(Sampler[int | tuple[int, int]]):
             yield from ((epoch, item) for item in order) if self.with_epochs else order
 
 
-def quiet_worker(worker_id: int) -> None:
-    """Ctrl-C reaches every process of the terminal: let the main one decide, which saves a checkpoint first.
+def loader_options(args: RunArguments) -> dict[str, Any]:
+    """Options of a loader of training batches."""
+    return {
+        "batch_size": args.per_device_train_batch_size,
+        "num_workers": args.dataloader_num_workers,
+        "pin_memory": args.dataloader_pin_memory,
+        "prefetch_factor": args.dataloader_prefetch_factor,
+        "worker_init_fn": quiet_worker,
+        "drop_last": True,
+    }
 
-    Where the model trains on the same cores, the loader gives way: a thread of a matrix product that waits for its
-    core holds up all the others.
+
+def quiet_worker(worker_id: int) -> None:
+    """Initialise a loader worker: ignore Ctrl-C, which the main process handles, and lower its priority on CPUs.
+
+    Where the model trains on the same cores, a thread of a matrix product that waits for its core delays all others.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,63 +1,29 @@
-"""A loader of streams whose position is part of every checkpoint, so that a resumed run sees the batches to come."""
+"""A loader of streams whose position is saved in checkpoints, so that a resumed run reads the next batch."""
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from openpali.data.files.config import ConfigError
 from openpali.data.streaming.stream import ExampleStream
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.training.bad_losses import OF_THE_DATA, Failure
-from openpali.recipes.training.sampling import quiet_worker
-
-
-class SafeExamples(Iterator[Any]):
-    """The iterator of a stream that gives a `Failure` where it would raise; its position is the stream's."""
-
-    def __init__(self, examples: Any) -> None:
-        """Take the stream's own."""
-        self.examples = examples
-
-    def __next__(self) -> Any:
-        try:
-            return next(self.examples)
-        except OF_THE_DATA as error:
-            return Failure(error)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Of the stream."""
-        return self.examples.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Of the stream."""
-        self.examples.load_state_dict(state)
-
-
-class SafeStream(IterableDataset):
-    """A stream for loader workers, see `survival.Failure`."""
-
-    def __init__(self, stream: ExampleStream) -> None:
-        """Take a stream."""
-        self.stream = stream
-
-    def __iter__(self) -> SafeExamples:
-        return SafeExamples(iter(self.stream))
+from openpali.recipes.training.bad_data import ErrorCatchingStream
+from openpali.recipes.training.sampling import loader_options
 
 
 class StreamLoader(StatefulDataLoader):
-    """Batches of this process, as many as the run needs; the stream itself knows which share it reads.
+    """The batches of this process for the whole run; the stream itself reads this process's share.
 
-    Its state is that of the batches that were taken from it, whatever its workers have prepared beyond them.
+    Its state counts the batches taken from it, not those that workers have prepared ahead.
     """
 
     def __init__(self, stream: ExampleStream, args: RunArguments, collate: Callable[[list], Any]) -> None:
-        """Take a stream of this process."""
+        """Create the loader of a stream of this process."""
         if (stream.rank, stream.world_size) != (args.process_index, args.world_size):
             raise ValueError(
                 f"the stream is for process {stream.rank} of {stream.world_size},"
@@ -65,15 +31,10 @@ class StreamLoader(StatefulDataLoader):
             )
         self.batches = args.max_steps * args.gradient_accumulation_steps
         super().__init__(
-            SafeStream(stream),
-            batch_size=args.per_device_train_batch_size,
+            ErrorCatchingStream(stream),
             collate_fn=collate,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            worker_init_fn=quiet_worker,
-            drop_last=True,
-            # the workers' seeds would otherwise be drawn from the model's random numbers
+            **loader_options(args),
+            # workers' seeds would otherwise come from the model's random numbers
             generator=torch.Generator().manual_seed(args.seed),
         )
 
@@ -86,26 +47,26 @@ class StreamLoader(StatefulDataLoader):
             return super().__iter__()
 
     def close(self) -> None:
-        """End the workers, which would otherwise live as long as the loader."""
+        """End the workers, which would otherwise run as long as the loader exists."""
         self._iterator = None
 
 
 def position_file(checkpoint: Path, process: int) -> Path:
-    """Where a checkpoint keeps the position of one process."""
+    """File of a checkpoint with the position of one process."""
     return checkpoint / f"data_position_{process}.json"
 
 
 def save_position(checkpoint: Path, loader: StreamLoader, args: RunArguments) -> None:
-    """Write where this process is in its stream."""
+    """Save the position of this process in its stream."""
     kept = {"processes": args.world_size, "workers": args.dataloader_num_workers, "loader": loader.state_dict()}
     position_file(checkpoint, args.process_index).write_text(json.dumps(kept))
 
 
 def load_position(checkpoint: Path, loader: StreamLoader, args: RunArguments) -> None:
-    """Let a loader go on from a checkpoint.
+    """Restore a loader's position from a checkpoint.
 
     Raises:
-        ConfigError: the checkpoint has no position of this process, or one of other numbers of processes and workers.
+        ConfigError: the checkpoint has no position of this process, or other numbers of processes and workers.
     """
     remedy = (
         "give them again, or --ignore_data_skip true to begin the data anew (with another --seed in another order)"

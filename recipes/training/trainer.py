@@ -1,4 +1,4 @@
-"""One trainer and one way to run it, for every stage."""
+"""The trainer of every stage, and `run_training`, which runs it."""
 
 import json
 import math
@@ -20,28 +20,17 @@ from openpali.data.streaming.stream import ExampleStream
 from openpali.eval.answering.load_model import finish_adapters
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.precision import check_weights
-from openpali.recipes.run.run_folder import (
-    ASIDE,
-    BEST_FILE,
-    BEST_FOLDER,
-    load_weights,
-    replace_folder,
-)
+from openpali.recipes.run.run_folder import BEST_FILE, BEST_FOLDER, UNFINISHED_FOLDER, replace_folder
 from openpali.recipes.training import optimizer as optimization
 from openpali.recipes.training.adafactor import Adafactor, adafactor_options
-from openpali.recipes.training.bad_losses import NamedCollator, SafeDataset
-from openpali.recipes.training.best_weights import best_row, describe_best, is_better, read_best
-from openpali.recipes.training.engines import (
-    complaints,
-    describe_engine,
-    gathered,
-    load_into,
-    name_layers,
-    unshard,
-)
+from openpali.recipes.training.bad_data import ErrorCatchingDataset, RecordNamingCollator
+from openpali.recipes.training.best_weights import best_row, describe_best, read_best, replaces_best
+from openpali.recipes.training.engines import describe_engine, gathered, launch_warnings, set_fsdp_units, unshard
+from openpali.recipes.training.learning_rate import run_schedule
+from openpali.recipes.training.load_weights import load_into, load_weights
 from openpali.recipes.training.progress import PaddingShare, RunLog, StopRequest, Throughput
 from openpali.recipes.training.safe_trainer import SafeTrainer
-from openpali.recipes.training.sampling import RunSampler, quiet_worker
+from openpali.recipes.training.sampling import RunSampler, loader_options
 from openpali.recipes.training.stream_loader import StreamLoader, load_position, save_position
 
 Loss = Callable[[nn.Module, dict[str, Any]], torch.Tensor]
@@ -60,13 +49,13 @@ class PaliTrainer(SafeTrainer):
         model: what to train; its frozen parameters have `requires_grad=False` already.
         args: of the run; `max_steps` must be set.
         table: components of the model, see `optimization.components`.
-        train_dataset: map-style, item i being the same whenever it is asked for; or a stream of this process.
+        train_dataset: map-style and deterministic, or a stream of this process.
         data_collator: examples to the model's inputs.
         processing_class: saved with every checkpoint.
         evaluate: scores of the model on validation data, larger is better.
         best_metric: the score by which the best weights are kept.
         loss: mean over the batch, given model and inputs.
-        callbacks: more of them.
+        callbacks: additional ones.
     """
 
     def __init__(
@@ -85,55 +74,49 @@ class PaliTrainer(SafeTrainer):
         self.run_args, self.table, self.data = args, table, train_dataset
         self.scores, self.best_metric, self.loss = evaluate, best_metric, loss
         self.stream: StreamLoader | None = None
-        # the Trainer would otherwise skip to the place by reading all that is before it
-        self.begin_data_anew = args.ignore_data_skip
+        # the Trainer would otherwise skip to the position by reading everything before it
+        self.restart_data = args.ignore_data_skip
         args.ignore_data_skip = args.ignore_data_skip or isinstance(train_dataset, ExampleStream)
         args.disable_tqdm = True
         super().__init__(
             model=model,
             args=args,
             train_dataset=train_dataset,
-            data_collator=NamedCollator(data_collator),
+            data_collator=RecordNamingCollator(data_collator),
             eval_dataset={} if evaluate else None,
             processing_class=processing_class,
             callbacks=[RunLog(args.folder, args.tensorboard), *callbacks],
         )
         self.pop_callback(PrinterCallback)
-        # losses are means over examples: the Trainer is to divide them by the accumulation steps
+        # losses are means over examples, which the Trainer divides by the accumulation steps
         self.model_accepts_loss_kwargs = False
         self.throughput, self.padding = Throughput(args.examples_per_step), PaddingShare()
-        self.prepare_to_survive()
-        args.say(
-            "\n".join([describe_engine(self.accelerator), *map("Warning: {}".format, complaints(self.accelerator))])
-        )
-        name_layers(model, self.accelerator)
+        self.init_safety()
+        warnings = [f"Warning: {text}" for text in launch_warnings(self.accelerator)]
+        args.say("\n".join([describe_engine(self.accelerator), *warnings]))
+        set_fsdp_units(model, self.accelerator)
         if self.is_fsdp_enabled and any(row.base for row in table):
-            raise ConfigError("adapters train with DDP or DeepSpeed: their weights are not put together under FSDP")
+            raise ConfigError("adapters train with DDP or DeepSpeed: FSDP does not gather their weights")
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of the whole run in one pass, see `RunSampler` and `StreamLoader`."""
         args = self.run_args
         if isinstance(self.data, ExampleStream):
-            # not prepared by accelerate, which would deal out anew what each process reads for itself
+            # not prepared by accelerate, which would split again what each process reads for itself
             self.stream = StreamLoader(self.data, args, self.data_collator)
             return self.stream
         # augmented records would otherwise be the same in every epoch
-        anew = isinstance(self.data, TaskDataset) and self.data.augmented is not None
+        with_epochs = isinstance(self.data, TaskDataset) and self.data.augmented is not None
         loader = DataLoader(
-            SafeDataset(self.data),
-            batch_size=args.per_device_train_batch_size,
-            sampler=RunSampler(len(self.data), args.max_steps * args.examples_per_step, args.seed, anew),
+            ErrorCatchingDataset(self.data),
+            sampler=RunSampler(len(self.data), args.max_steps * args.examples_per_step, args.seed, with_epochs),
             collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            worker_init_fn=quiet_worker,
-            drop_last=True,
+            **loader_options(args),
         )
         return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW, or what `optim` names, over the table's parameter groups; Adafactor is the papers'."""
+        """The optimizer that `optim` names, over the table's parameter groups; Adafactor is big_vision's."""
         if self.optimizer is None:
             groups = optimization.parameter_groups(self.table, self.args.learning_rate)
             kind, options = Adafactor, {}
@@ -146,11 +129,7 @@ class PaliTrainer(SafeTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """The schedule of the arguments."""
-        args, total = self.run_args, num_training_steps
-        cooldown = args.cooldown_steps if args.cooldown_steps >= 1 else math.ceil(total * args.cooldown_steps)
-        curve = optimization.schedule(
-            args.schedule, args.get_warmup_steps(total), total, int(cooldown), args.rsqrt_timescale
-        )
+        curve = run_schedule(self.run_args, num_training_steps)
         self.lr_scheduler = LambdaLR(optimizer or self.optimizer, curve)
         self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -165,10 +144,10 @@ class PaliTrainer(SafeTrainer):
         """The recipe's loss; `return_outputs` is for evaluation loops that these recipes do not use."""
         if "token_type_ids" in inputs:
             self.padding.count(inputs)
-        return self.checked(self.loss(model, inputs))
+        return self.check_loss(self.loss(model, inputs))
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: the stock estimate walks over every parameter at every step."""
+        """0: the stock estimate visits every parameter at every step."""
         return 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -178,7 +157,7 @@ class PaliTrainer(SafeTrainer):
         self.state.epoch = step * self.run_args.examples_per_step / total
         if "loss" in logs:
             logs["examples_per_second"] = self.throughput.rate(step)
-            if self.padding.places:
+            if self.padding.positions:
                 logs["padding"] = self.padding.share()
         super().log(logs, start_time)
 
@@ -198,18 +177,18 @@ class PaliTrainer(SafeTrainer):
         return metrics
 
     def keep_best(self, metrics: dict[str, float]) -> None:
-        """Save weights that beat those in `best/`, or that are the first; see `best_weights.is_better`.
+        """Save the weights in `best/` if they are the first or better; see `best_weights.replaces_best`.
 
         Raises:
             KeyError: if the evaluation does not give the metric of the run.
         """
         folder = self.run_args.folder
         row = best_row(self.state.global_step, str(self.best_metric), metrics)
-        if not self.as_main_decides(is_better(row, read_best(folder))):
+        if not self.broadcast_decision(replaces_best(row, read_best(folder))):
             return
-        fresh = folder / ASIDE / BEST_FOLDER
-        self.empty_aside()
-        with self.full_disk_told():
+        fresh = folder / UNFINISHED_FOLDER / BEST_FOLDER
+        self.empty_unfinished_folder()
+        with self.explain_full_disk():
             self.save_model(str(fresh), _internal_call=True)
         if self.args.should_save:
             (fresh / BEST_FILE).write_text(json.dumps(row))
@@ -257,15 +236,15 @@ class PaliTrainer(SafeTrainer):
         if resume_from_checkpoint is not None:
             self.guard.load(Path(resume_from_checkpoint))
         if self.stream is not None and resume_from_checkpoint is not None:
-            if self.begin_data_anew:
-                self.run_args.say("The data begins anew: records that were seen before the checkpoint come again")
+            if self.restart_data:
+                self.run_args.say("The data starts anew: records from before the checkpoint are repeated")
             else:
                 load_position(Path(resume_from_checkpoint), self.stream, self.run_args)
         return start
 
 
 def run_length(data: Any) -> int | None:
-    """Examples of one epoch, as far as that is known."""
+    """Number of examples of one epoch; None for a stream of unknown length."""
     return data.length if isinstance(data, ExampleStream) else len(data)
 
 
@@ -288,12 +267,12 @@ def run_training(
         processor: saved with the model.
         args: of the run; `max_steps` is derived from `num_train_epochs` where it is not given.
         train_dataset: map-style data of a known length, or a stream.
-        collator: a list of its items to the model's inputs.
-        evaluate: scores on validation data, called every `eval_steps` steps and after the last one.
-        best_metric: the score that decides which weights are best.
+        collator: from a list of its items to the model's inputs.
+        evaluate: computes validation scores, every `eval_steps` steps and after the last one.
+        best_metric: the score that picks the best weights.
         loss: mean over the batch, given model and inputs.
-        resume_from: what `open_run` answered.
-        callbacks: more of Transformers' callbacks.
+        resume_from: the result of `open_run`.
+        callbacks: additional callbacks of Transformers.
 
     Raises:
         ConfigError: neither `max_steps` nor the length of the data is known; weights in float16.
@@ -321,26 +300,26 @@ def run_training(
         loss,
         callbacks=[stop, *callbacks],
     )
-    args.say(optimization.describe(table, args.learning_rate))
+    args.say(optimization.format_table(table, args.learning_rate))
     check_weights(optimization.parameter_groups(table, args.learning_rate), trainer.accelerator, args.say)
     epochs = f"{args.max_steps * batch / length:.3g} epochs of {length:,}" if length else "a stream"
     args.say(
         f"{args.max_steps:,} steps of {batch:,} examples, {epochs}; {args.schedule} schedule"
-        + (f"; going on from {resume_from}" if resume_from else "")
+        + (f"; resumed from {resume_from}" if resume_from else "")
     )
-    with stop, trainer.full_disk_told():
+    with stop, trainer.explain_full_disk():
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     # the main process may still be writing its best weights
     trainer.accelerator.wait_for_everyone()
     folder, step = args.folder, trainer.state.global_step
     if stop.requested and step < args.max_steps:
-        args.say(f"Stopped at step {step}. The same command goes on from {folder / f'checkpoint-{step}'}.")
+        args.say(f"Stopped at step {step}. The same command resumes from {folder / f'checkpoint-{step}'}.")
         raise SystemExit(130)
     if read_best(folder) is not None:
         load_into(model, folder / BEST_FOLDER, trainer.accelerator)
         args.say(describe_best(folder))
     trainer.save_final()
-    what = "adapters" if any(row.base for row in table) else "model"
-    args.say(f"Saved {what} and processor to {folder}")
+    kind = "adapters" if any(row.base for row in table) else "model"
+    args.say(f"Saved {kind} and processor to {folder}")
     unshard(model)
     return trainer

@@ -1,4 +1,4 @@
-"""Scores while a model trains, and the report when it has."""
+"""Validation scores during training, and the final report."""
 
 import json
 import math
@@ -24,18 +24,18 @@ from openpali.recipes.training.validation_loss import held_out_loss
 
 @dataclass
 class Validation:
-    """Datasets to score a model on; called with a model it is what `run_training` wants as `evaluate`.
+    """Scores a model on datasets; `evaluate` of `run_training`.
 
     Attributes:
-        datasets: by name; with a single one its metrics are not prefixed by the name.
+        datasets: by name, which prefixes the metrics of several.
         processor: of the model.
         batch_size: examples a batch.
         limit: examples of each dataset.
         num_beams: 1 is greedy.
-        mean: also give `mean`, that of the datasets' chief metrics, by which checkpoints are compared.
-        collators: of each dataset, for its loss; one that has none gets no loss.
-        say: takes what a person should know.
-        counted: datasets whose targets were held against the tokens that answers may have.
+        mean: also compute `mean`, of the datasets' main metrics, which then picks the best weights.
+        collators: by dataset, for its loss; a dataset without one has no loss.
+        say: prints warnings.
+        counted: datasets whose target lengths were checked.
     """
 
     datasets: dict[str, TaskDataset]
@@ -72,23 +72,23 @@ class Validation:
         return scores | ({"mean": mean_of(chief)} if self.mean else {})
 
     def losses(self, model: PreTrainedModel) -> dict[str, float]:
-        """The loss of the right answers of every dataset that has a collator."""
+        """The loss of the references of every dataset that has a collator."""
         counts = Counter(self.processor.truncation_counts)
         found = {}
         for name, collator in self.collators.items():
             data, counter = self.datasets[name], TargetCounter(collator, self.datasets[name].task.max_new_tokens)
             examples = (data[index] for index in range(min(self.limit, len(data))))
             found[name] = held_out_loss(model, examples, counter, self.batch_size)
-            if name not in self.counted and (complaint := counter.complaint(name)):
-                self.say(complaint)
+            if name not in self.counted and (warning := counter.warning(name)):
+                self.say(warning)
             self.counted.add(name)
-        # what is cut in training is counted by itself
+        # truncations in training are counted apart
         self.processor.truncation_counts.clear()
         self.processor.truncation_counts.update(counts)
         return found
 
     def chief_metric(self, name: str | None = None) -> str:
-        """Key of the metric that decides, of the dataset of that name or of the first one."""
+        """Key of the metric that picks the best weights, of the named dataset or of the first one."""
         if self.mean and name is None:
             return "mean"
         name = name or next(iter(self.datasets))
@@ -97,12 +97,12 @@ class Validation:
 
 
 def mean_of(values: Sequence[float]) -> float:
-    """The mean of those that are defined; nan without any."""
+    """The mean of the values that are not nan; nan without any."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
 
 
-def shown(value: float) -> str:
+def format_number(value: float) -> str:
     """A number as it is printed."""
     return "undefined" if math.isnan(value) else f"{value:.3f}"
 
@@ -110,14 +110,14 @@ def shown(value: float) -> str:
 def final_report(
     model: PreTrainedModel, test: Validation, run: RunArguments, title: str, settings: dict[str, Any]
 ) -> list[TaskResult]:
-    """Score the finished model, also on blank images, print it, and write `metrics.json` and `report.html`.
+    """Score the trained model and the blind baseline, print both, and write `metrics.json` and `report.html`.
 
     Args:
         model: with its best weights.
-        test: held-out datasets.
-        run: whose folder takes the files.
+        test: the test sets.
+        run: its folder takes the files.
         title: heading of the report.
-        settings: what a reader of the report needs to know.
+        settings: of the run, shown in the report.
     """
     results, images = [], {}
     blanks = test.results(model, blank_images=True)
@@ -126,7 +126,7 @@ def final_report(
         images |= gallery_images(result, test.datasets[name])
         results.append(result)
         numbers = ", ".join(
-            f"{key} {shown(value)} ({shown(blanks[name].metrics[key])} on blank images)"
+            f"{key} {format_number(value)} ({format_number(blanks[name].metrics[key])} on blank images)"
             for key, value in result.metrics.items()
             if key != "examples"
         )

@@ -1,4 +1,4 @@
-"""The loss on held-out examples, by which weights of equal scores are told apart."""
+"""The loss on validation examples, which breaks ties between weights of equal scores."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -13,11 +13,11 @@ from openpali.data.example import Example
 def batches_of(
     examples: Iterable[Example], collator: Callable[[list], Any], batch_size: int, device: torch.device
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number of examples of each batch, and the batch on its device."""
+    """Yield the number of examples of each batch, and the batch on its device."""
     rest = iter(examples)
-    while some := list(islice(rest, batch_size)):
-        batch = collator(some)
-        yield len(some), {key: value.to(device) if torch.is_tensor(value) else value for key, value in batch.items()}
+    while items := list(islice(rest, batch_size)):
+        batch = collator(items)
+        yield len(items), {key: value.to(device) if torch.is_tensor(value) else value for key, value in batch.items()}
 
 
 @torch.no_grad()
@@ -28,14 +28,14 @@ def held_out_loss(
     batch_size: int,
     loss: Callable[[nn.Module, dict[str, Any]], torch.Tensor] | None = None,
 ) -> float:
-    """The mean over batches, weighed by their examples.
+    """The mean loss over batches, weighted by their numbers of examples.
 
     Args:
         model: in evaluation mode.
-        examples: that the model does not train on.
-        collator: a list of them to the model's inputs.
+        examples: of the validation split.
+        collator: from a list of examples to the model's inputs.
         batch_size: examples a batch; SigLIP's loss depends on it.
-        loss: given model and batch; what the model computes when None.
+        loss: of model and batch; the model's own when None.
     """
     device, total, count = next(model.parameters()).device, 0.0, 0
     for size, batch in batches_of(examples, collator, batch_size, device):

@@ -17,8 +17,8 @@ from page_blocks import ROOT, started, words
 
 import openpali_cli  # pyright: ignore[reportMissingImports]
 from openpali.data.files.config import find_config
-from openpali.recipes.run.arguments import parse
-from openpali.recipes.transfer import CLASSES, with_config
+from openpali.recipes.run.command_line import parse
+from openpali.recipes.transfer import CLASSES, with_default_config
 
 SETUP = configparser.ConfigParser(interpolation=None)
 SETUP.read(ROOT / "setup.cfg", "utf-8")
@@ -44,7 +44,7 @@ def transfers(command: str) -> None:
     """A transfer of a checkpoint that is not here: its configuration is found, and its options are understood."""
     module, arguments = started(command)
     assert module == "openpali.recipes.transfer"
-    args, *_ = parse(CLASSES, [*with_config(arguments), "--use_cpu", "true"])
+    args, *_ = parse(CLASSES, [*with_default_config(arguments), "--use_cpu", "true"])
     assert args.model.startswith("google/")
 
 

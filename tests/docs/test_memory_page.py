@@ -6,7 +6,7 @@ import pytest
 from page_blocks import ROOT
 
 from openpali.recipes.costs.gpu_table import MODELS, rows, table_heads
-from openpali.recipes.costs.plan import plan
+from openpali.recipes.costs.plan import plan_training
 from openpali.recipes.costs.stage_costs import GB, stage_costs
 
 pytestmark = pytest.mark.adapters
@@ -29,7 +29,7 @@ def test_what_fits_is_what_the_command_says(name):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_stages_cost_what_the_page_says(name):
-    costs, _ = stage_costs(plan(["--config", STAGES[name]]))
+    costs, _ = stage_costs(plan_training(["--config", STAGES[name]]))
     held = costs.weight_bytes + costs.gradient_bytes + costs.optimizer_bytes
     flops = f"{costs.flops:.1e}".replace("e+", "e")
     kept = [f"{costs.example_bytes(checkpointing) / GB:.1f} GB" for checkpointing in (False, True)]
@@ -37,7 +37,7 @@ def test_stages_cost_what_the_page_says(name):
 
 
 def test_the_numbers_in_words_are_those_of_the_command():
-    costs, _ = stage_costs(plan(["--config", "pali3/stage2-812", "--freeze", "vision_tower"]))
+    costs, _ = stage_costs(plan_training(["--config", "pali3/stage2-812", "--freeze", "vision_tower"]))
     held = costs.weight_bytes + costs.gradient_bytes + costs.optimizer_bytes
     without, with_it = (costs.example_bytes(checkpointing) / GB for checkpointing in (False, True))
     words = re.sub(r"\s+", " ", PAGE)

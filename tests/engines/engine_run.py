@@ -23,8 +23,9 @@ from tiny_run import Items, Killer, collate, tiny_model
 
 from openpali.data.collator import Collator
 from openpali.data.tokenizer import train_tokenizer
-from openpali.recipes.run.arguments import RunArguments, parse
-from openpali.recipes.run.run_folder import open_run
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.run.command_line import parse
+from openpali.recipes.run.resume import open_run
 from openpali.recipes.training.engines import engine_name
 from openpali.recipes.training.trainer import run_training
 

@@ -21,7 +21,7 @@ import torch
 from tiny_stream_run import make_shards, started
 
 from openpali import Pali3ForConditionalGeneration
-from openpali.recipes.run.run_folder import last_checkpoint
+from openpali.recipes.run.resume import last_checkpoint
 from openpali.recipes.training.progress import read_log
 
 SAVE_STEPS = 4

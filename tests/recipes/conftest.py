@@ -16,7 +16,7 @@ def codec(tmp_path_factory):
 
 @pytest.fixture
 def check(checkpoint, codec, tmp_path, capsys, monkeypatch):
-    """Look at data as a person does; answers the error, what was printed and data_check.json."""
+    """Check data from the command line; returns the error, what was printed and data_check.json."""
     # the image of examples is another test's
     monkeypatch.setattr(transfer, "save_examples", lambda *args: None)
 

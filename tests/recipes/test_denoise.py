@@ -23,12 +23,11 @@ from transformers import (
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from openpali import Pali3ForConditionalGeneration, Pali3Processor
-from openpali.data.files.config import CONFIGS
 from openpali.data.text.span_corruption import UL2
 from openpali.data.tokenizer import train_tokenizer
 from openpali.recipes import denoise
-from openpali.recipes.run.run_folder import load_weights
-from openpali.recipes.stages.denoise_loss import batch_loss, by_kind, denoising_scores, give_loss, plain_loss
+from openpali.recipes.stages.denoise_loss import batch_loss, by_kind, denoising_scores, plain_loss, return_loss
+from openpali.recipes.training.load_weights import load_weights
 from openpali.recipes.training.optimizer import components
 from openpali.recipes.training.progress import read_log
 
@@ -111,7 +110,7 @@ def test_scores_by_hand(kind):
         rows = [items.index(row) for row in rows]
         return {key: value[rows] for key, value in inputs.items()}
 
-    give_loss(model, "token")
+    return_loss(model, "token")
     scores = denoising_scores(model, {"R-3-15": items, "S-25": items[:1]}, collate, batch_size=2)
     assert scores["R-3-15"]["loss"] == pytest.approx(stock.loss.item(), abs=1e-5)
     inside = inputs["labels"] >= 0
@@ -253,16 +252,3 @@ def test_an_untied_projection_survives_saving(tokenizer, tmp_path):
 def test_mistakes_end_with_one_sentence(trained, tmp_path, argv, message):
     with pytest.raises(SystemExit, match=f"^error: .*{message}"):
         run(tmp_path / "run", "--max_steps", "1", *(word.replace("MODEL", str(trained)) for word in argv))
-
-
-@pytest.mark.parametrize("path", sorted((CONFIGS / "denoise").glob("*.yaml")), ids=lambda p: p.stem)
-def test_configurations_open_with_the_command_that_parses_them(path, tmp_path, monkeypatch):
-    words = path.read_text().splitlines()[0].removeprefix("# ").split()
-    assert words[words.index("-m") + 1] == "openpali.recipes.denoise"
-    assert words[words.index("--config") + 1] == f"recipes/configs/denoise/{path.name}"
-    monkeypatch.chdir(tmp_path)
-    seen = []
-    monkeypatch.setattr(denoise, "open_run", lambda run, inputs: seen.append(run) or exit("parsed"))
-    with pytest.raises(SystemExit, match="parsed"):
-        denoise.main([*words[words.index("--config") :], "--use_cpu", "--bf16", "false"])
-    assert seen[0].resolved["output_dir"].startswith("outputs/")

@@ -19,8 +19,8 @@ from openpali.recipes.stages.dense_patches import (
     PatchCollator,
     Patches,
     box_coverage,
+    frequent_names,
     mask_coverage,
-    names_in,
     patch_scores,
 )
 from openpali.recipes.training.progress import read_log
@@ -112,9 +112,9 @@ def test_scores_by_hand():
 def test_the_commonest_names_are_learned():
     things = [["dog", "cat"], ["dog"], ["cow", "cat", "dog"]]
     records = [{"objects": [{"names": {"en": name}} for name in row]} for row in things]
-    assert names_in(records, "en", 3, 2) == ["cat", "dog"]  # pyright: ignore
+    assert frequent_names(records, "en", 3, 2) == ["cat", "dog"]  # pyright: ignore
     with pytest.raises(ValueError, match="no objects with names in 'de'"):
-        names_in(records, "de", 3, 2)  # pyright: ignore
+        frequent_names(records, "de", 3, 2)  # pyright: ignore
 
 
 def test_the_loss_falls_to_the_entropy_of_the_shares():

@@ -15,8 +15,14 @@ from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.recipes import mask_vqvae
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.datasets import skip_log
-from openpali.recipes.stages.instance_masks import Masks, collate, gather, instances, masks_of
-from openpali.recipes.stages.mask_scores import before_and_after, mask_iou, pairs, sheet, square_scores
+from openpali.recipes.stages.instance_masks import Masks, cached_masks, collate, crop_masks, instances
+from openpali.recipes.stages.mask_scores import (
+    draw_reconstruction,
+    draw_sheet,
+    mask_iou,
+    reconstructions,
+    square_scores,
+)
 
 # 16 x 16 masks in 4 x 4 codes of 128: small, and its text is that of the real one
 CODEC = {"image_size": 16, "channels": [4, 8], "num_residual_blocks": 1, "codebook_dim": 8}
@@ -117,7 +123,7 @@ def test_mistakes_end_with_one_sentence(argv, message, tmp_path):
 
 def test_masks_are_cut_out_of_their_boxes_and_bad_records_are_listed(tmp_path):
     run = run_in(tmp_path)
-    squares = gather(Shapes(), 10, 16, run)
+    squares = crop_masks(Shapes(), 10, 16, run)
     # a rectangle fills its own box
     assert squares.shape == (4, 16, 16)
     assert squares.dtype == torch.uint8
@@ -125,7 +131,7 @@ def test_masks_are_cut_out_of_their_boxes_and_bad_records_are_listed(tmp_path):
     reasons = [row["reason"] for row in skip_log(run).read()]
     assert reasons[0] == "it is torn"
     assert "covers no pixel of a mask of 20 x 40" in reasons[1]
-    assert len(gather(Shapes(), 2, 16, run)) == 2
+    assert len(crop_masks(Shapes(), 2, 16, run)) == 2
 
 
 @pytest.mark.parametrize("kind", [encode_rle, lambda mask: LazyMask(lambda: mask)])
@@ -142,19 +148,19 @@ def test_masks_may_have_any_form_of_a_record(kind):
 
 def test_sources_without_masks_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="shapes has no masks"):
-        gather(Shapes(objects=False, length=1), 10, 16, run_in(tmp_path))
+        crop_masks(Shapes(objects=False, length=1), 10, 16, run_in(tmp_path))
 
 
 def test_masks_are_cut_once_for_the_same_description_only(tmp_path):
     source = Shapes()
-    first = masks_of({"name": "shapes"}, "train", source, 10, 16, run_in(tmp_path))
+    first = cached_masks({"name": "shapes"}, "train", source, 10, 16, run_in(tmp_path))
     reads = source.reads
-    again = masks_of({"name": "shapes"}, "train", source, 10, 16, run_in(tmp_path))
+    again = cached_masks({"name": "shapes"}, "train", source, 10, 16, run_in(tmp_path))
     assert torch.equal(first, again)
     assert source.reads == reads
-    assert masks_of({"name": "shapes", "size": 3}, "train", source, 10, 8, run_in(tmp_path)).shape[1:] == (8, 8)
+    assert cached_masks({"name": "shapes", "size": 3}, "train", source, 10, 8, run_in(tmp_path)).shape[1:] == (8, 8)
     reads = source.reads
-    masks_of({"name": "shapes"}, "train", source, 10, 16, run_in(tmp_path, overwrite=True))
+    cached_masks({"name": "shapes"}, "train", source, 10, 16, run_in(tmp_path, overwrite=True))
     assert source.reads > reads
 
 
@@ -205,14 +211,14 @@ def test_pairs_are_measured_at_the_size_of_the_image():
         model.decoder[-1].weight.zero_()
         model.decoder[-1].bias.fill_(1.0)
     source = Shapes(length=1)
-    (pair,) = pairs(model, source, 5)
+    (pair,) = reconstructions(model, source, 5)
     # tokens of 0.25, 0.5 and 0.75 are 256, 512 and 767: back in pixels 5 and 10 to 14 (of 15) and 20
-    assert pair.found.sum() == 9 * 10
+    assert pair.mask.sum() == 9 * 10
     assert pair.iou == pytest.approx(9 / 10)
     assert pair.text.startswith("<loc0256><loc0256><loc0767><loc0512><seg")
     assert pair.text.endswith(" bar")
-    assert before_and_after(pair).size == (226, 112)
-    assert sheet([pair] * 30).height > sheet([pair]).height
+    assert draw_reconstruction(pair).size == (226, 112)
+    assert draw_sheet([pair] * 30).height > draw_sheet([pair]).height
 
 
 def test_masks_whose_text_cannot_be_read_back_count_as_zero():
@@ -223,6 +229,6 @@ def test_masks_whose_text_cannot_be_read_back_count_as_zero():
             return {"id": "thin", "objects": [{"mask": mask, "box": Box(0, 0, 1, 1 / 5000, "hair")}]}
 
     torch.manual_seed(0)
-    (pair,) = pairs(MaskVQVAE(MaskVQVAEConfig(**CODEC)).eval(), Thin(length=1), 1)
+    (pair,) = reconstructions(MaskVQVAE(MaskVQVAEConfig(**CODEC)).eval(), Thin(length=1), 1)
     assert pair.iou == 0
-    assert pair.found.shape == (5000, 4)
+    assert pair.mask.shape == (5000, 4)

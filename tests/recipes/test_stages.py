@@ -1,4 +1,4 @@
-"""The recipes one after the other, as a person runs them, at the smallest sizes there are."""
+"""The stages one after the other, from their command lines, at the smallest sizes."""
 
 import json
 import logging
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate.commands.launch import launch_command_parser
 from PIL import Image
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, SiglipModel, SiglipProcessor
 
@@ -16,6 +17,7 @@ import openpali
 from openpali.data.files.config import CONFIGS
 from openpali.recipes import classification, contrastive, denoise, dense, mask_vqvae, pretrain, transfer
 from openpali.recipes.training.progress import read_log
+from openpali_cli import VERBS
 
 EMOJI = "{name: emoji, split: train, size: 32, concepts: 4, objects: [1, 2], length: 60}"
 COMMON = ["--use_cpu", "true", "--tensorboard", "false", "--per_device_train_batch_size", "4", "--max_steps", "2"]
@@ -140,7 +142,7 @@ def test_a_strangers_data_trains_and_every_fault_is_named(stage_1, own_data, tmp
         assert any(f"my.jsonl:{line}:" in row and words in row for row in shown.splitlines()), words
     assert "my.jsonl:12: its suffix has" in shown
     assert "cut to suffix_max_length=64" in shown
-    assert "13 to train on, 3 set aside" in shown
+    assert "13 for training, 3 held out" in shown
     assert "Skipped 4 records" in shown
     skipped = [json.loads(row) for row in (tmp_path / "run" / "skipped_records.jsonl").read_text().splitlines()]
     assert [row["record"] for row in skipped] == ["4", "6", "8", "10"]
@@ -173,7 +175,7 @@ def test_mixture_mistakes(tmp_path):
     ):
         with pytest.raises(SystemExit, match=message):
             pretrain.main(["--mixture", mixture, "--output_dir", str(tmp_path), "--max_steps", "1", "--use_cpu"])
-    with pytest.raises(SystemExit, match="b is not a line of the mixture: a"):
+    with pytest.raises(SystemExit, match="b is not an entry of the mixture: a"):
         pretrain.main(["--mixture", "{a: {task: {name: ocr}}}", "--best_on", "b", "--output_dir", str(tmp_path)])
 
 
@@ -189,11 +191,9 @@ BY_VERB = {"custom": "transfer", "pope": "eval"}
     ids=lambda p: p.stem,
 )
 def test_every_shipped_configuration_opens_with_the_command_that_parses_it(path, tmp_path, monkeypatch):
-    command = path.read_text().splitlines()[0].removeprefix("# ").split()
-    assert command[0] in ("python", "accelerate")
-    assert command[command.index("--config") + 1] == f"recipes/configs/{path.parent.name}/{path.name}"
-    module = MODULES[command[command.index("-m") + 1].removeprefix("openpali.recipes.")]
-    seen = []
+    name, options = command_of(path.read_text().splitlines()[0].removeprefix("# "))
+    assert options[:2] == ["--config", f"{path.parent.name}/{path.stem}"]
+    module, seen = MODULES[name], []
 
     def stop(run, inputs):
         seen.append(run)
@@ -202,8 +202,21 @@ def test_every_shipped_configuration_opens_with_the_command_that_parses_it(path,
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "open_run", stop)
     with pytest.raises(SystemExit, match="parsed"):
-        module.main([*command[command.index("--config") :], "--use_cpu"])
+        module.main([*options, "--use_cpu"])
     assert seen[0].resolved["output_dir"].startswith("outputs/")
+
+
+def command_of(line: str) -> tuple[str, list[str]]:
+    """Stage and options of a command: `openpali STAGE OPTIONS`, or accelerate's launch of the stage's module."""
+    program, *words = line.split()
+    if program == "openpali":
+        assert VERBS[words[0]][0] == f"openpali.recipes.{words[0]}"
+        return words[0], words[1:]
+    assert (program, words[0]) == ("accelerate", "launch")
+    module = words.index("-m")
+    launch = launch_command_parser().parse_args(words[1 : module + 2])
+    assert launch.num_processes > 1
+    return words[module + 1].removeprefix("openpali.recipes."), words[module + 2 :]
 
 
 @pytest.mark.parametrize(("name", "verb"), list(BY_VERB.items()))
@@ -213,10 +226,13 @@ def test_the_two_that_are_no_recipes_configurations_open_with_their_verb(name, v
 
 
 @pytest.mark.parametrize("name", list(MODULES))
-def test_the_recipes_docstring_names_a_command_that_exists(name):
-    text = MODULES[name].__doc__
-    line = next(line for line in text.splitlines() if f"openpali.recipes.{name} --config" in line)
-    assert (CONFIGS / line.split("recipes/configs/")[1].split()[0]).is_file()
+def test_the_recipes_docstring_names_commands_that_exist(name):
+    lines = [line.strip() for line in str(MODULES[name].__doc__).splitlines() if line.startswith("    ")]
+    commands = [command_of(line) for line in lines]
+    assert [stage for stage, _ in commands] == [name] * len(commands)
+    named = [options[1] for _, options in commands if options[0] == "--config"]
+    assert named
+    assert all((CONFIGS / f"{config}.yaml").is_file() for config in named)
 
 
 def test_as_a_module_it_ends_with_one_sentence_and_no_traceback(tmp_path):

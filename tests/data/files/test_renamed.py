@@ -5,7 +5,7 @@ from openpali.data.files.config import as_dict, find_config
 from openpali.data.sources import load_source
 from openpali.data.tasks import load_task
 from openpali.recipes.contrastive import ContrastiveArguments, ContrastiveRun
-from openpali.recipes.run.arguments import read_values
+from openpali.recipes.run.command_line import read_values
 
 
 @pytest.fixture(autouse=True)

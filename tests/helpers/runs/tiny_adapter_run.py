@@ -12,7 +12,7 @@ from openpali.data.collator import Collator
 from openpali.data.example import Example
 from openpali.modeling.auto import load_processor
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.run.run_folder import open_run
+from openpali.recipes.run.resume import open_run
 from openpali.recipes.start.adapters import AdapterArguments, load_for_training
 from openpali.recipes.training.progress import read_log
 from openpali.recipes.training.trainer import PaliTrainer, run_training

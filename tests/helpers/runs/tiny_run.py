@@ -14,8 +14,9 @@ import torch
 from transformers import TrainerCallback
 
 from openpali import Pali3Config, Pali3ForConditionalGeneration
-from openpali.recipes.run.arguments import RunArguments, parse
-from openpali.recipes.run.run_folder import open_run
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.run.command_line import parse
+from openpali.recipes.run.resume import open_run
 from openpali.recipes.training.trainer import PaliTrainer, run_training
 
 IMAGE, VOCABULARY = 60, 64

@@ -16,9 +16,10 @@ from tiny_run import Items, Killer, collate, tiny_model
 
 from openpali.data.example import Example
 from openpali.data.mixture import TaskDataset
-from openpali.recipes.run.arguments import RunArguments, parse
-from openpali.recipes.run.datasets import mixed_data, splits, task_data
-from openpali.recipes.run.run_folder import open_run
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.run.command_line import parse
+from openpali.recipes.run.datasets import load_splits, make_dataset, mix_datasets
+from openpali.recipes.run.resume import open_run
 from openpali.recipes.training.trainer import PaliTrainer, run_training
 from openpali.scripts.shards.parallel import write_shard
 
@@ -69,11 +70,13 @@ def tiny_stream_run(
     argv = [part for key, value in (defaults | options).items() for part in (f"--{key}", str(value))]
     (args,) = parse([RunArguments], argv)
     checkpoint = open_run(args)
-    parts = splits({"name": "webdataset", "path": shards, "shuffle": 5, "open_shards": 2, "validation_size": 2}, args)
-    data: Any = task_data(parts["train"], Numbered(), args)
+    parts = load_splits(
+        {"name": "webdataset", "path": shards, "shuffle": 5, "open_shards": 2, "validation_size": 2}, args
+    )
+    data: Any = make_dataset(parts["train"], Numbered(), args)
     if mixed:
         by_number = TaskDataset(parts["validation"], Numbered(), args.seed)
-        data = mixed_data({"stream": data, "number": by_number}, {"stream": 3, "number": 1}, args)
+        data = mix_datasets({"stream": data, "number": by_number}, {"stream": 3, "number": 1}, args)
     processor: Any = SimpleNamespace(save_pretrained=lambda folder: Path(folder, "processor.json").write_text("{}"))
     return run_training(
         tiny_model(),

@@ -1,4 +1,4 @@
-"""Every transfer of the authors' table: its YAML has their hyper-parameters, and runs on a miniature of its data."""
+"""Every transfer of PaliGemma's table: its YAML has the table's hyper-parameters, and runs on synthetic data."""
 
 import csv
 import json
@@ -22,13 +22,13 @@ from openpali.data.tasks import load_task
 from openpali.eval import run as evaluation
 from openpali.eval.measuring.measurement import read_measurement
 from openpali.recipes import transfer
-from openpali.recipes.run.arguments import parse
+from openpali.recipes.run.command_line import parse
 from openpali.recipes.run.datasets import make_task
 from openpali.recipes.start.resized import resolution_keys
 
 ROWS = {row["task"]: row for row in csv.DictReader((Path(__file__).parent / "rows.csv").open(encoding="utf-8"))}
 MINIATURES = synthetic_captions.MINIATURES | synthetic_clips.MINIATURES | synthetic_questions.MINIATURES
-# of the built-in images, and of people's own
+# on built-in images, and on custom data
 OTHERS = {"caption", "count", "detect", "custom", "jsonl", "refer", "what", "what-de"}
 # of PaLI-3's checkpoints, whose image encoder stays frozen
 PALI3_SIZES = (812, 1064)
@@ -74,7 +74,7 @@ def number(cell: str, size: int) -> float:
 def parsed(name: str, size: int) -> tuple[Any, Any]:
     """The arguments of a row's configuration at a resolution, of the recipe and of the run."""
     argv = ["--config", f"transfers/{name}", "--resolution", str(size), "--use_cpu", "true", "--bf16", "false"]
-    args, *_, run = parse(transfer.CLASSES, argv, above=resolution_keys(transfer.CLASSES, argv))
+    args, *_, run = parse(transfer.CLASSES, argv, overrides=resolution_keys(transfer.CLASSES, argv))
     return args, run
 
 
@@ -83,7 +83,7 @@ def frozen(name: str, size: int) -> bool:
     return size in PALI3_SIZES or cell == "yes" or cell == f"{size} only"
 
 
-def test_there_is_a_configuration_and_a_miniature_for_every_row_and_none_besides():
+def test_every_row_and_no_other_task_has_a_configuration_and_synthetic_data():
     shipped = {path.stem for path in (CONFIGS / "transfers").glob("*.yaml")}
     assert len(ROWS) == 32
     assert set(ROWS) == set(MINIATURES) == shipped - OTHERS
@@ -120,7 +120,7 @@ def test_clips_have_the_tables_frames(name):
 
 
 def commands(name: str) -> list[list[str]]:
-    """Command lines in the comments of a configuration; `#   ` goes on with the line before."""
+    """Command lines in the comments of a configuration; `#   ` continues the line before."""
     path = CONFIGS / "transfers" / f"{name}.yaml"
     lines = [line.removeprefix("# ") for line in path.read_text().splitlines() if line.startswith("# ")]
     joined: list[str] = []
@@ -129,17 +129,15 @@ def commands(name: str) -> list[list[str]]:
             joined[-1] += line
         else:
             joined.append(line)
-    return [shlex.split(line) for line in joined if line.startswith(("accelerate launch", "openpali eval"))]
+    return [shlex.split(line) for line in joined if line.startswith(("openpali transfer", "openpali eval"))]
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_configuration_opens_with_its_command(name, tiny_checkpoints):
     first, *others = commands(name)
-    assert f"recipes/configs/transfers/{name}.yaml" in first
+    assert first[:4] == ["openpali", "eval" if name in EVALUATED_ONLY else "transfer", "--config", f"transfers/{name}"]
     if name in EVALUATED_ONLY:
         others.append(first)
-    else:
-        assert first[:4] == ["accelerate", "launch", "-m", "openpali.recipes.transfer"]
     for command in others:
         assert command[:2] == ["openpali", "eval"]
         parser: Any = HfArgumentParser(evaluation.EvalArguments)  # pyright: ignore[reportArgumentType]

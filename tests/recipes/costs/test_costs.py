@@ -18,7 +18,7 @@ from openpali.recipes.costs.activation_memory import kept_bytes, shallow, stack_
 from openpali.recipes.costs.command import main
 from openpali.recipes.costs.forward_passes import STEPS, Lengths
 from openpali.recipes.costs.layer_flops import stacks_of
-from openpali.recipes.costs.plan import plan
+from openpali.recipes.costs.plan import plan_training
 from openpali.recipes.costs.plan_memory import build, weight_bytes
 from openpali.recipes.costs.stage_costs import StageCosts, stage_costs
 from openpali.recipes.start.adapters import AdapterArguments, add_adapters
@@ -29,7 +29,7 @@ PAPER_SIZE = [p for p in sorted(CONFIGS.glob("pali*/*stage[12]*.yaml")) if "nano
 
 
 def costs(*argv: str) -> tuple[StageCosts, str]:
-    return stage_costs(plan(argv))
+    return stage_costs(plan_training(argv))
 
 
 def nano(family: str) -> Any:
@@ -64,7 +64,7 @@ def test_flops_are_those_that_torch_counts(family, frozen):
         loss(config, "eager", part).backward()
     stacks = stacks_of(family, config, LENGTHS)
     learns = {stack.name for stack in stacks} - {part.split(".")[0]}
-    ours = sum(stack.flops(stack.name in learns, stack.on_the_way(learns), False) for stack in stacks)
+    ours = sum(stack.flops(stack.name in learns, stack.has_gradients(learns), False) for stack in stacks)
     assert ours == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
@@ -185,8 +185,8 @@ def test_a_checkpoint_alone_and_adapters_are_enough(family, tiny_tokenizer, tmp_
 @pytest.mark.parametrize("family", ["pali3", "paligemma"])
 def test_four_bit_weights_are_as_large_as_bitsandbytes_makes_them(family, tiny_tokenizer, tmp_path):
     folder = save_checkpoint(family, tiny_tokenizer, tmp_path / "whole")
-    planned = plan(["--model", str(folder), "--peft", "qlora", "--dtype", "float32", "--freeze"])
-    said = weight_bytes(planned, build(planned, planned.config))
+    plan = plan_training(["--model", str(folder), "--peft", "qlora", "--dtype", "float32", "--freeze"])
+    said = weight_bytes(plan, build(plan, plan.config))
     model = adapted_model(folder, "qlora", lora_rank=16)
     *_, now, _ = sizes(model)
     # and in each layer the tables that the codes stand for, which weigh nothing in a layer of a real size
@@ -240,14 +240,14 @@ def test_every_shipped_configuration_says_what_it_needs():
         line = ["--config", str(path), *(["--model", "pali3/5b"] if path.stem == "custom" else [])]
         if path.parent.name in ("accelerate", "mask_vqvae"):
             with pytest.raises(ConfigError, match="is no configuration of transfer"):
-                plan(line)
+                plan_training(line)
         else:
-            planned = plan(line)
-            assert planned.kind in STEPS
-            assert planned.run.per_device_train_batch_size > 0
-    assert plan(["--config", "transfers/docvqa", "--resolution", "896"]).run.per_device_train_batch_size == 2
+            plan = plan_training(line)
+            assert plan.kind in STEPS
+            assert plan.run.per_device_train_batch_size > 0
+    assert plan_training(["--config", "transfers/docvqa", "--resolution", "896"]).run.per_device_train_batch_size == 2
     assert (
-        plan(
+        plan_training(
             ["--config", "transfers/textvqa", "--model", "google/paligemma2-10b-pt-448"]
         ).config.text_config.hidden_size
         == 3584
@@ -267,7 +267,7 @@ def test_every_shipped_configuration_says_what_it_needs():
     ],
 )
 def test_costs_of_every_recipe(line, kind, capsys):
-    assert plan(line).kind == kind
+    assert plan_training(line).kind == kind
     main(line)
     out = capsys.readouterr().out
     assert "examples on one GPU" in out

@@ -111,7 +111,7 @@ def test_a_super_category_of_the_same_name_is_asked_for_once(check, checkpoint, 
     assert "no problems found" in shown
     line = ["--model", str(checkpoint), "--data", str(path), "--kind", "detect", "--output_dir", str(tmp_path / "x")]
     read_custom.cache_clear()
-    task = transfer.configure(transfer.with_config([*line, "--use_cpu", "true"]))[0].task
+    task = transfer.configure(transfer.with_default_config([*line, "--use_cpu", "true"]))[0].task
     assert task["classes"] == NAMES
     edit(path, lambda c: c["annotations"][0].update(category_id=0))
     assert "classes 0 and 1 are both called 'red', and are trained as one" in check(path, "detect")[1]

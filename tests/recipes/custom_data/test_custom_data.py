@@ -17,8 +17,8 @@ from openpali.data.sources import Augmented, load_source
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.recipes import transfer
 from openpali.recipes.custom_data.defaults import epochs_for, schedule_keys
-from openpali.recipes.run.datasets import splits
-from openpali.recipes.transfer import CLASSES, configure, with_config
+from openpali.recipes.run.datasets import load_splits
+from openpali.recipes.transfer import CLASSES, configure, with_default_config
 
 QUICK = ["--max_steps", "2", "--use_cpu", "true", "--tensorboard", "false", "--task.max_new_tokens", "4"]
 QUICK += ["--eval_limit", "2", "--test_limit", "2", "--per_device_train_batch_size", "2"]
@@ -111,7 +111,7 @@ def test_the_same_command_resumes_and_a_changed_one_is_refused(checkpoint, tmp_p
     transfer.main([*line, "--save_steps", "1"])
     capsys.readouterr()
     transfer.main([*line, "--save_steps", "1"])
-    assert "going on from" in capsys.readouterr().out
+    assert "resumed from" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="holds a run with another configuration"):
         transfer.main([*line, "--save_steps", "1", "--prompt", "which colour?"])
 
@@ -178,7 +178,7 @@ def test_boxes_and_masks_are_those_of_the_file(tmp_path):
 
 def arguments(checkpoint, data, kind, tmp_path, *argv):
     line = ["--model", str(checkpoint), "--data", str(data), "--kind", kind, "--output_dir", str(tmp_path / "run")]
-    return configure(with_config([*line, "--use_cpu", "true", *argv]))
+    return configure(with_default_config([*line, "--use_cpu", "true", *argv]))
 
 
 def test_prompts_name_every_class_and_answers_have_room(checkpoint, tmp_path):
@@ -221,11 +221,11 @@ def test_few_images_with_boxes_are_cropped(checkpoint, tmp_path):
     data = coco(tmp_path / "data")
     for argv, expected in (([], True), (["--augment", "false"], False), (["--source.augment.flip", "0.5"], True)):
         args, *_, run = arguments(checkpoint, data, "detect", tmp_path, *argv)
-        by_split = splits(args.source, run)
+        by_split = load_splits(args.source, run)
         assert [isinstance(by_split[split], Augmented) for split in TRIO] == [expected, False, False]
     assert args.source["augment"]["flip"] == 0.5
     args, *_, run = arguments(checkpoint, class_folders(tmp_path / "classes"), "classify", tmp_path)
-    assert not isinstance(splits(args.source, run)["train"], Augmented)
+    assert not isinstance(load_splits(args.source, run)["train"], Augmented)
 
 
 @pytest.mark.parametrize(("examples", "batch", "epochs"), [(50, 8, 100), (3_000, 256, 30), (1_000_000, 256, 3)])

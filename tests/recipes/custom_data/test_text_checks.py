@@ -12,7 +12,7 @@ from tiny_mask_vqvae import tiny as tiny_codec
 
 from openpali.data.tasks import load_task
 from openpali.recipes import transfer
-from openpali.recipes.transfer import configure, with_config
+from openpali.recipes.transfer import configure, with_default_config
 
 QUICK = ["--max_steps", "6", "--use_cpu", "true", "--tensorboard", "false", "--task.max_new_tokens", "4"]
 QUICK += ["--eval_limit", "20", "--test_limit", "20", "--per_device_train_batch_size", "4", "--eval_steps", "6"]
@@ -77,7 +77,7 @@ def test_segment_trains_on_images_without_objects(pali3, codec, tmp_path, capsys
     assert "Saved model and processor" in capsys.readouterr().out
     # the option alone changes what the kind says
     line = ["--model", str(pali3), "--data", str(path), "--kind", "segment", "--output_dir", str(tmp_path / "x")]
-    args, *_ = configure(with_config([*line, "--task", f"{{codec: {codec}}}"]))
+    args, *_ = configure(with_default_config([*line, "--task", f"{{codec: {codec}}}"]))
     assert args.task["codec"] == str(codec)
     assert args.task["name"] == "segment"
     assert args.source["name"] == "custom"

@@ -8,7 +8,8 @@ from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Augmented
 from openpali.data.tasks import load_task
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.run.datasets import report_long_texts, skip_log, splits
+from openpali.recipes.run.datasets import load_splits, skip_log
+from openpali.recipes.run.long_texts import report_long_texts
 
 EMOJI = {"name": "emoji", "split": "train", "size": 64, "length": 10}
 
@@ -32,8 +33,8 @@ def coco(tmp_path):
 
 
 def test_only_the_train_part_is_augmented(run):
-    parts = splits(EMOJI | {"augment": {"flip": 1.0, "zoom_out": [2, 2]}}, run)
-    plain = splits(EMOJI, run)
+    parts = load_splits(EMOJI | {"augment": {"flip": 1.0, "zoom_out": [2, 2]}}, run)
+    plain = load_splits(EMOJI, run)
     assert isinstance(parts["train"], Augmented)
     assert not isinstance(plain["train"], Augmented)
     for name in ("validation", "test"):
@@ -44,7 +45,7 @@ def test_only_the_train_part_is_augmented(run):
 
 
 def test_parts_of_a_file_are_augmented_and_its_bad_records_told(run, coco, capsys):
-    parts = splits(coco | {"augment": {"zoom_out": [2, 2]}}, run)
+    parts = load_splits(coco | {"augment": {"zoom_out": [2, 2]}}, run)
     assert parts["train"][0]["image"].size == (60, 40)
     assert parts["validation"][0]["image"].size == (30, 20)
     assert (len(parts["train"]), len(parts["validation"])) == (16, 3)
@@ -56,7 +57,7 @@ def test_parts_of_a_file_are_augmented_and_its_bad_records_told(run, coco, capsy
 
 def test_parts_of_the_built_in_images_are_told_anew(run):
     spec = {key: value for key, value in EMOJI.items() if key != "split"} | {"objects": [1, 1]}
-    parts = splits(spec | {"augment": {"flip": 1.0}}, run)
+    parts = load_splits(spec | {"augment": {"flip": 1.0}}, run)
     mirror = {"left": "right", "right": "left"}
     for index in range(8):
         (before,), (after,) = (source[index]["objects"] for source in (parts["train"].source, parts["train"]))
@@ -67,7 +68,7 @@ def test_parts_of_the_built_in_images_are_told_anew(run):
 def test_mistakes_are_configuration_errors(run, coco):
     for spec in (EMOJI, coco):
         with pytest.raises(ConfigError, match="source: augment has no option 'flop'. Did you mean 'flip'?"):
-            splits(spec | {"augment": {"flop": 1}}, run)
+            load_splits(spec | {"augment": {"flop": 1}}, run)
 
 
 def test_long_texts_are_told_by_part(run, tmp_path, capsys, tiny_tokenizer):
@@ -75,9 +76,9 @@ def test_long_texts_are_told_by_part(run, tmp_path, capsys, tiny_tokenizer):
     rows = [{"image": "a.png", "prefix": "what?", "suffix": "a dog"} for _ in range(20)]
     path = tmp_path / "my.jsonl"
 
-    def told(change):
+    def report(change):
         path.write_text("".join(json.dumps(row | change(number)) + "\n" for number, row in enumerate(rows)))
-        parts = splits({"name": "jsonl", "path": str(path)}, run)
+        parts = load_splits({"name": "jsonl", "path": str(path)}, run)
         task = load_task({"name": "plain", "max_new_tokens": 12})
         data = {name: TaskDataset(part, task) for name, part in parts.items()}
         capsys.readouterr()
@@ -85,13 +86,13 @@ def test_long_texts_are_told_by_part(run, tmp_path, capsys, tiny_tokenizer):
         return report_long_texts(data, tiny_tokenizer, **limits, run=run), capsys.readouterr().out
 
     nothing = {"prefix": 0, "suffix": 0}
-    assert told(lambda number: {}) == ({"train": nothing, "validation": nothing}, "")
+    assert report(lambda number: {}) == ({"train": nothing, "validation": nothing}, "")
     # of 20 records 4 are set aside; answers of 20 tokens fit in training, and are cut where they are generated
-    counts, shown = told(lambda number: {"suffix": "xyz " * 5})
+    counts, shown = report(lambda number: {"suffix": "xyz " * 5})
     assert counts == {"train": nothing, "validation": {"prefix": 0, "suffix": 4}}
     assert "validation: 0 prefixes and 4 suffixes are longer than the limit" in shown
     assert "is cut to task.max_new_tokens=12" in shown
-    counts, shown = told(lambda number: {"suffix": "xyz " * 20, "prefix": "xyz " * 20})
+    counts, shown = report(lambda number: {"suffix": "xyz " * 20, "prefix": "xyz " * 20})
     assert counts["train"] == {"prefix": 16, "suffix": 16}
     assert "cut to suffix_max_length=30" in shown
 
@@ -111,7 +112,7 @@ def test_questions_of_one_conversation_are_in_one_part(run, tmp_path):
     rows = [{"image": f"{number}.png", "conversations": talk} for number in range(20)]
     path = tmp_path / "my.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    parts = splits({"name": "jsonl", "path": str(path)}, run)
+    parts = load_splits({"name": "jsonl", "path": str(path)}, run)
     shown = [{parts[name][index]["image"].getpixel((0, 0)) for index in range(len(parts[name]))} for name in parts]
     assert not shown[0] & shown[1]
     assert len(parts["train"]) + len(parts["validation"]) == 60

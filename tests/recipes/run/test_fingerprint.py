@@ -1,4 +1,4 @@
-"""The same command goes on with the same data and the same start alone."""
+"""The same command resumes only with the same data and the same starting checkpoint."""
 
 import json
 
@@ -10,8 +10,8 @@ from openpali.data.custom.dataset import read_custom
 from openpali.data.files.config import ConfigError
 from openpali.recipes import contrastive, denoise, transfer
 from openpali.recipes.run.fingerprint import fingerprints
-from openpali.recipes.run.run_folder import open_run
-from openpali.recipes.transfer import configure, inputs_of, member_specs, with_config
+from openpali.recipes.run.resume import open_run
+from openpali.recipes.transfer import configure, mixture_values, run_inputs, with_default_config
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +22,8 @@ def checkpoint(tmp_path_factory, tiny_tokenizer):
 def claim(line):
     """What a transfer does before it trains, and the mark of a first step: a run that trained nothing may change."""
     read_custom.cache_clear()
-    args, _, mix, *_, run = configure(with_config([*line, "--use_cpu", "true"]))
-    open_run(run, inputs_of(args, member_specs(args, mix)))
+    args, _, mix, *_, run = configure(with_default_config([*line, "--use_cpu", "true"]))
+    open_run(run, run_inputs(args, mixture_values(args, mix)))
     (run.folder / "logs.jsonl").touch()
 
 
@@ -192,7 +192,7 @@ def test_other_stages_refuse_changed_data_too(recipe, key, line, tmp_path):
 
 
 def test_a_finished_run_does_not_stand_for_mended_data(checkpoint, tmp_path, capsys):
-    """As a person meets it: labels are mended, and the same command is given again; likewise in a sweep."""
+    """Labels are corrected, and the same command is given again; also in a sweep."""
     data, run = class_folders(tmp_path / "data"), tmp_path / "run"
     line = ["--model", str(checkpoint), "--data", str(data), "--kind", "classify", "--use_cpu", "true"]
     line += ["--max_steps", "1", "--eval_limit", "2", "--test_limit", "2", "--task.max_new_tokens", "4"]

@@ -9,7 +9,7 @@ from tiny_adapters import save_checkpoint
 from openpali.data.collator import Collator
 from openpali.data.files.config import ConfigError
 from openpali.recipes import classification, contrastive, denoise, dense, pretrain, transfer
-from openpali.recipes.training.bad_losses import RunStopped
+from openpali.recipes.training.loss_guard import RunStopped
 
 
 @pytest.mark.parametrize("value", ["0", "-1"])
@@ -73,7 +73,7 @@ def test_a_batch_without_labels_ends_the_run(monkeypatch, tmp_path):
 
     whole = runs.collate
     monkeypatch.setattr(runs, "collate", unlabelled)
-    with pytest.raises(RunStopped, match="step 1: no token of this batch has a label, and nothing would be learnt"):
+    with pytest.raises(RunStopped, match="step 1: no token of this batch has a label to train on"):
         runs.tiny_run(output_dir=str(tmp_path))
     assert issubclass(RunStopped, ConfigError)
     assert not (tmp_path / "model.safetensors").exists()

@@ -15,10 +15,10 @@ from openpali.data.files.config import ConfigError
 from openpali.modeling.auto import load_processor
 from openpali.recipes import transfer
 from openpali.recipes.custom_data.example_images import caption, model_image, some_examples
-from openpali.recipes.run.sweep import Outcome, best_of
+from openpali.recipes.run.sweep import Outcome, best_outcome
 from openpali.recipes.run.sweep import table as sweep_table
-from openpali.recipes.stages.transfer_tasks import few, load_member
-from openpali.recipes.transfer import configure, with_config
+from openpali.recipes.stages.transfer_tasks import draw_records, load_task_data
+from openpali.recipes.transfer import configure, with_default_config
 
 QUICK = ["--use_cpu", "true", "--tensorboard", "false", "--eval_limit", "2", "--test_limit", "2"]
 QUICK += ["--task.max_new_tokens", "3"]
@@ -49,17 +49,17 @@ class Numbers:
 
 
 def test_few_examples_are_the_seeds():
-    chosen = [[few(Numbers(), 64, seed)[i]["id"] for i in range(64)] for seed in (0, 0, 1)]
+    chosen = [[draw_records(Numbers(), 64, seed)[i]["id"] for i in range(64)] for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1]
     assert chosen[0] != chosen[2]
     assert len(set(chosen[0])) == 64
     with pytest.raises(ConfigError, match="examples=128: there are 100 to train on"):
-        few(Numbers(), 128, 0)
+        draw_records(Numbers(), 128, 0)
 
 
 def test_few_examples_are_of_training_alone(line):
-    args, _, mix, _, _, run = configure(with_config([*line, "--examples", "5"]))
-    member = load_member(args.source, args.task, run, 0.1, mix.examples)
+    args, _, mix, _, _, run = configure(with_default_config([*line, "--examples", "5"]))
+    member = load_task_data(args.source, args.task, run, 0.1, mix.examples)
     assert [len(data) for data in (member.train, member.validation, member.test)] == [5, 3, 3]
     assert run.num_train_epochs == 100
     assert run.per_device_train_batch_size == 5
@@ -99,8 +99,8 @@ def test_prompts_of_a_mixture_may_begin_with_the_tasks_name(checkpoint, tmp_path
     argv = ["--model", str(checkpoint), "--mix", *configurations(tmp_path), "--output_dir", str(tmp_path / "run")]
     prompts = {}
     for named in ("true", "false"):
-        args, own, mix, _, _, run = configure(with_config([*argv, *QUICK[:-2], "--task_prefix", named]))
-        members = transfer.load_members(args, mix, own, run, transfer.member_specs(args, mix))
+        args, own, mix, _, _, run = configure(with_default_config([*argv, *QUICK[:-2], "--task_prefix", named]))
+        members = transfer.load_tasks(args, mix, own, run, transfer.mixture_values(args, mix))
         prompts[named] = [members[name].train[0].prefix for name in ("colours", "numbers")]
     assert prompts["false"] == ["answer en what is this?", "ocr"]
     assert prompts["true"] == ["colours: answer en what is this?", "numbers: ocr"]
@@ -133,7 +133,7 @@ def test_a_sweep_makes_every_run_once_and_names_the_best(line, tmp_path, capsys)
 
 
 def test_the_grid_is_the_authors_for_large_models_and_moves_with_the_rate(line):
-    *_, grid, _, run = configure(with_config([*line, "--learning_rate", "1e-5", "--num_train_epochs", "10"]))
+    *_, grid, _, run = configure(with_default_config([*line, "--learning_rate", "1e-5", "--num_train_epochs", "10"]))
     assert transfer.sweep.__module__ == "openpali.recipes.run.sweep"
     from openpali.recipes.run.sweep import grid as points
 
@@ -142,8 +142,8 @@ def test_the_grid_is_the_authors_for_large_models_and_moves_with_the_rate(line):
 
 def test_of_several_seeds_the_mean_decides():
     outcomes = [Outcome(rate, 1.0, seed, "f1", value, value, f"{rate}-{seed}") for rate, seed, value in SEEDS]
-    assert best_of(outcomes).folder == "0.1-1"
-    lines = sweep_table(outcomes, best_of(outcomes)).splitlines()
+    assert best_outcome(outcomes).folder == "0.1-1"
+    lines = sweep_table(outcomes, best_outcome(outcomes)).splitlines()
     assert lines[2].startswith("| 0.1 | 1 | 0.6000 ± 0.1414 |")
     assert "over 2 seeds" in lines[-2] + lines[-1]
 

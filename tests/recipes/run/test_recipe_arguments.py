@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from openpali.data.files.config import CONFIGS, ConfigError, find_config
-from openpali.recipes.run.arguments import RunArguments, command, parse, save_config, spread
+from openpali.recipes.run.arguments import RunArguments, save_config
+from openpali.recipes.run.command_line import command, expand_mappings, parse
 
 
 @dataclass
@@ -103,8 +104,10 @@ def test_numbers_that_lead_nowhere_are_told_wherever_they_stand(tmp_path, key):
 def test_a_mapping_without_a_name_changes_what_is_there():
     line = ["--task", "{codec: a/b, things: [x, y]}", "--source={name: emoji}", "--seed", "1"]
     expected = ["--source={name: emoji}", "--seed", "1", "--task.codec", '"a/b"', "--task.things", '["x", "y"]']
-    assert spread(line, ("source", "task")) == expected
-    _, run = parse([Extra, RunArguments], ["--output_dir", "x", *spread(["--source", "{size: 3}"], ("source",))])
+    assert expand_mappings(line, ("source", "task")) == expected
+    _, run = parse(
+        [Extra, RunArguments], ["--output_dir", "x", *expand_mappings(["--source", "{size: 3}"], ("source",))]
+    )
     assert run.resolved["source"] == {"size": 3}
 
 
@@ -199,3 +202,17 @@ def test_half_precision_without_a_gpu_is_one_sentence(tmp_path, monkeypatch):
         parse([RunArguments], ["--output_dir", str(tmp_path / "run"), "--bf16", "true"])
     (run,) = parse([RunArguments], ["--output_dir", str(tmp_path / "run"), "--bf16", "true", "--use_cpu", "true"])
     assert run.bf16
+
+
+@pytest.mark.parametrize("option", [["--freeze", "none"], ["--freeze"], ["--freeze=none"]])
+def test_freeze_none_and_the_bare_option_empty_the_list_of_the_configuration(option, tmp_path):
+    path = write(tmp_path, freeze=["a"])
+    (run,) = parse([RunArguments], ["--config", path, *option])
+    assert (run.freeze, run.resolved["freeze"]) == ([], [])
+
+
+def test_freeze_takes_none_in_a_list_and_alone(tmp_path):
+    assert parse([RunArguments], ["--config", write(tmp_path, freeze=["none"])])[0].freeze == []
+    for names in (["none", "vision_tower"], ["vision_tower", "none"]):
+        with pytest.raises(ConfigError, match="freeze: none cannot stand beside vision_tower"):
+            parse([RunArguments], ["--output_dir", "x", "--freeze", *names])

@@ -9,7 +9,7 @@ from openpali.data.mixture import Mixture, TaskDataset
 from openpali.data.sources import Augmented
 from openpali.data.streaming.stream import StreamMixture, TaskStream
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.run.datasets import first_records, mixed_data, splits, task_data
+from openpali.recipes.run.datasets import first_records, load_splits, make_dataset, mix_datasets
 
 
 @pytest.fixture
@@ -33,11 +33,11 @@ def lines(tmp_path, spec):
 
 
 def test_shards_are_split_and_streamed(run, spec, capsys):
-    parts = splits(spec | {"augment": {"zoom_out": [2, 2]}}, run)
+    parts = load_splits(spec | {"augment": {"zoom_out": [2, 2]}}, run)
     assert "2 shards; 2 records of the first ones for validation and test" in capsys.readouterr().out
     assert isinstance(parts["train"], Augmented)
-    validation = task_data(parts["validation"], Numbered(), run)
-    train = task_data(parts["train"], Numbered(), run, max_bad_share=0.3)
+    validation = make_dataset(parts["validation"], Numbered(), run)
+    train = make_dataset(parts["train"], Numbered(), run, max_bad_share=0.3)
     assert isinstance(validation, TaskDataset)
     assert isinstance(train, TaskStream)
     assert (train.rank, train.world_size, train.seed, train.max_bad_share) == (0, 1, 4, 0.3)
@@ -48,7 +48,7 @@ def test_shards_are_split_and_streamed(run, spec, capsys):
 
 
 def test_first_records_of_either_kind(run, spec, lines):
-    shards, file = splits(spec, run), splits(lines, run)
+    shards, file = load_splits(spec, run), load_splits(lines, run)
     assert [record["captions"]["en"] for record in first_records(shards["train"], 3)] == ["2", "3", "4"]
     assert len(list(first_records(shards["train"], 99))) == 18
     assert len(list(first_records(shards["validation"], 99))) == 2
@@ -56,28 +56,31 @@ def test_first_records_of_either_kind(run, spec, lines):
 
 
 def test_a_mixture_with_a_stream_is_a_stream(run, spec, lines):
-    streams, files = splits(spec | {"length": 18}, run), splits(lines, run)
-    members = {"a": task_data(streams["train"], Numbered(), run), "b": task_data(files["train"], Numbered(), run)}
-    both = mixed_data(members, {"a": "size", "b": "size"}, run, temperature=2.0)
+    streams, files = load_splits(spec | {"length": 18}, run), load_splits(lines, run)
+    members = {
+        "a": make_dataset(streams["train"], Numbered(), run),
+        "b": make_dataset(files["train"], Numbered(), run),
+    }
+    both = mix_datasets(members, {"a": "size", "b": "size"}, run, temperature=2.0)
     assert isinstance(both, StreamMixture)
     assert both.weights == pytest.approx({"a": 18**0.5 / (18**0.5 + 4), "b": 4 / (18**0.5 + 4)})
     assert [row.expected_examples for row in both.table()] == pytest.approx([80 * w for w in both.weights.values()])
-    alone = mixed_data({"b": members["b"]}, {"b": 2.0}, run)
+    alone = mix_datasets({"b": members["b"]}, {"b": 2.0}, run)
     assert isinstance(alone, Mixture)
     assert len(alone) == 80
 
 
 def test_mistakes_are_configuration_errors(run, spec, tmp_path):
     with pytest.raises(ConfigError, match="there is no shard"):
-        splits(spec | {"path": str(tmp_path / "none.tar")}, run)
+        load_splits(spec | {"path": str(tmp_path / "none.tar")}, run)
     with pytest.raises(ConfigError, match="validation_path: there is no shard"):
-        splits(spec | {"validation_path": str(tmp_path / "none.tar")}, run)
+        load_splits(spec | {"validation_path": str(tmp_path / "none.tar")}, run)
     with pytest.raises(ConfigError, match="has no option 'split'"):
-        splits(spec | {"split": "train"}, run)
-    members = {"a": task_data(splits(spec, run)["train"], Numbered(), run)}
+        load_splits(spec | {"split": "train"}, run)
+    members = {"a": make_dataset(load_splits(spec, run)["train"], Numbered(), run)}
     with pytest.raises(ConfigError, match="the size of a is not known"):
-        mixed_data(members, {"a": "size"}, run)
+        mix_datasets(members, {"a": "size"}, run)
     with pytest.raises(ConfigError, match="the weight of a is a number or size, not 'big'"):
-        mixed_data(members, {"a": "big"}, run)
+        mix_datasets(members, {"a": "big"}, run)
     with pytest.raises(ConfigError, match="one must be positive"):
-        mixed_data(members, {"a": 0.0}, run)
+        mix_datasets(members, {"a": 0.0}, run)

@@ -1,4 +1,4 @@
-"""Every way in which people start a recipe, each as a process of its own, on a tiny checkpoint and eight records."""
+"""Every way to start a stage, each as a process of its own, on a tiny checkpoint and eight records."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def start(
 
 
 def must_have_trained(said: str, engine: str, folder: Path) -> None:
-    """One step, on the processes that were asked for, to a checkpoint and scores."""
+    """One step, on the requested processes, to a checkpoint and scores."""
     (line,) = [line for line in said.splitlines() if line.startswith("Engine: ")]
     assert line == f"Engine: {engine}, cpu, no mixed precision"
     processes = int(engine.split(", ")[1].split()[0])

@@ -13,9 +13,9 @@ from openpali.data.tasks import load_task
 from openpali.modeling.auto import load_processor
 from openpali.recipes import transfer
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.run.datasets import report_long_texts
-from openpali.recipes.stages.answer_length import give_room, with_room
-from openpali.recipes.stages.transfer_tasks import NamedTask, add_prefix, load_member
+from openpali.recipes.run.long_texts import report_long_texts
+from openpali.recipes.stages.answer_length import fit_answer_lengths, with_answer_length
+from openpali.recipes.stages.transfer_tasks import PrefixedTask, add_prefix, load_task_data
 from openpali.recipes.training.target_lengths import TargetCounter
 
 
@@ -47,12 +47,12 @@ def test_boxes_of_a_coco_file_have_room_by_default(prefix, checkpoint, tmp_path,
     source = {"name": "coco", "path": str(crowded(tmp_path / "data")), "image_root": str(tmp_path / "data" / "images")}
     run = RunArguments(output_dir=str(tmp_path / "run"), use_cpu=True)
     processor = load_processor(checkpoint)
-    given = load_member(source, {"name": "detect", "max_new_tokens": 64}, run, 0.1, None)
-    member = load_member(source, {"name": "detect"}, run, 0.1, None)
+    given = load_task_data(source, {"name": "detect", "max_new_tokens": 64}, run, 0.1, None)
+    member = load_task_data(source, {"name": "detect"}, run, 0.1, None)
     if prefix:
         add_prefix(member, "boxes: ")
     capsys.readouterr()
-    give_room({"detect": member, "given": given}, processor, run)
+    fit_answer_lengths({"detect": member, "given": given}, processor, run)
     said = capsys.readouterr().out
     longest = max(
         len(processor.tokenizer(member.validation[i].suffix, add_special_tokens=False)["input_ids"])
@@ -67,7 +67,7 @@ def test_boxes_of_a_coco_file_have_room_by_default(prefix, checkpoint, tmp_path,
 
 def test_other_tasks_keep_their_own():
     task = load_task({"name": "detect"})
-    assert with_room(NamedTask(task, "a: "), 99).max_new_tokens == 99
+    assert with_answer_length(PrefixedTask(task, "a: "), 99).max_new_tokens == 99
     assert task.max_new_tokens == 64
 
 
@@ -77,10 +77,10 @@ def test_validation_targets_that_are_cut_are_told():
 
     counter = TargetCounter(collate, 5)
     counter([3, 6])
-    assert counter.complaint("mine") == ""
+    assert counter.warning("mine") == ""
     counter([7, 9])
     assert "mine: 2 of 4 validation targets have more than max_new_tokens=5 tokens, the longest 8" in (
-        counter.complaint("mine")
+        counter.warning("mine")
     )
 
 

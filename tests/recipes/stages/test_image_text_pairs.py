@@ -7,7 +7,7 @@ from transformers import SiglipImageProcessorPil
 
 from openpali.data.example import Example
 from openpali.data.files.config import ConfigError
-from openpali.recipes.stages.image_text_pairs import PairCollator, Pairs, mean, text_key, true_texts
+from openpali.recipes.stages.image_text_pairs import PairCollator, Pairs, text_key, true_texts
 
 
 class FakeProcessor:
@@ -99,7 +99,3 @@ def test_keywords_are_a_few_of_the_records_in_any_order():
 def test_keys_of_texts_are_the_same_everywhere():
     assert text_key("dog") == 2072328596179865167
     assert 0 <= text_key("a") < 2**63
-
-
-def test_mean():
-    assert mean([True, False]) == 0.5

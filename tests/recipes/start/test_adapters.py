@@ -29,7 +29,7 @@ from openpali.modeling import four_bit
 from openpali.modeling.auto import checkpoint_config, model_class
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.start.adapters import AdapterArguments, check_start, frozen_dtype, load_for_training
-from openpali.recipes.training.optimizer import component_of, components, describe, freeze, parameter_groups
+from openpali.recipes.training.optimizer import component_of, components, format_table, freeze, parameter_groups
 
 pytestmark = pytest.mark.adapters
 
@@ -87,7 +87,7 @@ def test_the_table_tells_adapters_from_what_they_stand_beside(checkpoint, family
     model = adapted_model(checkpoint, "dora", freeze=("vision_tower",))
     table = components(model, args)
     freeze(table)
-    text = rows(describe(table, 1e-3))
+    text = rows(format_table(table, 1e-3))
     plain = plain_model(checkpoint)
     sizes = dict.fromkeys(text, 0)
     for name, parameter in plain.named_parameters():
@@ -110,7 +110,7 @@ def test_the_table_tells_adapters_from_what_they_stand_beside(checkpoint, family
 
 def test_the_table_counts_what_4_bit_weights_stand_for(checkpoint, tmp_path, capsys):
     args = RunArguments(output_dir=str(tmp_path), use_cpu=True)
-    text = rows(describe(components(adapted_model(checkpoint, "qlora"), args), 1e-3))
+    text = rows(format_table(components(adapted_model(checkpoint, "qlora"), args), 1e-3))
     total = sum(p.numel() for p in plain_model(checkpoint).parameters())
     assert text["total"][0] == f"{total:,}"
     shown = capsys.readouterr().out
@@ -134,7 +134,7 @@ def test_frozen_components_get_no_adapters(checkpoint, family):
 @pytest.mark.parametrize(
     ("targets", "frozen", "message"),
     [
-        (["lm_head"], (), "'lm_head' is an embedding table or the vocabulary projection, whose weight the loss reads"),
+        (["lm_head"], (), "'lm_head' is an embedding table or the LM head, whose weight the loss reads"),
         (["embed_tokens"], (), "'embed_tokens' is an embedding table"),
         (["q_prj"], (), "no linear layer is called 'q_prj'; did you mean 'q_proj'"),
         (["layer_norm1"], (), "no linear layer is called 'layer_norm1'"),

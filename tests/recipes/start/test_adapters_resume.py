@@ -1,4 +1,4 @@
-"""A run with adapters, or without, goes on exactly where it stopped and ends with its best weights; both families."""
+"""A run with adapters, or without, resumes exactly and ends with its best weights; both families."""
 
 import json
 from pathlib import Path

@@ -9,7 +9,8 @@ from tiny_adapters import FAMILIES, KINDS, save_checkpoint
 from openpali.eval.answering.load_model import adapter_parameters, load_adapter_weights
 from openpali.modeling.four_bit import QUANTIZATION_FILE
 from openpali.modeling.user_errors import CheckpointError
-from openpali.recipes.run.run_folder import BEST_FOLDER, load_weights
+from openpali.recipes.run.run_folder import BEST_FOLDER
+from openpali.recipes.training.load_weights import load_weights
 
 pytestmark = pytest.mark.adapters
 

@@ -1,4 +1,4 @@
-"""The transfer recipe with adapters, as a person runs it, on the built-in images."""
+"""The transfer recipe with adapters, from its command line, on the built-in images."""
 
 import json
 import shutil
@@ -62,7 +62,7 @@ def test_qlora_goes_on_where_it_was_cut(checkpoint, qlora, tmp_path, monkeypatch
         transfer.main(argv)
     monkeypatch.setattr(PaliTrainer, "training_step", step)
     transfer.main(argv)
-    assert f"going on from {tmp_path / 'checkpoint-8'}" in capsys.readouterr().out
+    assert f"resumed from {tmp_path / 'checkpoint-8'}" in capsys.readouterr().out
     assert curve(tmp_path) == curve(qlora)
     first, second = (answer_logits(load_model(str(folder), "cpu")[0], checkpoint) for folder in (qlora, tmp_path))
     assert_same_but_rounding(second, first)
@@ -119,7 +119,7 @@ def test_adapters_as_a_start_and_unknown_kinds_are_refused(checkpoint, qlora, tm
         (
             (["--model", str(qlora)], "holds adapters; merge them first: openpali merge"),
             (["--model", str(checkpoint), "--peft", "lorra"], "invalid choice: 'lorra'"),
-            (["--model", str(checkpoint), "--peft", "lora", "--lora_targets", "lm_head"], "vocabulary projection"),
+            (["--model", str(checkpoint), "--peft", "lora", "--lora_targets", "lm_head"], "LM head"),
         )
     ):
         with pytest.raises(SystemExit, match=message):

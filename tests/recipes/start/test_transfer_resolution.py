@@ -11,7 +11,7 @@ from openpali.data.files.config import ConfigError
 from openpali.eval.answering.load_model import load_model
 from openpali.modeling.auto import load_processor
 from openpali.recipes import transfer
-from openpali.recipes.run.arguments import parse
+from openpali.recipes.run.command_line import parse
 from openpali.recipes.start.resized import resolution_keys
 
 BASE = {"output_dir": "outputs/x", "model": "outputs/nowhere", "learning_rate": "1e-5", "seed": 3, "use_cpu": True}
@@ -28,7 +28,7 @@ def configured(tmp_path, *argv, blocks=BLOCKS, **keys):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(BASE | {"resolutions": blocks} | keys))
     argv = ["--config", str(path), *argv]
-    return parse(transfer.CLASSES, argv, above=resolution_keys(transfer.CLASSES, argv))
+    return parse(transfer.CLASSES, argv, overrides=resolution_keys(transfer.CLASSES, argv))
 
 
 def test_a_block_counts_more_than_the_file_and_less_than_the_command_line(tmp_path):
@@ -55,7 +55,7 @@ def test_a_resolved_configuration_is_not_changed_by_its_blocks_again(tmp_path):
     again = tmp_path / "again.yaml"
     again.write_text(yaml.safe_dump(run.resolved))
     argv = ["--config", str(again)]
-    *_, rerun = parse(transfer.CLASSES, argv, above=resolution_keys(transfer.CLASSES, argv))
+    *_, rerun = parse(transfer.CLASSES, argv, overrides=resolution_keys(transfer.CLASSES, argv))
     assert rerun.learning_rate == 1e-4
     assert rerun.resolved == run.resolved
 

@@ -1,4 +1,4 @@
-"""Records that turn out bad while training: judged against all of the data, and told in the last line."""
+"""Records that turn out bad while training: their share of all data decides, and the last line reports them."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from openpali.data.sources.webdataset import WebDataset
 from openpali.data.streaming.stream import TaskStream
 from openpali.recipes.features.examples import loader_of
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.run.datasets import task_data
-from openpali.recipes.training.bad_losses import FAILURE, NamedCollator, SafeDataset, raised
+from openpali.recipes.run.datasets import make_dataset
+from openpali.recipes.training.bad_data import CAUGHT_ERROR, ErrorCatchingDataset, RecordNamingCollator, raise_caught
 from openpali.recipes.training.stream_loader import StreamLoader
 
 
@@ -42,17 +42,19 @@ def sizes(items):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_is_wrong_in_a_worker_arrives_as_it_is(workers, tmp_path):
-    batches = list(DataLoader(SafeDataset(Torn()), 2, collate_fn=NamedCollator(sizes), num_workers=workers))
+    batches = list(
+        DataLoader(ErrorCatchingDataset(Torn()), 2, collate_fn=RecordNamingCollator(sizes), num_workers=workers)
+    )
     assert batches[1] == {"labels": 2, "record_names": ["2", "3"]}
-    assert str(batches[2][FAILURE]) == "my.jsonl:5: the image is torn. Mend it."
+    assert str(batches[2][CAUGHT_ERROR]) == "my.jsonl:5: the image is torn. Mend it."
     run = RunArguments(output_dir=str(tmp_path), dataloader_num_workers=workers, use_cpu=True)
     with pytest.raises(BadRecord, match="^my.jsonl:5: the image is torn. Mend it.$"):
-        list(raised(loader_of(Torn(), run, None)))
+        list(raise_caught(loader_of(Torn(), run, None)))
 
 
 def test_mistakes_of_the_code_are_raised_where_they_are():
     with pytest.raises(ZeroDivisionError):
-        NamedCollator(lambda items: 1 // 0)([1])
+        RecordNamingCollator(lambda items: 1 // 0)([1])
 
 
 @pytest.mark.parametrize(("length", "ended"), [(44, True), (1000, False)])
@@ -64,10 +66,10 @@ def test_bad_records_of_a_stream_are_judged_by_its_length(length, ended, workers
     source = WebDataset(str(tmp_path / "*.tar"), shuffle=1, length=length)
     options = {"max_steps": 20, "per_device_train_batch_size": 2, "dataloader_num_workers": workers, "use_cpu": True}
     run = RunArguments(output_dir=str(tmp_path), **options)
-    data = task_data(source, Numbered(), run)
+    data = make_dataset(source, Numbered(), run)
     assert isinstance(data, TaskStream)
-    loader = StreamLoader(data, run, NamedCollator(sizes))
-    found = [batch[FAILURE] for batch, _ in zip(loader, range(20)) if FAILURE in batch]
+    loader = StreamLoader(data, run, RecordNamingCollator(sizes))
+    found = [batch[CAUGHT_ERROR] for batch, _ in zip(loader, range(20)) if CAUGHT_ERROR in batch]
     assert bool(found) == ended
     if ended:
         # another worker may have met its next one before this one is told

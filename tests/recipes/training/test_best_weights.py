@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_run import tiny_run, validation_loss
 
-from openpali.recipes.training.best_weights import describe_best, is_better, read_best
+from openpali.recipes.training.best_weights import describe_best, read_best, replaces_best
 from openpali.recipes.training.progress import read_log
 
 
@@ -63,7 +63,7 @@ def test_the_weights_that_are_saved_are_those_that_were_kept(tmp_path):
 def test_a_score_that_never_moved_is_told(tmp_path, capsys):
     kept_step(tmp_path / "loss", (0.0, 3.0), (0.0, 1.0), (0.0, 2.0))
     said = capsys.readouterr().out
-    assert "Warning: negative_loss was 0 at all 3 evaluations and cannot tell weights apart" in said
+    assert "Warning: negative_loss was 0 at all 3 evaluations and does not rank the weights" in said
     assert "those of step 2 are kept, whose validation loss of 1 is the lowest" in said
     kept_step(tmp_path / "nan", NAN, NAN)
     said = capsys.readouterr().out
@@ -85,8 +85,8 @@ def test_undefined_scores_are_null_in_files(tmp_path):
 
 
 def test_best_weights_of_an_older_run_have_no_loss():
-    assert is_better({"value": 0.5, "loss": 9.0}, {"step": 1, "metric": "f1", "value": 0.5})
-    assert not is_better({"value": 0.4, "loss": 0.1}, {"step": 1, "metric": "f1", "value": 0.5})
+    assert replaces_best({"value": 0.5, "loss": 9.0}, {"step": 1, "metric": "f1", "value": 0.5})
+    assert not replaces_best({"value": 0.4, "loss": 0.1}, {"step": 1, "metric": "f1", "value": 0.5})
 
 
 def test_a_run_that_goes_on_keeps_the_ties_of_the_whole_run(tmp_path):

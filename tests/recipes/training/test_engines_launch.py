@@ -10,7 +10,7 @@ from accelerate.commands.config.config_args import ClusterConfig, load_config_fr
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
 from openpali.eval.answering.processes import joined
-from openpali.recipes.training.engines import ASKED, requested_processes
+from openpali.recipes.training.engines import PROCESS_COUNT_VARIABLES, requested_processes
 
 ROOT = Path(__file__).parents[3]
 LAUNCH, SLURM = ROOT / "scripts" / "launch" / "train.sh", ROOT / "scripts" / "slurm" / "train.sbatch"
@@ -70,7 +70,7 @@ def test_slurm_starts_one_launcher_a_node_with_what_slurm_says(tmp_path):
 @pytest.fixture
 def launched_by(monkeypatch, tmp_path):
     """What is found where a process was started by a command, parted by spaces here."""
-    for name in ASKED:
+    for name in PROCESS_COUNT_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("openpali.recipes.training.engines.default_config_file", str(tmp_path / "default_config.yaml"))
 

@@ -1,4 +1,4 @@
-"""Runs in bfloat16: near float32's, exactly resumed, saved as they were; and what half precision cannot do is told."""
+"""Runs in bfloat16: near float32's, exactly resumed, saved as they were; and warnings where weights cannot change."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from openpali.recipes.run import precision
 from openpali.recipes.run.arguments import RunArguments
 
 # how a user asks for it: bf16 of the run, dtype of the weights
-ASKED: dict[str, dict[str, Any]] = {
+PRECISIONS: dict[str, dict[str, Any]] = {
     "autocast": {"bf16": True},
     "weights": {"dtype": "bfloat16"},
     "both": {"bf16": True, "dtype": "bfloat16"},
@@ -52,15 +52,15 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(path)
 
 
-@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("mode", PRECISIONS)
 @pytest.mark.parametrize("peft", ["none", "lora", "qlora"])
-def test_losses_are_float32s_and_a_cut_run_goes_on_exactly(checkpoint, single, tmp_path, peft, asked):
-    options = STEPS | ASKED[asked] | {"prepare": without_dropout}
+def test_losses_are_float32s_and_a_cut_run_goes_on_exactly(checkpoint, single, tmp_path, peft, mode):
+    options = STEPS | PRECISIONS[mode] | {"prepare": without_dropout}
     trainer = adapter_run(checkpoint, tmp_path / "whole", peft, **options)
     found = [row[1] for row in curve(tmp_path / "whole")]
     assert found == pytest.approx(single(peft), rel=0.02)
     assert found != single(peft)
-    assert trainer.args.bf16 == (asked != "weights")
+    assert trainer.args.bf16 == (mode != "weights")
 
     with pytest.raises(PowerCut):
         adapter_run(checkpoint, tmp_path / "cut", peft, cut_at=4, **options)
@@ -72,7 +72,7 @@ def test_losses_are_float32s_and_a_cut_run_goes_on_exactly(checkpoint, single, t
         assert torch.equal(tensor, second[name]), name
 
     # adapters are float32 beside any weights
-    dtype = "bfloat16" if peft == "none" and asked != "autocast" else "float32"
+    dtype = "bfloat16" if peft == "none" and mode != "autocast" else "float32"
     for folder in (tmp_path / "whole", tmp_path / "whole" / "checkpoint-3"):
         assert {str(tensor.dtype) for tensor in weights(folder).values()} == {f"torch.{dtype}"}
         if peft == "none":
@@ -119,13 +119,13 @@ def test_weights_too_coarse_for_the_learning_rate_are_told(checkpoint, tmp_path,
     model: Any = adapter_run(checkpoint, tmp_path / "coarse", "none", **options).model
     shown = capsys.readouterr().out
     (line,) = [line for line in shown.splitlines() if "in bfloat16 and too large for a step" in line]
-    told = int(line.split("%")[0].split()[-1]) / 100
+    warned = int(line.split("%")[0].split()[-1]) / 100
     before = dict(model_class(model.config).from_pretrained(checkpoint, dtype=torch.bfloat16).named_parameters())
     pairs = [(parameter, before[name]) for name, parameter in model.named_parameters() if parameter.requires_grad]
     still = sum(int((now == then).sum()) for now, then in pairs) / sum(now.numel() for now, _ in pairs)
-    # what is told stays; what gets no gradient does too
-    assert told > 0.5
-    assert still >= told - 0.01
+    # the weights of the warning stay, and so do those without a gradient
+    assert warned > 0.5
+    assert still >= warned - 0.01
     for quiet in ({"dtype": "auto"}, {"bf16": True, "dtype": "auto"}, {"learning_rate": 0.02}):
         adapter_run(checkpoint, tmp_path / "-".join(map(str, quiet.values())), "none", **(options | quiet))
         assert "too large for a step" not in capsys.readouterr().out
@@ -136,7 +136,7 @@ def test_the_share_of_weights_that_a_step_does_not_change():
     weights = torch.nn.Parameter(torch.tensor([1.0, 1.5, 0.0, 1e-6], dtype=torch.bfloat16))
     rates = {2.0**-10: 0.5, 2.0**-8: 0.0}
     for rate, share in rates.items():
-        assert precision.unmoved_share([{"params": [weights], "lr": rate}]) == share
+        assert precision.unchanged_share([{"params": [weights], "lr": rate}]) == share
     assert float(weights[0] + 2.0**-10) == 1.0
-    assert precision.unmoved_share([{"params": [weights.float()], "lr": 1e-9}]) == 0
-    assert precision.unmoved_share([]) == 0
+    assert precision.unchanged_share([{"params": [weights.float()], "lr": 1e-9}]) == 0
+    assert precision.unchanged_share([]) == 0

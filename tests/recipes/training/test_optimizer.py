@@ -6,7 +6,8 @@ from torch import nn
 
 from openpali.data.files.config import ConfigError
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.training.optimizer import components, describe, freeze, parameter_groups, schedule
+from openpali.recipes.training.learning_rate import schedule
+from openpali.recipes.training.optimizer import components, format_table, freeze, parameter_groups
 
 
 class Toy(nn.Module):
@@ -78,7 +79,7 @@ def test_frozen_components_have_no_group_and_the_table_counts_them(tmp_path):
     assert not any(p.requires_grad for p in model.vision_tower.parameters())
     trained = sum(p.numel() for g in parameter_groups(table, 1.0) for p in g["params"])
     assert trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
-    text = describe(table, 1e-3)
+    text = format_table(table, 1e-3)
     vision = next(line.split() for line in text.splitlines() if line.startswith("vision_tower"))
     assert vision == ["vision_tower", str(sum(p.numel() for p in model.vision_tower.parameters())), "0", "frozen"]
     assert text.splitlines()[-1].split()[-1] == str(trained)

@@ -1,4 +1,4 @@
-"""Eight steps of the authors' optimizers (`tests/fixtures/optim_traj.npz`): parameters after steps 1, 2, 3 and 8.
+"""Eight steps of big_vision's optimizers (`tests/fixtures/optim_traj.npz`): parameters after steps 1, 2, 3 and 8.
 
 Every run of the fixture has a learning rate of 0.01 (SGD: 0.1), a global-norm clip of 1.0 over what trains, and a
 schedule whose multiplier at the first step is 0.
@@ -16,7 +16,8 @@ from torch import nn
 from openpali.data.files.config import ConfigError
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.training.adafactor import Adafactor, adafactor_options
-from openpali.recipes.training.optimizer import components, freeze, parameter_groups, schedule
+from openpali.recipes.training.learning_rate import schedule
+from openpali.recipes.training.optimizer import components, freeze, parameter_groups
 
 MLP = "img/Transformer/encoderblock/MlpBlock_0/Dense_0"
 

@@ -13,7 +13,9 @@ from tiny_run import ITEMS, tiny_model, tiny_run, validation_loss
 from openpali import Pali3ForConditionalGeneration
 from openpali.data.files.config import ConfigError
 from openpali.modeling.user_errors import CheckpointError
-from openpali.recipes.run.run_folder import BEST_FOLDER, last_checkpoint, load_weights
+from openpali.recipes.run.resume import last_checkpoint
+from openpali.recipes.run.run_folder import BEST_FOLDER
+from openpali.recipes.training.load_weights import load_weights
 from openpali.recipes.training.progress import read_log
 from openpali.recipes.training.sampling import RunSampler
 
@@ -53,7 +55,7 @@ def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path, worker
     assert (tmp_path / "checkpoint-4").exists()
     assert [r["step"] for r in training_rows(tmp_path)] == [1, 2, 3, 4, 5]
     tiny_run(**options)
-    assert f"going on from {tmp_path / 'checkpoint-4'}" in capsys.readouterr().out
+    assert f"resumed from {tmp_path / 'checkpoint-4'}" in capsys.readouterr().out
     assert curve(tmp_path) == curve(uninterrupted)
     assert [r["step"] for r in training_rows(tmp_path)] == list(range(1, 10))
     finals = [Pali3ForConditionalGeneration.from_pretrained(f).state_dict() for f in (tmp_path, uninterrupted)]
@@ -67,7 +69,7 @@ def test_interrupted_run_saves_says_how_to_go_on_and_does(uninterrupted, tmp_pat
     assert stopped.returncode == 130, stopped.stderr
     step = training_rows(tmp_path)[-1]["step"]
     assert step in (6, 7)
-    assert f"Stopped at step {step}. The same command goes on from" in stopped.stdout
+    assert f"Stopped at step {step}. The same command resumes from" in stopped.stdout
     assert last_checkpoint(tmp_path) == tmp_path / f"checkpoint-{step}"
     tiny_run(**options)
     assert curve(tmp_path) == curve(uninterrupted)

@@ -10,7 +10,7 @@ from tiny_stream_run import elsewhere, make_shards, tiny_stream_run
 
 from openpali import Pali3ForConditionalGeneration
 from openpali.data.files.config import ConfigError
-from openpali.recipes.run.run_folder import last_checkpoint
+from openpali.recipes.run.resume import last_checkpoint
 from openpali.recipes.training.progress import read_log
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -92,7 +92,7 @@ def test_a_position_that_does_not_fit_is_refused_unless_told(shards, tmp_path, c
     with pytest.raises(ConfigError, match="data_position_0.json cannot be read .*ignore_data_skip"):
         tiny_stream_run(shards, max_steps=6, **options)
     tiny_stream_run(shards, max_steps=6, ignore_data_skip=True, **options)
-    assert "The data begins anew" in capsys.readouterr().out
+    assert "The data starts anew" in capsys.readouterr().out
     assert [row[0] for row in curve(tmp_path)] == list(range(1, 7))
 
 

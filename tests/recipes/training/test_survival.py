@@ -15,9 +15,17 @@ from tiny_run import IMAGE, Items, collate, tiny_model, tiny_run
 from openpali import Pali3ForConditionalGeneration
 from openpali.data.example import Example
 from openpali.data.files.config import ConfigError
-from openpali.recipes.run.run_folder import ASIDE, BEST_FOLDER, last_checkpoint, mend, replace_folder
-from openpali.recipes.training.bad_losses import RECORDS, NamedCollator, RunStopped, disk_is_full
-from openpali.recipes.training.micro_batch import split
+from openpali.recipes.run.resume import last_checkpoint
+from openpali.recipes.run.run_folder import (
+    BEST_FOLDER,
+    UNFINISHED_FOLDER,
+    disk_is_full,
+    finish_interrupted_writes,
+    replace_folder,
+)
+from openpali.recipes.training.bad_data import RECORD_NAMES, RecordNamingCollator
+from openpali.recipes.training.loss_guard import RunStopped
+from openpali.recipes.training.micro_batch import split_batch
 from openpali.recipes.training.progress import read_log
 from openpali.recipes.training.safe_trainer import SafeTrainer
 
@@ -103,8 +111,8 @@ def test_no_more_steps_are_skipped_than_the_limit(tmp_path):
 
 def test_names_of_records_come_with_the_batch_and_go_again():
     examples = [Example(name, "task", (), "") for name in ("a", "b")]
-    assert NamedCollator(lambda items: {"n": len(items)})(examples) == {"n": 2, RECORDS: ["a", "b"]}
-    assert RECORDS not in NamedCollator(lambda items: {})([1, 2])
+    assert RecordNamingCollator(lambda items: {"n": len(items)})(examples) == {"n": 2, RECORD_NAMES: ["a", "b"]}
+    assert RECORD_NAMES not in RecordNamingCollator(lambda items: {})([1, 2])
 
 
 class Small(Pali3ForConditionalGeneration):
@@ -161,12 +169,12 @@ def test_out_of_memory_is_told_with_its_remedies(tmp_path):
 def test_a_batch_in_parts_keeps_rows_and_their_images_together(pixels):
     ids = torch.tensor([[IMAGE, IMAGE, 5, 5], [IMAGE, IMAGE, IMAGE, IMAGE], [IMAGE, IMAGE, 5, 5]])
     images = torch.arange(4.0)[:, None, None, None]
-    parts = split({"input_ids": ids, pixels: images, "labels": ids}, 2, IMAGE)
+    parts = split_batch({"input_ids": ids, pixels: images, "labels": ids}, 2, IMAGE)
     assert [len(part["labels"]) for part, _ in parts] == [1, 2]
     assert [part[pixels].flatten().tolist() for part, _ in parts] == [[0], [1, 2, 3]]
     assert [share for _, share in parts] == pytest.approx([1 / 3, 2 / 3])
     with pytest.raises(RunStopped, match="their rows are not one example each"):
-        split({"input_ids": ids, "sequence_ids": ids}, 2, IMAGE)
+        split_batch({"input_ids": ids, "sequence_ids": ids}, 2, IMAGE)
 
 
 WRITERS = {
@@ -180,10 +188,10 @@ WRITERS = {
 def test_full_disk_is_told_and_the_last_checkpoint_is_whole(tmp_path, monkeypatch, writer):
     options = {"output_dir": str(tmp_path), "max_steps": 6, "save_steps": 2}
     monkeypatch.setattr(torch, "save", fails_at_step_4(torch.save, WRITERS[writer]))
-    with pytest.raises(RunStopped, match="disk of .* is full .*step 4 could not be saved. .*checkpoint-2 is whole"):
+    with pytest.raises(RunStopped, match="disk of .* is full .*step 4 could not be saved. .*checkpoint-2 is complete"):
         tiny_run(**options)
     monkeypatch.undo()
-    assert not (tmp_path / ASIDE).exists()
+    assert not (tmp_path / UNFINISHED_FOLDER).exists()
     tiny_run(**options)
     tiny_run(output_dir=str(tmp_path / "whole"), max_steps=6, save_steps=2)
     assert curve(tmp_path) == curve(tmp_path / "whole")
@@ -191,7 +199,7 @@ def test_full_disk_is_told_and_the_last_checkpoint_is_whole(tmp_path, monkeypatc
 
 def fails_at_step_4(save, error):
     def write(content, path, *args, **kwargs):
-        if f"{ASIDE}{os.sep}checkpoint-4" in str(path) and "optimizer" in str(path):
+        if f"{UNFINISHED_FOLDER}{os.sep}checkpoint-4" in str(path) and "optimizer" in str(path):
             with open(path, "wb") as file:
                 file.write(b"half")
             raise error
@@ -217,16 +225,16 @@ def test_checkpoints_appear_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(SafeTrainer, "_save_rng_state", look)
     tiny_run(output_dir=str(tmp_path), max_steps=6, save_steps=2, save_total_limit=2)
-    assert seen[1] == (str(tmp_path / ASIDE / "checkpoint-4"), ["checkpoint-2"])
+    assert seen[1] == (str(tmp_path / UNFINISHED_FOLDER / "checkpoint-4"), ["checkpoint-2"])
     assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
-    assert not list(tmp_path.glob(ASIDE + "/*"))
+    assert not list(tmp_path.glob(UNFINISHED_FOLDER + "/*"))
 
 
 def test_folder_that_a_kill_left_between_two_names_comes_back(tmp_path):
-    for name in (f"{BEST_FOLDER}.old", "checkpoint-4.old", "checkpoint-8.old", "checkpoint-8", ASIDE):
+    for name in (f"{BEST_FOLDER}.old", "checkpoint-4.old", "checkpoint-8.old", "checkpoint-8", UNFINISHED_FOLDER):
         (tmp_path / name).mkdir()
         (tmp_path / name / "from").write_text(name)
-    mend(tmp_path)
+    finish_interrupted_writes(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [BEST_FOLDER, "checkpoint-4", "checkpoint-8"]
     assert (tmp_path / "checkpoint-8" / "from").read_text() == "checkpoint-8"
     fresh = shutil.copytree(tmp_path / "checkpoint-8", tmp_path / "fresh")

@@ -1,7 +1,7 @@
-"""One learning-rate curve over several stages (PaliGemma, section 3.2): where one stage left it, the next goes on.
+"""One learning-rate schedule over several pretraining stages (PaliGemma, section 3.2): each continues the last.
 
-Every run of pretraining leaves `stage.json`, which counts the curve in examples, so that stages of other batch sizes
-go on at the same place.
+Every stage writes `stage.json`, which counts steps in examples, so that stages of other batch sizes continue at the
+same place.
 """
 
 import json
@@ -20,28 +20,28 @@ STAGE_FILE = "stage.json"
 
 @dataclass
 class StageArguments(RunArguments):
-    """A run that may be one of several on the same curve."""
+    """Arguments of a stage, which may continue the schedule of an earlier one."""
 
     schedule_start: int | None = field(
         default=None,
         metadata={
-            "help": "steps of the rsqrt curve that earlier stages have taken, as steps of this run's batch; found in"
-            " the folder of `model` when left out, 0 to begin the curve anew"
+            "help": "steps of the rsqrt schedule that earlier stages took, as steps of this run's batch; read from"
+            " the folder of `model` when left out, 0 to begin the schedule anew"
         },
     )
     component_warmup: dict | str | None = field(
         default=None,
-        metadata={"help": "component: steps of this run in which its own rate rises, as in {vision_tower: 10000}"},
+        metadata={"help": "component: steps in which its learning rate rises, as in {vision_tower: 10000}"},
     )
 
     def __post_init__(self):
         self.component_warmup = as_dict(self.component_warmup, "component_warmup")
         super().__post_init__()
         if self.schedule_start and self.schedule != "rsqrt":
-            raise ConfigError(f"schedule_start is for schedule rsqrt: a {self.schedule} one cannot be gone on with")
+            raise ConfigError(f"schedule_start is for schedule rsqrt: a {self.schedule} one cannot be continued")
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
-        """Steps until the warm-up ends; negative where an earlier stage had it."""
+        """Steps until the warm-up ends; negative where it ended in an earlier stage."""
         start, warmup = self.schedule_start or 0, super().get_warmup_steps(num_training_steps)
         if 0 < start < warmup:
             raise ConfigError(f"schedule_start={start} lies within the warm-up of {warmup} steps: give 0 or more")
@@ -49,7 +49,7 @@ class StageArguments(RunArguments):
 
 
 def save_stage(run: StageArguments) -> None:
-    """Write what a later stage needs to know into the run's folder."""
+    """Write `stage.json`, from which a later stage continues the schedule."""
     batch = run.examples_per_step
     content = {
         "schedule": run.schedule,
@@ -64,33 +64,35 @@ def save_stage(run: StageArguments) -> None:
         (run.folder / STAGE_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def continue_curve(run: StageArguments, model: str | None) -> None:
-    """Go on where the stage ended that `model` is of, unless `schedule_start` says where.
+def continue_schedule(run: StageArguments, model: str | None) -> None:
+    """Continue the schedule of the stage that made `model`, unless `schedule_start` is given.
 
     Warm-up and timescale become that stage's, in steps of this run's batch.
 
     Args:
-        run: changed in place; its schedule must be rsqrt, or nothing is done.
-        model: folder of the earlier run, or of a checkpoint or of the best weights in it.
+        run: changed in place; nothing is done unless its schedule is rsqrt.
+        model: folder of the earlier run, or of a checkpoint or the best weights in it.
     """
-    found = None if model is None else earlier_stage(Path(model))
+    found = None if model is None else read_stage(Path(model))
     if run.schedule != "rsqrt" or run.schedule_start is not None or found is None or found["schedule"] != "rsqrt":
         return
     batch = run.examples_per_step
     seen = found["examples_before"] + found["steps"] * found["examples_per_step"]
     if seen < found["warmup_examples"]:
-        raise ConfigError(f"{model} ended within its warm-up: give schedule_start 0 to begin the curve anew")
+        raise ConfigError(f"{model} ended within its warm-up: give schedule_start 0 to begin the schedule anew")
     run.schedule_start = round(seen / batch)
-    # rounded down, so that no step of the warm-up is left to this run
+    # rounded down, so that no warm-up step remains for this run
     run.warmup_steps = found["warmup_examples"] // batch
     run.rsqrt_timescale = max(1, round(found["timescale_examples"] / batch))
-    run.say(f"Learning rates go on from {model}, {seen:,} examples or {run.schedule_start:,} steps of this run")
+    run.say(
+        f"The learning rate continues from {model}: {seen:,} examples, or {run.schedule_start:,} steps of this run"
+    )
     if run.learning_rate != found["learning_rate"]:
-        run.say(f"  with peaks of {run.learning_rate:g} in place of {found['learning_rate']:g}")
+        run.say(f"  with a peak of {run.learning_rate:g} in place of {found['learning_rate']:g}")
 
 
-def earlier_stage(folder: Path) -> dict[str, Any] | None:
-    """`stage.json` of a run, its `steps` those of the checkpoint that the folder is; None where there is none."""
+def read_stage(folder: Path) -> dict[str, Any] | None:
+    """`stage.json` of a run, with the steps of the checkpoint where the folder is one; None where there is none."""
     run = folder if (folder / STAGE_FILE).exists() else folder.parent
     if not (run / STAGE_FILE).exists():
         return None
@@ -105,9 +107,9 @@ def earlier_stage(folder: Path) -> dict[str, Any] | None:
 
 
 class ComponentWarmup(TrainerCallback):
-    """A linear rise of the rates of some components, under the schedule of all.
+    """A linear warm-up of single components, on top of the schedule.
 
-    The scheduler sets every rate anew after each step; this multiplies those of the slow components before it is used.
+    The scheduler sets every learning rate anew after each step; this multiplies some of them before they are used.
     """
 
     def __init__(self, run: StageArguments):
@@ -116,10 +118,10 @@ class ComponentWarmup(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Refuse names that nothing has.
+        """Check the names of the components.
 
         Raises:
-            ConfigError: naming the nearest component that trains.
+            ConfigError: a component that does not train; names the nearest one that does.
         """
         if not self.steps:
             return
@@ -131,7 +133,7 @@ class ComponentWarmup(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Slow this step down."""
+        """Lower the learning rates of this step."""
         for group in kwargs["optimizer"].param_groups if self.steps else ():
             if steps := self.steps.get(group["component"]):
                 group["lr"] *= min(1.0, state.global_step / steps)

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from openpali.data.files.config import ConfigError
-from openpali.recipes.stages.learning_rate_across_stages import (
+from openpali.recipes.stages.mixture_log import MixtureLog
+from openpali.recipes.stages.pretrain_learning_rate import (
     ComponentWarmup,
     StageArguments,
-    continue_curve,
-    earlier_stage,
+    continue_schedule,
+    read_stage,
     save_stage,
 )
-from openpali.recipes.stages.mixture_log import MixtureLog
-from openpali.recipes.training.optimizer import schedule
+from openpali.recipes.training.learning_rate import schedule
 from openpali.recipes.training.progress import read_log
 
 
@@ -36,10 +36,10 @@ def three_stages(folder):
     first = stage(folder / "1", warmup_steps=20, rsqrt_timescale=40)
     save_stage(first)
     second = stage(folder / "2", per_device_train_batch_size=2, gradient_accumulation_steps=2)
-    continue_curve(second, str(folder / "1"))
+    continue_schedule(second, str(folder / "1"))
     save_stage(second)
     third = stage(folder / "3", per_device_train_batch_size=16)
-    continue_curve(third, str(folder / "2"))
+    continue_schedule(third, str(folder / "2"))
     return first, second, third
 
 
@@ -62,33 +62,33 @@ def test_checkpoints_and_best_weights_of_a_run_are_their_own_places(tmp_path):
         (tmp_path / "1" / name).mkdir()
         (tmp_path / "1" / name / file).write_text(json.dumps(content))
         run = stage(tmp_path / "next")
-        continue_curve(run, str(tmp_path / "1" / name))
+        continue_schedule(run, str(tmp_path / "1" / name))
         assert run.schedule_start == next(iter(content.values()))
-    assert earlier_stage(tmp_path / "nowhere" / "model") is None
+    assert read_stage(tmp_path / "nowhere" / "model") is None
 
 
 def test_what_is_given_is_kept_and_other_schedules_begin_anew(tmp_path):
     save_stage(stage(tmp_path / "1", warmup_steps=20))
     for options in ({"schedule_start": 0}, {"schedule_start": 70}, {"schedule": "cosine"}):
         run = stage(tmp_path / "2", warmup_steps=5, **options)
-        continue_curve(run, str(tmp_path / "1"))
+        continue_schedule(run, str(tmp_path / "1"))
         assert run.schedule_start == options.get("schedule_start")
         assert run.get_warmup_steps(100) == 5 - (run.schedule_start or 0)
     save_stage(stage(tmp_path / "1", schedule="cosine"))
     run = stage(tmp_path / "2")
-    continue_curve(run, str(tmp_path / "1"))
+    continue_schedule(run, str(tmp_path / "1"))
     assert run.schedule_start is None
 
 
 def test_mistakes(tmp_path):
     save_stage(stage(tmp_path / "1", warmup_steps=200))
     with pytest.raises(ConfigError, match="ended within its warm-up: give schedule_start"):
-        continue_curve(stage(tmp_path / "2"), str(tmp_path / "1"))
+        continue_schedule(stage(tmp_path / "2"), str(tmp_path / "1"))
     with pytest.raises(ConfigError, match="schedule_start=5 lies within the warm-up of 20 steps"):
         stage(tmp_path / "2", schedule_start=5, warmup_steps=20).get_warmup_steps(100)
     (tmp_path / "1" / "stage.json").write_text("{")
     with pytest.raises(ConfigError, match="stage.json cannot be read .*: give schedule_start"):
-        continue_curve(stage(tmp_path / "2"), str(tmp_path / "1"))
+        continue_schedule(stage(tmp_path / "2"), str(tmp_path / "1"))
 
 
 def test_a_slow_component_rises_under_the_schedule_of_all(tmp_path):
@@ -125,9 +125,9 @@ def test_a_resumed_run_counts_on_from_its_checkpoint(tmp_path):
         state: Any = SimpleNamespace(global_step=begin, is_world_process_zero=True)
         log.on_train_begin(run, state, yes)
         for step in range(begin, end):
-            batch = {"x": torch.tensor([1.0, 2.0, 6.0]), "line": torch.tensor([0, step % 2, 1])}
+            batch = {"x": torch.tensor([1.0, 2.0, 6.0]), "entry": torch.tensor([0, step % 2, 1])}
             assert log.loss(Counted(), batch) == 3
-            assert "line" in batch
+            assert "entry" in batch
             state.global_step = step + 1
             log.on_step_end(run, state, yes)
 
