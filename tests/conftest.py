@@ -69,7 +69,7 @@ def tiny_tokenizer():
 
 @pytest.fixture
 def tiny_processor(tiny_tokenizer):
-    """ImageFolder of 16 px, four tokens each."""
+    """Images of 16 px, four tokens each."""
     image_processor = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
     return Pali3Processor(image_processor, tiny_tokenizer, image_seq_length=(SIDE // PATCH) ** 2)
 

@@ -104,7 +104,7 @@ def test_an_answers_tokens_are_marked_behind_images_too(processor, side, shown):
 
 
 def test_a_template_without_placeholders_moves_nothing(processor):
-    """ImageFolder are put in front of its text, which the marks must follow."""
+    """Images are put in front of its text, which the marks must follow."""
     chat = [
         {"role": "user", "content": [{"type": "image", "image": IMAGE}]},
         {"role": "assistant", "content": "cat"},

@@ -38,7 +38,7 @@ class Cutter(TrainerCallback):
 
 
 def examples(count: int = 10) -> list[Example]:
-    """ImageFolder of one colour and noise, each with the answer of its colour."""
+    """Images of one colour and noise, each with the answer of its colour."""
     made = []
     for i in range(count):
         colour = list(ANSWERS)[i % len(ANSWERS)]
