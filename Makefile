@@ -12,7 +12,7 @@ help:
 	@echo "make located   boxes and masks from a small PaLI-3, in about an hour"
 	@echo "make nano   a PaLI-3 and a PaliGemma through every stage, in under an hour"
 	@echo "make data36   1,121 things named in 36 languages, in four drawing styles (needs npm, one minute)"
-	@echo "make encoders   SigLIP and its classification rival on them, in about forty minutes"
+	@echo "make encoders   SigLIP and a classification baseline on them, in about forty minutes"
 	@echo "make test   run the tests          make lint   ruff and pyright"
 	@echo "make test-latest   the tests with the newest releases that setup.cfg admits   make test-oldest  with the oldest"
 	@echo "make test-cpus   run them as three other kinds of processors do"
@@ -102,7 +102,7 @@ nano: .venv/ready
 data36: .venv/ready
 	$(BIN)/python -m openpali.scripts.build_emoji36
 
-# a multilingual SigLIP and its classification rival on them, side by side
+# a multilingual SigLIP and a classification baseline on them, side by side
 encoders: .venv/ready
 	$(BIN)/python -m openpali.scripts.encoders
 

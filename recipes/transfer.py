@@ -45,7 +45,7 @@ from openpali.recipes.stages.transfer_tasks import (
 )
 from openpali.recipes.start.adapters import AdapterArguments, check_start
 from openpali.recipes.start.attention import check_attention, set_text_attention
-from openpali.recipes.start.resized import checkpoint_image_size, load_resized, resolution_keys
+from openpali.recipes.start.resized_checkpoint import checkpoint_image_size, load_resized, resolution_keys
 from openpali.recipes.training.trainer import run_length, run_training
 from openpali.recipes.training.validation import Validation, final_report
 

@@ -10,7 +10,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 from openpali.eval.intervals.bootstrap import Statistic, mean_by_type, ratio
 from openpali.eval.scoring.answer_metric import keyed, read_reference
-from openpali.eval.scoring.caption_text import tokenize_captions
+from openpali.eval.scoring.caption_tokenizer import tokenize_captions
 
 ORDERS = 4
 # constants of pycocoevalcap's BLEU scorer against division by 0

@@ -26,7 +26,7 @@ from openpali.recipes.run.command_line import known_keys, parse, read_values, ta
 from openpali.recipes.stages.pretrain_learning_rate import StageArguments
 from openpali.recipes.stages.pretrain_start import StartArguments
 from openpali.recipes.start.adapters import AdapterArguments
-from openpali.recipes.start.resized import resolution_keys
+from openpali.recipes.start.resized_checkpoint import resolution_keys
 
 RECIPES: dict[str, list[type]] = {
     "transfer": transfer.CLASSES,

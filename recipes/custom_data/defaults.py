@@ -20,7 +20,7 @@ from openpali.recipes.custom_data.text_lengths import all_classes_fit, answer_to
 from openpali.recipes.run.command_line import read_values
 from openpali.recipes.run.datasets import make_source
 from openpali.recipes.start.adapters import check_start
-from openpali.recipes.start.resized import resolution_keys
+from openpali.recipes.start.resized_checkpoint import resolution_keys
 
 FEW = 5_000  # images below which a model memorises them
 AUGMENT = {"crop": [0.6, 1.0], "zoom_out": [1.0, 1.4]}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run any stage on one GPU, on all GPUs of a machine, or as one of several nodes (called by scripts/slurm/train.sbatch).
 #
-#   scripts/launch/train.sh pretrain recipes/configs/pali3/stage1-224.yaml --output_dir outputs/stage1
+#   scripts/launch/train.sh pretrain pali3/stage1-224 --output_dir outputs/stage1
 #   GPUS=1 scripts/launch/train.sh transfer transfers/caption --model google/paligemma-3b-pt-224
 #   DRY_RUN=1 ENGINE=zero3 scripts/launch/train.sh pretrain pali3/stage2-812
 #

@@ -24,7 +24,7 @@ CHAINS = {
 def quick(monkeypatch, tmp_path):
     """Every stage takes one step, and two scenes are measured."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("openpali.eval.scoring.caption_text.shutil.which", lambda name: None)
+    monkeypatch.setattr("openpali.eval.scoring.caption_tokenizer.shutil.which", lambda name: None)
     for name, options in QUICK.items():
         module, words = importlib.import_module(f"openpali.{name}"), as_words(options)
         monkeypatch.setattr(module, "main", lambda argv, main=module.main, words=words: main([*argv, *words]))

@@ -141,7 +141,7 @@ def test_what_a_page_shows_runs(page, tmp_path, monkeypatch, capsys):
     if page.stem == "encoders":
         monkeypatch.setenv("OPENPALI_CACHE", str(tmp_path / "cache"))
     # starting Java for every score would take most of the time
-    monkeypatch.setattr("openpali.eval.scoring.caption_text.shutil.which", lambda name: None)
+    monkeypatch.setattr("openpali.eval.scoring.caption_tokenizer.shutil.which", lambda name: None)
     for prepare, arguments in BEFORE.get(page.stem, []):
         prepare(*arguments)
     values: list[Any] = []

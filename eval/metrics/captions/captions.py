@@ -6,7 +6,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 from openpali.eval.scoring import answer_metric
 from openpali.eval.scoring.answer_metric import Reference, keyed, mean
-from openpali.eval.scoring.caption_text import tokenize_captions
+from openpali.eval.scoring.caption_tokenizer import tokenize_captions
 
 _DESCRIPTION = """
 The COCO caption evaluation (arXiv:1504.00325): CIDEr x 100, BLEU-1 to 4 over the whole set, and ROUGE-L, after Penn

@@ -4,7 +4,7 @@ from pycocoevalcap.cider.cider import Cider
 
 from openpali.eval.scoring import answer_metric
 from openpali.eval.scoring.answer_metric import Reference
-from openpali.eval.scoring.caption_text import tokenize_captions
+from openpali.eval.scoring.caption_tokenizer import tokenize_captions
 
 _DESCRIPTION = "CIDEr x 100 after Penn Treebank tokenisation, as in the COCO caption evaluation."
 _CITATION = """

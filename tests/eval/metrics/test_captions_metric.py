@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from openpali.eval.answering.evaluate_task import load_metric
-from openpali.eval.scoring.caption_text import ptb_tokenize, tokenize_captions
+from openpali.eval.scoring.caption_tokenizer import ptb_tokenize, tokenize_captions
 
 CASES = json.loads((Path(__file__).parents[2] / "fixtures" / "caption_metrics.json").read_text())
 PREDICTIONS, REFERENCES = list(CASES["preds"].values()), list(CASES["gts"].values())

@@ -24,7 +24,7 @@ from openpali.eval.measuring.measurement import read_measurement
 from openpali.recipes import transfer
 from openpali.recipes.run.command_line import parse
 from openpali.recipes.run.datasets import make_task
-from openpali.recipes.start.resized import resolution_keys
+from openpali.recipes.start.resized_checkpoint import resolution_keys
 
 ROWS = {row["task"]: row for row in csv.DictReader((Path(__file__).parent / "rows.csv").open(encoding="utf-8"))}
 MINIATURES = synthetic_captions.MINIATURES | synthetic_clips.MINIATURES | synthetic_questions.MINIATURES
@@ -181,7 +181,7 @@ SHORT |= {"activation_checkpointing": "false", "task.max_new_tokens": 4}
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_row_trains_two_steps_and_is_evaluated(name, tiny_checkpoints, codec, tmp_path, monkeypatch):
     # starting Java for every score would take most of the time
-    monkeypatch.setattr("openpali.eval.scoring.caption_text.shutil.which", lambda name: None)
+    monkeypatch.setattr("openpali.eval.scoring.caption_tokenizer.shutil.which", lambda name: None)
     family = ("pali3", "paligemma")[TRAINED.index(name) % 2]
     data, folder = tmp_path / "data", tmp_path / "run"
     data.mkdir()

@@ -12,7 +12,7 @@ from openpali.eval.answering.load_model import load_model
 from openpali.modeling.auto import load_processor
 from openpali.recipes import transfer
 from openpali.recipes.run.command_line import parse
-from openpali.recipes.start.resized import resolution_keys
+from openpali.recipes.start.resized_checkpoint import resolution_keys
 
 BASE = {"output_dir": "outputs/x", "model": "outputs/nowhere", "learning_rate": "1e-5", "seed": 3, "use_cpu": True}
 BASE |= {"source": {"name": "emoji"}, "task": {"name": "detect", "most_boxes": 3}, "tensorboard": False}
