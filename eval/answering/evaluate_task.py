@@ -57,8 +57,8 @@ def load_metric(name: str) -> evaluate.EvaluationModule:
         ValueError: there is no such metric; the message names those that there are.
     """
     name = renamed.current(name, renamed.METRICS)
-    if not (METRICS / name).is_dir():
-        known = ", ".join(sorted(path.name for path in METRICS.iterdir() if path.is_dir()))
+    if not (METRICS / name / f"{name}.py").is_file():
+        known = ", ".join(sorted(path.stem for path in METRICS.glob("*/*.py")))
         raise ValueError(f"there is no metric {name!r}; there are {known}")
     # in memory: concurrent runs would otherwise wait for each other's cache files
     return evaluate.load(str(METRICS / name), keep_in_memory=True)

@@ -19,7 +19,7 @@ def box(x0, y0, x1, y1, label="dog", **score):
     return {"box": [x0, y0, x1, y1], "label": label, **score}
 
 
-@pytest.mark.parametrize("folder", sorted(path for path in METRICS.iterdir() if path.is_dir()), ids=lambda p: p.name)
+@pytest.mark.parametrize("folder", sorted(path.parent for path in METRICS.glob("*/*.py")), ids=lambda p: p.name)
 def test_every_metric_loads_by_folder_without_a_network(folder, monkeypatch):
     monkeypatch.setattr("socket.socket.connect", lambda *args: pytest.fail("a metric used the network"))
     assert evaluate.load(str(folder)).inputs_description.strip().startswith("Args:")

@@ -165,19 +165,19 @@ def test_help_shows_the_defaults_and_what_the_file_changes(capsys, tmp_path):
 
 def test_processes_that_do_not_find_each_other_write_no_run(tmp_path, monkeypatch):
     (run,) = parse([RunArguments], ["--output_dir", str(tmp_path / "run")])
-    run.refuse_to_be_alone()
+    run.check_processes()
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(
         ConfigError, match="the launcher started 2 processes, and on this device .* start one, or give"
     ):
-        run.refuse_to_be_alone()
+        run.check_processes()
     monkeypatch.setenv("WORLD_SIZE", "1")
-    run.refuse_to_be_alone()
+    run.check_processes()
     # of a cluster, with no launcher here
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("LOCAL_RANK")
-    run.refuse_to_be_alone()
+    run.check_processes()
 
 
 def test_a_launcher_on_cpus_is_told_from_one_on_gpus(tmp_path, monkeypatch):
