@@ -88,6 +88,13 @@ def test_the_list_names_rooms_that_are_there():
     assert folders - {path for row in ORDER for path in row} <= {"data/"}
 
 
+def test_the_list_says_of_a_room_what_its_package_says():
+    for path, text in re.findall(r"^\| `([\w/]+/)` \| (.*) \|$", PAGE, re.MULTILINE):
+        package = CHECKOUT / path / "__init__.py"
+        if package.exists():
+            assert (ast.get_docstring(ast.parse(package.read_text("utf-8"))) or "").splitlines()[0] == text
+
+
 def test_folders_fit_on_a_screen():
     count = Counter(Path(name).parent.as_posix() for name in tracked())
     assert {folder: number for folder, number in count.items() if number > MOST_FILES and folder not in CROWDED} == {}

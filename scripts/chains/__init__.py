@@ -1,1 +1,1 @@
-"""What the small chains of stages share."""
+"""The chains' step timer and their report of stages."""
