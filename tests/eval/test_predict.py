@@ -6,6 +6,7 @@ from tiny_mask_vqvae import tiny
 from tiny_models import tiny_pali3
 
 from openpali.data.masks.mask_tokenizer import DEFAULT_CODEC
+from openpali.eval.answering.decoding import Answer
 from openpali.eval.predict import main as predict
 from openpali.eval.report.drawing import OBJECT_COLOURS
 
@@ -27,7 +28,14 @@ def image(tmp_path, monkeypatch):
 def says(monkeypatch):
     """Whatever model is named, this is its answer."""
     monkeypatch.setattr("openpali.eval.predict.load_model", lambda *_, **__: (None, None))
-    return lambda answer: monkeypatch.setattr("openpali.eval.predict.generate", lambda *_, **__: [answer])
+
+    def say(answer):
+        def answers(model, processor, examples, *_, **__):
+            return ((index, Answer(answer)) for index in range(len(examples)))
+
+        monkeypatch.setattr("openpali.eval.predicting.answers.generate_answers", answers)
+
+    return say
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +117,7 @@ def test_a_codec_at_its_usual_place_is_found(image, says, codec, capsys):
 
 
 def test_without_a_codec_boxes_are_drawn_and_the_remedy_is_said(image, says, codec, monkeypatch, capsys):
-    monkeypatch.setattr("openpali.eval.predict.DEFAULT_CODEC", "outputs/nowhere")
+    monkeypatch.setattr("openpali.eval.predicting.objects.DEFAULT_CODEC", "outputs/nowhere")
     says(answer_of(codec[0]))
     predict(["model", str(image), "segment dog"])
     out, error = capsys.readouterr()
