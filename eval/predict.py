@@ -1,147 +1,125 @@
-"""Answer a prompt about one image, and draw the boxes and masks of the answer.
+"""Answer prompts about images and clips, and draw the boxes and masks of the answers.
 
 openpali predict outputs/demo/transfer photo.jpg "answer en what is this?"
 openpali predict outputs/demo/transfer photo.jpg "detect dog" --save boxes.png
 openpali predict outputs/demo/transfer photo.jpg "segment dog" --codec outputs/mask-vqvae --masks outputs/masks
+openpali predict outputs/demo/transfer photos "detect dog" --save outputs/drawn
+openpali predict outputs/demo/transfer "photos/*.jpg" --prompt "caption en" --prompt "detect dog" --json
+find photos -name "*.jpg" | openpali predict outputs/demo/transfer - "caption en" --json
 """
 
 import argparse
-import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+from tqdm import tqdm
 
-from openpali.data.example import Example
-from openpali.data.images.open_image import load_image
-from openpali.data.masks.mask_tokenizer import DEFAULT_CODEC, load_codec
-from openpali.data.masks.rle import decode_rle, encode_rle
-from openpali.eval.answering.decoding import generate
+from openpali.data.images.video import MAX_FRAMES
+from openpali.data.masks.mask_tokenizer import DEFAULT_CODEC
 from openpali.eval.answering.load_model import load_model
-from openpali.eval.report.drawing import draw_predictions
+from openpali.eval.predicting.answers import answer_prompts
+from openpali.eval.predicting.images import Picture, find_images, images_and_prompts, read_groups
+from openpali.eval.predicting.objects import MaskReader
+from openpali.eval.predicting.output import plan_output
 from openpali.modeling.checkpoints import add_incomplete
 from openpali.modeling.dtypes import CHOICES
-from openpali.modeling.location_tokens import LocatedBox, parse_detections
-from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
-from openpali.modeling.segmentation_tokens import parse_segmentations
-from openpali.modeling.user_errors import at_least, command
+from openpali.modeling.user_errors import UserError, at_least, command, explain
+
+FEW = 8  # answers that need no progress bar
 
 
 @command("openpali predict", ValueError)
 def main(argv: list[str] | None = None) -> None:
-    """Run it: print the answer, then a line for each box and mask in it, in pixels, and draw them."""
+    """Run it: print each answer, then a line for each box and mask in it, in pixels, and draw them."""
     args = parse_arguments(argv)
-    # image and mask tokenizer first: they fail faster than a checkpoint loads
-    image = load_image(args.image)
-    codec = load_codec(args.codec or DEFAULT_CODEC) if args.codec or args.masks else None
+    words, prompts = images_and_prompts(args.images, args.prompt)
+    paths = find_images(words, sys.stdin)
+    skipped = Skipped(paths)
+    # images, folders and mask tokenizer first: they fail faster than a checkpoint loads
+    groups = read_groups(paths, args.batch_size, args.num_frames, skipped.add)
+    first = next(groups, None)
+    if first is None:
+        raise UserError(f"none of the {len(paths):,} images can be read")
+    masks = MaskReader(args.codec, needed=args.masks is not None)
+    output = plan_output(paths, prompts, args.save, args.masks, args.json)
+    output.make_folders()
     model, processor = load_model(args.model, args.device, args.dtype, args.incomplete_checkpoint)
-    example = Example(id=args.image, task="predict", images=(image,), prefix=args.text)
-    answer = generate(model, processor, [example], 1, args.max_new_tokens, args.num_beams, progress=False)[0]
-    print(answer)
-    found, rejected = parse_answer(answer, image, codec or default_codec(answer))
-    for one in found:
-        print(format_object(one, image))
-    for part, reason in rejected:
-        print(f"not read: {part!r}, since {reason}")
-    if found or args.save:
-        save_drawing(args.save or Path(f"{Path(args.image).stem}_answer.png"), image, found)
-    if args.masks:
-        save_masks(args.masks, found)
+    total = len(paths) * len(prompts)
+    with tqdm(total=total, unit="answer", disable=total <= FEW, leave=False) as bar:
+        every: Iterable[list[Picture]] = chain([first], groups)
+        for group in every:
+            options = (args.batch_size, args.max_new_tokens, args.num_beams)
+            for picture, answers in zip(group, answer_prompts(model, processor, group, prompts, *options)):
+                for prompt, answer in zip(prompts, answers, strict=True):
+                    output.write(picture, prompt, answer, masks)
+                    bar.update()
+    if skipped.count:
+        raise UserError(f"{skipped.count:,} of {len(paths):,} images could not be read; all others are answered")
+
+
+class Skipped:
+    """Images that cannot be read: each is named, and counted."""
+
+    def __init__(self, paths: list[str]) -> None:
+        """Set all images of the run."""
+        self.alone, self.count = len(paths) == 1, 0
+
+    def add(self, path: str, error: Exception) -> None:
+        """Name an image and its fault. The only image raises it."""
+        if self.alone:
+            raise error
+        self.count += 1
+        reason = explain(error)
+        tqdm.write(f"openpali predict: skipped, {reason if path in reason else f'{path}: {reason}'}", file=sys.stderr)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="openpali predict", description="Answer a prompt about one image.")
-    parser.add_argument("model", help="folder or Hub name of any image-text-to-text checkpoint")
-    parser.add_argument("image", help="image file")
-    parser.add_argument(
-        "text", nargs="?", default="", help='prompt, such as "caption en", "detect dog" or "segment dog"'
+    parser = argparse.ArgumentParser(
+        prog="openpali predict",
+        usage="%(prog)s MODEL IMAGE [IMAGE ...] [PROMPT] [options]",
+        description="Answer a prompt about an image, or several prompts about several images and clips.",
     )
+    parser.add_argument("model", metavar="MODEL", help="folder or Hub name of any image-text-to-text checkpoint")
     parser.add_argument(
-        "--save", type=Path, help="drawing of the answer's boxes and masks (default: IMAGE_answer.png if it has any)"
+        "images",
+        metavar="IMAGE",
+        nargs="+",
+        help='image, clip, folder of them, pattern in quotes such as "photos/*.jpg", or - for a list of paths on the'
+        ' standard input; the last of several words is the prompt, such as "caption en", "detect dog" or "segment'
+        ' dog", unless --prompt is given',
     )
-    parser.add_argument(
-        "--codec", help=f"folder or Hub name of the mask VQ-VAE (default: {DEFAULT_CODEC} where there is one)"
+    add = parser.add_argument
+    add("--prompt", action="append", default=[], metavar="TEXT", help="a prompt; may be given several times")
+    add("--batch_size", type=at_least(1), default=8, help="prompts that are answered together (default: %(default)s)")
+    add("--num_frames", type=frames, default=16, help="that the model sees of a clip (default: %(default)s)")
+    add("--json", action="store_true", help="print each answer as a JSON object on a line")
+    add(
+        "--save",
+        type=Path,
+        metavar="PATH",
+        help="drawing of the answer's boxes and masks (default: IMAGE_answer.png if it has any); for several answers a"
+        " folder (default: none are drawn)",
     )
-    parser.add_argument("--masks", type=Path, metavar="DIR", help="write each mask as a PNG, white inside, as well")
-    parser.add_argument("--max_new_tokens", type=at_least(1), default=64, help="longest answer (default: %(default)s)")
-    parser.add_argument("--num_beams", type=at_least(1), default=1, help="1 is greedy (default: %(default)s)")
-    parser.add_argument("--device", help="the first accelerator, else the CPU, when left out")
-    parser.add_argument("--dtype", choices=CHOICES, default="auto", help="of the weights; auto: the checkpoint's own")
+    add("--codec", help=f"folder or Hub name of the mask VQ-VAE (default: {DEFAULT_CODEC} where there is one)")
+    add("--masks", type=Path, metavar="DIR", help="write each mask as a PNG, white inside, as well")
+    add("--max_new_tokens", type=at_least(1), default=64, help="longest answer (default: %(default)s)")
+    add("--num_beams", type=at_least(1), default=1, help="1 is greedy (default: %(default)s)")
+    add("--device", help="the first accelerator, else the CPU, when left out")
+    add("--dtype", choices=CHOICES, default="auto", help="of the weights; auto: the checkpoint's own")
     add_incomplete(parser)
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
-def default_codec(answer: str) -> MaskVQVAE | None:
-    """The mask VQ-VAE of `DEFAULT_CODEC` where the answer has masks; None with a message where there is none."""
-    if not parse_segmentations(answer).masks:
-        return None
-    try:
-        return load_codec(DEFAULT_CODEC)
-    except ValueError as error:
-        print(f"openpali predict: masks are left out, since {error}", file=sys.stderr)
-        return None
-
-
-def parse_answer(
-    answer: str, image: Image.Image, codec: MaskVQVAE | None
-) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    """Parse the boxes and masks of an answer, in its order.
-
-    Returns:
-        Objects `{"box": [x0, y0, x1, y1] in [0, 1], "label", "mask": RLE or None}`, without masks where there is no
-        codec; and malformed parts with the reason.
-    """
-    found, rejected = [], []
-    for part in answer.split(";") if "<loc" in answer else ():
-        # a referring answer has a box without a label
-        boxes, masks = parse_detections(part, labelled=False), parse_segmentations(part)
-        if masks.masks and codec is not None:
-            read = codec.read(part, image.height, image.width)
-            found += [object_dict(box, mask.cpu().numpy()) for box, mask in zip(read.boxes, read.masks)]
-            rejected += read.rejected
-        else:
-            found += [object_dict(box) for box in [mask.box for mask in masks.masks] + boxes.boxes]
-        if not masks.masks and not boxes.boxes:
-            rejected += masks.rejected if "<seg" in part else boxes.rejected
-    return found, [(part, reason) for part, reason in rejected]
-
-
-def object_dict(box: LocatedBox, mask: np.ndarray | None = None) -> dict[str, Any]:
-    """A box and its mask, bool[H, W], in the format of metrics and drawings."""
-    rle = None if mask is None else encode_rle(mask)
-    return {"box": list(box.normalised_xyxy()), "label": box.label, "mask": rle}
-
-
-def format_object(one: dict[str, Any], image: Image.Image) -> str:
-    """An object on one line, in pixels of the image."""
-    x0, y0, x1, y1 = (round(x * side) for x, side in zip(one["box"], (*image.size, *image.size)))
-    line = f"{one['label'] or 'no label'}: x {x0} to {x1}, y {y0} to {y1}"
-    return line if one["mask"] is None else f"{line}, mask of {decode_rle(one['mask']).sum()} pixels"
-
-
-def save_drawing(path: Path, image: Image.Image, found: Sequence[dict[str, Any]]) -> None:
-    """Write the image with boxes and masks."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw_predictions(image, found).save(path)
-    masks = sum(one["mask"] is not None for one in found)
-    counts = [f"{len(found)} {'box' if len(found) == 1 else 'boxes'}"]
-    counts += [f"{masks} {'mask' if masks == 1 else 'masks'}"] if masks else []
-    print(f"Image with {' and '.join(counts)}: {path}")
-
-
-def save_masks(folder: Path, found: Sequence[dict[str, Any]]) -> None:
-    """Write each mask at the size of the image: 255 inside, 0 outside."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, one in enumerate(found, 1):
-        if one["mask"] is not None:
-            name = "_".join([f"{index:02d}", *re.findall(r"\w+", one["label"])])[:80]
-            path = folder / f"{name}.png"
-            Image.fromarray(decode_rle(one["mask"]).astype(np.uint8) * 255).save(path)
-            print(f"Mask: {path}")
+def frames(text: str) -> int:
+    """The argparse type of a number of frames."""
+    number: Any = at_least(1)(text)
+    if number > MAX_FRAMES:
+        raise argparse.ArgumentTypeError(f"it is at most {MAX_FRAMES}, not {number}")
+    return number
 
 
 if __name__ == "__main__":

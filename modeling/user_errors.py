@@ -77,7 +77,8 @@ def print_to_any_console() -> None:
 def output_is_closed() -> bool:
     """Whether the reader of the output, such as head, has closed it; the rest is then discarded."""
     try:
-        sys.stdout.flush()
+        # a line, since what could not be written before is not tried again
+        print(flush=True)
         return False
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from PIL import Image
@@ -36,6 +36,14 @@ class Answer(NamedTuple):
     text: str
     tokens: list[Token] | None = None
     found: list[dict[str, Any]] | None = None
+
+
+class EncodedImages(Protocol):
+    """Images that are encoded already."""
+
+    def in_place_of_images(self, processor: Any) -> Any:
+        """A copy of a processor whose `pixel_values` are features, float[N, P, D]."""
+        ...
 
 
 def generate(
@@ -85,11 +93,13 @@ def generate_answers(
     blank_images: bool = False,
     return_log_p: bool = False,
     max_length: int | None = None,
+    encoded: EncodedImages | None = None,
 ) -> Iterator[tuple[int, Answer]]:
     """As `generate`, but yields index and answer of each example when its batch is done, in batch order.
 
     With `return_log_p` answers have their tokens with log-probabilities; memory holds one number per token, not the
-    logits of the vocabulary. `max_length` cuts prompts to that many tokens, images not counted.
+    logits of the vocabulary. `max_length` cuts prompts to that many tokens, images not counted. `encoded` has the
+    features of all images, for a model that takes them (`image_features.py`).
     """
     adapter = find_adapter(model, processor)
     # the longest first, so that a lack of memory shows at once
@@ -97,7 +107,7 @@ def generate_answers(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         with eval_mode(model):
-            inputs = encode(model, processor, [examples[i] for i in chosen], blank_images, max_length)
+            inputs = encode(model, processor, [examples[i] for i in chosen], blank_images, max_length, encoded)
             ids, log_p = generate_ids(model, inputs, max_new_tokens, num_beams, return_log_p)
         tokens = read_tokens(processor, ids, log_p) if log_p is not None else [None] * len(chosen)
         for index, row, some in zip(chosen, ids, tokens):
@@ -173,12 +183,17 @@ def encode(
     examples: Sequence[Example],
     blank_images: bool,
     max_length: int | None = None,
+    encoded: EncodedImages | None = None,
 ) -> BatchFeature:
-    """Model inputs of prompts and images, on the model's device and in its precision."""
+    """Model inputs of prompts and images, encoded or not, on the model's device and in its precision."""
+    if encoded is not None:
+        processor = encoded.in_place_of_images(processor)
     images = [[blank_image(image) if blank_images else image for image in example.images] for example in examples]
     inputs = model_inputs(model, processor, examples, images, max_length)
     # PaliGemma's processor returns labels even when there is no suffix
     inputs.pop("labels", None)
+    if encoded is not None:
+        inputs["image_features"] = inputs.pop("pixel_values")
     return inputs.to(model.device, dtype=model.dtype)
 
 

@@ -13,6 +13,7 @@ import synthetic_captions
 import synthetic_questions
 import torch
 from big_vision_files import save_tokenizer
+from clips import write_clip
 from emoji36_set import write_set
 from PIL import Image, ImageDraw
 from released_masks import released_arrays
@@ -105,6 +106,11 @@ def save_images(*paths: str) -> None:
     for number, path in enumerate(paths):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 30), (37 * number % 256, 91, 200 - number % 200)).save(path)
+
+
+def clip(path: str) -> None:
+    """Of two seconds."""
+    write_clip(Path(path), 16)
 
 
 def jsonl(path: str, count: int = 20) -> None:

@@ -51,7 +51,8 @@ BEFORE: dict[str, Prepared] = {
         (given.miniature, ("coco35l",)),
         (given.miniature, ("textvqa",)),
         (given.codec, ("outputs/mask-vqvae",)),
-        (given.save_images, ("photo.jpg",)),
+        (given.save_images, ("photo.jpg", "photos/1.jpg", "photos/more/1.jpg")),
+        (given.clip, ("clip.mp4",)),
         (given.metrics, ()),
     ],
     "masks": [

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import subprocess
 import sys
 
 import pytest
@@ -60,6 +61,24 @@ def test_an_interrupt_ends_with_its_own_status(capsys):
         raising(KeyboardInterrupt())([])
     assert stop.value.code == 130
     assert capsys.readouterr().err == "openpali x: interrupted\n"
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    code = (
+        "from openpali.modeling.user_errors import command\n"
+        "@command('openpali x')\n"
+        "def main(argv=None):\n"
+        "    while True:\n"
+        "        print('line', flush=True)\n"
+        "main()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,97 @@
+"""Objects in an answer: boxes, masks and confidences, in coordinates of the image."""
+
+import sys
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from openpali.data.masks.mask_tokenizer import DEFAULT_CODEC, load_codec
+from openpali.data.masks.rle import decode_rle, encode_rle
+from openpali.eval.answering.confidence import box_confidences
+from openpali.eval.answering.decoding import Answer
+from openpali.modeling.location_tokens import LocatedBox, parse_detections
+from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
+from openpali.modeling.segmentation_tokens import parse_segmentations
+
+Rejections = list[tuple[str, str]]
+
+
+class MaskReader:
+    """The mask VQ-VAE for answers: the given one, or that of `DEFAULT_CODEC` when an answer first has masks."""
+
+    def __init__(self, name: str | None, needed: bool) -> None:
+        """Load it at once if it is named or needed. Raises ValueError where there is none."""
+        self.codec: MaskVQVAE | None = load_codec(name or DEFAULT_CODEC) if name or needed else None
+        self.missing = False
+
+    def codec_for(self, answer: str) -> MaskVQVAE | None:
+        """The codec; None for an answer without masks, and with a message, once, where there is no codec."""
+        if self.codec is None and not self.missing and parse_segmentations(answer).masks:
+            try:
+                self.codec = load_codec(DEFAULT_CODEC)
+            except ValueError as error:
+                self.missing = True
+                tqdm.write(f"openpali predict: masks are left out, since {error}", file=sys.stderr)
+        return self.codec
+
+
+def find_objects(answer: Answer, image: Image.Image, masks: MaskReader) -> tuple[list[dict[str, Any]], Rejections]:
+    """Objects of an answer with their confidences; see `parse_answer`.
+
+    Returns:
+        Objects as of `parse_answer`, with `confidence` in [0, 1] where the answer has its tokens, else None; and
+        malformed parts with the reason.
+    """
+    if answer.found is not None:
+        found, rejected = [dict(one) for one in answer.found], []
+    else:
+        found, rejected = parse_answer(answer.text, image, masks.codec_for(answer.text))
+    known = [None] * len(found) if answer.tokens is None else box_confidences(answer.tokens, found)
+    return [one | {"confidence": confidence} for one, confidence in zip(found, known, strict=True)], rejected
+
+
+def parse_answer(
+    answer: str, image: Image.Image, codec: MaskVQVAE | None
+) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """Parse the boxes and masks of an answer, in its order.
+
+    Returns:
+        Objects `{"box": [x0, y0, x1, y1] in [0, 1], "label", "mask": RLE or None}`, without masks where there is no
+        codec; and malformed parts with the reason.
+    """
+    found, rejected = [], []
+    for part in answer.split(";") if "<loc" in answer else ():
+        # a referring answer has a box without a label
+        boxes, masks = parse_detections(part, labelled=False), parse_segmentations(part)
+        if masks.masks and codec is not None:
+            read = codec.read(part, image.height, image.width)
+            found += [object_dict(box, mask.cpu().numpy()) for box, mask in zip(read.boxes, read.masks)]
+            rejected += read.rejected
+        else:
+            found += [object_dict(box) for box in [mask.box for mask in masks.masks] + boxes.boxes]
+        if not masks.masks and not boxes.boxes:
+            rejected += masks.rejected if "<seg" in part else boxes.rejected
+    return found, [(part, reason) for part, reason in rejected]
+
+
+def object_dict(box: LocatedBox, mask: np.ndarray | None = None) -> dict[str, Any]:
+    """A box and its mask, bool[H, W], in the format of metrics and drawings."""
+    rle = None if mask is None else encode_rle(mask)
+    return {"box": list(box.normalised_xyxy()), "label": box.label, "mask": rle}
+
+
+def format_object(one: dict[str, Any], image: Image.Image) -> str:
+    """An object on one line, in pixels of the image."""
+    x0, y0, x1, y1 = (round(x * side) for x, side in zip(one["box"], (*image.size, *image.size)))
+    line = f"{one['label'] or 'no label'}: x {x0} to {x1}, y {y0} to {y1}"
+    line += "" if one["confidence"] is None else f", confidence {one['confidence']:.2f}"
+    return line if one["mask"] is None else f"{line}, mask of {decode_rle(one['mask']).sum()} pixels"
+
+
+def json_object(one: dict[str, Any], image: Image.Image) -> dict[str, Any]:
+    """An object as JSON: its box is x0, y0, x1, y1 in pixels of the image."""
+    box = [round(x * side, 1) for x, side in zip(one["box"], (*image.size, *image.size))]
+    confidence = None if one["confidence"] is None else round(one["confidence"], 4)
+    return {"box": box, "label": one["label"], "confidence": confidence, "mask": one["mask"]}
