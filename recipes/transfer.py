@@ -20,6 +20,7 @@ from openpali.data.collator import Collator
 from openpali.data.custom.dataset import read_custom
 from openpali.data.files.config import ConfigError, as_dict
 from openpali.data.mixture import TaskDataset
+from openpali.data.sources.jsonl_splits import jsonl_source
 from openpali.modeling.auto import load_processor
 from openpali.modeling.dropout import set_text_dropout
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
@@ -105,7 +106,7 @@ class TransferArguments:
         self.source, self.task = as_dict(self.source, "source"), as_dict(self.task, "task")
         # --kind has set the source already
         if self.data and self.source.get("name") != "custom":
-            self.source = {"name": "jsonl", "path": self.data, "image_root": self.image_root}
+            self.source = jsonl_source(self.data, self.image_root)
         if self.source.get("name") == "jsonl" and self.task.get("name") != "plain":
             self.task = {"name": "plain"}
         if not self.model:

@@ -92,9 +92,11 @@ def class_names(names: Any, path: Path) -> dict[int, str]:
     found = {}
     for number, name in pairs:
         if not isinstance(name, str | int | float) or isinstance(name, bool):
+            # never the text of a list: aliases may make it endless
+            shown = name if isinstance(name, bool) or name is None else f"a {type(name).__name__}"
             # YAML reads yes, no, on and off as truth values
             remedy = "Put the name into quotation marks." if isinstance(name, bool) else "Give a text."
-            raise BadRecord(str(path), "names", f"the name of class {number} is {str(name)[:40]}", remedy)
+            raise BadRecord(str(path), "names", f"the name of class {number} is {shown}", remedy)
         if not str(number).isdecimal():
             raise BadRecord(str(path), "names", f"{number!r} is not the number of a class", "Give 0: NAME, 1: NAME.")
         found[int(number)] = str(name)
