@@ -4,9 +4,9 @@
     openpali transfer --model outputs/nano-located --data my-data --kind detect
     accelerate launch --num_processes 8 -m openpali.recipes.transfer --config transfers/jsonl --data my.jsonl
 
-my-data holds a COCO JSON, a metadata.jsonl, class folders, and so on; kinds are detect, segment, caption, vqa,
-classify and ocr. Each line of my.jsonl is an object such as {"image": "dog.png", "prefix": "what is this?", "suffix":
-"a dog"}. It starts from any PaLI-3 or PaliGemma checkpoint; `--peft lora`, `qlora` or `dora` trains adapters.
+my-data holds a COCO JSON, a data.yaml of YOLO, a metadata.jsonl, class folders, and so on; kinds are detect, segment,
+caption, vqa, classify and ocr. Each line of my.jsonl is an object such as {"image": "dog.png", "prefix": "what is
+this?", "suffix": "a dog"}. It starts from any PaLI-3 or PaliGemma checkpoint; `--peft lora`, `qlora` or `dora` trains adapters.
 """
 
 import sys

@@ -84,7 +84,7 @@ def _find(data: str, kind: str, image_root: Path | None, columns: dict[str, str]
     if kind in REGION_KINDS and len(below) == 1 and below[0].name != "images" and not _has_images(path):
         # a download in a folder of its own: dataset of Roboflow, VOC2012 in VOCdevkit
         return _find(str(below[0]), kind, image_root, columns)
-    if any(path.rglob("labels/*.txt")) or any(path.rglob("*.xml")):
+    if any(path.rglob("labels/**/*.txt")) or any(path.rglob("*.xml")):
         reason = f"the folder holds nothing for {kind}, but boxes of YOLO (.txt) or Pascal VOC (.xml) below it"
         remedy = "Take --kind detect, and give the folder of data.yaml, of images and labels, or of Annotations."
         raise BadRecord(data, "all", reason, remedy)

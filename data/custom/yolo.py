@@ -33,11 +33,13 @@ def find_yolo(path: Path, image_root: Path | None, kind: str) -> dict[str, Calla
     Raises:
         BadRecord: the data.yaml cannot be used, or names no boxes for the kind.
     """
-    file = path if path.is_file() else config_file(path)
-    if file is not None and kind not in REGION_KINDS:
+    if kind not in REGION_KINDS:
+        if path.is_dir():
+            return {}
         raise BadRecord(
-            str(file), "all", f"YOLO has boxes and polygons, and nothing for {kind}", "Take --kind detect."
+            str(path), "all", f"YOLO has boxes and polygons, and nothing for {kind}", "Take --kind detect."
         )
+    file = path if path.is_file() else config_file(path)
     if file is not None:
         config = read_config(file, image_root)
     elif splits := _splits(path):
