@@ -6,7 +6,8 @@
 
 my-data holds a COCO JSON, a data.yaml of YOLO, a metadata.jsonl, class folders, and so on; kinds are detect, segment,
 caption, vqa, classify and ocr. Each line of my.jsonl is an object such as {"image": "dog.png", "prefix": "what is
-this?", "suffix": "a dog"}. It starts from any PaLI-3 or PaliGemma checkpoint; `--peft lora`, `qlora` or `dora` trains adapters.
+this?", "suffix": "a dog"}. It starts from any PaLI-3 or PaliGemma checkpoint; `--peft lora`, `qlora` or `dora` trains
+adapters.
 """
 
 import sys
