@@ -4,9 +4,10 @@
     openpali transfer --model outputs/nano-located --data my-data --kind detect
     accelerate launch --num_processes 8 -m openpali.recipes.transfer --config transfers/jsonl --data my.jsonl
 
-my-data holds a COCO JSON, a metadata.jsonl, class folders, and so on; kinds are detect, segment, caption, vqa,
-classify and ocr. Each line of my.jsonl is an object such as {"image": "dog.png", "prefix": "what is this?", "suffix":
-"a dog"}. It starts from any PaLI-3 or PaliGemma checkpoint; `--peft lora`, `qlora` or `dora` trains adapters.
+my-data holds a COCO JSON, a data.yaml of YOLO, a metadata.jsonl, class folders, and so on; kinds are detect, segment,
+caption, vqa, classify and ocr. Each line of my.jsonl is an object such as {"image": "dog.png", "prefix": "what is
+this?", "suffix": "a dog"}. It starts from any PaLI-3 or PaliGemma checkpoint; `--peft lora`, `qlora` or `dora` trains
+adapters.
 """
 
 import sys
@@ -20,6 +21,7 @@ from openpali.data.collator import Collator
 from openpali.data.custom.dataset import read_custom
 from openpali.data.files.config import ConfigError, as_dict
 from openpali.data.mixture import TaskDataset
+from openpali.data.sources.jsonl_splits import jsonl_source
 from openpali.modeling.auto import load_processor
 from openpali.modeling.dropout import set_text_dropout
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
@@ -105,7 +107,7 @@ class TransferArguments:
         self.source, self.task = as_dict(self.source, "source"), as_dict(self.task, "task")
         # --kind has set the source already
         if self.data and self.source.get("name") != "custom":
-            self.source = {"name": "jsonl", "path": self.data, "image_root": self.image_root}
+            self.source = jsonl_source(self.data, self.image_root)
         if self.source.get("name") == "jsonl" and self.task.get("name") != "plain":
             self.task = {"name": "plain"}
         if not self.model:

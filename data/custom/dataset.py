@@ -24,6 +24,7 @@ from openpali.data.custom.rows import (
     inspect_image,
     read_box,
     texts,
+    to_pixels,
 )
 from openpali.data.files.annotations import BadValue, segmentation_mask
 from openpali.data.files.coco_annotations import misplaced
@@ -88,6 +89,7 @@ class CustomDataset:
         class_names: number of a class to its name, where classes have numbers.
         notes: of the readers.
         mistakes: of whole files, found by the readers.
+        layout: that fixes the format of boxes, such as YOLO; "" where `box_format` says it.
     """
 
     spec: CustomSpec
@@ -95,6 +97,7 @@ class CustomDataset:
     class_names: dict[int, str]
     notes: list[str]
     mistakes: list[str]
+    layout: str = ""
 
     @property
     def good(self) -> dict[str, list[Row]]:
@@ -217,6 +220,7 @@ def read_custom(spec: CustomSpec) -> CustomDataset:
     others = {"validation": spec.validation_path, "test": spec.test_path}
     readers = find_splits(spec.path, spec.kind, root, dict(spec.columns), others)
     read = {split: reader() for split, reader in readers.items()}
+    layout = fixed_layout(spec, read.values())
     names = {number: spelled(name) for number, name in agreed_classes(read, spec.path).items()}
     names = given_classes(spec, names)
     rows = {split: found.rows for split, found in read.items()}
@@ -224,10 +228,20 @@ def read_custom(spec: CustomSpec) -> CustomDataset:
     step = max(1, len(every) // _DECODED)
     for number, row in enumerate(tqdm(every, desc="images", unit="", disable=len(every) < _MANY)):
         inspect_image(row, number < _DECODED or number % step == 0, spec.orientation)
+        to_pixels(row)
         check_size(row, spec.kind in REGION_KINDS)
         check_row(row, spec, names)
     notes, mistakes = (list(chain(*lists)) for lists in zip(*((one.notes, one.mistakes) for one in read.values())))
-    return CustomDataset(spec, rows, names, notes, mistakes)
+    return CustomDataset(spec, rows, names, notes, mistakes, layout)
+
+
+def fixed_layout(spec: CustomSpec, read: Iterable[RawData]) -> str:
+    """The layout that fixes the format of boxes; "" without. Raises BadRecord beside another `box_format`."""
+    layout = next((found.layout for found in read if found.layout), "")
+    if layout and spec.box_format != "xywh":
+        reason = f"boxes of {layout} have a format of their own, and not {spec.box_format}"
+        raise BadRecord(spec.path, "all", reason, "Leave --box_format out.")
+    return layout
 
 
 def classes_of(spec: CustomSpec, class_names: dict[int, str]) -> Classes:

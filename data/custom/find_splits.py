@@ -1,24 +1,23 @@
 """Find the files of custom data, and the split (train, validation or test) of each."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from openpali.data.custom.coco import read_coco
 from openpali.data.custom.hub import HUB, is_saved, open_dataset, read_dataset
+from openpali.data.custom.location_lines import has_locations, read_locations
+from openpali.data.custom.pascal_voc import find_voc
 from openpali.data.custom.readers import IMAGE_ENDS, RawData, read_classes, read_lines
-from openpali.data.custom.tables import TABLE_ENDS
+from openpali.data.custom.rows import REGION_KINDS
+from openpali.data.custom.split_names import split_of
+from openpali.data.custom.tables import TABLE_ENDS, read_table
+from openpali.data.custom.yolo import find_yolo
+from openpali.data.custom.yolo_config import YAML_ENDS
 from openpali.data.files.run_folders import is_hidden, is_run
 from openpali.data.files.text_encoding import encoding_of
 from openpali.data.records import BadRecord
 
-# usual names of the splits
-SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing"),
-}
 _HEAD = 1 << 20
 
 Reader = Callable[[], RawData]
@@ -55,16 +54,12 @@ def find_splits(
     return found
 
 
-def split_of(name: str) -> str:
-    """The split that a file or folder is named after; "" for none."""
-    words = set(re.split(r"[^a-z]+", name.lower()))
-    return next((split for split, names in SPLITS.items() if words & set(names)), "")
-
-
 def _find(data: str, kind: str, image_root: Path | None, columns: dict[str, str]) -> dict[str, Reader]:
     path = Path(data)
     if data.startswith(HUB) or path.is_dir() and is_saved(path):
         return _dataset_splits(data, kind, columns)
+    if path.is_file() and path.suffix.lower() in YAML_ENDS:
+        return find_yolo(path, image_root, kind)
     if path.is_file():
         return {"": _reader(path, kind, image_root, columns)}
     if not path.is_dir():
@@ -74,6 +69,8 @@ def _find(data: str, kind: str, image_root: Path | None, columns: dict[str, str]
     files = _annotation_files(path, kind)
     if files:
         return {split: _reader(file, kind, image_root, columns) for split, file in _by_split(files, data).items()}
+    if found := find_yolo(path, image_root, kind) or find_voc(path, image_root, kind):
+        return found
     below = [one for one in sorted(path.iterdir()) if one.is_dir() and not is_hidden(one.name) and not is_run(one)]
     folders = {one: split_of(one.name) for one in below}
     if folders and "train" in folders.values() and all(folders.values()):
@@ -84,15 +81,20 @@ def _find(data: str, kind: str, image_root: Path | None, columns: dict[str, str]
     _refuse_unclear(folders, data)
     if kind == "classify" and folders and (split_of(path.name) or any(map(_has_images, folders))):
         return {"": lambda: read_classes(path, image_root)}
-    if any(path.rglob("labels/*.txt")) or any(path.rglob("*.xml")):
-        reason = f"the folder holds nothing for {kind}, but files of YOLO (.txt) or Pascal VOC (.xml)"
-        raise BadRecord(data, "all", reason, "Export them as COCO JSON, which their tools can write.")
+    if kind in REGION_KINDS and len(below) == 1 and below[0].name != "images" and not _has_images(path):
+        # a download in a folder of its own: dataset of Roboflow, VOC2012 in VOCdevkit
+        return _find(str(below[0]), kind, image_root, columns)
+    if any(path.rglob("labels/**/*.txt")) or any(path.rglob("*.xml")):
+        reason = f"the folder holds nothing for {kind}, but boxes of YOLO (.txt) or Pascal VOC (.xml) below it"
+        remedy = "Take --kind detect, and give the folder of data.yaml, of images and labels, or of Annotations."
+        raise BadRecord(data, "all", reason, remedy)
     raise BadRecord(
         data,
         "all",
         f"the folder holds nothing for {kind}",
-        "It may hold a COCO JSON, a metadata.jsonl or metadata.csv, folders train, validation and test with one each,"
-        " what datasets saved, or for classify a folder of images for each class.",
+        "It may hold a COCO JSON, a data.yaml or folders images and labels of YOLO, Annotations of Pascal VOC, a"
+        " metadata.jsonl or metadata.csv, folders train, validation and test with one each, what datasets saved, or"
+        " for classify a folder of images for each class.",
     )
 
 
@@ -122,8 +124,17 @@ def _reader(path: Path, kind: str, image_root: Path | None, columns: dict[str, s
     if path.suffix == ".json" and _is_coco(path):
         return lambda: read_coco(path, image_root, kind)
     if path.suffix in (*TABLE_ENDS, ".json"):
-        return lambda: read_lines(path, image_root, kind, columns)
+        return lambda: _read_table(path, image_root, kind, columns)
     raise BadRecord(str(path), "all", f"{path.suffix or 'it'} cannot be read", "Give .json, .jsonl, .csv or .tsv.")
+
+
+def _read_table(path: Path, image_root: Path | None, kind: str, columns: dict[str, str]) -> RawData:
+    if kind in REGION_KINDS and "objects" not in columns:
+        table = read_table(path, talk="question" not in columns and "answers" not in columns)
+        if has_locations(table):
+            return read_locations(path, table, image_root, kind)
+        return read_lines(path, image_root, kind, columns, table)
+    return read_lines(path, image_root, kind, columns)
 
 
 def _is_coco(path: Path) -> bool:
@@ -138,6 +149,9 @@ def _annotation_files(folder: Path, kind: str) -> list[Path]:
     below = [one for one in (folder, folder / "annotations") if one.is_dir()]
     files = sorted(one for where in below for one in where.iterdir() if one.suffix in (".json", *TABLE_ENDS))
     files = [one for one in files if not is_hidden(one.name)]
+    if (folder / "labels").is_dir():
+        # Label Studio's, beside the labels of YOLO
+        files = [one for one in files if one.name != "notes.json"]
     word = {"caption": "caption", "detect": "instance", "segment": "instance"}.get(kind, "")
     fitting = [one for one in files if word and word in one.stem]
     metadata = [one for one in files if one.stem == "metadata"]

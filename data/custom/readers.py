@@ -42,12 +42,14 @@ class RawData:
         class_names: number of a class to its name, where classes have numbers.
         notes: messages for the user.
         mistakes: errors of the file as a whole.
+        layout: its name where it fixes the format of boxes, which are then read as COCO's.
     """
 
     rows: list[Row]
     class_names: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     mistakes: list[str] = field(default_factory=list)
+    layout: str = ""
 
 
 class Folder:
@@ -98,9 +100,24 @@ def one_image(name: Any) -> Any:
     return name["path"] if isinstance(name, dict) and "path" in name else name
 
 
-def read_lines(path: Path, image_root: Path | None, kind: str, columns: dict[str, str]) -> RawData:
-    """Rows of JSON lines, CSV, TSV or a JSON list, where a row is a record or a conversation."""
-    table = read_table(path, talk=not {"question", "answers"} & set(columns))
+def read_lines(
+    path: Path,
+    image_root: Path | None,
+    kind: str,
+    columns: dict[str, str],
+    table: list[tuple[str, Any]] | None = None,
+) -> RawData:
+    """Rows of JSON lines, CSV, TSV or a JSON list, where a row is a record or a conversation.
+
+    Args:
+        path: of the file.
+        image_root: folder of the images.
+        kind: one of `KINDS`.
+        columns: our names of columns to those of the file.
+        table: its content, where it has been read already.
+    """
+    if table is None:
+        table = read_table(path, talk=not {"question", "answers"} & set(columns))
     bad = [(record, row) for record, row in table if isinstance(row, BadValue)]
     if len(bad) == len(table):
         if bad:

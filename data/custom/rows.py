@@ -84,6 +84,8 @@ class Row:
         digest: of the image's content; empty until `inspect_image`.
         levels: darkest and brightest grey, 0 to 255; None until the image is decoded.
         problems: reasons why the record cannot be used.
+        shares: boxes (left, top, width, height) and polygons are shares of the image's sides, until `to_pixels`; then
+            they fit the image in any orientation.
     """
 
     file: str
@@ -98,6 +100,7 @@ class Row:
     digest: str = ""
     levels: tuple[int, int] | None = None
     problems: list["Problem"] = field(default_factory=list)
+    shares: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,19 @@ def inspect_image(row: Row, decode: bool, frame: str = "upright") -> None:
         row.size = None
         reason = str(error).replace("the image data", row.image.name)
         add_problem(row, "image", reason, "" if isinstance(error, BadImage) else "Check the file.")
+
+
+def to_pixels(row: Row) -> None:
+    """Turn shares of the sides into pixels of the annotated image, once its size is known."""
+    if not row.shares or row.size is None:
+        return
+    sides = row.size
+    for item in row.objects:
+        item.box = [value * sides[place % 2] for place, value in enumerate(item.box)]
+        if item.segmentation is not None:
+            item.segmentation = [
+                [value * sides[place % 2] for place, value in enumerate(polygon)] for polygon in item.segmentation
+            ]
 
 
 def check_size(row: Row, annotated: bool) -> None:

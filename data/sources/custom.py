@@ -1,4 +1,4 @@
-"""Custom data as a source: COCO JSON, JSON lines, CSV, folders of classes, and datasets of the Hub."""
+"""Custom data as a source: COCO, YOLO, Pascal VOC, JSON lines, CSV, folders of classes, datasets of the Hub."""
 
 from functools import partial
 from typing import Any

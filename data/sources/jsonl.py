@@ -17,6 +17,7 @@ from openpali.data.files.image_folder import ImageFolder
 from openpali.data.files.text_encoding import SAVE_AS_UTF8, encoding_of, not_unicode
 from openpali.data.images.open_image import BadImage, image_size, load_image
 from openpali.data.records import BadRecord
+from openpali.data.sources.jsonl_splits import split_file
 from openpali.modeling.control_tokens import found_controls
 
 _HEAD = 256  # bytes that tell the encoding
@@ -42,21 +43,23 @@ class JsonlSource:
         image_root: str | Path | None = None,
         check_decode: int = 1000,
         decode_size: int | None = None,
+        split: str | None = None,
     ) -> None:
         """Check and index a file.
 
         Args:
-            path: the file. Each line has `image` (a path, or a list of paths), `prefix`, `suffix`, and `references`
-                (a list) where there are several correct answers.
+            path: the file, or with `split` a folder of one for each split. Each line has `image` (a path, or a list of
+                paths), `prefix`, `suffix`, and `references` (a list) where there are several correct answers.
             image_root: folder that image paths are relative to and may not leave; by default that of the file.
             check_decode: number of records whose images are decoded as a check.
             decode_size: side in pixels of the model's images, by which large JPEG files are decoded at reduced size
                 (`openpali.data.images.open_image.load_image`).
+            split: `train`, `validation` or `test`, the last without a file of its own is the validation split.
 
         Raises:
             BadRecord: the file is missing, no record is good, or more than a tenth of 100 or more are bad.
         """
-        self.path = Path(path)
+        self.path = Path(path) if split is None else split_file(Path(path), split)
         self.image_root = Path(image_root) if image_root is not None else self.path.parent
         self.decode_size = decode_size
         self.bad: list[BadRecord] = []
@@ -65,6 +68,7 @@ class JsonlSource:
         self._empty: list[int] = []
         self._folder = ImageFolder(self.image_root, self.image_root, self.path.parent)
         self._controls: list[str] = []
+        self._boxes, self._split = 0, split
         self._check(check_decode)
 
     def __len__(self) -> int:
@@ -96,7 +100,7 @@ class JsonlSource:
 
     @property
     def notes(self) -> list[str]:
-        """Messages about empty answers, and about texts that look like control tokens."""
+        """Messages about empty answers, boxes, and texts that look like control tokens."""
         found = []
         if self._empty:
             count, first = len(self._empty), self._empty[0]
@@ -107,6 +111,12 @@ class JsonlSource:
             found.append(
                 f"{count} records have texts that look like control tokens of the models, the first {first}. They are"
                 " read as letters; remove them unless that is intended."
+            )
+        # once for all splits
+        if self._boxes > len(self) / 2 and self._split in (None, "train"):
+            found.append(
+                f"{self._boxes} of {len(self)} suffixes have location tokens, which are tokens of the model. They are"
+                " scored as texts by exact match; --kind detect checks and scores them as boxes."
             )
         return found
 
@@ -127,6 +137,7 @@ class JsonlSource:
                 self.bad.append(bad)
                 continue
             self._empty += [number] * sum(not record.get("suffix", "-").strip() for record in records)
+            self._boxes += sum("<loc" in record.get("suffix", "") for record in records)
             for turn in range(len(records)):
                 self._starts.append(start)
                 self._lines.append(number)

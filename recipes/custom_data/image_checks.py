@@ -55,6 +55,8 @@ def orientation(data: CustomDataset) -> Iterator[Finding]:
 def _frame_matches(row: Row, data: CustomDataset) -> bool | None:
     """Whether an image's annotations are for the orientation in which they are read; None if unknown."""
     assert row.size is not None
+    if row.shares:
+        return None
     size, turned = row.size, turned_size(row.size, row.turn)
     if size == turned:
         return None

@@ -21,6 +21,7 @@ PROBLEMS = {
     "beyond": "labels are none of the classes; their records are left out",
     "class": "classes are not known; their images are left out",
     "segmentation": "segmentations cannot be used; their images are left out",
+    "unasked": "images are not asked about every class; they are left out",
     "empty_answer": "answers are empty",
     "empty_question": "questions are empty",
 }

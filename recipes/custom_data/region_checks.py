@@ -23,6 +23,9 @@ _SIDE = 1.001
 def box_format(data: CustomDataset) -> Iterator[Finding]:
     """Boxes that fit their images in another format than the given one, such as swapped xywh and xyxy."""
     given = data.spec.box_format
+    if data.layout:
+        yield from _outside(data)
+        return
     boxes = [(item, row) for row in chain(*data.rows.values()) if row.size for item in row.objects]
     outside = [(item, row) for item, row in boxes if not _fits(item.box, given, row)]
     if not outside and given == "xywh" and len(boxes) >= ENOUGH and _all_fit(boxes, "xyxy"):
@@ -41,6 +44,20 @@ def box_format(data: CustomDataset) -> Iterator[Finding]:
     if data.spec.clip_boxes and not other:
         return
     yield Finding("error", "box_format", f"{share}, and {fits if other else neither}", len(outside))
+
+
+def _outside(data: CustomDataset) -> Iterator[Finding]:
+    """Many boxes outside their images, in a layout that fixes their format."""
+    boxes = [(row, item) for row in chain(*data.rows.values()) if row.size for item in row.objects]
+    outside = [(row, item) for row, item in boxes if len(_numbers(item.box)) == 4 and not _inside(item.box, row)]
+    if outside and len(outside) >= DOUBTED * len(boxes) and not data.spec.clip_boxes:
+        text = f"{len(outside)} of {len(boxes)} boxes reach outside their images, the first is {place(*outside[0])}"
+        yield Finding("error", "box_format", f"{text}. Correct them, or give --clip_boxes true.", len(outside))
+
+
+def _inside(box: Any, row: Row) -> bool:
+    assert row.size is not None
+    return not reaches_outside(corners(box, "xywh", row.size), row.size[1], row.size[0])
 
 
 def possible_formats(boxes: Sequence[tuple[RowObject, Row]]) -> list[str]:

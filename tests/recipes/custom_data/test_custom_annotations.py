@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from custom_files import NAMES, SIDE, coco, edit, found, save_image, some_box, table
+from custom_files import NAMES, SIDE, coco, edit, found, some_box, table
 from custom_records import all_records, rows
 from PIL import Image
 
@@ -184,11 +184,4 @@ def test_what_other_tools_export_is_read_or_reported(check, tmp_path):
     )
     assert "a polygon that is a list of points; write x1, y1" in error_of(
         "points", lambda one: one.update(segmentation=[[[1, 2], [3, 4], [5, 6]]])
-    )
-    save_image(tmp_path / "yolo" / "images" / "1.png", 1)
-    (tmp_path / "yolo" / "labels").mkdir()
-    (tmp_path / "yolo" / "labels" / "1.txt").write_text("0 0.5 0.5 0.2 0.2\n")
-    assert (
-        "but files of YOLO (.txt) or Pascal VOC (.xml). Export them as COCO JSON"
-        in check(tmp_path / "yolo", "detect")[0]
     )
