@@ -71,9 +71,10 @@ def token_rows(tokenizer: Any, tables: Mapping[str, torch.Tensor]) -> dict[str, 
 
     Args:
         tokenizer: of the model.
-        tables: float[V, D] by name, as of `tables_of`.
+        tables: float[V, D] by name, as of `tables_of`; those that another process holds are left out.
     """
     vocabulary = tokenizer.get_vocab()
+    tables = {name: table for name, table in tables.items() if table.numel() and not table.is_meta}
     special = {vocabulary.get(token) for token in [*LOCATION_TOKENS, *SEGMENTATION_TOKENS, IMAGE_TOKEN]}
     words = sorted(set(vocabulary.values()) - special)
     words = words[:: max(1, len(words) // SAMPLE)]
@@ -116,7 +117,7 @@ def rows_of(table: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
 def summary(tokens: int, verdicts: Mapping[str, Verdict]) -> TokenRows:
     """The tokens of one kind, which are trained if they are in every table."""
     if not verdicts:
-        return TokenRows(tokens, "unknown", None, "the weights are not in safetensors files")
+        return TokenRows(tokens, "unknown", None, "its rows are not here")
     name, worst = min(verdicts.items(), key=lambda item: (item[1].trained, item[1].changed or 0))
     where = "" if len(verdicts) == 1 else f" ({name})"
     return TokenRows(tokens, "trained" if worst.trained else "untrained", worst.changed, worst.reason + where)

@@ -20,6 +20,7 @@ from openpali.recipes.run.run_folder import LOG_FILE
 from openpali.recipes.training.progress import read_log
 from openpali.recipes.training.target_lengths import TargetCounter
 from openpali.recipes.training.validation_loss import held_out_loss
+from openpali.recipes.training.zero_scores import example_lines
 
 
 @dataclass
@@ -36,6 +37,9 @@ class Validation:
         collators: by dataset, for its loss; a dataset without one has no loss.
         say: prints warnings.
         counted: datasets whose target lengths were checked.
+        examples: predictions of each dataset to print beside their references.
+        last: the latest results, by dataset.
+        targets: the latest counts of targets, of the datasets that have a loss.
     """
 
     datasets: dict[str, TaskDataset]
@@ -47,6 +51,9 @@ class Validation:
     collators: Mapping[str, Collator] = field(default_factory=dict)
     say: Callable[[str], None] = print
     counted: set[str] = field(default_factory=set)
+    examples: int = 0
+    last: dict[str, TaskResult] = field(default_factory=dict)
+    targets: dict[str, TargetCounter] = field(default_factory=dict)
 
     def results(self, model: PreTrainedModel, blank_images: bool = False) -> dict[str, TaskResult]:
         """Answers and scores of every dataset."""
@@ -61,7 +68,10 @@ class Validation:
         """Metrics by name, with the `loss` of each dataset and the mean of these."""
         losses = self.losses(model)
         scores, chief = {}, []
-        for name, result in self.results(model).items():
+        self.last = self.results(model)
+        for name, result in self.last.items():
+            for line in example_lines(name, result, self.examples):
+                self.say(line)
             prefix = f"{name}_" if len(self.datasets) > 1 else ""
             numbers = {key: value for key, value in result.metrics.items() if key != "examples"}
             numbers |= {"loss": losses[name]} if name in losses else {}
@@ -79,6 +89,7 @@ class Validation:
             data, counter = self.datasets[name], TargetCounter(collator, self.datasets[name].task.max_new_tokens)
             examples = (data[index] for index in range(min(self.limit, len(data))))
             found[name] = held_out_loss(model, examples, counter, self.batch_size)
+            self.targets[name] = counter
             if name not in self.counted and (warning := counter.warning(name)):
                 self.say(warning)
             self.counted.add(name)

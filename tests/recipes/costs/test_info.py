@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_adapters import save_adapters, save_checkpoint
 from tiny_mask_vqvae import save_codec
-from tiny_siglip import save_siglip
+from tiny_siglip import tiny_siglip
 
 from openpali.modeling.auto import load_answering
 from openpali.recipes.costs import checkpoint_facts as facts
@@ -69,6 +69,7 @@ def test_memory_is_that_of_costs(tiny_tokenizer, tmp_path, capsys):
 def test_adapters_are_told_with_their_base(tiny_tokenizer, tmp_path, capsys):
     folder = save_checkpoint("paligemma", tiny_tokenizer, tmp_path / "whole")
     save_adapters(folder, "dora", tmp_path / "adapters")
+    capsys.readouterr()
     found, base = known(capsys, tmp_path / "adapters"), known(capsys, folder)
     assert found["adapters"] == {"kind": "DoRA", "rank": 2, "base": str(folder)}
     same = ("architecture", "parameters", "total", "dtypes", "resolution", "special_tokens", "memory")
@@ -96,8 +97,10 @@ def test_rows_and_types_are_those_on_disk(tiny_tokenizer, tmp_path, capsys):
     assert found["dtypes"] == {"bfloat16": found["total"]}
 
 
-def test_image_encoders_and_mask_tokenizers(tiny_tokenizer, tmp_path, capsys):
-    found = known(capsys, save_siglip(tmp_path / "siglip", tiny_tokenizer))
+def test_image_encoders_and_mask_tokenizers(tmp_path, capsys):
+    for part in tiny_siglip():
+        part.save_pretrained(tmp_path / "siglip")
+    found = known(capsys, tmp_path / "siglip")
     assert found["model_type"] == "siglip"
     assert {"vision_model", "text_model"} <= set(found["parameters"])
     assert found["image_tokens"] > 0
