@@ -44,12 +44,12 @@ from openpali.recipes.stages.transfer_tasks import (
     load_task_data,
 )
 from openpali.recipes.stages.untrained_tokens import warn_of_untrained_tokens
+from openpali.recipes.stages.zero_scores import ZeroScores
 from openpali.recipes.start.adapters import AdapterArguments, check_start
 from openpali.recipes.start.attention import check_attention, set_text_attention
 from openpali.recipes.start.resized_checkpoint import checkpoint_image_size, load_resized, resolution_keys
 from openpali.recipes.training.trainer import run_length, run_training
 from openpali.recipes.training.validation import Validation, final_report
-from openpali.recipes.training.zero_scores import ZeroScores
 
 # predictions of each task that a validation prints
 SHOWN = 2

@@ -39,8 +39,9 @@ def stored_weights(name: str) -> dict[str, StoredWeight]:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118
                     part = file.get_slice(key)
+                    kind = str(part.get_dtype())
                     values = torch.Size(part.get_shape()).numel()
-                    found[key] = StoredWeight(path, values, TYPES.get(part.get_dtype(), part.get_dtype().lower()))
+                    found[key] = StoredWeight(path, values, TYPES.get(kind, kind.lower()))
     return found
 
 

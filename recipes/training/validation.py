@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,9 @@ from openpali.recipes.run.run_folder import LOG_FILE
 from openpali.recipes.training.progress import read_log
 from openpali.recipes.training.target_lengths import TargetCounter
 from openpali.recipes.training.validation_loss import held_out_loss
-from openpali.recipes.training.zero_scores import example_lines
+
+# letters of a text that is shown
+LONGEST = 60
 
 
 @dataclass
@@ -105,6 +107,25 @@ class Validation:
         name = name or next(iter(self.datasets))
         key = self.datasets[name].task.metric_key
         return f"{name}_{key}" if len(self.datasets) > 1 else key
+
+
+def example_lines(name: str, result: TaskResult, count: int) -> Iterator[str]:
+    """A line for each of the first predictions: its prompt, the answer, and the reference.
+
+    Args:
+        name: of the dataset.
+        result: its predictions.
+        count: predictions to show.
+    """
+    for row in result.predictions[:count]:
+        prompt, answer, reference = (shown(text) for text in (row["prefix"], row["text"], row["references"][0]))
+        yield f"  {name}  {prompt}  predicted {answer}  reference {reference}"
+
+
+def shown(text: str) -> str:
+    """A text in quotation marks, on one line, cut where it is long."""
+    words = " ".join(text.split())
+    return f'"{words}"' if len(words) <= LONGEST else f'"{words[: LONGEST - 3]}..."'
 
 
 def mean_of(values: Sequence[float]) -> float:

@@ -1,51 +1,21 @@
-"""What a validation shows of its predictions, and a warning when all of them score zero."""
+"""A warning, with its likely reason, when all predictions of a validation score zero."""
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from openpali.eval.answering.evaluate_task import TaskResult
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.training.target_lengths import TargetCounter
-
-# letters of a text that is shown
-LONGEST = 60
-
-
-class Validated(Protocol):
-    """The part of `Validation` that is read here."""
-
-    @property
-    def last(self) -> Mapping[str, TaskResult]: ...  # noqa: D102
-    @property
-    def targets(self) -> Mapping[str, TargetCounter]: ...  # noqa: D102
-
-
-def example_lines(name: str, result: TaskResult, count: int) -> Iterator[str]:
-    """A line for each of the first predictions: its prompt, the answer, and the reference.
-
-    Args:
-        name: of the dataset.
-        result: its predictions.
-        count: predictions to show.
-    """
-    for row in result.predictions[:count]:
-        prompt, answer, reference = (shown(text) for text in (row["prefix"], row["text"], row["references"][0]))
-        yield f"  {name}  {prompt}  predicted {answer}  reference {reference}"
-
-
-def shown(text: str) -> str:
-    """A text in quotation marks, on one line, cut where it is long."""
-    words = " ".join(text.split())
-    return f'"{words}"' if len(words) <= LONGEST else f'"{words[: LONGEST - 3]}..."'
+from openpali.recipes.training.validation import Validation, shown
 
 
 class ZeroScores(TrainerCallback):
     """Warns once of a task whose predictions all score zero after a third of the steps, with the likely reason."""
 
-    def __init__(self, validation: Validated, run: RunArguments, untrained: Mapping[str, str]):
+    def __init__(self, validation: Validation, run: RunArguments, untrained: Mapping[str, str]):
         """Watch a validation.
 
         Args:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from openpali.eval.answering.evaluate_task import TaskResult
-from openpali.recipes.training.zero_scores import ZeroScores, example_lines, likely_reason
+from openpali.recipes.stages.zero_scores import ZeroScores, likely_reason
+from openpali.recipes.training.validation import example_lines
 
 BOX = "<loc0001><loc0002><loc0900><loc0901> dog"
 RATE = 1e-3
