@@ -45,11 +45,16 @@ from openpali.recipes.stages.transfer_tasks import (
     load_mixture,
     load_task_data,
 )
+from openpali.recipes.stages.untrained_tokens import warn_of_untrained_tokens
+from openpali.recipes.stages.zero_scores import ZeroScores
 from openpali.recipes.start.adapters import AdapterArguments, check_start
 from openpali.recipes.start.attention import check_attention, set_text_attention
 from openpali.recipes.start.resized_checkpoint import checkpoint_image_size, load_resized, resolution_keys
 from openpali.recipes.training.trainer import run_length, run_training
 from openpali.recipes.training.validation import Validation, final_report
+
+# predictions of each task that a validation prints
+SHOWN = 2
 
 
 @dataclass
@@ -189,6 +194,7 @@ def fine_tune(
     set_seed(run.seed)
     processor, model = load_resized(folder, args.resolution, adapters, args.dtype, run)
     fit_answer_lengths(tasks, processor, run)
+    untrained = warn_of_untrained_tokens(tasks, model, processor, str(args.model), adapters.peft, run)
     set_regularisation(model, args)
     set_attention(model, processor, args, run)
     limits: dict[str, Any] = {"max_length": args.max_length, "suffix_max_length": args.suffix_max_length}
@@ -206,8 +212,10 @@ def fine_tune(
     held_out = {name: data.validation for name, data in tasks.items()}
     plain = Collator(processor, args.max_length, args.suffix_max_length, exact_images=args.exact_images)
     losses: dict[str, Any] = {"collators": dict.fromkeys(held_out, plain), "say": run.say}
-    validation = Validation(held_out, limit=run.eval_limit, mean=len(tasks) > 1, **scoring, **losses)
-    run_training(model, processor, run, train, collator, validation, validation.chief_metric(), resume_from=checkpoint)
+    options = {"limit": run.eval_limit, "mean": len(tasks) > 1, "examples": SHOWN}
+    validation = Validation(held_out, **options, **scoring, **losses)
+    watch: dict[str, Any] = {"resume_from": checkpoint, "callbacks": [ZeroScores(validation, run, untrained)]}
+    run_training(model, processor, run, train, collator, validation, validation.chief_metric(), **watch)
 
     test = Validation({name: data.test for name, data in tasks.items()}, limit=args.test_limit, **scoring)
     settings = {"checkpoint": run.folder, "started from": args.model, "task": args.task, "source": args.source}

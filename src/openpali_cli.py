@@ -13,6 +13,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "predict": ("openpali.eval.predict", "answer prompts about images and clips, and draw boxes and masks"),
         "eval": ("openpali.eval.run", "score checkpoints on a task, side by side, and write a report"),
         "encoders": ("openpali.eval.encoders", "evaluate image encoders: retrieval, zero-shot, linear probe"),
+        "info": ("openpali.recipes.costs.info", "what a checkpoint is: parameters, tokens, memory"),
         "export": ("openpali.modeling.export", "write a checkpoint folder that runs without openpali"),
     },
     "Train a model": {

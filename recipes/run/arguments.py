@@ -1,12 +1,14 @@
 """Arguments that every stage has: Transformers' `TrainingArguments` with the papers' choices."""
 
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import yaml
+from tqdm import tqdm
 from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -127,7 +129,9 @@ class RunArguments(TrainingArguments):
     def say(self, text: str) -> None:
         """Print on the main process only."""
         if self.process_index == 0:
-            print(text, flush=True)
+            # above a progress bar, where there is one
+            tqdm.write(text)
+            sys.stdout.flush()
 
     @property
     def examples_per_step(self) -> int:

@@ -1,6 +1,5 @@
 """The model that a pretraining stage starts from: backbones put together, or a checkpoint of an earlier stage."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from openpali.modeling.resolution import set_resolution
 from openpali.recipes.run.checkpoint_name import check_checkpoint
 from openpali.recipes.stages.vocabulary_rows import vocabulary_rows
 from openpali.recipes.start.attention import set_text_attention
+from openpali.recipes.start.token_rows import location_sines
 
 
 @dataclass
@@ -160,9 +160,7 @@ def order_locations(model: Pali3ForConditionalGeneration, tokenizer: Any) -> Non
     """Initialise location tokens as sines, so that near coordinates have similar embeddings and learn together."""
     ids = tokenizer.convert_tokens_to_ids([location_token(i / (LOCATION_BINS - 1)) for i in range(LOCATION_BINS)])
     table: Any = model.get_input_embeddings()
-    rates = math.pi * 2.0 ** torch.linspace(-1, 4, table.weight.shape[1] // 2)
-    angles = torch.linspace(0, 1, LOCATION_BINS).unsqueeze(1) * rates
-    sines = math.sqrt(2) * torch.cat([angles.sin(), angles.cos()], dim=1)
+    sines = location_sines(table.weight.shape[1])
     table.weight[ids] = sines
     if not model.config.tie_word_embeddings:
         model.lm_head.weight[ids] = sines * sines.shape[1] ** -0.5

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,9 @@ from openpali.recipes.training.progress import read_log
 from openpali.recipes.training.target_lengths import TargetCounter
 from openpali.recipes.training.validation_loss import held_out_loss
 
+# letters of a text that is shown
+LONGEST = 60
+
 
 @dataclass
 class Validation:
@@ -36,6 +39,9 @@ class Validation:
         collators: by dataset, for its loss; a dataset without one has no loss.
         say: prints warnings.
         counted: datasets whose target lengths were checked.
+        examples: predictions of each dataset to print beside their references.
+        last: the latest results, by dataset.
+        targets: the latest counts of targets, of the datasets that have a loss.
     """
 
     datasets: dict[str, TaskDataset]
@@ -47,6 +53,9 @@ class Validation:
     collators: Mapping[str, Collator] = field(default_factory=dict)
     say: Callable[[str], None] = print
     counted: set[str] = field(default_factory=set)
+    examples: int = 0
+    last: dict[str, TaskResult] = field(default_factory=dict)
+    targets: dict[str, TargetCounter] = field(default_factory=dict)
 
     def results(self, model: PreTrainedModel, blank_images: bool = False) -> dict[str, TaskResult]:
         """Answers and scores of every dataset."""
@@ -61,7 +70,10 @@ class Validation:
         """Metrics by name, with the `loss` of each dataset and the mean of these."""
         losses = self.losses(model)
         scores, chief = {}, []
-        for name, result in self.results(model).items():
+        self.last = self.results(model)
+        for name, result in self.last.items():
+            for line in example_lines(name, result, self.examples):
+                self.say(line)
             prefix = f"{name}_" if len(self.datasets) > 1 else ""
             numbers = {key: value for key, value in result.metrics.items() if key != "examples"}
             numbers |= {"loss": losses[name]} if name in losses else {}
@@ -79,6 +91,7 @@ class Validation:
             data, counter = self.datasets[name], TargetCounter(collator, self.datasets[name].task.max_new_tokens)
             examples = (data[index] for index in range(min(self.limit, len(data))))
             found[name] = held_out_loss(model, examples, counter, self.batch_size)
+            self.targets[name] = counter
             if name not in self.counted and (warning := counter.warning(name)):
                 self.say(warning)
             self.counted.add(name)
@@ -94,6 +107,25 @@ class Validation:
         name = name or next(iter(self.datasets))
         key = self.datasets[name].task.metric_key
         return f"{name}_{key}" if len(self.datasets) > 1 else key
+
+
+def example_lines(name: str, result: TaskResult, count: int) -> Iterator[str]:
+    """A line for each of the first predictions: its prompt, the answer, and the reference.
+
+    Args:
+        name: of the dataset.
+        result: its predictions.
+        count: predictions to show.
+    """
+    for row in result.predictions[:count]:
+        prompt, answer, reference = (shown(text) for text in (row["prefix"], row["text"], row["references"][0]))
+        yield f"  {name}  {prompt}  predicted {answer}  reference {reference}"
+
+
+def shown(text: str) -> str:
+    """A text in quotation marks, on one line, cut where it is long."""
+    words = " ".join(text.split())
+    return f'"{words}"' if len(words) <= LONGEST else f'"{words[: LONGEST - 3]}..."'
 
 
 def mean_of(values: Sequence[float]) -> float:

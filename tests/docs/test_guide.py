@@ -79,6 +79,8 @@ def test_the_day_of_the_guide_happens_as_it_says(tmp_path, tiny_tokenizer, monke
         told[page] = capsys.readouterr().out
     assert "160 records of 160 images" in told["your-data"]
     assert "80 GB GPUs" in told["checkpoint"]
+    assert "location tokens        untrained: " in told["checkpoint"]
+    assert '"special_tokens": {' in told["checkpoint"]
     assert "adapters of rank 16" in told["adapters"]
     assert re.search(r"shapes-merged 0\.\d+ between", told["report"])
     assert "('circle', (0.0, 0.25" in told["serve"]
