@@ -152,6 +152,8 @@ class JsonlSource:
 
     def _read_lines(self) -> Iterator[tuple[int, int, bytes]]:
         """Number from 1, byte offset and content of every line that is not blank."""
+        if self.path.is_dir():
+            split_file(self.path, "train")
         if not self.path.is_file():
             raise BadRecord(str(self.path), "all", "there is no such file", "Check the path.")
         start = 0

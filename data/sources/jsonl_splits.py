@@ -13,13 +13,16 @@ _ENDS = ".jsonl"
 def jsonl_source(data: str, image_root: str | None) -> dict[str, Any]:
     """The spec of a JSONL file, or of a folder with one for each split.
 
-    Raises:
-        BadRecord: the folder holds no such files, or it is not clear which split they are.
+    Any other folder stays the path, and its source raises the reason.
     """
     source = {"name": "jsonl", "path": data, "image_root": image_root}
     if not Path(data).is_dir():
         return source
-    folder, files = _split_files(Path(data))
+    try:
+        folder, files = _split_files(Path(data))
+    except BadRecord:
+        # data with --kind have another source
+        return source
     if set(files) <= {"", "train"}:
         return source | {"path": str(next(iter(files.values())))}
     return source | {"path": str(folder), "split": "train"}

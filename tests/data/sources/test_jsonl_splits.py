@@ -36,14 +36,14 @@ def test_folders_that_are_not_clear_are_refused(tmp_path):
     with pytest.raises(
         BadRecord, match=r"holds no .jsonl file of prefixes and suffixes. For other layouts give --kind"
     ):
-        jsonl_source(str(tmp_path), None)
+        JsonlSource(jsonl_source(str(tmp_path), None)["path"])
     for name in ("train", "other"):
         (tmp_path / f"{name}.jsonl").write_text("")
     with pytest.raises(BadRecord, match="it is not clear which of other.jsonl, train.jsonl are for training"):
-        jsonl_source(str(tmp_path), None)
+        JsonlSource(jsonl_source(str(tmp_path), None)["path"])
     (tmp_path / "other.jsonl").rename(tmp_path / "test.jsonl")
     with pytest.raises(BadRecord, match="test.jsonl, train.jsonl are no validation split. Give the file for training"):
-        jsonl_source(str(tmp_path), None)
+        JsonlSource(jsonl_source(str(tmp_path), None)["path"])
     with pytest.raises(ValueError, match="split is one of train, validation, test, not 'all'"):
         JsonlSource(tmp_path, split="all")
     with pytest.raises(BadRecord, match="there is no such folder"):
