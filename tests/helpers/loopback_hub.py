@@ -19,10 +19,11 @@ Repositories = dict[str, dict[str, bytes]]
 
 @dataclass
 class LargeFiles:
-    """Contents by SHA-256; `breaks` once: of the first push only the first of them arrives."""
+    """Contents by SHA-256; `breaks` once: of the first push only the first of them arrives; `private` repositories."""
 
     contents: dict[str, bytes] = field(default_factory=dict)
     breaks: bool = False
+    private: set[str] = field(default_factory=set)
     pushes: int = 0
     lock: Any = field(default_factory=threading.Lock)
 
@@ -71,6 +72,8 @@ class Hub(BaseHTTPRequestHandler):
                 asked = json.loads(body)
                 self.large.pushes += 1
                 name = "/".join(filter(None, [asked.get("organization"), asked["name"]]))
+                if name not in self.repositories and asked.get("visibility") == "private":
+                    self.large.private.add(name)
                 self.repositories.setdefault(name, {})
                 self.send(200, {"url": f"http://{self.headers['Host']}/{name}", "name": name, "id": name})
             case ["api", "validate-yaml"]:
@@ -131,7 +134,8 @@ class Hub(BaseHTTPRequestHandler):
             self.send(404, {"error": name}, X_Error_Code="RepoNotFound")
             return
         files = [{"rfilename": path} for path in self.repositories[name]]
-        self.send(200, {"id": name, "modelId": name, "sha": self.sha(name), "siblings": files, "tags": []})
+        told = {"id": name, "modelId": name, "sha": self.sha(name), "siblings": files, "tags": []}
+        self.send(200, told | {"private": name in self.large.private})
 
     def list_files(self, name: str, folder: str) -> None:
         """Those below a folder; one without files is none."""
