@@ -127,15 +127,15 @@ def eval_results(facts: Facts) -> list[EvalResult]:
     common["dataset_type"] = name if kind == "a dataset of the Hub" else re.sub(r"[^\w.-]+", "-", name)
     found = []
     for task, one in facts.scores().items():
-        place = {"dataset_name": f"{name}: {task}", "dataset_config": task, "dataset_split": "test"}
+        place: dict[str, Any] = {"dataset_name": f"{name}: {task}", "dataset_config": task, "dataset_split": "test"}
         for key, value in one["metrics"].items():
             if key != "examples" and value is not None:
                 found.append(EvalResult(metric_type=key, metric_value=round(value, 4), **common, **place))
     best = facts.best()
     if best and not found:
         value = round(best["value"], 4)
-        place = {"dataset_name": name, "dataset_split": "validation"}
-        found.append(EvalResult(metric_type=best["metric"], metric_value=value, **common, **place))
+        common |= {"dataset_name": name, "dataset_split": "validation"}
+        found.append(EvalResult(metric_type=best["metric"], metric_value=value, **common))
     return found
 
 

@@ -37,7 +37,7 @@ SETTINGS += (
 )
 # keys of a configuration that name checkpoints to start from
 STARTS = ("model", "vision_checkpoint", "text_checkpoint")
-# keys whose values are mappings, or their text
+# keys whose values may be the text of a mapping
 MAPPINGS = ("source", "task", "texts", "unseen", "mixture")
 ROWS = 10  # of the table of the curve
 
@@ -152,15 +152,16 @@ def read_facts(folder: Path, config: Mapping[str, Any] | None = None) -> Facts:
         config: of the run; that of its config.yaml when None.
     """
     path = folder / CONFIG_FILE
-    if config is None:
-        config = (yaml.safe_load(path.read_text("utf-8")) or {}) if path.exists() else {}
-    config = dict(config) | {key: as_dict(config.get(key), key) for key in MAPPINGS if config.get(key)}
+    saved = yaml.safe_load(path.read_text("utf-8")) if config is None and path.exists() else None
+    values = dict(config or saved or {})
+    # on a command line a mapping is a text; `texts` of some stages is a list
+    values |= {key: as_dict(values[key], key) for key in MAPPINGS if isinstance(values.get(key), str)}
     try:
         found = checkpoint_config(folder)
     except CheckpointError:
         # the base of adapters has moved
-        return Facts(folder, config, "", ())
-    return Facts(folder, config, found.model_type, tuple(found.architectures or ()))
+        return Facts(folder, values, "", ())
+    return Facts(folder, values, found.model_type, tuple(found.architectures or ()))
 
 
 def mappings(config: Any, keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard
@@ -136,27 +137,26 @@ def staged_card(facts: Facts, repository: str, licence: str | None, base: str | 
         card = ModelCard(whole)
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: its metadata cannot be read ({' '.join(str(error).split())}): mend them") from error
+    data: Any = card.data
     if licence:
-        card.data.license = licence
+        data.license = licence
     if base:
-        card.data.base_model = [base]
-        card.data.base_model_relation = "adapter" if facts.adapters else "finetune"
-    if card.data.eval_results:
-        card.data.model_name = name
+        data.base_model = [base]
+        data.base_model_relation = "adapter" if facts.adapters else "finetune"
+    if data.eval_results:
+        data.model_name = name
     return marked(str(card)) if text != unmarked(text) else str(card)
 
 
 def licence_remark(folder: Path) -> str:
     """What to know about the licence in a staged card; empty where all is well."""
-    card = ModelCard.load(folder / CARD_FILE)
+    data: Any = ModelCard.load(folder / CARD_FILE).data
     config = folder / "config.json"
     kind = json.loads(config.read_text("utf-8")).get("model_type") if config.exists() else None
-    if not card.data.license:
+    if not data.license:
         return "The card names no licence, and without one others may not use the model: give --licence, as apache-2.0"
-    if "paligemma" in (kind, *(card.data.tags or ())) and card.data.license != GEMMA:
-        return (
-            f"The licence is {card.data.license}; Gemma's terms also hold for what is trained from PaliGemma (gemma)"
-        )
+    if "paligemma" in (kind, *(data.tags or ())) and data.license != GEMMA:
+        return f"The licence is {data.license}; Gemma's terms also hold for what is trained from PaliGemma (gemma)"
     return ""
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -13,7 +14,7 @@ from openpali.recipes.publishing.facts import data_name, on_hub, read_facts
 
 
 @pytest.fixture
-def card(runs):
+def card(runs) -> Any:
     return ModelCard.load(runs["paligemma"] / CARD_FILE)
 
 
@@ -26,7 +27,8 @@ def test_the_metadata_are_those_of_the_run(card, runs):
     told = {one.metric_type: one.metric_value for one in data.eval_results}
     assert told == {key: round(value, 4) for key, value in metrics.items() if key != "examples"}
     assert {one.dataset_name for one in data.eval_results} == {"emoji: answer"}
-    assert ModelCard.load(runs["pali3"] / CARD_FILE).data.license is None
+    other: Any = ModelCard.load(runs["pali3"] / CARD_FILE).data
+    assert other.license is None
 
 
 def test_the_text_is_that_of_the_run(card, runs):
@@ -86,7 +88,7 @@ def test_a_base_of_the_hub_is_named_and_a_folder_is_not(runs, tmp_path, monkeypa
     config = yaml.safe_load((runs["paligemma"] / "config.yaml").read_text()) | {"model": "them/base"}
     text = make_card(read_facts(runs["paligemma"], config))
     assert "trained from [them/base](https://huggingface.co/them/base)" in text
-    data = ModelCard(text).data
+    data: Any = ModelCard(text).data
     assert (data.base_model, data.base_model_relation) == (["them/base"], "finetune")
     (tmp_path / "them" / "base").mkdir(parents=True)
     assert not on_hub("them/base")

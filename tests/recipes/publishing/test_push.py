@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any, cast
 
 import pytest
 from absent import ABSENT
 from PIL import Image
 
-from openpali.modeling.auto import load_answering
+from openpali.modeling.auto import load_answering, load_processor
 from openpali.recipes.publishing.push import main
 
 LOAD = """
@@ -50,9 +51,7 @@ def apart(hub, folder, name) -> list[int]:
 
 def here(folder) -> list[int]:
     """The answer of the run itself."""
-    from openpali.modeling.auto import load_processor
-
-    processor, model = load_processor(folder), load_answering(folder)
+    processor, model = load_processor(folder), cast(Any, load_answering(folder))
     batch = processor(images=Image.new("RGB", (20, 20), "red"), text=PROMPT, return_tensors="pt")
     return model.generate(**batch, max_new_tokens=6, do_sample=False)[0].tolist()
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
@@ -9,6 +11,10 @@ from tiny_adapters import save_adapters
 
 from openpali.eval.answering.load_model import load_model
 from openpali.recipes.publishing.push import main
+
+
+def metadata(folder: Path) -> Any:
+    return ModelCard.load(folder / "README.md").data
 
 
 @pytest.fixture
@@ -20,17 +26,17 @@ def adapters(runs, tmp_path):
 def test_the_folder_is_written_beside_the_run_and_listed(runs, tmp_path, capsys):
     run = tmp_path / "shapes"
     shutil.copytree(runs["paligemma"], run)
+    folder, told = tmp_path / "shapes-push", ""
     for _ in range(2):
         main([str(run), "you/my-shapes", "--dry_run", "--licence", "mit"])
-        told, folder = capsys.readouterr().out, tmp_path / "shapes-push"
+        told = capsys.readouterr().out
         assert "Gemma's terms also hold" in told
         assert all(path.name in told for path in folder.iterdir())
     assert "training_args.bin" not in told
-    card = ModelCard.load(folder / "README.md")
-    assert (card.data.license, card.data.model_name) == ("mit", "my-shapes")
-    assert "# my-shapes" in card.text
+    assert (metadata(folder).license, metadata(folder).model_name) == ("mit", "my-shapes")
+    assert "# my-shapes" in (folder / "README.md").read_text()
     # the run has its own card still
-    assert ModelCard.load(run / "README.md").data.license == "gemma"
+    assert metadata(run).license == "gemma"
     load_model(str(folder), "cpu")
 
 
@@ -54,7 +60,7 @@ def test_adapters_go_alone_with_the_name_of_their_base(adapters, tmp_path, capsy
     }
     assert json.loads((folder / "base_weights.json").read_text())["base"] == "them/base"
     assert (folder / "adapter_model.safetensors").read_bytes() == (adapters / "adapter_model.safetensors").read_bytes()
-    data = ModelCard.load(folder / "README.md").data
+    data = metadata(folder)
     assert (data.library_name, data.base_model, data.base_model_relation) == ("peft", ["them/base"], "adapter")
     assert not [path for path in folder.glob("*.*") if str(tmp_path).encode() in path.read_bytes()]
 
@@ -98,4 +104,4 @@ def test_metadata_that_cannot_be_read_are_told(runs, tmp_path):
         main([str(run), "you/run", "--dry_run"])
     (run / "README.md").write_text("# mine\n")
     main([str(run), "you/run", "--dry_run", "--licence", "mit"])
-    assert ModelCard.load(tmp_path / "run-push" / "README.md").data.license == "mit"
+    assert metadata(tmp_path / "run-push").license == "mit"
