@@ -64,10 +64,13 @@ def push(folder: Path) -> None:
     with loopback_hub() as (address, repositories):
         *_, with_it = run_apart([pushed, *codes[:-1]], folder, address)
         *_, without = run_apart(codes[-1:], folder, address, before=ABSENT)
+    # a tokenizer's configuration tells whether it was loaded offline, as here
+    uploaded = {name: one for name, one in repositories["you/my-pali"].items() if name != "tokenizer_config.json"}
     exported = {path.name: path.read_bytes() for path in Path("my-pali").iterdir()}
-    assert exported.items() <= repositories["you/my-pali"].items()
+    assert {name: exported[name] for name in uploaded if name != "README.md"}.items() <= uploaded.items()
     planned = {path.name: path.read_bytes() for path in Path("outputs/shapes-push").iterdir()}
-    assert planned == repositories["you/my-pali"]
+    assert set(planned) == set(repositories["you/my-pali"]) == {*exported, "README.md"}
+    assert {name: planned[name] for name in uploaded} == uploaded
     assert not [name for name in repositories["you/my-shapes"] if name.endswith(".py")]
     assert b"openpali wrote this card" in repositories["you/my-shapes"]["README.md"]
     assert with_it == without != ""
