@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from openpali.eval.answering.load_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from openpali.modeling.export import export, load_whole
 from openpali.modeling.four_bit import QUANTIZATION_FILE
 from openpali.modeling.user_errors import UserError
-from openpali.recipes.publishing.card import CARD_FILE, GEMMA, local_name, make_card, marked, unmarked
+from openpali.recipes.publishing.card import CARD_FILE, GEMMA, is_ours, local_name, make_card, marked, unmarked
 from openpali.recipes.publishing.facts import Facts
 from openpali.recipes.publishing.usage import OWN_TYPES, PLACEHOLDER
 
@@ -129,7 +130,8 @@ def staged_card(facts: Facts, repository: str, licence: str | None, base: str | 
     text = path.read_text("utf-8") if path.exists() else marked(make_card(facts))
     name = repository.split("/")[-1]
     whole = unmarked(text).replace(PLACEHOLDER, repository)
-    whole = whole.replace(f"\n# {facts.folder.resolve().name}\n", f"\n# {name}\n", 1)
+    if is_ours(text):
+        whole = re.sub(r"^# .*$", f"# {name}", whole, count=1, flags=re.MULTILINE)
     starts = facts.starts()
     if base and len(starts) == 1:
         whole = whole.replace(local_name(starts[0]), f"[{base}](https://huggingface.co/{base})")
