@@ -34,6 +34,7 @@ from openpali.data.images.preprocess import FastImageProcessor
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
 from openpali.modeling.modeling_siglip import siglip_preset
+from openpali.recipes.publishing.card import write_card
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.command_line import command, parse
 from openpali.recipes.run.datasets import load_splits, make_dataset, report_skipped, skip_log
@@ -201,6 +202,7 @@ def main(argv: list[str] | None = None) -> None:
         return naming_scores(model, collator, held_out, batch) | {"loss": loss}
 
     run_training(model, processor, run, train, collator, evaluate, args.best_metric, LOSSES[args.loss], checkpoint)
+    write_card(run)
     report_skipped(run)
     run.say(f"Next, stage 1: openpali pretrain with --vision_checkpoint {run.folder}")
 

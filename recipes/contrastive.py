@@ -33,6 +33,7 @@ from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.contrastive_loss import INITIAL_LOGIT_BIAS, INITIAL_TEMPERATURE
 from openpali.modeling.modeling_siglip import SiglipForContrastiveLearning, siglip_preset
 from openpali.modeling.resolution import set_image_size
+from openpali.recipes.publishing.card import write_card
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.checkpoint_name import check_checkpoint
 from openpali.recipes.run.command_line import command, parse
@@ -232,6 +233,7 @@ def main(argv: list[str] | None = None) -> None:
     run_training(model, processor, run, train, collator, evaluate, args.best_metric, resume_from=checkpoint)
     if run.process_index == 0:
         model.stock().save_pretrained(run.folder)
+    write_card(run)
     report_skipped(run)
     run.say(f"Next, stage 1: openpali pretrain with --vision_checkpoint {run.folder}")
 

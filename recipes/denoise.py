@@ -25,6 +25,7 @@ from openpali.data.text.span_corruption import PREFIXES, SENTINEL, UL2, SpecialT
 from openpali.data.tokenizer import train_tokenizer
 from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.configuration_pali3 import Pali3Config
+from openpali.recipes.publishing.card import write_card
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.checkpoint_name import check_checkpoint
 from openpali.recipes.run.command_line import command, parse
@@ -235,6 +236,7 @@ def main(argv: list[str] | None = None) -> None:
     return_loss(model, args.loss_mean)
     run_training(model, tokenizer, run, train, collate, evaluate, args.best_metric, resume_from=checkpoint)
     report(model.eval(), scored, collate, run)
+    write_card(run)
     report_skipped(run)
     run.say(f"Next, stage 1: Pali3ForConditionalGeneration.from_backbones(vision, text={str(run.folder)!r})")
 

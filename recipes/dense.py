@@ -25,6 +25,7 @@ from openpali.data.example import Example
 from openpali.data.files.config import as_dict
 from openpali.data.mixture import TaskDataset
 from openpali.modeling.checkpoints import load_checkpoint, reading
+from openpali.recipes.publishing.card import write_card
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.checkpoint_name import check_checkpoint
 from openpali.recipes.run.command_line import command, parse
@@ -157,6 +158,7 @@ def main(argv: list[str] | None = None) -> None:
     run_training(model, processor, run, train, collator, evaluate, args.best_metric, dense_loss, checkpoint)
     if run.process_index == 0:
         without_head(model).save_pretrained(run.folder)
+    write_card(run)
     report_skipped(run)
     run.say(f"Next, stage 1: openpali pretrain with --vision_checkpoint {run.folder}")
 

@@ -15,6 +15,7 @@ from openpali.data.files.config import ConfigError, as_dict
 from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
+from openpali.recipes.publishing.card import write_card
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.checkpoint_name import check_checkpoint
 from openpali.recipes.run.command_line import command, parse
@@ -105,6 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     if unseen:
         tested["masks of unseen things"] = (unseen, make_source(unseen))
     report(model.eval(), args, run, tested)
+    write_card(run)
     report_skipped(run)
 
 

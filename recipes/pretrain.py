@@ -19,6 +19,7 @@ from openpali.data.files.config import ConfigError, as_dict
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
 from openpali.data.streaming.stream import TaskStream
+from openpali.recipes.publishing.card import write_card
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.command_line import command, parse
 from openpali.recipes.run.datasets import (
@@ -161,7 +162,8 @@ def main(argv: list[str] | None = None) -> None:
     test = Validation({n: held_out["test"][n] for n in scored}, processor, batch, args.test_limit)
     size = model.config.vision_config.image_size
     settings = {"checkpoint": run.folder, "started from": start.model or start.vision_checkpoint, "pixels": size}
-    final_report(model, test, run, f"Stage {2 if start.model else 1}", settings)
+    results = final_report(model, test, run, f"Stage {2 if start.model else 1}", settings)
+    write_card(run, results)
     report_skipped(run)
 
 

@@ -30,6 +30,7 @@ from openpali.recipes.custom_data.defaults import CustomDataArguments, custom_ke
 from openpali.recipes.custom_data.example_images import EXAMPLES_FILE, draw_examples, some_examples
 from openpali.recipes.custom_data.text_lengths import TextLimits
 from openpali.recipes.features.cache import Mode, cached_features
+from openpali.recipes.publishing.card import write_card
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.command_line import command, expand_mappings, parse
 from openpali.recipes.run.datasets import report_skipped
@@ -220,7 +221,8 @@ def fine_tune(
     test = Validation({name: data.test for name, data in tasks.items()}, limit=args.test_limit, **scoring)
     settings = {"checkpoint": run.folder, "started from": args.model, "task": args.task, "source": args.source}
     settings |= {"mixture of": ", ".join(mix.mix)} if mix.mix else {}
-    final_report(model, test, run, f"Transfer to {', '.join(tasks)}", settings)
+    results = final_report(model, test, run, f"Transfer to {', '.join(tasks)}", settings)
+    write_card(run, results)
     report_skipped(run)
     for kind, count in processor.truncation_counts.items() if run.dataloader_num_workers == 0 else ():
         run.say(f"{count} times a {kind} was cut to its limit while training")

@@ -199,6 +199,9 @@ class PaliTrainer(SafeTrainer):
         if self.args.should_save and isinstance(self.model, PreTrainedModel):
             finish_adapters(self.model, output_dir or self.run_args.folder)
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the recipe writes the card, which Transformers' own would replace in `push_to_hub`."""
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with self.throughput.paused():
             super()._save_checkpoint(*args, **kwargs)

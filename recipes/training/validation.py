@@ -13,6 +13,7 @@ from openpali.data.collator import Collator
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import credits_of
 from openpali.eval.answering.evaluate_task import TaskResult, evaluate_task
+from openpali.eval.intervals.by_metric import add_intervals
 from openpali.eval.report.json_numbers import json_numbers
 from openpali.eval.report.page import gallery_images, write_report
 from openpali.recipes.run.arguments import RunArguments
@@ -164,8 +165,10 @@ def final_report(
         )
         run.say(f"{name}, {result.metrics['examples']:.0f} test examples: {numbers}")
     if run.process_index == 0:
-        content = {r.name: {"metrics": json_numbers(r.metrics)} for r in results}
+        content: dict[str, Any] = {}
         for result in results:
+            add_intervals(result, test.datasets[result.name].task.metric)
+            content[result.name] = {"metrics": json_numbers(result.metrics), "intervals": result.intervals}
             content[result.name]["blank_images"] = json_numbers(result.blank_metrics or {})
         (run.folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n")
         logs = read_log(run.folder / LOG_FILE)

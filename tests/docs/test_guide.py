@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from absent import ABSENT
 from loopback_hub import loopback_hub
-from page_blocks import ROOT, Block, blocks, run_apart, run_command
+from page_blocks import ROOT, Block, blocks, run_apart, run_command, started
 from page_checks import installs, logs_in, serves, shows_curves, transfers
 from tiny_adapters import save_checkpoint
 
@@ -49,19 +49,30 @@ def run_block(block: Block) -> None:
 
 def push(folder: Path) -> None:
     """The page that needs a Hub: the same answer comes back from it with openpali and without."""
-    for block in blocks(GUIDE / "push.md"):
-        if block.language == "bash":
-            run_block(block)
+    commands = [command for block in blocks(GUIDE / "push.md") for command in block.commands()]
+    uploads = [command for command in commands if command.startswith("openpali push") and "--dry_run" not in command]
+    assert len(uploads) == 1
+    for command in commands:
+        if command not in uploads:
+            run_command(command) if command not in NOT_RUN else NOT_RUN[command](command)
     codes = [block.text for block in blocks(GUIDE / "push.md") if block.language == "python"]
-    assert ["upload_folder" in codes[0], "push_to_hub" in codes[1]] == [True, True]
+    assert "push_to_hub" in codes[0]
     assert "trust_remote_code=True" in codes[-1]
     assert "import openpali" not in codes[-1]
+    module, arguments = started(uploads[0])
+    pushed = f"from {module} import main\nmain({arguments})"
     with loopback_hub() as (address, repositories):
-        *_, with_it = run_apart(codes[:-1], folder, address)
+        *_, with_it = run_apart([pushed, *codes[:-1]], folder, address)
         *_, without = run_apart(codes[-1:], folder, address, before=ABSENT)
+    # a tokenizer's configuration tells whether it was loaded offline, as here
+    uploaded = {name: one for name, one in repositories["you/my-pali"].items() if name != "tokenizer_config.json"}
     exported = {path.name: path.read_bytes() for path in Path("my-pali").iterdir()}
-    assert exported.items() <= repositories["you/my-pali"].items()
+    assert {name: exported[name] for name in uploaded if name != "README.md"}.items() <= uploaded.items()
+    planned = {path.name: path.read_bytes() for path in Path("outputs/shapes-push").iterdir()}
+    assert set(planned) == set(repositories["you/my-pali"]) == {*exported, "README.md"}
+    assert {name: planned[name] for name in uploaded} == uploaded
     assert not [name for name in repositories["you/my-shapes"] if name.endswith(".py")]
+    assert b"openpali wrote this card" in repositories["you/my-shapes"]["README.md"]
     assert with_it == without != ""
 
 

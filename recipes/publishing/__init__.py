@@ -1,0 +1,1 @@
+"""Model cards, and the upload of a run to the Hub."""
