@@ -10,7 +10,7 @@ from importlib.metadata import version
 # title: verb: (module whose main(argv) it calls, help), in the order in which a user needs them
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Use a model": {
-        "predict": ("openpali.eval.predict", "answer prompts about images and clips, and draw boxes and masks"),
+        "predict": ("openpali.eval.predict", "answer prompts about images and clips; draw boxes and masks"),
         "eval": ("openpali.eval.run", "score checkpoints on a task, side by side, and write a report"),
         "encoders": ("openpali.eval.encoders", "evaluate image encoders: retrieval, zero-shot, linear probe"),
         "info": ("openpali.recipes.costs.info", "what a checkpoint is: parameters, tokens, memory"),

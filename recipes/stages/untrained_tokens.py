@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from openpali.data.images.open_image import BadImage
+from openpali.data.records import BadRecord
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.stages.transfer_tasks import TaskData
 from openpali.recipes.start.token_rows import tables_of, token_rows
@@ -48,7 +50,12 @@ def warn_of_untrained_tokens(
 
 
 def kinds_of(data: TaskData) -> list[str]:
-    """The kinds of special tokens in the first validation targets."""
-    count = min(LOOKED_AT, len(data.validation))
-    text = "".join(data.validation[index].suffix for index in range(count))
+    """The kinds of special tokens in the first validation targets, up to one that cannot be read."""
+    text = ""
+    for index in range(min(LOOKED_AT, len(data.validation))):
+        try:
+            text += data.validation[index].suffix
+        except (BadRecord, BadImage):
+            # training and validation report it, and decide whether the run can go on
+            break
     return [kind for kind, token in TOKEN.items() if token.search(text)]
