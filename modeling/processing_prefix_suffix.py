@@ -6,6 +6,7 @@ Shapes: `B` examples, `N` images, `L` tokens of a sequence, `H W` pixels.
 """
 
 import logging
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,10 +88,11 @@ class PrefixSuffixProcessor(ProcessorMixin):
         """Side of the padding where a call does not choose it; `options`: of the text, merged."""
         return options.get("padding_side") or self.tokenizer.padding_side
 
+    @abstractmethod
     def encode_batch(
         self, texts: list[str], image_counts: list[int], suffixes: list[str] | None, options: dict[str, Any]
     ) -> dict[str, Any]:
-        """Make the token sequences of a batch, padded.
+        """Make the token sequences of a batch, padded; each family lays them out in its own way.
 
         Args:
             texts: prefixes.
@@ -101,7 +103,6 @@ class PrefixSuffixProcessor(ProcessorMixin):
         Raises:
             ValueError: a text has another number of placeholders than images.
         """
-        raise NotImplementedError
 
     def check_image_token(self) -> None:
         """Raise ValueError unless the tokenizer writes the placeholder as one token."""

@@ -24,7 +24,6 @@ from openpali.scripts.shards.parallel import WriteKept, claim, in_parallel, read
 
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 _BINS = 40
-DESCRIPTION = "Keep the best share of the image-text pairs of tar shards by their similarity."
 
 
 def threshold(scores: np.ndarray, share: float) -> float:
