@@ -3,7 +3,8 @@
     openpali dense --config pali3/nano-dense
 
 Every patch is classified: cross-entropy over names and background, where the target is the share of the patch that
-each object covers, through one linear layer that is not saved. The stage starts from the `SiglipModel` of stage 0 and
+each object covers, through one linear layer that is not saved. With `boxes` the layer also predicts the box of the
+object on a patch, so that a token holds where its object begins and ends. The stage starts from the `SiglipModel` of stage 0 and
 saves another one with the same text tower and processor, whose image encoder stage 1 takes.
 
 It departs from PaLI-3, whose image encoder sees whole images and texts only (and 10B of them). Contrastive training
@@ -13,6 +14,7 @@ with names are available in small datasets. The text tower is not trained: simil
 lost.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +33,14 @@ from openpali.recipes.run.checkpoint_name import check_checkpoint
 from openpali.recipes.run.command_line import command, parse
 from openpali.recipes.run.datasets import load_splits, make_dataset, report_skipped, skip_log
 from openpali.recipes.run.resume import open_run
-from openpali.recipes.stages.dense_patches import PatchCollator, Patches, frequent_names, patch_scores
+from openpali.recipes.stages.dense_patches import (
+    PatchCollator,
+    Patches,
+    box_ious,
+    box_loss,
+    frequent_names,
+    patch_scores,
+)
 from openpali.recipes.training.trainer import run_training
 from openpali.recipes.training.validation_loss import held_out_loss
 
@@ -45,6 +54,10 @@ class DenseArguments:
     language: str = field(default="en", metadata={"help": "language of the objects' names"})
     use_masks: bool = field(
         default=True, metadata={"help": "cover patches by masks where objects have them, else by boxes"}
+    )
+    words: bool = field(default=False, metadata={"help": "written words with boxes are objects too"})
+    boxes: float = field(
+        default=0.0, metadata={"help": "weight of the error of each patch's box, in image sides; 0 for labels alone"}
     )
     names: list[str] = field(
         default_factory=list, metadata={"help": "labels of patches; names in the records when empty"}
@@ -78,15 +91,18 @@ class DenseRun(RunArguments):
 
 
 class DenseSiglip(SiglipModel):
-    """A SigLIP model with a linear layer on its image tokens; `config.patch_labels` is its width."""
+    """A SigLIP model with a linear layer on its image tokens, for `config.patch_labels` labels and a box."""
 
     def __init__(self, config: Any):
         super().__init__(config)
-        self.patch_head = nn.Linear(config.vision_config.hidden_size, config.patch_labels)
+        self.patch_head = nn.Linear(config.vision_config.hidden_size, config.patch_labels + 4)
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """float[n, 3, H, W] to logits, float[n, patches, labels]."""
-        return self.patch_head(self.vision_model(pixel_values=pixel_values).last_hidden_state)
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, pixel_values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """float[n, 3, H, W] to logits, float[n, patches, labels], and boxes, float[n, patches, 4]."""
+        found = self.patch_head(self.vision_model(pixel_values=pixel_values).last_hidden_state)
+        return found[..., :-4], found[..., -4:]
 
 
 def with_head(model: SiglipModel, labels: int) -> DenseSiglip:
@@ -108,23 +124,26 @@ def without_head(dense: DenseSiglip) -> SiglipModel:
     return model
 
 
-def dense_loss(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Cross-entropy between predicted labels and covered shares, a mean over patches and images."""
-    logits = model(inputs["pixel_values"])
-    return -(inputs["shares"] * logits.log_softmax(-1)).sum(-1).mean()
+def dense_loss(model: nn.Module, inputs: dict[str, torch.Tensor], boxes: float = 0.0) -> torch.Tensor:
+    """Cross-entropy between predicted labels and covered shares, a mean over patches and images, and `boxes` times
+    the error of boxes."""
+    logits, predicted = model(inputs["pixel_values"])
+    labels = -(inputs["shares"] * logits.log_softmax(-1)).sum(-1).mean()
+    return labels + boxes * box_loss(predicted, inputs["boxes"], inputs["covered"]) if boxes else labels
 
 
 @torch.no_grad()
 def dense_scores(
-    model: nn.Module, collator: PatchCollator, examples: Sequence[Example], batch_size: int
+    model: nn.Module, collator: PatchCollator, examples: Sequence[Example], batch_size: int, boxes: bool = False
 ) -> dict[str, float]:
-    """`patch_scores` of a model on examples."""
-    logits, shares = [], []
+    """`patch_scores` of a model on examples, and `box_ious` with `boxes`."""
+    found = []
     for start in range(0, len(examples), batch_size):
         batch = collator(examples[start : start + batch_size])
-        logits.append(model(batch["pixel_values"].to(next(model.parameters()).device)).cpu())
-        shares.append(batch["shares"])
-    return patch_scores(torch.cat(logits), torch.cat(shares))
+        logits, predicted = model(batch["pixel_values"].to(next(model.parameters()).device))
+        found.append((logits.cpu(), predicted.cpu(), batch["shares"], batch["boxes"], batch["covered"]))
+    logits, predicted, shares, true, covered = (torch.cat(column) for column in zip(*found, strict=True))
+    return patch_scores(logits, shares) | (box_ious(predicted, true, covered) if boxes else {})
 
 
 @command
@@ -134,10 +153,12 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = open_run(run, vars(args))
 
     splits = load_splits(as_dict(args.source, "source"), run)
-    task = Patches(args.language, args.use_masks)
+    task = Patches(args.language, args.use_masks, args.words)
     train = make_dataset(splits["train"], task, run)
     validation = TaskDataset(splits["validation"], task, run.seed, skip_log(run), split="validation")
-    names = args.names or frequent_names(splits["train"], args.language, args.names_records, args.most_names)
+    names = args.names or frequent_names(
+        splits["train"], args.language, args.names_records, args.most_names, args.words
+    )
 
     set_seed(run.seed)
     folder = check_checkpoint(args.model, "model")
@@ -150,12 +171,15 @@ def main(argv: list[str] | None = None) -> None:
     held_out = [validation[i] for i in range(min(run.eval_limit, len(validation)))]
     run.say(f"{len(names)} names, {collator.cells} x {collator.cells} patches")
 
+    loss = functools.partial(dense_loss, boxes=args.boxes)
+
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
         batch = run.per_device_eval_batch_size
-        loss = held_out_loss(model, held_out, collator, batch, dense_loss)
-        return dense_scores(model, collator, held_out, batch) | {"loss": loss}
+        return dense_scores(model, collator, held_out, batch, args.boxes > 0) | {
+            "loss": held_out_loss(model, held_out, collator, batch, loss)
+        }
 
-    run_training(model, processor, run, train, collator, evaluate, args.best_metric, dense_loss, checkpoint)
+    run_training(model, processor, run, train, collator, evaluate, args.best_metric, loss, checkpoint)
     if run.process_index == 0:
         without_head(model).save_pretrained(run.folder)
     write_card(run)

@@ -6,6 +6,7 @@ and no two splits share a scene.
 
 import random
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from openpali.data.sources.builtin.placement import Placed, grid_position, mask_
 SPLITS = ("train", "validation", "test")
 
 _COPY = 0.3
-_SMALLEST, _SMALLEST_WITH_WORDS, _MOST = 32, 48, 9
+_SMALLEST, _SMALLEST_WITH_WORDS, _MOST, _MOST_WORDS = 32, 48, 9, 5
 
 
 class EmojiScenes:
@@ -49,7 +50,7 @@ class EmojiScenes:
         objects: tuple[int, int] = (1, 2),
         length: int = 20_000,
         seed: int = 0,
-        words: bool = False,
+        words: bool | tuple[int, int] = False,
         concept_split: str = "seen",
         cache_dir: str | Path | None = None,
     ) -> None:
@@ -62,26 +63,28 @@ class EmojiScenes:
             objects: minimum and maximum of objects in a scene, with repetitions.
             length: number of scenes.
             seed: another seed gives other scenes.
-            words: write one to three words on each image.
+            words: fewest and most words that are written on an image; true for one to three, false for none.
             concept_split: `seen`, or `held_out` for concepts that are never used in training.
             cache_dir: folder for rasterised drawings; by default in the user's cache folder.
         """
         fewest, most = objects
         if split not in SPLITS:
             raise ValueError(f"split is one of {', '.join(SPLITS)}, not {split!r}.")
-        if not 0 <= fewest <= most <= _MOST or (most == 0 and not words):
+        written = word_range(words)
+        if not 0 <= fewest <= most <= _MOST or (most == 0 and written[0] == 0):
             raise ValueError(
                 f"objects={list(objects)}: give fewest and most, from 0 to {_MOST}, with most at least 1."
             )
-        smallest = _SMALLEST_WITH_WORDS if words else _SMALLEST
+        smallest = _SMALLEST_WITH_WORDS if written[1] else _SMALLEST
         if size < smallest or length < 1:
             raise ValueError(f"size={size}, length={length}: size is at least {smallest} and length at least 1.")
         self.split, self.size, self.objects, self.length = split, size, (fewest, most), length
-        self.seed, self.words, self.concept_split = seed, words, concept_split
+        self.seed, self.words, self.concept_split = seed, written, concept_split
         self.cache_dir = Path(cache_dir) if cache_dir is not None else default_cache_dir()
         self._chars = concept_chars(concept_split, concepts)
         # other options give other ids, so that a report can hold images of several sources
-        look = repr((size, concepts, (fewest, most), words, concept_split)).encode()
+        named = words if isinstance(words, bool) else written
+        look = repr((size, concepts, (fewest, most), named, concept_split)).encode()
         self._prefix = f"emoji-{split}-{seed}-{zlib.crc32(look):08x}"
         if concepts < most + 2:
             raise ValueError(f"concepts={concepts}: scenes of up to {most} objects need at least {most + 2}.")
@@ -96,7 +99,7 @@ class EmojiScenes:
         image = background(self.size, rng)
         chosen = self._choose(rng)
         placed = place_all(image, [self._drawing(char) for char in chosen], rng)
-        placed, words = write_all(image, placed, rng) if self.words else (placed, [])
+        placed, words = write_all(image, placed, rng, self.words) if self.words[1] else (placed, [])
         objects = sorted((_describe(item) for item in placed), key=reading_order)
         others = [char for char in self._chars if char not in chosen]
         return {
@@ -132,6 +135,15 @@ class EmojiScenes:
             else:
                 chosen.append(rng.choice([char for char in self._chars if char not in chosen]))
         return chosen
+
+
+def word_range(words: bool | Sequence[int]) -> tuple[int, int]:
+    """Fewest and most words of an image."""
+    if isinstance(words, bool):
+        return (1, 3) if words else (0, 0)
+    if len(words) != 2 or not 0 <= words[0] <= words[1] <= _MOST_WORDS:
+        raise ValueError(f"words={list(words)}: give fewest and most, from 0 to {_MOST_WORDS}.")
+    return words[0], words[1]
 
 
 def _describe(item: Placed) -> dict[str, Any]:

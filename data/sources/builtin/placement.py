@@ -86,12 +86,22 @@ def _solid(sprite: Image.Image, corner: tuple[int, int], size: int) -> np.ndarra
 
 
 def write_all(
-    image: Image.Image, placed: list[Placed], rng: random.Random
+    image: Image.Image, placed: list[Placed], rng: random.Random, count: tuple[int, int] = (1, 3)
 ) -> tuple[list[Placed], list[dict[str, Any]]]:
-    """Write one to three words that hide no object and no other word; returns the visible objects and the words."""
+    """Write words that hide no object and no other word.
+
+    Args:
+        image: changed in place.
+        placed: objects on it.
+        rng: source of chance.
+        count: fewest and most words; a word without a free place is left out.
+
+    Returns:
+        The visible objects and the words.
+    """
     taken = np.zeros((image.width, image.width), bool)
     words = []
-    for text in rng.sample(WORDS, rng.randint(1, 3)):
+    for text in rng.sample(WORDS, rng.randint(*count)):
         for _ in range(_TRIES):
             ink, letters = draw_word(text, image.width, rng)
             left = _hide(placed, ink)
