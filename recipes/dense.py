@@ -4,8 +4,8 @@
 
 Every patch is classified: cross-entropy over names and background, where the target is the share of the patch that
 each object covers, through one linear layer that is not saved. With `boxes` the layer also predicts the box of the
-object on a patch, so that a token holds where its object begins and ends. The stage starts from the `SiglipModel` of stage 0 and
-saves another one with the same text tower and processor, whose image encoder stage 1 takes.
+object on a patch, so that a token holds where its object begins and ends. The stage starts from the `SiglipModel` of
+stage 0 and saves another one with the same text tower and processor, whose image encoder stage 1 takes.
 
 It departs from PaLI-3, whose image encoder sees whole images and texts only (and 10B of them). Contrastive training
 alone leaves tokens that are neither local nor distinct from the background; SigLIP 2 (arXiv 2502.14786) adds dense

@@ -5,7 +5,7 @@
 Stage 0 contrasts images with captions, stage 0b locates objects and words on the patches of the image encoder, and a
 mask tokenizer learns masks. With either text model the encoder then goes through stage 1 (64 px), stage 2 (96 px) and
 a last stage on the same tasks whose learning rate falls to 0. Started again after a stop, it resumes. Logs and seeds
-stay in the folder; `openpali-nano-pack` of this module's `pack` writes what ships.
+stay in the folder; `--pack` writes what ships.
 """
 
 import argparse
