@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     first = next(groups, None)
     if first is None:
         raise UserError(f"none of the {len(paths):,} images can be read")
-    masks = MaskReader(args.codec, needed=args.masks is not None)
+    masks = MaskReader(args.codec, args.model, needed=args.masks is not None)
     output = plan_output(paths, prompts, args.save, args.masks, args.json)
     output.make_folders()
     model, processor = load_model(args.model, args.device, args.dtype, args.incomplete_checkpoint)
@@ -104,7 +104,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="drawing of the answer's boxes and masks (default: IMAGE_answer.png if it has any); for several answers a"
         " folder (default: none are drawn)",
     )
-    add("--codec", help=f"folder or Hub name of the mask VQ-VAE (default: {DEFAULT_CODEC} where there is one)")
+    add("--codec", help=f"folder or Hub name of the mask VQ-VAE (default: the model's own, else {DEFAULT_CODEC})")
     add("--masks", type=Path, metavar="DIR", help="write each mask as a PNG, white inside, as well")
     add("--max_new_tokens", type=at_least(1), default=64, help="longest answer (default: %(default)s)")
     add("--num_beams", type=at_least(1), default=1, help="1 is greedy (default: %(default)s)")

@@ -18,6 +18,7 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
+from openpali.data.masks.mask_tokenizer import with_codec
 from openpali.data.mixture import TaskDataset
 from openpali.data.records import SkipLog
 from openpali.data.sources import credits_of, load_source
@@ -112,7 +113,7 @@ def measure(args: EvalArguments, processes: Processes) -> dict[str, TaskResult]:
     """The work of one process."""
     keys = ("config", "task", "task_options", "source", "split", "num_beams", "batch_size", "seed")
     measurement = read_measurement(args.model, **{key: getattr(args, key) for key in keys})
-    source, task = load_source(measurement.source), load_task(measurement.task)
+    source, task = load_source(measurement.source), load_task(with_codec(measurement.task, args.model[0]))
     output, names = output_folder(args), folder_names(args.model)
     skipped = SkipLog(output / "skipped_records.jsonl")
     dataset = TaskDataset(source, task, measurement.seed, skipped)

@@ -17,6 +17,7 @@ from .modeling_paligemma import PaliGemmaForConditionalGeneration
 from .processing_pali3 import Pali3Processor
 from .processing_paligemma import PaliGemmaProcessor
 from .processing_prefix_suffix import PrefixSuffixProcessor
+from .shipped import shipped
 from .user_errors import CheckpointError
 
 MODELS: dict[str, Any] = {"pali3": Pali3ForConditionalGeneration, "paligemma": PaliGemmaForConditionalGeneration}
@@ -25,9 +26,10 @@ PROCESSORS: dict[str, Any] = {"pali3": Pali3Processor, "paligemma": PaliGemmaPro
 
 def base_checkpoint(name: str | Path) -> str:
     """The checkpoint itself, or the one that an adapter folder (LoRA) was trained on."""
+    name = shipped(name)
     with reading(name):
-        path = find_adapter_config_file(str(name))
-        return str(name) if path is None else json.loads(Path(path).read_text("utf-8"))["base_model_name_or_path"]
+        path = find_adapter_config_file(name)
+        return name if path is None else json.loads(Path(path).read_text("utf-8"))["base_model_name_or_path"]
 
 
 def checkpoint_config(name: str | Path) -> PreTrainedConfig:
@@ -58,6 +60,7 @@ def load_processor(name: str | Path, base: str | Path | None = None) -> Any:
         name: of the checkpoint or of the adapters.
         base: the checkpoint that the adapters were trained on, if it is not where their configuration says.
     """
+    name = shipped(name)
     base = base or base_checkpoint(name)
     kind = PROCESSORS.get(checkpoint_config(base).model_type, AutoProcessor)
     has_own = Path(name, "processor_config.json").exists() or Path(name, "preprocessor_config.json").exists()

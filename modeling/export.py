@@ -19,6 +19,7 @@ from .modeling_mask_vqvae import MaskVQVAE
 from .modeling_pali3 import Pali3ForConditionalGeneration, Pali3Model
 from .modeling_pali3_multimodal import Pali3ForMultimodalLM
 from .processing_pali3 import Pali3Processor
+from .shipped import shipped
 from .user_errors import CheckpointError, command
 
 AUTO_CLASSES = {
@@ -97,6 +98,7 @@ def load_whole(name: str, dtype: str, incomplete: bool = False) -> tuple[PreTrai
         ValueError: there is no such type.
         OSError: the checkpoint is missing or not whole, or holds adapters.
     """
+    name = shipped(name)
     options: dict[str, Any] = {"dtype": requested_dtype(dtype), "incomplete": incomplete}
     with reading(name):
         if find_adapter_config_file(name):

@@ -24,6 +24,7 @@ from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.command_line import command, parse
 from openpali.recipes.run.datasets import (
     check_mask_tokenizer,
+    keep_mask_tokenizer,
     load_splits,
     make_dataset,
     make_task,
@@ -163,6 +164,7 @@ def main(argv: list[str] | None = None) -> None:
     size = model.config.vision_config.image_size
     settings = {"checkpoint": run.folder, "started from": start.model or start.vision_checkpoint, "pixels": size}
     results = final_report(model, test, run, f"Stage {2 if start.model else 1}", settings)
+    keep_mask_tokenizer((make_task(entry["task"]) for entry in entries.values()), run)
     write_card(run, results)
     report_skipped(run)
 

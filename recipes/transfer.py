@@ -33,7 +33,7 @@ from openpali.recipes.features.cache import Mode, cached_features
 from openpali.recipes.publishing.card import write_card
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.command_line import command, expand_mappings, parse
-from openpali.recipes.run.datasets import report_skipped
+from openpali.recipes.run.datasets import keep_mask_tokenizer, report_skipped
 from openpali.recipes.run.fingerprint import SETTINGS, fingerprints
 from openpali.recipes.run.long_texts import report_long_texts
 from openpali.recipes.run.resume import open_run, refuse_other_run
@@ -221,6 +221,7 @@ def fine_tune(
     test = Validation({name: data.test for name, data in tasks.items()}, limit=args.test_limit, **scoring)
     settings = {"checkpoint": run.folder, "started from": args.model, "task": args.task, "source": args.source}
     settings |= {"mixture of": ", ".join(mix.mix)} if mix.mix else {}
+    keep_mask_tokenizer((data.task for data in tasks.values()), run)
     results = final_report(model, test, run, f"Transfer to {', '.join(tasks)}", settings)
     write_card(run, results)
     report_skipped(run)
@@ -252,14 +253,14 @@ def load_tasks(
     """The tasks to train on, with their data, by name."""
     if not mix.mix:
         source, task = as_dict(args.source, "source"), as_dict(args.task, "task")
-        data = load_task_data(source, task, run, args.max_bad_share, mix.examples)
+        data = load_task_data(source, task, run, args.max_bad_share, mix.examples, args.model)
         return {custom.kind or data.task.name: data}
     for path, values in mixture.items():
         if values["kind"]:
             strict = not (custom.train_despite_errors or values["train_despite_errors"])
             options: dict[str, Any] = {"name": Path(path).stem, "limits": text_limits(args)}
             check_data(values["source"], values["task"], image_size(args), run, strict, **options)
-    return load_mixture(mix, run, args.max_bad_share, mixture.__getitem__)
+    return load_mixture(mix, run, args.max_bad_share, mixture.__getitem__, args.model)
 
 
 def text_limits(args: TransferArguments) -> TextLimits:

@@ -1,4 +1,8 @@
-"""The mask tokenizer (VQ-VAE) of tasks with masks, loaded once in each process on first use."""
+"""The mask tokenizer (VQ-VAE) of tasks with masks, loaded once in each process on first use.
+
+The codes of two mask tokenizers have nothing in common, so a checkpoint that was trained on masks keeps its own in the
+folder `mask_vqvae` beside its weights.
+"""
 
 import functools
 from pathlib import Path
@@ -6,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils import cached_file
 
 from openpali.data.example import Box, Example
 from openpali.data.masks.objects import Objects, box_dict, located
@@ -13,8 +18,10 @@ from openpali.data.masks.rle import encode_rle, mask_array, mask_box
 from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.location_tokens import LocatedBox
 from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
+from openpali.modeling.shipped import shipped
 
 DEFAULT_CODEC = "outputs/mask-vqvae"
+OWN_CODEC = "mask_vqvae"
 
 _REMEDY = (
     "`make mask-vqvae` trains one on the built-in drawings, `python -m openpali.scripts.convert_mask_vqvae vae-oid.npz"
@@ -31,7 +38,9 @@ def load_codec(name: str) -> MaskVQVAE:
     """
     path = Path(name)
     is_folder = (path / "config.json").is_file()
-    if not is_folder and (path.is_absolute() or name.startswith((".", "outputs/")) or name.count("/") != 1):
+    in_model = name.count("/") == 2 and path.name == OWN_CODEC
+    is_local = path.is_absolute() or name.startswith((".", "outputs/"))
+    if not is_folder and (is_local or name.count("/") != 1 and not in_model):
         raise ValueError(f"there is no mask codec at {name}: {_REMEDY}")
     try:
         # a relative name depends on the working directory
@@ -42,8 +51,37 @@ def load_codec(name: str) -> MaskVQVAE:
 
 @functools.cache
 def _loaded(name: str) -> MaskVQVAE:
-    codec: Any = load_checkpoint(MaskVQVAE, name)
+    folder = Path(name).is_dir()
+    parent, _, last = name.rpartition("/")
+    where: dict[str, Any] = {"subfolder": OWN_CODEC} if last == OWN_CODEC and not folder else {}
+    codec: Any = load_checkpoint(MaskVQVAE, parent if where else name, **where)
     return codec.eval()
+
+
+def codec_of(model: str | None) -> str:
+    """The mask tokenizer that a checkpoint was trained with, in its folder or on the Hub; else `DEFAULT_CODEC`."""
+    if not model:
+        return DEFAULT_CODEC
+    name, quiet = shipped(model), ("missing_entries", "connection_errors", "gated_repo")
+    if Path(name).is_dir():
+        return str(Path(name, OWN_CODEC)) if Path(name, OWN_CODEC, "config.json").is_file() else DEFAULT_CODEC
+    if name.count("/") != 1:
+        return DEFAULT_CODEC
+    options = {f"_raise_exceptions_for_{what}": False for what in quiet}
+    there = cached_file(name, f"{OWN_CODEC}/config.json", **options)
+    return f"{name}/{OWN_CODEC}" if there else DEFAULT_CODEC
+
+
+def with_codec(task: dict[str, Any], model: str | None) -> dict[str, Any]:
+    """The options of a task, which name the model's mask tokenizer where they name none and the task writes masks."""
+    writes = task.get("name") in ("segment", "refer") and not task.get("boxes_only")
+    return task | {"codec": codec_of(model)} if writes and "codec" not in task else task
+
+
+def save_codec(name: str, folder: Path) -> None:
+    """Keep a mask tokenizer beside the weights of a model that was trained with it."""
+    if Path(name).resolve() != (folder / OWN_CODEC).resolve():
+        load_codec(name).save_pretrained(folder / OWN_CODEC)
 
 
 def write_masks(codec: str, items: Objects, boxes: list[Box]) -> tuple[str, tuple[dict[str, Any], ...]]:

@@ -22,6 +22,7 @@ from openpali.modeling.auto import (
 from openpali.modeling.checkpoints import load_checkpoint, reading, shortened
 from openpali.modeling.dtypes import dtype_name, requested_dtype
 from openpali.modeling.four_bit import load_four_bit, read_quantization, save_quantization, silence_bitsandbytes
+from openpali.modeling.shipped import shipped
 from openpali.modeling.transformers_versions import peft_refusal
 from openpali.modeling.user_errors import CheckpointError
 
@@ -38,8 +39,8 @@ def load_model(
     """Load any image-text-to-text checkpoint.
 
     Args:
-        name: folder or Hub name, of a whole checkpoint or of adapters. Adapters that were trained on 4-bit weights
-            (QLoRA) load with them.
+        name: folder or Hub name, of a whole checkpoint or of adapters, or the name of a shipped one. Adapters that
+            were trained on 4-bit weights (QLoRA) load with them.
         device: such as "cuda:1"; the first accelerator, else the CPU, when None.
         dtype: of the weights: "float32", "bfloat16", "float16", or "auto", which is the checkpoint's own. Weights are
             read in it, and never held in another one. 4-bit weights compute in the type of their training.
@@ -53,6 +54,7 @@ def load_model(
             has moved, or a library is missing.
         ValueError: there is no such type, or 4-bit weights are requested in another type than that of their training.
     """
+    name = shipped(name)
     device, requested = chosen_device(device), requested_dtype(dtype)
     try:
         with reading(name):

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from openpali.data.masks.mask_tokenizer import DEFAULT_CODEC, load_codec
+from openpali.data.masks.mask_tokenizer import codec_of, load_codec
 from openpali.data.masks.rle import decode_rle, encode_rle
 from openpali.eval.answering.confidence import box_confidences
 from openpali.eval.answering.decoding import Answer
@@ -19,18 +19,22 @@ Rejections = list[tuple[str, str]]
 
 
 class MaskReader:
-    """The mask VQ-VAE for answers: the given one, or that of `DEFAULT_CODEC` when an answer first has masks."""
+    """The mask VQ-VAE for answers: the given one, or that of the model when an answer first has masks."""
 
-    def __init__(self, name: str | None, needed: bool) -> None:
+    def __init__(self, name: str | None, model: str, needed: bool) -> None:
         """Load it at once if it is named or needed. Raises ValueError where there is none."""
-        self.codec: MaskVQVAE | None = load_codec(name or DEFAULT_CODEC) if name or needed else None
+        self.name, self.model = name, model
+        self.codec: MaskVQVAE | None = self._load() if name or needed else None
         self.missing = False
+
+    def _load(self) -> MaskVQVAE:
+        return load_codec(self.name or codec_of(self.model))
 
     def codec_for(self, answer: str) -> MaskVQVAE | None:
         """The codec; None for an answer without masks, and with a message, once, where there is no codec."""
         if self.codec is None and not self.missing and parse_segmentations(answer).masks:
             try:
-                self.codec = load_codec(DEFAULT_CODEC)
+                self.codec = self._load()
             except ValueError as error:
                 self.missing = True
                 tqdm.write(f"openpali predict: masks are left out, since {error}", file=sys.stderr)

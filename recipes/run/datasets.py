@@ -2,11 +2,11 @@
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from openpali.data.files.config import ConfigError
-from openpali.data.masks.mask_tokenizer import load_codec
+from openpali.data.masks.mask_tokenizer import load_codec, save_codec
 from openpali.data.mixture import Mixture, TaskDataset
 from openpali.data.records import BadRecord, SkipLog
 from openpali.data.sources import (
@@ -79,21 +79,36 @@ def make_task(spec: dict[str, Any]) -> Task:
     return task
 
 
+def mask_tokenizer_of(task: Task) -> str | None:
+    """The mask tokenizer of a task that writes masks, perhaps wrapped in another; None for other tasks."""
+    task = getattr(task, "task", task)
+    writes = isinstance(task, Segment) or isinstance(task, Refer) and not task.boxes_only
+    return task.codec if writes else None
+
+
+def keep_mask_tokenizer(tasks: Iterable[Task], run: RunArguments) -> None:
+    """Save the mask tokenizer of the tasks beside the weights of a run, so that its answers can be read later."""
+    names = [name for name in map(mask_tokenizer_of, tasks) if name is not None]
+    if names and run.process_index == 0:
+        save_codec(names[0], run.folder)
+
+
 def check_mask_tokenizer(task: Task) -> None:
     """Check that the mask tokenizer of a task that writes masks can be loaded, before the run begins.
 
     Raises:
         ConfigError: there is none, or its masks are not the sixteen tokens that models write.
     """
-    if not isinstance(task, Segment | Refer) or isinstance(task, Refer) and task.boxes_only:
+    name = mask_tokenizer_of(task)
+    if name is None:
         return
     try:
-        config = load_codec(task.codec).config
+        config = load_codec(name).config
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if config.codebook_size > SEGMENTATION_CODES or config.grid_size**2 != CODES_PER_MASK:
         raise ConfigError(
-            f"codec: {task.codec} writes {config.grid_size**2} of {config.codebook_size} codes for a mask, and models"
+            f"codec: {name} writes {config.grid_size**2} of {config.codebook_size} codes for a mask, and models"
             f" write {CODES_PER_MASK} of {SEGMENTATION_CODES}: give another one"
         )
 

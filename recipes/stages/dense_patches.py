@@ -115,7 +115,7 @@ class PatchCollator:
             label = self.label.get(box.label, OTHER)
             covered = mask_coverage(mask, self.cells) if mask else box_coverage(box, self.cells)
             shares[..., label] = torch.maximum(shares[..., label], covered)
-            boxes[covered > most] = torch.tensor([box.x0, box.y0, box.x1, box.y1])
+            boxes[covered > most] = torch.tensor([box.x0, box.y0, box.x1, box.y1], dtype=torch.float32)
             most = torch.maximum(most, covered)
         total = shares.sum(-1, keepdim=True)
         # overlapping boxes are scaled down to the whole patch

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from transformers import PreTrainedModel, SiglipVisionModel
@@ -49,7 +49,7 @@ class StartArguments:
     )
     ordered_locations: bool = field(
         default=False,
-        metadata={"help": "pali3: initialise location tokens as sines of their coordinates, not at random"},
+        metadata={"help": "initialise location tokens as sines of their coordinates, not at random"},
     )
 
     def __post_init__(self):
@@ -58,8 +58,6 @@ class StartArguments:
             raise ConfigError(
                 "model is a whole checkpoint: vision_checkpoint, text_checkpoint and tokenizer are for a new one"
             )
-        if self.ordered_locations and self.family != "pali3":
-            raise ConfigError("ordered_locations is for family pali3")
 
 
 def load_start(args: StartArguments, incomplete: bool = False) -> tuple[PreTrainedModel, Any]:
@@ -136,6 +134,9 @@ def new_paligemma(args: StartArguments) -> tuple[PreTrainedModel, PaliGemmaProce
     model: Any = PaliGemmaForConditionalGeneration(config)
     if changes.get("image_encoder", "siglip") == "siglip":
         model.model.vision_tower.load_state_dict(tower_weights(vision))
+    if args.ordered_locations:
+        # Gemma multiplies embeddings by the root of their width
+        order_locations(model, tokenizer, scale=config.text_config.hidden_size**-0.5)
     return model, processor
 
 
@@ -156,11 +157,17 @@ def tower_weights(vision: str) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def order_locations(model: Pali3ForConditionalGeneration, tokenizer: Any) -> None:
-    """Initialise location tokens as sines, so that near coordinates have similar embeddings and learn together."""
+def order_locations(model: PreTrainedModel, tokenizer: Any, scale: float = 1.0) -> None:
+    """Initialise location tokens as sines, so that near coordinates have similar embeddings and learn together.
+
+    Args:
+        model: new.
+        tokenizer: with the location tokens.
+        scale: standard deviation of their embeddings.
+    """
     ids = tokenizer.convert_tokens_to_ids([location_token(i / (LOCATION_BINS - 1)) for i in range(LOCATION_BINS)])
-    table: Any = model.get_input_embeddings()
-    sines = location_sines(table.weight.shape[1])
-    table.weight[ids] = sines
-    if not model.config.tie_word_embeddings:
-        model.lm_head.weight[ids] = sines * sines.shape[1] ** -0.5
+    table, head = cast(Any, model.get_input_embeddings()).weight, cast(Any, model.get_output_embeddings()).weight
+    sines = location_sines(table.shape[1])
+    table[ids] = scale * sines
+    if head is not table:
+        head[ids] = sines * sines.shape[1] ** -0.5

@@ -10,6 +10,7 @@ from typing import Any
 
 from openpali.data.example import Example
 from openpali.data.files.config import ConfigError, as_dict
+from openpali.data.masks.mask_tokenizer import with_codec
 from openpali.data.mixture import Mixture, TaskDataset
 from openpali.data.sources import Augmented, Source, TextRewritingSource
 from openpali.data.sources.webdataset import WebDataset
@@ -91,7 +92,12 @@ class PrefixedTask(WrappedTask):
 
 
 def load_task_data(
-    source: dict[str, Any], task: dict[str, Any], run: RunArguments, max_bad_share: float, examples: int | None
+    source: dict[str, Any],
+    task: dict[str, Any],
+    run: RunArguments,
+    max_bad_share: float,
+    examples: int | None,
+    model: str | None = None,
 ) -> TaskData:
     """Load a task and its datasets.
 
@@ -101,8 +107,9 @@ def load_task_data(
         run: gives the seed of random choices.
         max_bad_share: share of bad records above which reading ends with an error.
         examples: number of training examples; all when None.
+        model: the checkpoint to start from, whose mask tokenizer is the default.
     """
-    made = make_task(task)
+    made = make_task(with_codec(task, model))
     check_mask_tokenizer(made)
     splits = load_splits(source, run)
     train = draw_records(splits["train"], examples, run.seed) if examples else splits["train"]
@@ -132,7 +139,11 @@ def draw_records(source: Source, count: int, seed: int) -> Source:
 
 
 def load_mixture(
-    mix: MixArguments, run: RunArguments, max_bad_share: float, values_of: Callable[[str], dict[str, Any]]
+    mix: MixArguments,
+    run: RunArguments,
+    max_bad_share: float,
+    values_of: Callable[[str], dict[str, Any]],
+    model: str | None = None,
 ) -> dict[str, TaskData]:
     """Load the tasks of several configurations, by the names of their files.
 
@@ -141,6 +152,7 @@ def load_mixture(
         run: of the whole mixture.
         max_bad_share: share of bad records above which reading ends with an error.
         values_of: from the path of a configuration to its values, `source` and `task` among them.
+        model: the checkpoint to start from, whose mask tokenizer is the default.
 
     Raises:
         ConfigError: two configurations have the same name, or one has no source or task.
@@ -153,7 +165,7 @@ def load_mixture(
         source, task = as_dict(values["source"], "source"), as_dict(values["task"], "task")
         if not (source and task):
             raise ConfigError(f"mix: {path} has no source and task, nor data and kind")
-        tasks[name] = load_task_data(source, task, run, max_bad_share, mix.examples)
+        tasks[name] = load_task_data(source, task, run, max_bad_share, mix.examples, model)
         if mix.task_prefix:
             add_prefix(tasks[name], f"{name}: ")
     return tasks

@@ -125,7 +125,7 @@ def test_a_codec_at_its_usual_place_is_found(image, says, codec, capsys):
 
 
 def test_without_a_codec_boxes_are_drawn_and_the_remedy_is_said(image, says, codec, monkeypatch, capsys):
-    monkeypatch.setattr("openpali.eval.predicting.objects.DEFAULT_CODEC", "outputs/nowhere")
+    monkeypatch.setattr("openpali.data.masks.mask_tokenizer.DEFAULT_CODEC", "outputs/nowhere")
     says(answer_of(codec[0]))
     predict(["model", str(image), "segment dog"])
     out, error = capsys.readouterr()

@@ -19,6 +19,7 @@ from openpali.recipes.stages.dense_patches import (
     PatchCollator,
     Patches,
     box_coverage,
+    box_ious,
     frequent_names,
     mask_coverage,
     patch_scores,
@@ -74,13 +75,19 @@ def collator(*names, cells=2):
 
 
 def test_shares_are_background_other_things_and_names():
-    shares = collator("cat", "dog").shares(example(Box(0, 0, 0.5, 0.5, "dog"), Box(0.5, 0, 0.75, 0.5, "cow")))
+    found = collator("cat", "dog").targets(example(Box(0, 0, 0.5, 0.5, "dog"), Box(0.5, 0, 0.75, 0.5, "cow")))
+    shares, boxes, covered = found
+    assert torch.allclose(boxes[:2], torch.tensor([[0, 0, 0.5, 0.5], [0.5, 0, 0.75, 0.5]]))
+    assert covered.tolist() == [1, 0.5, 0, 0]
     assert torch.allclose(shares, torch.tensor([[0, 0, 0, 1], [0.5, 0.5, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0.0]]))
 
 
 def test_where_boxes_overlap_things_share_the_patch_and_alike_ones_count_once():
     over = [Box(0, 0, 1, 1, "cat"), Box(0, 0, 1, 0.5, "dog"), Box(0, 0, 0.5, 0.5, "dog")]
-    shares = collator("cat", "dog").shares(example(*over))
+    shares, boxes, covered = collator("cat", "dog").targets(example(*over))
+    # the first of those that cover as much of the patch
+    assert torch.equal(boxes, torch.tensor([[0.0, 0, 1, 1]] * 4))
+    assert covered.tolist() == [1, 1, 1, 1]
     assert torch.allclose(shares[0], torch.tensor([0, 0, 0.5, 0.5]))
     assert torch.allclose(shares[2], torch.tensor([0, 0, 1, 0.0]))
     assert torch.allclose(shares.sum(-1), torch.ones(4))
@@ -96,7 +103,7 @@ def test_masks_count_where_there_are_some():
     for use_masks, cat in ((True, 0.5), (False, 1.0)):
         made = Patches(use_masks=use_masks).example(record | {"objects": things}, rng)  # pyright: ignore
         assert made is not None
-        shares = collator("cat", "dog").shares(made)
+        shares, _, _ = collator("cat", "dog").targets(made)
         assert shares[0].tolist() == [1 - cat, 0, cat, 0]
         assert shares[3].tolist() == [0, 0, 0, 1]
 
@@ -121,8 +128,38 @@ def test_the_loss_falls_to_the_entropy_of_the_shares():
     shares = torch.tensor([[[0.5, 0.5, 0], [0, 0, 1]]])
     inputs = {"pixel_values": torch.zeros(1), "shares": shares}
     perfect = torch.nn.Module()
-    perfect.forward = lambda pixels: shares.clamp(min=1e-30).log()  # pyright: ignore
-    assert dense.dense_loss(perfect, inputs).item() == pytest.approx(0.5 * np.log(2), abs=1e-6)
+    boxes = torch.tensor([[[0, 0, 0.5, 0.5], [0.0, 0, 0, 0]]])
+    perfect.forward = lambda pixels: (shares.clamp(min=1e-30).log(), boxes)  # pyright: ignore
+    entropy = 0.5 * np.log(2)
+    assert dense.dense_loss(perfect, inputs).item() == pytest.approx(entropy, abs=1e-6)
+    # two edges of four are wrong by 0.2, on the one patch that has an object
+    targets = {"boxes": boxes + torch.tensor([0, 0, 0.2, 0.2]), "covered": torch.tensor([[1.0, 0]])}
+    loss = dense.dense_loss(perfect, inputs | targets, boxes=10).item()
+    assert loss == pytest.approx(entropy + 10 * 0.1, abs=1e-5)
+
+
+def test_written_words_are_objects_when_asked_for():
+    words = [{"text": "exit", "box": Box(0, 0, 0.5, 0.5)}, {"text": "lost"}]
+    record = {"id": "1", "image": Image.new("RGB", (4, 4)), "objects": [], "words": words}
+    made = [Patches(words=use).example(record, np.random.default_rng()) for use in (True, False)]  # pyright: ignore
+    assert [[box.label for box in one.boxes] for one in made if one] == [["exit"], []]
+    things = [{"objects": [{"names": {"en": "dog"}}], "words": words[:1]}]
+    assert frequent_names(things, "en", 1, 9, words=True) == ["dog", "exit"]  # pyright: ignore
+    assert frequent_names(things, "en", 1, 9) == ["dog"]  # pyright: ignore
+
+
+def test_boxes_are_scored_where_an_object_covers_a_patch():
+    true = torch.tensor([[[0, 0, 0.5, 0.5], [0, 0, 1, 1]]])
+    predicted = torch.tensor([[[0, 0, 0.5, 1], [0.5, 0.5, 0.6, 0.6]]])
+    assert box_ious(predicted, true, torch.tensor([[0.8, 0.1]])) == {"box_iou": pytest.approx(0.5)}
+    assert box_ious(predicted, true, torch.zeros(1, 2)) == {"box_iou": 0.0}
+
+
+def test_a_run_with_boxes_and_words_scores_both(stage_0, tmp_path):
+    source = "{name: emoji, split: train, size: 48, concepts: 4, objects: [1, 2], words: [1, 2], length: 60}"
+    dense.main([*command(stage_0, tmp_path / "run"), "--source", source, "--words", "true", "--boxes", "10"])
+    scores = [row for row in read_log(tmp_path / "run" / "logs.jsonl") if "eval_accuracy" in row]
+    assert all(0 <= row["eval_box_iou"] <= 1 for row in scores)
 
 
 def test_it_leaves_a_siglip_model_with_another_tower_and_the_same_texts(stage_0, stage_0b):

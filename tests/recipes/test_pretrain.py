@@ -154,7 +154,6 @@ def test_a_new_paligemmas_projector_adds_nothing_and_the_tower_is_stage_0s(visio
     ("argv", "message"),
     [
         (["--model", "m", "--vision_checkpoint", "v"], "model is a whole checkpoint"),
-        (["--family", "paligemma", "--ordered_locations"], "ordered_locations is for family pali3"),
         (["--family", "paligemma"], "vision_checkpoint is missing"),
         (["--family", "paligemma", "--vision_checkpoint", "V", "--preset", "4b"], "no preset '4b' of PaliGemma"),
         (["--family", "paligemma", "--vision_checkpoint", "V", "--text_checkpoint", "V"], "V"),

@@ -222,3 +222,15 @@ def test_boxes_and_positions_of_known_masks():
     assert grid_position(box) == "right"
     mask[:] = True
     assert grid_position(mask_box(mask)) == "center"
+
+
+def test_the_number_of_words_can_be_set(drawings):
+    def counts(words):
+        scenes = EmojiScenes(words=words, objects=(1, 1), length=40, cache_dir=drawings)
+        return {len(scenes[index]["words"]) for index in range(40)}
+
+    assert counts((1, 1)) == {1}
+    assert counts([0, 2]) >= {0, 1, 2}
+    assert counts(False) == {0}
+    with pytest.raises(ValueError, match=r"words=\[3, 1\]: give fewest and most"):
+        counts([3, 1])
