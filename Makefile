@@ -4,10 +4,12 @@ BIN := .venv/bin
 JOBS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup links test test-latest test-oldest test-cpus lint demo nano data36 encoders test-engines ten-kills mask-vqvae located bench bench-gpu clean
+.PHONY: help setup links test test-latest test-oldest test-cpus lint demo demo-from-scratch nano nano-release nano-scores data36 encoders test-engines ten-kills mask-vqvae located bench bench-gpu clean
 
 help:
-	@echo "make demo   train a small PaLI-3 on the built-in images and open its report"
+	@echo "make demo   ask and fine-tune the shipped PaLI-3, in three minutes"
+	@echo "make demo-from-scratch   train a small PaLI-3 on the built-in images, in about ten minutes"
+	@echo "make nano-release   train the checkpoints that ship, in a night   make nano-scores  score them"
 	@echo "make mask-vqvae   train masks as tokens on them, in about ten minutes"
 	@echo "make located   boxes and masks from a small PaLI-3, in about an hour"
 	@echo "make nano   a PaLI-3 and a PaliGemma through every stage, in under an hour"
@@ -93,6 +95,18 @@ lint: .venv/ready links
 
 demo: .venv/ready
 	$(BIN)/python -m openpali.scripts.demo
+
+# the three stages of training from nothing
+demo-from-scratch: .venv/ready
+	$(BIN)/python -m openpali.scripts.demo_from_scratch
+
+# the checkpoints that ship: trained on one core each, in a night; FAMILY=pali3 or paligemma trains one of them
+nano-release: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m openpali.scripts.nano_release --pack $(if $(FAMILY),--family $(FAMILY))
+
+# their scores by task and language, and the table of README
+nano-scores: .venv/ready
+	$(BIN)/python -m openpali.scripts.nano_scores
 
 # both families through stage 0, 1, 2 and a transfer, each from the last
 nano: .venv/ready

@@ -10,20 +10,28 @@ stay in the folder; `--pack` writes what ships.
 
 import argparse
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 import yaml
 
 import openpali
 from openpali.data.files.config import find_config
+from openpali.data.masks.mask_tokenizer import OWN_CODEC, load_codec
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import load_source
 from openpali.data.tasks import load_task
 from openpali.data.tokenizer import train_tokenizer
+from openpali.modeling.export import load_whole
+from openpali.modeling.shipped import FOLDER as SHIPPED_FOLDER
 from openpali.modeling.user_errors import command
 from openpali.recipes import contrastive, dense, mask_vqvae, pretrain
+from openpali.recipes.publishing.card import CARD_FILE
+from openpali.recipes.publishing.facts import read_facts
+from openpali.recipes.publishing.staging import staged_card
 from openpali.scripts.chains.stage_report import cache_drawings
 from openpali.scripts.chains.step_timer import StepTimer
 
@@ -33,6 +41,7 @@ STAGES = ("stage1", "stage2", "mix")
 # seconds on one core
 PLAN = {"pali3": (2400, 1500, 1500), "paligemma": (3600, 1500, 1500)}
 EXAMPLES, VOCABULARY = 3000, 1536
+LICENCE, LARGEST = "apache-2.0", 12_000_000
 _TOKEN = re.compile(r"<(loc[0-9]{4}|seg[0-9]{3})>")
 
 
@@ -73,6 +82,26 @@ def train_family(family: str, timer: StepTimer) -> None:
         timer.run(f"{family}, {stage}", lambda argv=argv: pretrain.main(argv))
 
 
+def pack(family: str, folder: Path) -> None:
+    """Write what ships of a family: weights in bfloat16, processor, mask tokenizer and model card.
+
+    Raises:
+        SystemExit: a checkpoint would be larger than the package allows.
+    """
+    run, target = FOLDER / f"{family}-mix", folder / f"{family}-nano"
+    model, processor = load_whole(str(run), "bfloat16")
+    shutil.rmtree(target, ignore_errors=True)
+    model.save_pretrained(target)
+    cast(Any, processor).save_pretrained(target)
+    load_codec(str(run / OWN_CODEC)).to(torch.float16).save_pretrained(target / OWN_CODEC)
+    card = staged_card(read_facts(run), f"openpali/{family}-nano", LICENCE, None)
+    (target / CARD_FILE).write_text(card, "utf-8")
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    print(f"{target}: {size / 1e6:.1f} MB")
+    if size > LARGEST:
+        raise SystemExit(f"error: {target} is larger than {LARGEST / 1e6:.0f} MB")
+
+
 @command("error")
 def main(argv: list[str] | None = None) -> None:
     """Run the chain."""
@@ -80,8 +109,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--family", choices=FAMILIES, help="train one family, in a process of its own; both by default"
     )
-    family = parser.parse_args(argv).family
-    families = (family,) if family else FAMILIES
+    parser.add_argument("--pack", action="store_true", help=f"then replace what ships, in {SHIPPED_FOLDER}")
+    args = parser.parse_args(argv)
+    families = (args.family,) if args.family else FAMILIES
     print(f"openpali {openpali.__version__}: the checkpoints that ship, into {FOLDER}")
     plan: dict[str, float] = {"images": 3, "tokenizer": 60, "masks": 600, "stage 0": 300, "stage 0b": 900}
     for name in families:
@@ -90,6 +120,8 @@ def main(argv: list[str] | None = None) -> None:
     train_shared(timer)
     for name in families:
         train_family(name, timer)
+        if args.pack:
+            pack(name, SHIPPED_FOLDER)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ def _loaded(name: str) -> MaskVQVAE:
     folder = Path(name).is_dir()
     parent, _, last = name.rpartition("/")
     where: dict[str, Any] = {"subfolder": OWN_CODEC} if last == OWN_CODEC and not folder else {}
-    codec: Any = load_checkpoint(MaskVQVAE, parent if where else name, **where)
+    # it may be stored in 16 bits
+    codec: Any = load_checkpoint(MaskVQVAE, parent if where else name, dtype=torch.float32, **where)
     return codec.eval()
 
 

@@ -13,6 +13,7 @@ from openpali.data.tasks import load_task
 from openpali.eval.answering.evaluate_task import TaskResult, evaluate_task
 from openpali.eval.answering.load_model import load_model
 from openpali.eval.report.page import gallery_images, write_report
+from openpali.modeling.shipped import SHIPPED
 from openpali.recipes.training.progress import read_log
 
 SCENES: dict[str, Any] = {"name": "emoji", "size": 64, "concepts": 32}
@@ -31,7 +32,7 @@ class ReportRow:
 
     Attributes:
         title: of the row.
-        checkpoint: folder of the stage within that of the chain.
+        checkpoint: folder of the stage within that of the chain, or the name of a shipped checkpoint.
         task: name and options.
         scenes: options of the built-in images.
     """
@@ -66,7 +67,8 @@ def report_stages(
     results, images, loaded = [], {}, ("", None, None)
     for row in rows:
         if loaded[0] != row.checkpoint:
-            loaded = (row.checkpoint, *load_model(str(folder / row.checkpoint)))
+            name = row.checkpoint if row.checkpoint in SHIPPED else str(folder / row.checkpoint)
+            loaded = (row.checkpoint, *load_model(name))
         source = load_source(SCENES | row.scenes | {"split": "test", "length": scenes})
         result, drawn = evaluate_with_baseline(*loaded[1:], TaskDataset(source, load_task(row.task)), row.title)
         results.append(result)
