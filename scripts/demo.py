@@ -1,4 +1,4 @@
-"""`make demo`: what the shipped PaLI-3 answers about scenes that it has never seen, and a fine-tuning, in three minutes.
+"""`make demo`: the shipped PaLI-3 answers about scenes that it has never seen and is fine-tuned, in three minutes.
 
     python -m openpali.scripts.demo
 

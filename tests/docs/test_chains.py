@@ -8,12 +8,13 @@ import page_folders as given
 import pytest
 from page_blocks import QUICK, as_words, started
 
-from openpali.scripts import demo, nano
+from openpali.scripts import demo, demo_from_scratch, nano
 
 SCENES = 2
 # chain: what it leaves besides its report
 CHAINS = {
-    "demo": ["contrastive", "pretrain", "transfer", "pictures"],
+    "demo": ["german", "images"],
+    "demo_from_scratch": ["contrastive", "pretrain", "transfer", "pictures"],
     "nano": ["contrastive", *(f"{family}-{stage}" for family in nano.FAMILIES for stage in ("stage1", "transfer"))],
     "located": ["contrastive", "dense", "located", "detect", "refer"],
     "encoders": ["contrastive", "classification", "retrieval", "classes"],
@@ -29,6 +30,7 @@ def quick(monkeypatch, tmp_path):
         module, words = importlib.import_module(f"openpali.{name}"), as_words(options)
         monkeypatch.setattr(module, "main", lambda argv, main=module.main, words=words: main([*argv, *words]))
     monkeypatch.setattr(demo, "TEST_SCENES", SCENES)
+    monkeypatch.setattr(demo_from_scratch, "TEST_SCENES", SCENES)
     monkeypatch.setattr(nano, "TEST_SCENES", SCENES)
 
 
@@ -42,7 +44,7 @@ def test_a_chain_runs_from_its_first_stage_to_its_report(name, quick, tmp_path, 
         monkeypatch.setenv("OPENPALI_CACHE", str(tmp_path / "cache"))
         given.names_in_36_languages()
     importlib.import_module(module).main(arguments)
-    folder = Path("outputs", name)
+    folder = Path("outputs", name.replace("_", "-"))
     assert set(CHAINS[name]) <= {path.name for path in folder.iterdir()}
     for stage in CHAINS[name]:
         log = folder / stage / "logs.jsonl"

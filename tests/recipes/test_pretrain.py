@@ -2,7 +2,7 @@
 
 import json
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from openpali.data.tokenizer import train_tokenizer
 from openpali.eval.answering.load_model import load_model
+from openpali.modeling.location_tokens import location_token
 from openpali.recipes import pretrain
 from openpali.recipes.stages import pretrain_start
 from openpali.recipes.stages.pretrain_start import StartArguments, load_start
@@ -148,6 +149,18 @@ def test_a_new_paligemmas_projector_adds_nothing_and_the_tower_is_stage_0s(visio
     assert model.config.get_text_config().bos_token_id == processor.tokenizer.bos_token_id is not None
     assert processor.tokenizer.model_input_names == ["input_ids", "attention_mask"]
     assert parts.language_model.embed_tokens.num_embeddings % 64 == 0
+
+
+def test_ordered_locations_of_a_new_paligemma_are_near_where_coordinates_are(vision):
+    args = StartArguments(family="paligemma", vision_checkpoint=str(vision), ordered_locations=True)
+    args.model_config = {"text_config": {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2}}
+    model, processor = load_start(args)
+    ids = processor.tokenizer.convert_tokens_to_ids([location_token(x) for x in (0.5, 0.501, 0.6, 0.9)])
+    rows = cast(Any, model.get_input_embeddings()).weight[ids]
+    near, far, farther = (rows[1:] - rows[0]).norm(dim=1).tolist()
+    assert near < far < farther
+    # Gemma scales embeddings by the root of their width
+    assert rows.norm(dim=1).tolist() == pytest.approx([1.0] * 4, rel=1e-5)
 
 
 @pytest.mark.parametrize(
