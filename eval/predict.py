@@ -83,7 +83,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         usage="%(prog)s MODEL IMAGE [IMAGE ...] [PROMPT] [options]",
         description="Answer a prompt about an image, or several prompts about several images and clips.",
     )
-    parser.add_argument("model", metavar="MODEL", help="folder or Hub name of any image-text-to-text checkpoint")
+    parser.add_argument(
+        "model", metavar="MODEL", help="folder or Hub name of any image-text-to-text checkpoint, or nano, which ships"
+    )
     parser.add_argument(
         "images",
         metavar="IMAGE",

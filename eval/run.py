@@ -40,7 +40,7 @@ class EvalArguments:
 
     model: list[str] = field(
         metadata={
-            "help": "folder or Hub name of any image-text-to-text checkpoint; several are compared",
+            "help": "folder or Hub name of any image-text-to-text checkpoint, or nano; several are compared",
             "action": "extend",
         }
     )

@@ -62,7 +62,7 @@ SHOWN = 2
 class TransferArguments:
     """Arguments of this stage alone."""
 
-    model: str | None = field(default=None, metadata={"help": "checkpoint to start from"})
+    model: str | None = field(default=None, metadata={"help": "checkpoint to start from; nano ships"})
     source: dict | str | None = field(default=None, metadata={"help": "source of the records: name and options"})
     data: str | None = field(
         default=None, metadata={"help": "your data: a folder or file of the kind, or without --kind a JSONL file"}
@@ -117,7 +117,7 @@ class TransferArguments:
         if self.source.get("name") == "jsonl" and self.task.get("name") != "plain":
             self.task = {"name": "plain"}
         if not self.model:
-            raise ConfigError("there is no model: give --model with the folder or Hub name of a checkpoint")
+            raise ConfigError("there is no model: give --model with the folder or Hub name of a checkpoint, or nano")
 
 
 CLASSES: list[type] = [TransferArguments, CustomDataArguments, MixArguments, SweepArguments]

@@ -11,6 +11,7 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 
+from openpali.modeling.shipped import shipped
 from openpali.recipes.costs.checkpoint_facts import COSTS, CheckpointFacts, checkpoint_facts
 from openpali.recipes.costs.stage_costs import GB
 from openpali.recipes.run.command_line import command
@@ -23,10 +24,10 @@ TRAININGS = {"lora": "LoRA", "qlora": "QLoRA", "full": "full training"}
 def main(argv: list[str] | None = None) -> None:
     """Print the facts of a checkpoint."""
     parser = argparse.ArgumentParser(prog="openpali info", description="Say what a checkpoint is.")
-    parser.add_argument("model", help="folder of a checkpoint or of adapters, or a published name")
+    parser.add_argument("model", help="folder of a checkpoint or of adapters, a published name, or nano")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
-    facts = checkpoint_facts(args.model)
+    facts = checkpoint_facts(shipped(args.model))
     print(json.dumps(facts.json(), indent=2) if args.json else "\n".join(lines(facts)))
 
 

@@ -19,6 +19,7 @@ from openpali.modeling.auto import checkpoint_config
 from openpali.modeling.checkpoints import load_config
 from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.configuration_paligemma import paligemma_preset
+from openpali.modeling.shipped import shipped
 from openpali.recipes import classification, contrastive, denoise, dense, mask_vqvae, pretrain, transfer
 from openpali.recipes.costs.forward_passes import Lengths
 from openpali.recipes.run.arguments import RunArguments
@@ -255,6 +256,7 @@ def config_of(name: str) -> Any:
     Raises:
         ConfigError: it is none of these, and not on the Hub.
     """
+    name = shipped(name)
     published = re.fullmatch(r"google/paligemma(2?)-(\d+b)-.+?-(\d+)(?:-.+)?", name)
     family, _, preset = name.partition("/")
     try:

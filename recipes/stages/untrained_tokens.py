@@ -13,8 +13,8 @@ TOKEN = {"location": re.compile(r"<loc\d{4}>"), "segmentation": re.compile(r"<se
 # validation examples whose targets are looked at
 LOOKED_AT = 16
 REMEDY = (
-    "Start from a checkpoint that was pretrained with boxes, such as google/paligemma2-3b-pt-224 or the result of"
-    " `openpali pretrain --config pali3/nano-located`."
+    "Start from a checkpoint that was pretrained with boxes and masks, such as google/paligemma2-3b-pt-224, or nano"
+    " for a trial."
 )
 
 
