@@ -1,11 +1,11 @@
 """Answer prompts about images and clips, and draw the boxes and masks of the answers.
 
-openpali predict outputs/demo/transfer photo.jpg "answer en what is this?"
-openpali predict outputs/demo/transfer photo.jpg "detect dog" --save boxes.png
-openpali predict outputs/demo/transfer photo.jpg "segment dog" --codec outputs/mask-vqvae --masks outputs/masks
-openpali predict outputs/demo/transfer photos "detect dog" --save outputs/drawn
-openpali predict outputs/demo/transfer "photos/*.jpg" --prompt "caption en" --prompt "detect dog" --json
-find photos -name "*.jpg" | openpali predict outputs/demo/transfer - "caption en" --json
+openpali predict nano photo.jpg "answer en what is this?"
+openpali predict nano photo.jpg "detect dog" --save boxes.png
+openpali predict nano photo.jpg "segment dog" --masks outputs/masks
+openpali predict nano photos "detect dog" --save outputs/drawn
+openpali predict nano "photos/*.jpg" --prompt "caption en" --prompt "detect dog" --json
+find photos -name "*.jpg" | openpali predict nano - "caption en" --json
 """
 
 import argparse

@@ -1,6 +1,6 @@
 r"""Score checkpoints on a task, keep the predictions and write the report.
 
-    openpali eval --model outputs/demo/transfer --task answer --task_options '{"kinds": ["what"]}' \
+    openpali eval --model nano --task answer --task_options '{"kinds": ["what"]}' \
         --source '{"name": "emoji", "split": "test", "objects": [1, 1]}' --limit 500 --blank_images \
         --output outputs/eval
 

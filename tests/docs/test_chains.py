@@ -1,4 +1,4 @@
-"""The chains behind `make demo`, `nano`, `located` and `encoders`, as they are but for a single step of each stage."""
+"""The chains of `make demo`, `nano` and so on, as they are but for a single step of each stage."""
 
 import importlib
 import json

@@ -44,7 +44,6 @@ BEFORE: dict[str, Prepared] = {
         (given.miniature, ("vqav2",)),
     ],
     "evaluation": [
-        (given.pali3, ("outputs/demo/transfer",)),
         (given.paligemma, ("outputs/vqav2", "outputs/coco35l", "outputs/textvqa")),
         (given.florence, ("florence-community/Florence-2-base-ft",)),
         (given.miniature, ("vqav2",)),
@@ -124,7 +123,7 @@ def names_for(page: str) -> dict[str, Any]:
         rows = torch.eye(4).tolist()
         return {"text_embeds": rows, "image_of_text": [0, 1, 2, 3], "image_embeds": rows}
     if page == "evaluation":
-        model, processor = load_model("outputs/demo/transfer")
+        model, processor = load_model("nano")
         task = load_task({"name": "answer", "kinds": ["what"], "max_new_tokens": 6})
         dataset = TaskDataset(load_source({"name": "emoji", "split": "test", "size": 64, "length": 2}), task)
         return {"model": model, "processor": processor, "dataset": dataset, "task": task}

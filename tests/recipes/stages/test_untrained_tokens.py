@@ -46,7 +46,10 @@ def test_boxes_from_random_rows(random_start, tmp_path, capsys):
     out = told(capsys, random_start, coco(tmp_path / "d", 20), "detect", tmp_path / "run")
     first, zero = warnings_of(out)
     assert "the location tokens are untrained (rows are random, independent values) in" in first
-    assert "Start from a checkpoint that was pretrained with boxes, such as google/paligemma2-3b-pt-224" in first
+    assert (
+        "Start from a checkpoint that was pretrained with boxes and masks, such as google/paligemma2-3b-pt-224"
+        in first
+    )
     assert out.index(first) < out.index("step 1/2")
     assert "after 1 of 2 steps. Likely reason: the location tokens are untrained" in zero
 
