@@ -3,8 +3,8 @@
     python -m openpali.scripts.digits my-digits
     openpali transfer --model nano --data my-digits --kind detect
 
-The digits are scans of people's handwriting (UCI's optical recognition set, from scikit-learn), which no checkpoint that
-ships has seen. Each image has one to three of them, of a random size and place, without overlap.
+The digits are scans of people's handwriting (UCI's optical recognition set, from scikit-learn), which no checkpoint
+that ships has seen. Each image has one to three of them, of a random size and place, without overlap.
 """
 
 import argparse
