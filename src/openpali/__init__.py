@@ -22,6 +22,7 @@ from openpali.modeling.modeling_pali3 import Pali3ForConditionalGeneration, Pali
 from openpali.modeling.modeling_pali3_multimodal import Pali3ForMultimodalLM
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.modeling.processing_pali3 import Pali3Processor
+from openpali.modeling.shipped import shipped
 
 AutoConfig.register(Pali3Config.model_type, Pali3Config, exist_ok=True)
 AutoModel.register(Pali3Config, Pali3Model, exist_ok=True)
@@ -41,4 +42,5 @@ __all__ = [
     "PaliGemmaForConditionalGeneration",
     "__version__",
     "export",
+    "shipped",
 ]
