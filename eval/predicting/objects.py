@@ -21,10 +21,11 @@ Rejections = list[tuple[str, str]]
 class MaskReader:
     """The mask VQ-VAE for answers: the given one, or that of `DEFAULT_CODEC` when an answer first has masks."""
 
-    def __init__(self, name: str | None, needed: bool) -> None:
-        """Load it at once if it is named or needed. Raises ValueError where there is none."""
+    def __init__(self, name: str | None, needed: bool, verb: str = "predict") -> None:
+        """Load it at once if it is named or needed. Raises ValueError where there is none; `verb` heads messages."""
         self.codec: MaskVQVAE | None = load_codec(name or DEFAULT_CODEC) if name or needed else None
-        self.missing = False
+        # the reason, once masks were left out
+        self.missing, self.verb = "", verb
 
     def codec_for(self, answer: str) -> MaskVQVAE | None:
         """The codec; None for an answer without masks, and with a message, once, where there is no codec."""
@@ -32,8 +33,8 @@ class MaskReader:
             try:
                 self.codec = load_codec(DEFAULT_CODEC)
             except ValueError as error:
-                self.missing = True
-                tqdm.write(f"openpali predict: masks are left out, since {error}", file=sys.stderr)
+                self.missing = str(error)
+                tqdm.write(f"openpali {self.verb}: masks are left out, since {error}", file=sys.stderr)
         return self.codec
 
 
