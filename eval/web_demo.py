@@ -7,6 +7,7 @@ openpali demo outputs/demo/transfer --codec outputs/mask-vqvae --port 7861
 import argparse
 import math
 import os
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -50,6 +51,8 @@ def main(argv: list[str] | None = None) -> None:
         )
         answerer = Answerer(model, processor, masks, args.batch_size, args.num_frames, args.time_limit)
         page = build_page(answerer, look)
+        # uploads are removed then as well
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             address = launch(page, args.host, args.port, args.queue_size)
         except OSError as error:
@@ -76,8 +79,10 @@ def facts_of(model: Any) -> str:
 def no_address(args: argparse.Namespace, error: OSError) -> UserError:
     """The error of a host or port that cannot be used."""
     where = "ports 7860 to 7959" if args.port is None else f"port {args.port}"
-    return UserError(f"{where} of {args.host} cannot be used ({error.strerror or 'taken, or not of this machine'}):"
-                     " give another --port or --host")
+    return UserError(
+        f"{where} of {args.host} cannot be used ({error.strerror or 'taken, or not of this machine'}):"
+        " give another --port or --host"
+    )
 
 
 def wait() -> None:

@@ -112,7 +112,9 @@ class Answerer:
             raise UserError("there is no image: upload one, or choose an example")
         if len(paths) * len(prompts) > MOST_ANSWERS:
             counts = f"{len(paths):,} images and {len(prompts):,} prompts"
-            raise UserError(f"{counts} are more than {MOST_ANSWERS} answers: ask less at once, or use openpali predict")
+            raise UserError(
+                f"{counts} are more than {MOST_ANSWERS} answers: ask less at once, or use openpali predict"
+            )
 
         def skip(path: str, error: Exception) -> None:
             shown.say(explain(error).replace(path, Path(path).name))

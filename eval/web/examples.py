@@ -1,7 +1,7 @@
 """Example images of the page, drawn from the built-in images where their packages are installed."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from openpali.data.sources.builtin.drawings import CREDITS
 from openpali.data.sources.builtin.emoji import EmojiScenes
@@ -9,7 +9,8 @@ from openpali.data.sources.builtin.phrases import plural
 from openpali.eval.web.prompts import CAPTION, COUNT, DETECT, QUESTION, SEGMENT, TEXT, Button
 
 SIZE = 224  # pixels
-# each with the objects of its scene, and whether words are written on it
+TRIED, CLEAR = 20, 0.98
+# each with the fewest and most objects of its scenes, and whether words are written on them
 EXAMPLES: tuple[tuple[Button, tuple[int, int], bool], ...] = (
     (CAPTION, (2, 2), False),
     (QUESTION, (1, 1), False),
@@ -43,7 +44,7 @@ def draw_examples(buttons: list[Button], folder: Path) -> tuple[list[ExampleImag
         if button not in buttons:
             continue
         try:
-            scene = EmojiScenes("test", SIZE, objects=objects, words=words)[number]
+            scene = first_clear(EmojiScenes("test", SIZE, objects=objects, words=words), number * TRIED)
         except ImportError:
             return [], ""
         names = [one["names"]["en"] for one in scene["objects"]]
@@ -52,3 +53,13 @@ def draw_examples(buttons: list[Button], folder: Path) -> tuple[list[ExampleImag
         scene["image"].save(path)
         found.append(ExampleImage(str(path), prompt))
     return found, CREDITS if found else ""
+
+
+def first_clear(scenes: EmojiScenes, start: int) -> dict[str, Any]:
+    """The first scene from a number on in which no object covers another, or of `TRIED` the last."""
+    scene = scenes[start]
+    for number in range(start, start + TRIED):
+        scene = scenes[number]
+        if all(one["visible"] > CLEAR for one in scene["objects"]):
+            break
+    return scene

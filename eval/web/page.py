@@ -48,20 +48,20 @@ def build_page(answerer: Answerer, look: Look) -> gr.Blocks:
         with gr.Row(equal_height=False):
             with gr.Column(elem_id="ask"):
                 inputs = ask(look)
-                answer = gr.Button("Answer", variant="primary", elem_id="answer")
-                stop = gr.Button("Stop", elem_id="stop")
+                with gr.Row():
+                    answer = gr.Button("Answer", variant="primary", scale=3, elem_id="answer")
+                    stop = gr.Button("Stop", scale=1, min_width=80, elem_id="stop")
+                if look.examples:
+                    show_examples(look, *inputs[:2])
             with gr.Column(elem_id="told"):
                 gr.Markdown("## Answers")
                 answers = gr.HTML(WAITING, elem_id="answers")
-        images, prompt = inputs[:2]
-        if look.examples:
-            show_examples(look, images, prompt)
 
         def respond(files: Any, *options: Any) -> Iterator[str]:
             yield from answerer.answer([path for path, _ in files or []], *bounded(*options))
 
         asked = gr.on(
-            [answer.click, prompt.submit], respond, inputs, answers, concurrency_limit=1, api_visibility="private"
+            [answer.click, inputs[1].submit], respond, inputs, answers, concurrency_limit=1, api_visibility="private"
         )
         stop.click(None, cancels=[asked], api_visibility="private")
     return page
@@ -94,7 +94,9 @@ def ask(look: Look) -> list[Any]:
         for one in look.buttons:
             button: Any = gr.Button(one.label, size="sm", min_width=80)
             # quick, so that it never waits behind answers
-            button.click(one.prompt_after, prompt, prompt, queue=False, show_progress="hidden", api_visibility="private")
+            button.click(
+                one.prompt_after, prompt, prompt, queue=False, show_progress="hidden", api_visibility="private"
+            )
     with gr.Accordion("Options", open=False):
         together = gr.Checkbox(
             label="Ask once about all images together",
@@ -121,8 +123,8 @@ def show_examples(look: Look, images: Any, prompt: Any) -> None:
         show_label=False,
         interactive=False,
         allow_preview=False,
-        columns=len(look.examples),
-        height=220,
+        columns=3,
+        height="auto",
         object_fit="contain",
         buttons=[],
         elem_id="examples",
@@ -141,14 +143,24 @@ def escaped(text: str) -> str:
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]()#+-.!|<>$~" else letter for letter in text)
 
 
+def theme() -> gr.themes.Base:
+    """Fonts of the system, which no other host sends, and colours with enough contrast to be read."""
+    found = gr.themes.Default(
+        primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+    blue = {f"button_primary_background_fill{part}": "*primary_600" for part in ("", "_dark")}
+    blue |= {f"button_primary_background_fill_hover{part}": "*primary_700" for part in ("", "_dark")}
+    quiet = {"body_text_color_subdued": "*neutral_600", "body_text_color_subdued_dark": "*neutral_300"}
+    quiet |= {"block_info_text_color": "*neutral_600", "block_info_text_color_dark": "*neutral_300"}
+    return found.set(**blue, **quiet)
+
+
 def launch(page: gr.Blocks, host: str, port: int | None, queue_size: int) -> str:
     """Serve the page in threads of this process; its address.
 
     Raises:
         OSError: the port or the host cannot be used.
     """
-    # fonts of the system, and no others
-    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     page.queue(max_size=queue_size, api_open=False)
     _, address, _ = page.launch(
         server_name=host,
@@ -161,7 +173,7 @@ def launch(page: gr.Blocks, host: str, port: int | None, queue_size: int) -> str
         footer_links=[],
         enable_monitoring=False,
         max_file_size="256mb",
-        theme=theme,
+        theme=theme(),
         css=(HERE / "page.css").read_text("utf-8"),
         head=f"<script>{(HERE / 'page.js').read_text('utf-8')}</script>",
     )

@@ -40,7 +40,7 @@ SEGMENT = Button("Segment", "segment {words}")
 
 
 def buttons_for(model: PreTrainedModel, processor: Any) -> list[Button]:
-    """The buttons whose answers a model can write: boxes and masks need their tokens, or a format of the model's own."""
+    """The buttons that a model can answer: boxes and masks need their tokens, or a format of the model's own."""
     adapter = find_adapter(model, processor)
     vocabulary = processor.tokenizer.get_vocab()
     boxes = adapter.read is not read_text or all(token in vocabulary for token in LOCATION_TOKENS)
