@@ -34,7 +34,7 @@ CAPTION = Button("Caption", "caption en")
 QUESTION = Button("Question", "answer en what is this?")
 COUNT = Button("Count", "answer en how many {things} are there?")
 COLOUR = Button("Colour", "answer en which colour is the {thing}?")
-TEXT = Button("Read text", "ocr")
+TEXT = Button("Text", "ocr")
 DETECT = Button("Detect", "detect {words}")
 SEGMENT = Button("Segment", "segment {words}")
 
