@@ -93,7 +93,11 @@ class Answerer:
                     options = (self.batch_size, max_new_tokens, num_beams)
                     answers = answer_prompts(self.model, self.processor, group, prompts, *options)
                 for picture, some in zip(group, answers, strict=True):
-                    shown.cards += [self.card(picture, *pair, shown) for pair in zip(prompts, some, strict=True)]
+                    cards = [self.card(picture, *pair, shown) for pair in zip(prompts, some, strict=True)]
+                    # one image is known, and of several each is shown once
+                    if len(paths) > 1 and not together and not cards[0]["image"]:
+                        cards[0]["image"] = data_uri(draw_answer(picture.images[0], []))
+                    shown.cards += cards
                 yield self.html(shown)
             shown.seconds = time.monotonic() - began
         except _MENDABLE as error:
@@ -140,7 +144,7 @@ class Answerer:
             "name": name,
             "prompt": prompt,
             "answer": answer.text,
-            "image": data_uri(draw_answer(image, found)),
+            "image": data_uri(draw_answer(image, found)) if found else "",
             "alt": f"{name} with {counts}: {', '.join(row['label'] for row in rows)}" if found else name,
             "counts": counts,
             "objects": rows,

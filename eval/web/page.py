@@ -45,17 +45,18 @@ def build_page(answerer: Answerer, look: Look) -> gr.Blocks:
     """Lay the page out, and connect its controls."""
     with gr.Blocks(title=f"openpali demo: {look.model}", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(f"# openpali demo\n{escaped(look.model)}: {escaped(look.facts)}")
-        with gr.Row(equal_height=False):
+        with gr.Row(equal_height=False, elem_id="columns"):
             with gr.Column(elem_id="ask"):
                 inputs = ask(look)
                 with gr.Row():
                     answer = gr.Button("Answer", variant="primary", scale=3, elem_id="answer")
                     stop = gr.Button("Stop", scale=1, min_width=80, elem_id="stop")
-                if look.examples:
-                    show_examples(look, *inputs[:2])
             with gr.Column(elem_id="told"):
                 gr.Markdown("## Answers")
                 answers = gr.HTML(WAITING, elem_id="answers")
+            if look.examples:
+                with gr.Column(elem_id="try"):
+                    show_examples(look, *inputs[:2])
 
         def respond(files: Any, *options: Any) -> Iterator[str]:
             yield from answerer.answer([path for path, _ in files or []], *bounded(*options))

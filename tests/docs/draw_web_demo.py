@@ -33,11 +33,12 @@ def draw(arguments: list[str], path: Path = FIGURE) -> None:
             page.locator("#examples button").filter(has_text=re.compile("detect|caption")).last.click()
             page.wait_for_function("document.querySelector('#prompt textarea').value !== 'caption en'")
             prompt = page.input_value("#prompt textarea")
-            page.fill("#prompt textarea", f"{prompt}\ncaption en")
+            page.fill("#prompt textarea", f"caption en\n{prompt}")
             page.click("#answer")
             page.wait_for_selector("#answers .seconds, #answers .message")
             # the mouse, which is over the button, would change its colour
             page.mouse.move(0, 0)
+            page.evaluate("window.scrollTo(0, 0)")
             page.wait_for_timeout(1000)
             image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     finally:

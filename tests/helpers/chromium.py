@@ -10,7 +10,7 @@ import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ABSENT = "NOT TESTED, since there is no Chromium: the page of `openpali demo` (install it: apt-get install chromium)"
-WAIT = 60_000  # milliseconds; a busy machine is slow
+WAIT = 300_000  # milliseconds; a busy machine is slow
 # a camera that shows a moving picture
 OPTIONS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 
