@@ -71,6 +71,8 @@ ten-kills: .venv/ready
 	.venv-latest/bin/pip install --quiet --upgrade pip
 	.venv-latest/bin/pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	.venv-latest/bin/pip install --quiet --upgrade --upgrade-strategy eager "$$(grep '^torch==' constraints.txt)" -e ".[dev]"
+	# Gradio holds Pillow back; without the extra `web` users have the newest one
+	.venv-latest/bin/pip install --quiet --upgrade --no-deps pillow
 	touch $@
 
 test-latest: .venv-latest/ready

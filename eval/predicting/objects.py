@@ -21,11 +21,12 @@ Rejections = list[tuple[str, str]]
 class MaskReader:
     """The mask VQ-VAE for answers: the given one, or that of the model when an answer first has masks."""
 
-    def __init__(self, name: str | None, model: str, needed: bool) -> None:
-        """Load it at once if it is named or needed. Raises ValueError where there is none."""
+    def __init__(self, name: str | None, model: str, needed: bool, verb: str = "predict") -> None:
+        """Load it at once if it is named or needed. Raises ValueError where there is none; `verb` heads messages."""
         self.name, self.model = name, model
         self.codec: MaskVQVAE | None = self._load() if name or needed else None
-        self.missing = False
+        # the reason, once masks were left out
+        self.missing, self.verb = "", verb
 
     def _load(self) -> MaskVQVAE:
         return load_codec(self.name or codec_of(self.model))
@@ -36,8 +37,8 @@ class MaskReader:
             try:
                 self.codec = self._load()
             except ValueError as error:
-                self.missing = True
-                tqdm.write(f"openpali predict: masks are left out, since {error}", file=sys.stderr)
+                self.missing = str(error)
+                tqdm.write(f"openpali {self.verb}: masks are left out, since {error}", file=sys.stderr)
         return self.codec
 
 

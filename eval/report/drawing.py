@@ -45,9 +45,12 @@ def draw_comparison(
     return draw_objects(image, styled, width, longest)
 
 
-def draw_predictions(image: Image.Image, found: Sequence[dict[str, Any]], width: int = WIDTH) -> Image.Image:
+def draw_predictions(
+    image: Image.Image, found: Sequence[dict[str, Any]], width: int = WIDTH, longest: int | None = None
+) -> Image.Image:
     """Draw predicted boxes and masks, each in a colour of its own; see `draw_objects`."""
-    return draw_objects(image, [(one, Style(colour)) for one, colour in zip(found, cycle(OBJECT_COLOURS))], width)
+    styled = [(one, Style(colour)) for one, colour in zip(found, cycle(OBJECT_COLOURS))]
+    return draw_objects(image, styled, width, longest)
 
 
 def draw_objects(

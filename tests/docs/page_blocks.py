@@ -36,6 +36,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "recipes.mask_vqvae": TRAINING | {"train_masks": 4, "test_masks": 2},
     "eval.run": {"limit": 2, "device": "cpu"},
     "eval.predict": {"max_new_tokens": 6, "device": "cpu"},
+    "eval.web_demo": {"device": "cpu"},
     "eval.encoders": {"limit": 40, "device": "cpu"},
     "scripts.filter_pairs": {"processes": 1},
     "scripts.deduplicate": {"processes": 1},

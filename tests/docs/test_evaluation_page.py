@@ -31,7 +31,7 @@ def test_the_answer_in_json_is_what_is_printed(capsys):
     shown = next(json.loads(block) for block in blocks("json") if '"not_read"' in block)
     picture = Picture("photo.jpg", (Image.new("RGB", (shown["width"], shown["height"])),))
     output = plan_output(["photo.jpg"], ["detect dog"], None, None, as_json=True)
-    output.write(picture, "detect dog", Answer(shown["answer"]), MaskReader(None, needed=False))
+    output.write(picture, "detect dog", Answer(shown["answer"]), MaskReader(None, "model", needed=False))
     printed = json.loads(capsys.readouterr().out)
     assert printed["boxes"][0].pop("confidence") is None
     assert shown["boxes"][0].pop("confidence") == 0.93

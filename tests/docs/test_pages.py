@@ -142,6 +142,8 @@ def test_what_a_page_shows_runs(page, tmp_path, monkeypatch, capsys):
         monkeypatch.setenv("OPENPALI_CACHE", str(tmp_path / "cache"))
     # starting Java for every score would take most of the time
     monkeypatch.setattr("openpali.eval.scoring.caption_tokenizer.shutil.which", lambda name: None)
+    # the page is served and closed again
+    monkeypatch.setattr("openpali.eval.web_demo.wait", lambda: None)
     for prepare, arguments in BEFORE.get(page.stem, []):
         prepare(*arguments)
     values: list[Any] = []

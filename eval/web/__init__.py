@@ -1,0 +1,1 @@
+"""The web page of `openpali demo`: its controls, its examples, and its answers."""
