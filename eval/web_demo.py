@@ -1,7 +1,7 @@
 """Answer prompts about images and clips on a web page of this machine.
 
-openpali demo outputs/demo/transfer
-openpali demo outputs/demo/transfer --codec outputs/mask-vqvae --port 7861
+openpali demo
+openpali demo google/paligemma-3b-mix-224 --port 7861
 """
 
 import argparse
