@@ -4,7 +4,7 @@ BIN := .venv/bin
 JOBS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup links test test-latest test-oldest test-cpus lint demo nano data36 encoders test-engines ten-kills mask-vqvae located bench bench-gpu clean
+.PHONY: help setup links test test-latest test-oldest test-cpus lint demo nano data36 encoders test-engines test-trackers ten-kills mask-vqvae located bench bench-gpu clean
 
 help:
 	@echo "make demo   train a small PaLI-3 on the built-in images and open its report"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-cpus   run them as three other kinds of processors do"
 	@echo "make bench  speed and memory ratios   make bench-gpu  a GPU's training steps"
 	@echo "make test-engines   DDP, FSDP2 and ZeRO against one process   make ten-kills  a run that is killed ten times"
+	@echo "make test-trackers   runs that are followed in trackio and wandb"
 	@echo "make clean  remove what the other targets made"
 
 .venv/ready: setup.cfg pyproject.toml constraints.txt
@@ -58,6 +59,16 @@ DEEPSPEED := deepspeed einops hjson msgpack ninja py-cpuinfo pydantic pydantic-c
 test-engines: .venv/engines/ready
 	$(ENGINES) OMP_NUM_THREADS=1 $(BIN)/python tests/engines/engines_table.py
 	$(ENGINES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/recipes/run/test_ways_in.py -k deepspeed
+
+# runs in trackio, which lies apart: it asks for an older Pillow than the pinned one, and works with it
+TRACKIO := trackio brotli gradio-client httpx httpcore orjson python-multipart
+
+.venv/trackers/ready: .venv/ready
+	$(BIN)/pip install --quiet --no-deps --target .venv/trackers -c constraints.txt $(TRACKIO)
+	touch $@
+
+test-trackers: .venv/trackers/ready
+	PYTHONPATH=$(CURDIR)/.venv/trackers OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/recipes/trackers
 
 # a run of two processes, killed ten times at random moments, against the same one left alone
 ten-kills: .venv/ready
