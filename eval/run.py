@@ -28,7 +28,7 @@ from openpali.eval.answering.processes import Processes, joined
 from openpali.eval.measuring.measure_model import Options, measure_model, report_settings
 from openpali.eval.measuring.measurement import read_measurement
 from openpali.eval.report.compare import compare_models, comparison_images, save_comparison, write_comparison
-from openpali.eval.report.page import format_interval, format_value
+from openpali.eval.report.values import format_interval, format_value
 from openpali.modeling.checkpoints import INCOMPLETE_HELP
 from openpali.modeling.dtypes import DtypeName
 from openpali.modeling.user_errors import command

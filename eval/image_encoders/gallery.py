@@ -11,7 +11,7 @@ from openpali.data.sources import Source
 from openpali.eval.image_encoders.records import EncoderData, StreamedSource, images_at
 from openpali.eval.image_encoders.scores import EncoderScores
 from openpali.eval.prompts.language_names import language_name
-from openpali.eval.report.page import data_uri
+from openpali.eval.report.layers import data_uri
 from openpali.eval.scoring.recall import nearest
 
 QUERIES, NEAREST = 8, 5

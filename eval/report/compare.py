@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from openpali.eval.answering.evaluate_task import TaskResult
 from openpali.eval.answering.predictions import Examples
 from openpali.eval.intervals.bootstrap import LEVEL, RESAMPLES, SEED, Difference
 from openpali.eval.intervals.by_metric import compare_results
-from openpali.eval.report.drawing import draw_comparison
+from openpali.eval.report.cards import cut, draw_row, fill_groups, size_of, text_fields
 from openpali.eval.report.json_numbers import json_numbers
-from openpali.eval.report.page import LONGEST, card_kind, data_uri, format_value, true_objects, write_page
+from openpali.eval.report.layers import reduced
+from openpali.eval.report.page import BUDGET, read_script, write_page
+from openpali.eval.report.values import card_kind, format_value, shown_number
 
 # by name of the model
 Results = Mapping[str, TaskResult]
@@ -61,7 +64,7 @@ def save_comparison(
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def select_examples(results: Results, differ: int = 12, worst: int = 6, best: int = 3) -> dict[str, list[int]]:
+def select_examples(results: Results, differ: int = 40, worst: int = 12, best: int = 8) -> dict[str, list[int]]:
     """Indices of rows by heading: the largest differences in score, then the lowest and highest mean scores."""
     scores = np.array([[row["score"] for row in result.predictions] for result in results.values()])
     spread, mean = scores.max(axis=0) - scores.min(axis=0), scores.mean(axis=0)
@@ -74,11 +77,11 @@ def select_examples(results: Results, differ: int = 12, worst: int = 6, best: in
 
 
 def comparison_images(results: Results, dataset: Examples | Sequence[Any]) -> dict[str, Image.Image]:
-    """The first image of each example on the page, by id."""
+    """The first image of each example on the page, by id, reduced where it is larger than on the page."""
     rows = next(iter(results.values())).predictions
     chosen = [rows[i] for group in select_examples(results).values() for i in group]
-    found = {row["id"]: dataset[row["index"]].images for row in chosen}
-    return {key: images[0] for key, images in found.items() if images}
+    found = ((row["id"], dataset[row["index"]].images) for row in chosen)
+    return {key: reduced(images[0]) for key, images in found if images}
 
 
 def write_comparison(
@@ -105,7 +108,7 @@ def write_comparison(
     Returns:
         The path written.
     """
-    groups = select_examples(results)
+    make = partial(comparison_card, results, images=images)
     return write_page(
         path,
         "report/compare.html.j2",
@@ -113,33 +116,54 @@ def write_comparison(
         results=results,
         first=next(iter(results)),
         differences=differences,
-        groups={heading: [comparison_card(results, i, images) for i in rows] for heading, rows in groups.items()},
+        groups=list(fill_groups(select_examples(results), make, BUDGET)),
         credits=credits,
         settings=settings or {},
+        script=read_script(),
     )
 
 
 def comparison_card(results: Results, index: int, images: Mapping[str, Image.Image]) -> dict[str, Any]:
     """Values of one example for the template: the prompt, and each model's answer.
 
-    Where any model predicted boxes or masks, each model has an image of its own.
+    Where any model predicted boxes or masks, each model has a drawing of its own.
     """
     rows = {name: result.predictions[index] for name, result in results.items()}
-    row = next(iter(rows.values()))
+    row, key = next(iter(rows.values())), next(iter(results.values())).metric_key
     image, boxes = images.get(row["id"]), any(one["predicted_boxes"] for one in rows.values())
-    true = true_objects(row)
-    answers = []
-    for name, one in rows.items():
-        drawn = draw_comparison(image, true, one["predicted_boxes"], longest=LONGEST) if image and boxes else None
-        answers.append(
-            {
-                "model": name,
-                "text": one["text"],
-                "mark": format_value(one["score"], results[name].metric_key),
-                "kind": card_kind(one["score"]),
-                "image": data_uri(drawn) if drawn else None,
-            }
+    answers = [
+        {
+            "model": name,
+            "text": cut(one["text"]),
+            "mark": format_value(one["score"], key),
+            "kind": card_kind(one["score"], key),
+            "drawing": draw_row(image, row, one["predicted_boxes"]) if boxes else None,
+        }
+        for name, one in rows.items()
+    ]
+    drawing, scores = None if boxes else draw_row(image, row), [one["score"] for one in rows.values()]
+    drawings = [one for one in (drawing, *(answer["drawing"] for answer in answers)) if one]
+    card = text_fields(row) | {"answers": answers, "drawing": drawing, "drawings": drawings}
+    texts = [card["id"], card["references"], *len(rows) * [card["prefix"]]]
+    return card | {
+        "kinds": comparison_kinds(scores, key),
+        "score": round(shown_number(sum(scores) / len(scores), key), 1),
+        "size": size_of(texts + [text for answer in answers for text in (answer["text"], answer["model"])], drawings),
+    }
+
+
+def comparison_kinds(scores: Sequence[float], key: str) -> str:
+    """What the filters know of an example, from its score with each model; the first one is the others' measure."""
+    first, *others = scores
+    kinds = {card_kind(score, key) for score in scores}
+    return " ".join(
+        name
+        for name, holds in (
+            ("differ", any(score != first for score in others)),
+            ("better", any(score > first for score in others)),
+            ("worse", any(score < first for score in others)),
+            ("wrong", kinds == {"wrong"}),
+            ("right", kinds == {"right"}),
         )
-    alone = draw_comparison(image, true, [], longest=LONGEST) if image and not boxes else None
-    uri = data_uri(alone) if alone else None
-    return {**row, "image": uri, "image_count": row["pictures"], "answers": answers}
+        if holds
+    )

@@ -74,13 +74,11 @@ def draw_objects(
     masks = [read_mask(one.get("mask"), canvas.size) for one, _ in styled]
     for mask, (_, style) in zip(masks, styled):
         if mask is not None:
-            tint(pixels, mask, style.colour, TINT)
+            tint_mask(pixels, mask, style)
     for mask, (one, style) in zip(masks, styled):
-        thick = line if mask is None else max(line // 2, 1)
-        inside, lines = frame(pixel_edges(one["box"], canvas.size), canvas.size, thick, style.dashed and 4 * line)
-        draw_lines(pixels, lines, inside, style.colour, max(line // 2, 1))
+        draw_frame(pixels, one["box"], style, line, thin=mask is not None)
         if mask is not None:
-            draw_lines(pixels, contour(mask, line), mask, style.colour, max(line // 2, 1))
+            draw_contour(pixels, mask, style, line)
     canvas = Image.fromarray(pixels.round().astype(np.uint8))
     draw, labels = ImageDraw.Draw(canvas), Labels(canvas.size, font_size=6 * line)
     for one, style in styled:
@@ -107,9 +105,28 @@ def read_mask(rle: dict[str, Any] | None, size: tuple[int, int]) -> np.ndarray |
     return np.asarray(layer.resize(size, Image.Resampling.NEAREST)) > 0
 
 
+def tint_mask(pixels: np.ndarray, mask: np.ndarray, style: Style) -> None:
+    """Make the colour of a mask, bool[H, W], show through in float[H, W, 3 or 4]; see `tint`."""
+    tint(pixels, mask, style.colour, TINT)
+
+
+def draw_contour(pixels: np.ndarray, mask: np.ndarray, style: Style, line: int) -> None:
+    """Draw the border of a mask, bool[H, W], `line` pixels wide."""
+    draw_lines(pixels, contour(mask, line), mask, style.colour, max(line // 2, 1))
+
+
+def draw_frame(pixels: np.ndarray, box: Sequence[float], style: Style, line: int, thin: bool) -> None:
+    """Draw a box in [0, 1] into float[H, W, 3 or 4], `line` pixels wide, or half as wide where it is thin."""
+    size = (pixels.shape[1], pixels.shape[0])
+    thick = max(line // 2, 1) if thin else line
+    inside, lines = frame(pixel_edges(box, size), size, thick, style.dashed and 4 * line)
+    draw_lines(pixels, lines, inside, style.colour, max(line // 2, 1))
+
+
 def tint(pixels: np.ndarray, mask: np.ndarray, colour: str, share: float) -> None:
-    """Blend a colour into the masked pixels, bool[H, W], of float[H, W, 3]."""
-    pixels[mask] = (1 - share) * pixels[mask] + share * np.array(ImageColor.getrgb(colour), np.float32)
+    """Blend a colour into the masked pixels, bool[H, W], of float[H, W, 3], or of premultiplied float[H, W, 4]."""
+    blended = np.array([*ImageColor.getrgb(colour)[:3], 255][: pixels.shape[-1]], np.float32)
+    pixels[mask] = (1 - share) * pixels[mask] + share * blended
 
 
 def draw_lines(pixels: np.ndarray, lines: np.ndarray, inside: np.ndarray, colour: str, halo: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from openpali.eval.answering.evaluate_task import TaskResult
-from openpali.eval.report.page import format_interval, format_metric_name, format_value
+from openpali.eval.report.values import format_interval, format_metric_name, format_value
 from openpali.recipes.publishing.facts import SETTINGS, Facts, data_name, on_hub, read_facts
 from openpali.recipes.publishing.usage import hub_task, usage
 from openpali.recipes.run.arguments import RunArguments

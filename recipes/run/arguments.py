@@ -10,13 +10,13 @@ import torch
 import yaml
 from tqdm import tqdm
 from transformers import TrainingArguments
-from transformers.integrations import get_reporting_integration_callbacks
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from openpali.data.files.config import ConfigError, as_dict
 from openpali.data.files.run_folders import CONFIG_HEADER
 from openpali.modeling.checkpoints import INCOMPLETE_HELP
 from openpali.recipes.run.precision import check_options
+from openpali.recipes.run.tracker_names import TENSORBOARD, check_trackers, split_names
 
 Schedule = Literal["cosine", "rsqrt", "constant"]
 OnBadLoss = Literal["stop", "skip"]
@@ -69,7 +69,10 @@ class RunArguments(TrainingArguments):
     logging_steps: float = field(default=10, metadata={"help": "steps between two log lines"})
     save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept"})
     use_cache: bool = field(default=True, metadata={"help": "saved with the model, for generation"})
-    report_to: None | str | list[str] = field(default="none", metadata={"help": "further trackers"})
+    report_to: None | str | list[str] = field(
+        default="none", metadata={"help": "trackers beside TensorBoard, one or several: trackio, wandb …"}
+    )
+    project: str = field(default="openpali", metadata={"help": "of the run in trackio and wandb"})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "pin batches for a GPU"})
     remove_unused_columns: bool = field(default=False, metadata={"help": "leave at false"})
     incomplete_checkpoint: bool = field(default=False, metadata={"help": INCOMPLETE_HELP})
@@ -90,6 +93,7 @@ class RunArguments(TrainingArguments):
         if self.eval_steps:
             self.eval_strategy = "steps"
         self.use_cpu = self.use_cpu or self.launched_on_cpus()
+        self.report_to = split_names(self.report_to)
         try:
             super().__post_init__()
         except ValueError as error:
@@ -97,11 +101,19 @@ class RunArguments(TrainingArguments):
             raise ConfigError(str(error).rstrip(".") + remedy) from error
         self.check_processes()
         check_options(self.fp16, self.fp16_full_eval or self.bf16_full_eval, self.device)
-        # raise its error before data and model are loaded
-        get_reporting_integration_callbacks(self.report_to)
+        self.set_trackers()
         if self.deepspeed_plugin is not None:
             # models are built and counted whole; ZeRO-3 shards them when training begins
             unset_hf_deepspeed_config()
+
+    def set_trackers(self) -> None:
+        """Check the trackers before data and model are loaded; TensorBoard's events are written by `RunLog`."""
+        check_trackers(self.report_to)
+        if TENSORBOARD in self.report_to:
+            self.report_to, self.tensorboard = [name for name in self.report_to if name != TENSORBOARD], True
+        if self.trackio_space_id is None and self.trackio_static_space_id is None:
+            # nothing is published that was not asked for
+            self.trackio_static_space_id = False
 
     def check_processes(self) -> None:
         """Raise ConfigError where the processes of a launch would each write a separate run into the same folder."""

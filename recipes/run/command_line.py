@@ -104,7 +104,7 @@ def read_values(
     parser.set_defaults(**values)
     for action in parser._actions:
         # `--freeze` alone is an empty list, as `--freeze none`
-        action.nargs = "*" if action.nargs == "+" else action.nargs
+        action.nargs = "*" if action.nargs == "+" or action.dest == "report_to" else action.nargs
     # in the namespace and not as defaults, which --help shows
     untouched = argparse.Namespace(**{key: NOT_GIVEN for key in known if key not in values})
     namespace, unknown = parser.parse_known_args(argv, untouched)

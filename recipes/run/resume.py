@@ -112,7 +112,8 @@ def changed_keys(saved: dict[str, Any], args: RunArguments) -> list[str]:
     """Phrases that name the keys whose values differ between a saved configuration and this one."""
     # the same representation on both sides
     current = yaml.safe_load(yaml.safe_dump(args.resolved))
-    ignored = ("resume", "overwrite", "output_dir")
+    # what a run computes does not depend on these
+    ignored = ("resume", "overwrite", "output_dir", "report_to", "run_name", "project")
     keys = [key for key in dict.fromkeys([*saved, *current]) if key not in ignored]
     return [f"{k}: {saved.get(k)} before, {current.get(k)} now" for k in keys if saved.get(k) != current.get(k)]
 

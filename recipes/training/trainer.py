@@ -21,6 +21,8 @@ from openpali.eval.answering.load_model import finish_adapters
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.precision import check_weights
 from openpali.recipes.run.run_folder import BEST_FILE, BEST_FOLDER, UNFINISHED_FOLDER, replace_folder
+from openpali.recipes.trackers.runs import TrackersEnd, start_trackers
+from openpali.recipes.trackers.tables import SampleTables
 from openpali.recipes.training import optimizer as optimization
 from openpali.recipes.training.adafactor import Adafactor, adafactor_options
 from openpali.recipes.training.bad_data import ErrorCatchingDataset, RecordNamingCollator
@@ -32,6 +34,7 @@ from openpali.recipes.training.progress import PaddingShare, RunLog, StopRequest
 from openpali.recipes.training.safe_trainer import SafeTrainer
 from openpali.recipes.training.sampling import RunSampler, loader_options
 from openpali.recipes.training.stream_loader import StreamLoader, load_position, save_position
+from openpali.recipes.training.validation import Validation
 
 Loss = Callable[[nn.Module, dict[str, Any]], torch.Tensor]
 Evaluate = Callable[[PreTrainedModel], dict[str, float]]
@@ -74,6 +77,7 @@ class PaliTrainer(SafeTrainer):
         self.run_args, self.table, self.data = args, table, train_dataset
         self.scores, self.best_metric, self.loss = evaluate, best_metric, loss
         self.stream: StreamLoader | None = None
+        self.run_log = RunLog(args.folder, args.tensorboard)
         # the Trainer would otherwise skip to the position by reading everything before it
         self.restart_data = args.ignore_data_skip
         args.ignore_data_skip = args.ignore_data_skip or isinstance(train_dataset, ExampleStream)
@@ -85,7 +89,7 @@ class PaliTrainer(SafeTrainer):
             data_collator=RecordNamingCollator(data_collator),
             eval_dataset={} if evaluate else None,
             processing_class=processing_class,
-            callbacks=[RunLog(args.folder, args.tensorboard), *callbacks],
+            callbacks=[self.run_log, *callbacks],
         )
         self.pop_callback(PrinterCallback)
         # losses are means over examples, which the Trainer divides by the accumulation steps
@@ -303,6 +307,10 @@ def run_training(
         loss,
         callbacks=[stop, *callbacks],
     )
+    if isinstance(evaluate, Validation):
+        trainer.add_callback(SampleTables(evaluate, args, lambda: trainer.run_log.writer))
+    trainer.add_callback(TrackersEnd(args))
+    start_trackers(args)
     args.say(optimization.format_table(table, args.learning_rate))
     check_weights(optimization.parameter_groups(table, args.learning_rate), trainer.accelerator, args.say)
     epochs = f"{args.max_steps * batch / length:.3g} epochs of {length:,}" if length else "a stream"

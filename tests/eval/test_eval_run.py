@@ -60,7 +60,7 @@ def test_run_writes_predictions_metrics_and_report(checkpoint, records, tmp_path
     assert metrics["blank_metrics"]["examples"] == 9.0
     assert len(lines_of(output / "skipped_records.jsonl")) == 1
     html = (output / "report.html").read_text()
-    assert html.count("<article>") == 9
+    assert html.count("<article ") == 9
     assert "Blind baseline" in html
     assert "exact_match 0.0 %" in capsys.readouterr().out
 

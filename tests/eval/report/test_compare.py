@@ -13,6 +13,7 @@ from openpali.eval.report.compare import (
     compare_models,
     comparison_card,
     comparison_images,
+    comparison_kinds,
     select_examples,
     write_comparison,
 )
@@ -69,7 +70,7 @@ def test_four_families_end_to_end(checkpoints, tmp_path, capsys):
     assert len({tuple(one) for one in texts.values()}) == 4
     page = (output / "report.html").read_text()
     assert all(text in page for name in ("chameleon", "idefics") for text in texts[name])
-    assert page.count("<article>") == 6
+    assert page.count("<article ") == 6
     assert page.count("<img ") == 6
     comparison = json.loads((output / "comparison.json").read_text())
     assert list(comparison["models"]) == list(FAMILIES)
@@ -120,13 +121,29 @@ def test_a_image_of_each_model_where_it_found_boxes():
     box = {"box": [0.1, 0.1, 0.5, 0.5], "label": "dog"}
     images = {"id-0": Image.new("RGB", (32, 32))}
     with_boxes = comparison_card({"a": result([1.0], boxes=[box]), "b": result([0.0])}, 0, images)
-    assert with_boxes["image"] is None
-    drawn = [answer["image"] for answer in with_boxes["answers"]]
-    assert all(image.startswith("data:image/jpeg") for image in drawn)
-    assert drawn[0] != drawn[1]
+    assert with_boxes["drawing"] is None
+    drawn = [answer["drawing"] for answer in with_boxes["answers"]]
+    assert drawn[0].image == drawn[1].image
+    assert drawn[0].boxes.startswith("data:image/webp")
+    assert drawn[1].boxes is None
     without = comparison_card({"a": result([1.0]), "b": result([0.0])}, 0, images)
-    assert without["image"]
-    assert [answer["image"] for answer in without["answers"]] == [None, None]
+    assert without["drawing"]
+    assert [answer["drawing"] for answer in without["answers"]] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("scores", "kinds"),
+    [
+        ([0.0, 1.0], "differ better"),
+        ([1.0, 0.5, 1.0], "differ worse"),
+        ([0.5, 0.0, 1.0], "differ better worse"),
+        ([0.0, 0.0], "wrong"),
+        ([1.0, 1.0], "right"),
+        ([0.5, 0.5], ""),
+    ],
+)
+def test_what_the_filters_know_of_an_example(scores, kinds):
+    assert comparison_kinds(scores, "f1") == kinds
 
 
 def test_the_page_shows_intervals_and_differences_and_no_html_of_models(tmp_path):
@@ -135,7 +152,7 @@ def test_the_page_shows_intervals_and_differences_and_no_html_of_models(tmp_path
     images = {f"id-{i}": Image.new("RGB", (32, 32)) for i in range(40)}
     settings = {"one": "outputs/one"}
     page = write_comparison(tmp_path / "report.html", "T", results, differences, images, settings=settings).read_text()
-    assert "<script" not in page
+    assert page.count("<script") == 1  # the filters' own
     text = " ".join(re.sub(r"<[^>]*>", " ", page.split("</style>")[1]).split())
     assert re.search(
         r"exact match 50\.0 % 10\.0 – 90\.0 % 100\.0 % 10\.0 – 90\.0 % \+50\.0 points 3\d\.\d – 6\d\.\d", text
