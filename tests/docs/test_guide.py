@@ -7,7 +7,7 @@ import pytest
 from absent import ABSENT
 from loopback_hub import loopback_hub
 from page_blocks import ROOT, Block, blocks, run_apart, run_command, started
-from page_checks import installs, logs_in, serves, shows_curves, transfers
+from page_checks import installs, is_known, logs_in, serves, shows_curves, transfers
 from tiny_adapters import save_checkpoint
 
 GUIDE = ROOT / "docs" / "guide"
@@ -28,6 +28,11 @@ NOT_RUN = {
     "hf auth login": logs_in,
     "tensorboard --logdir outputs/shapes/tensorboard": shows_curves,
     "transformers serve my-pali --trust-remote-code --device cpu --port 8000": serves,
+    "openpali export outputs/my-paligemma my-paligemma": is_known,
+    # tests/modeling/test_vllm_layout.py has what these need
+    "vllm serve my-paligemma --port 8000 --chat-template \"{{ messages[-1]['content'] }}\"": is_known,
+    "vllm serve google/paligemma2-3b-pt-224 --enable-lora --max-lora-rank 16 --lora-modules shapes=outputs/my-adapters"
+    " --chat-template \"{{ messages[-1]['content'] }}\"": is_known,
     "openpali transfer --config transfers/textvqa --model google/paligemma-3b-pt-448 --resolution 448": transfers,
     "openpali transfer --model google/paligemma2-3b-pt-224 --data shapes --kind detect"
     " --output_dir outputs/shapes-qlora --peft qlora": transfers,
@@ -96,6 +101,7 @@ def test_the_day_of_the_guide_happens_as_it_says(tmp_path, tiny_tokenizer, monke
     assert re.search(r"shapes-merged 0\.\d+ between", told["report"])
     assert "('circle', (0.0, 0.25" in told["serve"]
     assert "'<loc9> square'" in told["serve"]
+    assert "features (1, " in told["serve"]
     assert Path("found.png").exists()
     listed = (GUIDE / "report.md").read_text("utf-8").split("```")[0]
     named = set(re.findall(r"`([\w/]+\.\w+)`", listed))

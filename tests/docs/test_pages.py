@@ -88,6 +88,12 @@ NOT_RUN: dict[str, tuple[Callable[[str], None], str]] = {
     f"{CONTRASTIVE}pali3/stage0-224": (begins, "the same"),
     "accelerate launch --cpu --num_processes 2": (is_known, "no script; tests/recipes/run/test_ways_in.py starts one"),
     "openpali transfer … --pack_length 2048": (is_known, "the rest is left out"),
+    "openpali export … --onnx": (is_known, "the rest is left out"),
+    'lmms-eval --model openpali --model_args "pretrained=outputs/vqav2,prompt=answer en {},first_line=True"'
+    " --tasks vqav2_val --batch_size 8": (
+        is_known,
+        "lmms-eval is not installed; tests/eval/test_lmms_eval_adapter.py reads this line",
+    ),
     "scripts/launch/train.sh RECIPE CONFIG [--key value ...]": (is_known, "words to be replaced"),
 }
 # what a program prints, in a block without a language

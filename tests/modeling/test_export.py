@@ -9,11 +9,14 @@ import pytest
 import torch
 from absent import ABSENT
 from PIL import Image
+from safetensors.torch import load_file
+from tiny_adapters import save_checkpoint
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, SiglipVisionModel
 
 import openpali
 from openpali import Pali3ForConditionalGeneration
 from openpali.modeling.export import main
+from openpali.modeling.modeling_paligemma import published_name
 
 SCRIPT = """
 import torch
@@ -114,3 +117,17 @@ def test_a_model_that_transformers_knows_needs_no_code(tiny_model, tiny_processo
     openpali.export(model, tiny_processor, tmp_path)
     assert not list(tmp_path.glob("*.py"))
     assert "auto_map" not in (tmp_path / "config.json").read_text()
+
+
+def test_a_paligemma_has_the_names_of_the_published_checkpoints(tiny_tokenizer, tmp_path):
+    """Wherever its weights came from: other programs that read PaliGemma know no others."""
+    save_checkpoint("paligemma", tiny_tokenizer, tmp_path / "saved")
+    main([str(tmp_path / "saved"), str(tmp_path / "exported")])
+    main([str(tmp_path / "exported"), str(tmp_path / "again")])
+    saved = load_file(tmp_path / "saved" / "model.safetensors")
+    for folder in ("exported", "again"):
+        exported = load_file(tmp_path / folder / "model.safetensors")
+        assert exported.keys() == {published_name(name) for name in saved}
+        assert all(torch.equal(exported[published_name(name)], weight) for name, weight in saved.items())
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "exported")
+    assert model.state_dict().keys() >= saved.keys()

@@ -4,6 +4,7 @@ import sys
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from tiny_paligemma import (
     IMAGE_TOKENS,
     IMAGES,
@@ -289,10 +290,27 @@ def test_a_trained_checkpoint_answers_alike_in_stock_transformers(processor, tmp
     assert done.stdout.splitlines()[-len(KINDS) :] == expected
 
 
+# some weights of google/paligemma-3b-pt-224
+PUBLISHED_NAMES = {
+    "language_model.model.embed_tokens.weight",
+    "language_model.model.layers.0.self_attn.q_proj.weight",
+    "language_model.model.norm.weight",
+    "multi_modal_projector.linear.bias",
+    "vision_tower.vision_model.embeddings.patch_embedding.weight",
+    "vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight",
+    "vision_tower.vision_model.post_layernorm.bias",
+}
+
+
+@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("original", [True, False])
-def test_both_layouts_of_a_checkpoint_load_on_both_sides(processor, original, tmp_path):
-    model = tiny_paligemma("gemma", processor)
+def test_both_layouts_of_a_checkpoint_load_on_both_sides(processor, original, tied, tmp_path):
+    model = tiny_paligemma("gemma", processor, tie_word_embeddings=tied)
     model.save_pretrained(tmp_path, save_original_format=original)
+    names = load_file(tmp_path / "model.safetensors").keys()
+    assert (names >= PUBLISHED_NAMES) == original
+    assert not any(name.startswith("model.") for name in names) or not original
+    assert any("lm_head" in name for name in names) != tied
     for cls in (PaliGemmaForConditionalGeneration, AutoModelForImageTextToText):
         loaded, info = cls.from_pretrained(tmp_path, output_loading_info=True)
         assert not info["missing_keys"]
