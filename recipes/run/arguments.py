@@ -108,9 +108,10 @@ class RunArguments(TrainingArguments):
 
     def set_trackers(self) -> None:
         """Check the trackers before data and model are loaded; TensorBoard's events are written by `RunLog`."""
-        check_trackers(self.report_to)
-        if TENSORBOARD in self.report_to:
-            self.report_to, self.tensorboard = [name for name in self.report_to if name != TENSORBOARD], True
+        names = self.trackers
+        check_trackers(names)
+        self.tensorboard = self.tensorboard or TENSORBOARD in names
+        self.report_to = [name for name in names if name != TENSORBOARD]
         if self.trackio_space_id is None and self.trackio_static_space_id is None:
             # nothing is published that was not asked for
             self.trackio_static_space_id = False
@@ -144,6 +145,11 @@ class RunArguments(TrainingArguments):
             # above a progress bar, where there is one
             tqdm.write(text)
             sys.stdout.flush()
+
+    @property
+    def trackers(self) -> list[str]:
+        """The names in `report_to`."""
+        return [name for name in split_names(self.report_to) if name != "none"]
 
     @property
     def examples_per_step(self) -> int:

@@ -1,1 +1,1 @@
-"""Trackers of a run (trackio, wandb, TensorBoard): its name in them, where it goes on, and tables of predictions."""
+"""Trackers of a run: its name in them, where it goes on, and tables of predictions."""

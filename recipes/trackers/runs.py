@@ -21,11 +21,11 @@ def start_trackers(run: RunArguments) -> None:
     Raises:
         ConfigError: wandb refuses, for example without a login.
     """
-    if run.process_index > 0 or not run.report_to:
+    if run.process_index > 0 or not run.trackers:
         return
     name = kept_name(run)
     run.run_name = run.run_name or name
-    if "wandb" in run.report_to:
+    if "wandb" in run.trackers:
         start_wandb(run, name)
 
 
@@ -41,6 +41,7 @@ def kept_name(run: RunArguments) -> str:
 def start_wandb(run: RunArguments, name: str) -> None:
     """Start or continue the run whose id is that name; its files are written into the run's folder."""
     import wandb
+    from wandb.errors import Error as WandbError
 
     wandb.finish()  # an earlier run of this process that failed
     project = os.environ.get("WANDB_PROJECT", run.project)
@@ -48,7 +49,7 @@ def start_wandb(run: RunArguments, name: str) -> None:
     options: dict[str, Any] = {} if os.environ.get("WANDB_MODE") == "offline" else {"resume": "allow"}
     try:
         wandb.init(project=project, name=run.run_name, id=name, dir=str(run.folder), **options)
-    except wandb.errors.Error as error:
+    except WandbError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"wandb: {reason}: log in by `wandb login`, or set WANDB_MODE=offline") from error
 
@@ -63,7 +64,7 @@ class TrackersEnd(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Write what is left."""
-        if state.is_world_process_zero and "wandb" in self.run.report_to:
+        if state.is_world_process_zero and "wandb" in self.run.trackers:
             import wandb
 
             wandb.finish()

@@ -48,9 +48,9 @@ class SampleTables(TrainerCallback):
             key, rows = f"predictions/{name}", list(sample_rows(result))
             if writer is not None:
                 writer.add_text(key, markdown_table(rows), state.global_step)
-            if "trackio" in self.run.report_to:
+            if "trackio" in self.run.trackers:
                 log_trackio(key, rows, self.images_of(name, result))
-            if "wandb" in self.run.report_to:
+            if "wandb" in self.run.trackers:
                 log_wandb(key, rows, self.images_of(name, result), state.global_step)
 
     def images_of(self, name: str, result: TaskResult) -> list[Image.Image | None]:
@@ -90,7 +90,8 @@ def log_trackio(key: str, rows: list[dict[str, Any]], images: list[Image.Image |
     """Write a table into trackio."""
     import trackio  # pyright: ignore[reportMissingImports]
 
-    data = [{"image": trackio.Image(image) if image else None} | row for row, image in zip(rows, images)]
+    # rows by name are taken as well as lists, which alone its types know
+    data: Any = [{"image": trackio.Image(image) if image else None} | row for row, image in zip(rows, images)]
     trackio.log({key: trackio.Table(data=data)})
 
 
@@ -99,6 +100,6 @@ def log_wandb(key: str, rows: list[dict[str, Any]], images: list[Image.Image | N
     import wandb
 
     columns: Mapping[str, Any] = rows[0] if rows else {}
-    data = [[wandb.Image(image) if image else None, *row.values()] for row, image in zip(rows, images)]
+    data: Any = [[wandb.Image(image) if image else None, *row.values()] for row, image in zip(rows, images)]
     table = wandb.Table(columns=["image", *columns], data=data)
     wandb.log({key: table, "train/global_step": step})

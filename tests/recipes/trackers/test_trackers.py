@@ -77,7 +77,7 @@ def test_tensorboard_has_the_table_of_each_validation(tmp_path):
     found = {"naming": result()}
     validation = SimpleNamespace(datasets={}, last=found)
     with SummaryWriter(str(tmp_path)) as writer:
-        tables = SampleTables(validation, SimpleNamespace(report_to=[]), lambda: writer)
+        tables = SampleTables(validation, SimpleNamespace(trackers=[]), lambda: writer)
         tables.on_evaluate(None, STATE, None)
     events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
     (event,) = events.Tensors("predictions/naming/text_summary")
