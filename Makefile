@@ -4,7 +4,7 @@ BIN := .venv/bin
 JOBS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup links test test-latest test-oldest test-cpus lint demo demo-from-scratch nano nano-release nano-scores data36 encoders test-engines ten-kills mask-vqvae located bench bench-gpu clean
+.PHONY: help setup links test test-latest test-oldest test-cpus lint demo demo-from-scratch nano nano-release nano-scores data36 encoders test-engines ten-kills mask-vqvae located docs docs-serve bench bench-gpu clean
 
 help:
 	@echo "make demo   ask and fine-tune the shipped PaLI-3, in three minutes"
@@ -18,6 +18,7 @@ help:
 	@echo "make test   run the tests          make lint   ruff and pyright"
 	@echo "make test-latest   the tests with the newest releases that setup.cfg admits   make test-oldest  with the oldest"
 	@echo "make test-cpus   run them as three other kinds of processors do"
+	@echo "make docs   these pages as a site, in site/; make docs-serve shows it while you write"
 	@echo "make bench  speed and memory ratios   make bench-gpu  a GPU's training steps"
 	@echo "make test-engines   DDP, FSDP2 and ZeRO against one process   make ten-kills  a run that is killed ten times"
 	@echo "make clean  remove what the other targets made"
@@ -130,6 +131,13 @@ mask-vqvae: .venv/ready
 located: .venv/ready
 	$(BIN)/python -m openpali.scripts.located
 
+# the pages as a site; links and anchors that lead nowhere end it
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean
+
+docs-serve: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 # ratios against what one would run instead; close other programs first
 bench: .venv/ready
 	for file in $(filter-out %_gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
@@ -139,5 +147,5 @@ bench-gpu:
 	for file in benchmarks/*_gpu.py; do $(PYTHON) $$file || exit 1; done
 
 clean:
-	rm -rf .venv .typing build *.egg-info src/*.egg-info .pytest_cache .ruff_cache outputs
+	rm -rf .venv .typing build site *.egg-info src/*.egg-info .pytest_cache .ruff_cache outputs
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,4 +1,7 @@
-"""Folders with a JSONL file of prefixes and suffixes for each split, as Roboflow writes them for PaliGemma."""
+"""Folders with a JSONL file of prefixes and suffixes for each split, as Roboflow writes them for PaliGemma.
+
+The files are called after the splits, or each lies in a folder that is, as maestro reads them.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -48,18 +51,19 @@ def _split_files(folder: Path) -> tuple[Path, dict[str, Path]]:
     """The folder of the files and the file of each split; "" for a single one. Raises BadRecord."""
     if not folder.is_dir():
         raise BadRecord(str(folder), "all", "there is no such folder", "Check the path, or leave split out.")
-    files = _files(folder)
+    files = {file: file.stem for file in _files(folder)}
     below = [one for one in folder.iterdir() if one.is_dir() and not is_hidden(one.name) and not is_run(one)]
     if not files and len(below) == 1:
         # a download in a folder of its own
         return _split_files(below[0])
+    files = files or {file: one.name for one in below if split_of(one.name) for file in _files(one)}
     if not files:
         reason, remedy = "the folder holds no .jsonl file of prefixes and suffixes", "For other layouts give --kind."
         raise BadRecord(str(folder), "all", reason, remedy)
     if len(files) == 1:
-        return folder, {"": files[0]}
-    found = {split_of(file.stem): file for file in files}
-    listed = ", ".join(file.name for file in files)
+        return folder, {"": next(iter(files))}
+    found = {split_of(name): file for file, name in files.items()}
+    listed = ", ".join(file.relative_to(folder).as_posix() for file in files)
     if len(found) < len(files) or "" in found or "train" not in found:
         reason = f"it is not clear which of {listed} are for training, validation and test"
         raise BadRecord(str(folder), "all", reason, "Name them so, or give the one for training as --data.")

@@ -1,5 +1,8 @@
 """A folder with a JSONL file for each split, as one source."""
 
+import json
+import shutil
+
 import pytest
 from layout_files import roboflow_paligemma
 
@@ -30,6 +33,28 @@ def test_a_folder_has_its_splits(tmp_path):
             "image_root": None,
         }
     )
+
+
+def test_splits_may_be_folders(tmp_path):
+    dataset = roboflow_paligemma(tmp_path) / "dataset"
+    for split, count in (("train", 8), ("valid", 3), ("test", 3)):
+        (dataset / split).mkdir()
+        lines = dataset / f"_annotations.{split}.jsonl"
+        for line in lines.read_text().splitlines():
+            image = json.loads(line)["image"]
+            shutil.copy(dataset / image, dataset / split / image)
+        lines.rename(dataset / split / "annotations.jsonl")
+        assert len(JsonlSource(dataset / split / "annotations.jsonl")) == count
+    assert jsonl_source(str(dataset), None)["split"] == "train"
+    lengths = [len(JsonlSource(dataset, split=split)) for split in ("train", "validation", "test")]
+    assert lengths == [8, 3, 3]
+    (dataset / "train" / "more.jsonl").write_text("")
+    with pytest.raises(BadRecord, match="not clear which of .*train/annotations.jsonl, train/more.jsonl.* are for"):
+        JsonlSource(dataset)
+    shutil.rmtree(dataset / "valid")
+    shutil.rmtree(dataset / "test")
+    (dataset / "train" / "more.jsonl").unlink()
+    assert jsonl_source(str(dataset), None)["path"] == str(dataset / "train" / "annotations.jsonl")
 
 
 def test_folders_that_are_not_clear_are_refused(tmp_path):
