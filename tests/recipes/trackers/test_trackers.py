@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -112,7 +113,7 @@ def test_a_resumed_run_goes_on_in_trackio(tmp_path, monkeypatch):
     assert table[0]["image"]["_type"] == "trackio.image"
 
 
-WANDB_RUN = """
+OFFLINE_RUN = """
 import socket, sys
 asked = []
 def refuse(self, address, connect=socket.socket.connect):
@@ -122,21 +123,28 @@ def refuse(self, address, connect=socket.socket.connect):
 socket.socket.connect = refuse
 from tiny_run import tiny_run
 for steps in (2, 4):
-    tiny_run(output_dir=sys.argv[1], report_to="wandb", save_steps=2, max_steps=steps, resume="auto")
+    tiny_run(output_dir=sys.argv[1], report_to=sys.argv[2], save_steps=2, max_steps=steps, resume="auto")
 import wandb
 assert wandb.run is None
 assert not asked, asked
 """
 
 
-def test_wandb_offline_has_both_parts_under_one_id_and_asks_no_network(tmp_path):
+def test_offline_wandb_has_both_parts_under_one_id_and_no_tracker_asks_a_network(tmp_path):
     pytest.importorskip("wandb", reason='WANDB IS NOT TRIED: pip install "openpali[trackers]"')
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         proxy.settimeout(0)
         address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
         environment = os.environ | {"WANDB_MODE": "offline", "HTTPS_PROXY": address, "HTTP_PROXY": address}
         environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"}
-        command = [sys.executable, "-c", WANDB_RUN, str(tmp_path / "run")]
+        # a login, of which trackio would ask the Hub who it is
+        environment |= {
+            "HF_TOKEN": "hf_nobody",
+            "HF_HUB_OFFLINE": "1",
+            "TRACKIO_DIR": str(tmp_path / "run" / "trackio"),
+        }
+        trackers = ",".join(name for name in ("wandb", "trackio") if find_spec(name))
+        command = [sys.executable, "-c", OFFLINE_RUN, str(tmp_path / "run"), trackers]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         # wandb's own program takes the proxy too, and nobody has called
