@@ -13,6 +13,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from .auto import MODELS, load_processor
 from .checkpoints import load_checkpoint, reading
 from .user_errors import CheckpointError
 
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # names of graphs: files are called `NAME.onnx`
 IMAGES, TEXTS, SIMILARITY = "image_encoder", "text_encoder", "similarity"
 # Relative to the largest number of an output. Graphs of 27 layers in float32 differ by some 1e-5 from PyTorch, since
@@ -149,9 +151,11 @@ def export_onnx(model: PreTrainedModel, processor: ProcessorMixin, folder: str |
         FileExistsError: `folder` is a file.
         CheckpointError: a graph gives other numbers than the model.
     """
-    import onnxruntime  # noqa: F401  # its absence is told before minutes of work
     from transformers.exporters import ExportedModel, OnnxConfig, OnnxExporter
 
+    # told before minutes of work
+    if missing := next((package for package in PACKAGES if find_spec(package) is None), None):
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
     if Path(folder).is_file():
         raise FileExistsError(errno.EEXIST, "it is a file", str(folder))
     parts = onnx_parts(model.eval())
@@ -163,28 +167,27 @@ def export_onnx(model: PreTrainedModel, processor: ProcessorMixin, folder: str |
             graphs[name] = OnnxExporter().export(part, inputs, config).components["model"]  # type: ignore[arg-type]
         ExportedModel(graphs, "onnx", model.config).save_pretrained(folder)
         processor.save_pretrained(folder)
-    return {path: difference(path, *parts[path.stem]) for path in (Path(folder, f"{name}.onnx") for name in parts)}
+    return {Path(folder, f"{name}.onnx"): difference(folder, name, *parts[name]) for name in parts}
 
 
-def difference(graph: Path, part: nn.Module, inputs: dict[str, torch.Tensor]) -> float:
+def difference(folder: str | Path, graph: str, part: nn.Module, inputs: dict[str, torch.Tensor]) -> float:
     """How far a saved graph is from PyTorch, relative to the largest output, on another batch size than its example's.
 
     Raises:
         CheckpointError: too far.
     """
-    import onnxruntime
+    from transformers.exporters import ExportedModel
 
     # one row more
     inputs = {name: torch.cat([tensor, tensor[:1].flip(-1)]) for name, tensor in inputs.items()}
     with torch.no_grad():
         ((name, expected),) = part(**inputs).items()
-    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
-    (found,) = session.run([name], {key: tensor.numpy() for key, tensor in inputs.items()})
-    apart = float((torch.from_numpy(found) - expected).abs().max() / expected.abs().max())
+    found = ExportedModel.from_pretrained(folder, device="cpu").runners[graph](**inputs)[name]
+    apart = float((found - expected).abs().max() / expected.abs().max())
     if not apart <= ALLOWED:
         raise CheckpointError(
-            f"{graph}: its {name} are {apart:.1e} of their size apart from PyTorch's: it cannot be used; try the"
-            " versions of torch, onnx and onnxscript in constraints.txt"
+            f"{Path(folder, graph)}.onnx: its {name} are {apart:.1e} of their size apart from PyTorch's:"
+            " it cannot be used; try the versions of torch, onnx and onnxscript in constraints.txt"
         )
     return apart
 
