@@ -66,7 +66,8 @@ def export(model: PreTrainedModel, processor: ProcessorMixin | None, folder: str
             vars(model.config)["auto_map"] = names
         # under the names of the published checkpoints, which programs that know PaliGemma read
         published = isinstance(model, PaliGemmaForConditionalGeneration)
-        model.save_pretrained(folder, **({"save_original_format": True} if published else {}))
+        options: dict[str, Any] = {"save_original_format": True} if published else {}
+        model.save_pretrained(folder, **options)
         if processor is not None:
             processor.save_pretrained(folder)
     finally:

@@ -43,7 +43,7 @@ def draw(image: Image.Image, scan: np.ndarray, box: tuple[int, int, int]) -> lis
     left, top, side = box
     ink = Image.fromarray((255 * scan).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
     image.paste((20, 20, 30), (left, top), ink)
-    x0, y0, x1, y1 = ink.point(lambda level: 255 * (level > 100)).getbbox() or (0, 0, side, side)
+    x0, y0, x1, y1 = ink.point([255 * (level > 100) for level in range(256)]).getbbox() or (0, 0, side, side)
     return [left + x0, top + y0, x1 - x0, y1 - y0]
 
 

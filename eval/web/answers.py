@@ -20,7 +20,7 @@ from openpali.eval.predicting.images import Picture, read_groups
 from openpali.eval.predicting.objects import MaskReader, find_objects
 from openpali.eval.predicting.output import count_objects
 from openpali.eval.report.drawing import OBJECT_COLOURS, draw_predictions
-from openpali.eval.report.page import data_uri
+from openpali.eval.report.layers import data_uri
 from openpali.eval.web.time_limit import ends_at
 from openpali.modeling.user_errors import UserError, explain
 

@@ -82,8 +82,9 @@ def make_task(spec: dict[str, Any]) -> Task:
 def mask_tokenizer_of(task: Task) -> str | None:
     """The mask tokenizer of a task that writes masks, perhaps wrapped in another; None for other tasks."""
     task = getattr(task, "task", task)
-    writes = isinstance(task, Segment) or isinstance(task, Refer) and not task.boxes_only
-    return task.codec if writes else None
+    if isinstance(task, Refer):
+        return None if task.boxes_only else task.codec
+    return task.codec if isinstance(task, Segment) else None
 
 
 def keep_mask_tokenizer(tasks: Iterable[Task], run: RunArguments) -> None:

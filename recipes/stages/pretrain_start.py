@@ -136,7 +136,7 @@ def new_paligemma(args: StartArguments) -> tuple[PreTrainedModel, PaliGemmaProce
         model.model.vision_tower.load_state_dict(tower_weights(vision))
     if args.ordered_locations:
         # Gemma multiplies embeddings by the root of their width
-        order_locations(model, tokenizer, scale=config.text_config.hidden_size**-0.5)
+        order_locations(model, tokenizer, scale=config.get_text_config().hidden_size ** -0.5)
     return model, processor
 
 
