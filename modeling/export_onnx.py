@@ -182,7 +182,8 @@ def difference(folder: str | Path, graph: str, part: nn.Module, inputs: dict[str
     inputs = {name: torch.cat([tensor, tensor[:1].flip(-1)]) for name, tensor in inputs.items()}
     with torch.no_grad():
         ((name, expected),) = part(**inputs).items()
-    found = ExportedModel.from_pretrained(folder, device="cpu").runners[graph](**inputs)[name]
+    runner: Any = ExportedModel.from_pretrained(folder, device="cpu").runners[graph]
+    found = runner(**inputs)[name]
     apart = float((found - expected).abs().max() / expected.abs().max())
     if not apart <= ALLOWED:
         raise CheckpointError(
