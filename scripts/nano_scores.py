@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from openpali.data.masks.mask_tokenizer import codec_of
-from openpali.eval.report.page import format_value
+from openpali.eval.report.values import format_value
 from openpali.modeling.shipped import SHIPPED
 from openpali.modeling.user_errors import at_least, command
 from openpali.scripts.chains.stage_report import ReportRow, report_stages
@@ -76,9 +76,9 @@ def table(scores: dict[str, dict[str, Any]]) -> Iterator[str]:
         entries = [one[task] for one in scores.values()]
         key = TARGETS.get(task, (next(iter(entries[0]["metrics"])), None))
         cells = [
-            format_value(key[0], entry[part][key[0]]) for entry in entries for part in ("metrics", "blank_images")
+            format_value(entry[part][key[0]], key[0]) for entry in entries for part in ("metrics", "blank_images")
         ]
-        target = "" if key[1] is None else format_value(key[0], key[1])
+        target = "" if key[1] is None else format_value(key[1], key[0])
         yield f"| {task} | {key[0].replace('_', ' ')} | " + " | ".join(cells) + f" | {target} |"
 
 
