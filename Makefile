@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 help:
 	@echo "make demo   ask and fine-tune the shipped PaLI-3, in three minutes"
 	@echo "make demo-from-scratch   train a small PaLI-3 on the built-in images, in about ten minutes"
-	@echo "make nano-release   train the checkpoints that ship, in a night   make nano-scores  score them"
+	@echo "make nano-release   train the checkpoints that ship, in two hours   make nano-scores  score them"
 	@echo "make mask-vqvae   train masks as tokens on them, in about ten minutes"
 	@echo "make located   boxes and masks from a small PaLI-3, in about an hour"
 	@echo "make nano   a PaLI-3 and a PaliGemma through every stage, in under an hour"
@@ -103,7 +103,7 @@ demo: .venv/ready
 demo-from-scratch: .venv/ready
 	$(BIN)/python -m openpali.scripts.demo_from_scratch
 
-# the checkpoints that ship: trained on one core each, in a night; FAMILY=pali3 or paligemma trains one of them
+# the checkpoints that ship: trained on one core each, in about two hours side by side; FAMILY=pali3 or paligemma trains one of them
 nano-release: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m openpali.scripts.nano_release --pack $(if $(FAMILY),--family $(FAMILY))
 
