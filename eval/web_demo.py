@@ -18,7 +18,7 @@ from openpali.eval.answering.load_model import load_model
 from openpali.eval.predict import frames
 from openpali.eval.predicting.objects import MaskReader
 from openpali.eval.prompts.other_models import find_adapter
-from openpali.eval.web.answers import Answerer
+from openpali.eval.web.answerer import Answerer
 from openpali.eval.web.examples import draw_examples
 from openpali.eval.web.prompts import buttons_for
 from openpali.modeling.checkpoints import add_incomplete

@@ -50,6 +50,7 @@ def model_class(config: PreTrainedConfig) -> Any:
 
 def load_answering(name: str | Path, *, incomplete: bool = False, **options: Any) -> PreTrainedModel:
     """Load a whole checkpoint that answers prompts; options as of `load_checkpoint`."""
+    name = shipped(name)
     return load_checkpoint(model_class(checkpoint_config(name)), name, incomplete=incomplete, **options)
 
 

@@ -18,7 +18,6 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNot
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from .shipped import shipped
 from .user_errors import CheckpointError, one_line
 
 SHOWN = 3
@@ -52,7 +51,6 @@ def load_checkpoint(
     Raises:
         CheckpointError: it is missing, or cannot be read, or its weights are not the model's.
     """
-    name = shipped(name)
     if isinstance(kind, type) and issubclass(kind, PreTrainedModel) and "config" not in options:
         check_kind(name, kind)
     with reading(name), without_report(not incomplete):
@@ -105,7 +103,6 @@ def check_kind(name: str | Path, kind: type[PreTrainedModel]) -> None:
 
 def load_config(name: str | Path) -> PreTrainedConfig:
     """Configuration of a checkpoint. Raises CheckpointError when it is missing or cannot be read."""
-    name = shipped(name)
     with reading(name):
         return AutoConfig.from_pretrained(name)
 

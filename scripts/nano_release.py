@@ -67,11 +67,11 @@ def make_tokenizer(folder: Path) -> None:
 
 def train_shared(timer: StepTimer) -> None:
     """The image encoder, the mask tokenizer and the text tokenizer of both families."""
-    codec, contrast = str(FOLDER / "mask-vqvae"), str(FOLDER / "contrastive")
+    codec = str(FOLDER / "mask-vqvae")
     timer.run("images", cache_drawings)
     timer.run("tokenizer", lambda: make_tokenizer(FOLDER / "tokenizer"))
     timer.run("masks", lambda: mask_vqvae.main(["--config", "mask_vqvae/builtin", "--output_dir", codec]))
-    timer.run("stage 0", lambda: contrastive.main(["--config", "pali3/nano-contrastive", "--output_dir", contrast]))
+    timer.run("stage 0", lambda: contrastive.main(["--config", "nano/contrastive"]))
     timer.run("stage 0b", lambda: dense.main(["--config", "nano/dense"]))
 
 

@@ -11,7 +11,7 @@ from importlib.metadata import version
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Use a model": {
         "predict": ("openpali.eval.predict", "answer prompts about images and clips; draw boxes and masks"),
-        "demo": ("openpali.eval.web_demo", "the same on a web page of this machine, with upload and examples"),
+        "demo": ("openpali.eval.web_demo", "the same on a web page of this machine"),
         "eval": ("openpali.eval.run", "score checkpoints on a task, side by side, and write a report"),
         "encoders": ("openpali.eval.encoders", "evaluate image encoders: retrieval, zero-shot, linear probe"),
         "info": ("openpali.recipes.costs.info", "what a checkpoint is: parameters, tokens, memory"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from openpali.eval.web.answers import Answerer
+from openpali.eval.web.answerer import Answerer
 from openpali.eval.web.examples import ExampleImage
 from openpali.eval.web.prompts import Button
 

@@ -13,10 +13,11 @@ from openpali.eval.predicting.output import plan_output
 
 ROOT = Path(openpali.eval.__file__).parents[1]
 PAGE = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
+PREDICTING = (ROOT / "docs" / "predicting.md").read_text("utf-8")
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+def blocks(language, page=PAGE):
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 def test_the_table_names_every_metric_and_its_keys():
@@ -28,7 +29,7 @@ def test_the_table_names_every_metric_and_its_keys():
 
 
 def test_the_answer_in_json_is_what_is_printed(capsys):
-    shown = next(json.loads(block) for block in blocks("json") if '"not_read"' in block)
+    shown = next(json.loads(block) for block in blocks("json", PREDICTING) if '"not_read"' in block)
     picture = Picture("photo.jpg", (Image.new("RGB", (shown["width"], shown["height"])),))
     output = plan_output(["photo.jpg"], ["detect dog"], None, None, as_json=True)
     output.write(picture, "detect dog", Answer(shown["answer"]), MaskReader(None, "model", needed=False))

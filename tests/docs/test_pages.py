@@ -49,10 +49,12 @@ BEFORE: dict[str, Prepared] = {
         (given.miniature, ("vqav2",)),
         (given.miniature, ("coco35l",)),
         (given.miniature, ("textvqa",)),
-        (given.codec, ("outputs/mask-vqvae",)),
+        (given.metrics, ()),
+    ],
+    "predicting": [
+        (given.paligemma, ("google/paligemma-3b-mix-224",)),
         (given.save_images, ("photo.jpg", "photos/1.jpg", "photos/more/1.jpg")),
         (given.clip, ("clip.mp4",)),
-        (given.metrics, ()),
     ],
     "masks": [
         (given.pali3, ("outputs/located/refer", "MODEL")),

@@ -123,7 +123,7 @@ def test_page_is_whole_and_safe(whole):
     assert not re.findall(r"(?:src|href)=\"(?!data:|https://example.org/licence)", html)
     assert '<a href="https://example.org/licence"' in html
     assert html.count("<article>") == 2 * QUERIES
-    images = re.findall(r'src="data:image/(?:jpeg|png);base64,([^"]+)"', html)
+    images = re.findall(r'src="data:image/(?:jpeg|png|webp);base64,([^"]+)"', html)
     sizes = [Image.open(io.BytesIO(b64decode(one))).size for one in images]
     assert sizes.count((20, 20)) >= 6 * QUERIES
     assert Image.open(output / "heat_map.png").size in sizes

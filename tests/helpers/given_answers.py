@@ -9,7 +9,7 @@ import torch
 
 from openpali.eval.answering.decoding import Answer, Token
 from openpali.eval.predicting.objects import MaskReader
-from openpali.eval.web.answers import Answerer
+from openpali.eval.web.answerer import Answerer
 from openpali.eval.web.prompts import CAPTION, DETECT
 
 BOX = "<loc0256><loc0512><loc0768><loc1023>"
@@ -27,7 +27,7 @@ def gives(monkeypatch: Any, answer: Answer, codec: Any = None, **options: Any) -
     def answer_prompts(model: Any, processor: Any, group: Any, prompts: Any, *_: Any) -> list[list[Answer]]:
         return [[answer] * len(prompts) for _ in group]
 
-    monkeypatch.setattr("openpali.eval.web.answers.answer_prompts", answer_prompts)
+    monkeypatch.setattr("openpali.eval.web.answerer.answer_prompts", answer_prompts)
     masks = MaskReader(None, "model", needed=False, verb="demo")
     masks.codec = codec
     return Answerer(torch.nn.Identity(), None, masks, **options)  # type: ignore[arg-type]

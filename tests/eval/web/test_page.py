@@ -85,7 +85,7 @@ def test_every_button_writes_a_prompt_that_is_answered(served, files):
             "Question",
             "Count",
             "Colour",
-            "Read text",
+            "Text",
             "Detect",
             "Segment",
         ]

@@ -12,7 +12,7 @@ from openpali.eval.answering.decoding import Answer
 from openpali.eval.answering.image_features import ImageFeatures
 from openpali.eval.predicting.objects import MaskReader
 from openpali.eval.web import answers
-from openpali.eval.web.answers import Answerer, with_confidence
+from openpali.eval.web.answerer import Answerer, with_confidence
 
 NO_MASKS = "openpali.eval.predicting.objects.DEFAULT_CODEC"
 

@@ -1,6 +1,6 @@
 """Make docs/figures/web-demo.png: the page of `openpali demo` in Chromium, with answers about an example.
 
-    python tests/docs/draw_web_demo.py MODEL [further options of openpali demo]
+    python docs/tools/draw_web_demo.py MODEL [further options of openpali demo]
 
 It chooses the first example of detection, or else of a caption, and asks its prompt and one for a caption.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "helpers"))
 
 from chromium import opened  # noqa: E402
 
