@@ -11,7 +11,7 @@ from tiny_mask_vqvae import tiny
 from openpali.eval.answering.decoding import Answer
 from openpali.eval.answering.image_features import ImageFeatures
 from openpali.eval.predicting.objects import MaskReader
-from openpali.eval.web import answers
+from openpali.eval.web import answerer
 from openpali.eval.web.answerer import Answerer, with_confidence
 
 NO_MASKS = "openpali.eval.predicting.objects.DEFAULT_CODEC"
