@@ -11,7 +11,6 @@ from tiny_mask_vqvae import tiny
 from openpali.eval.answering.decoding import Answer
 from openpali.eval.answering.image_features import ImageFeatures
 from openpali.eval.predicting.objects import MaskReader
-from openpali.eval.web import answerer
 from openpali.eval.web.answerer import Answerer, with_confidence
 
 NO_MASKS = "openpali.eval.predicting.objects.DEFAULT_CODEC"
@@ -44,7 +43,9 @@ def test_boxes_and_masks_have_their_confidences(images, monkeypatch):
     masks[0, 10:60, 20:120] = True
     answerer = gives(monkeypatch, with_tokens(f"{BOX} dog ; {codec.write(masks, ['a cat'])} ; nonsense"), codec)
     drawn = []
-    monkeypatch.setattr(answers, "draw_predictions", lambda image, found, longest: drawn.append(found) or image)
+    monkeypatch.setattr(
+        "openpali.eval.web.answerer.draw_predictions", lambda image, found, longest: drawn.append(found) or image
+    )
     lines = texts(answerer, images[:1], "detect dog")
     assert lines[:2] == ["detect dog", "a.png, 2 boxes and 1 mask"]
     assert "dog 0.36 100 to 200 25 to 75" in lines
@@ -146,6 +147,6 @@ def test_any_error_is_one_line_and_a_fault_keeps_its_traceback(images, monkeypat
     def fails(*_):
         raise error
 
-    monkeypatch.setattr(answers, "answer_prompts", fails)
+    monkeypatch.setattr("openpali.eval.web.answerer.answer_prompts", fails)
     assert texts(answerer, images) == [line]
     assert ("Traceback" in capsys.readouterr().err) == isinstance(error, KeyError)
