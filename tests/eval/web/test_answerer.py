@@ -13,7 +13,7 @@ from openpali.eval.answering.image_features import ImageFeatures
 from openpali.eval.predicting.objects import MaskReader
 from openpali.eval.web.answerer import Answerer, with_confidence
 
-NO_MASKS = "openpali.eval.predicting.objects.DEFAULT_CODEC"
+NO_MASKS = "openpali.data.masks.mask_tokenizer.DEFAULT_CODEC"
 
 
 @pytest.fixture
