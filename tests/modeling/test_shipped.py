@@ -13,6 +13,7 @@ from openpali.eval import predict
 from openpali.eval.answering.evaluate_task import evaluate_task
 from openpali.eval.answering.load_model import load_model
 from openpali.modeling.shipped import SHIPPED, shipped
+from openpali.recipes.start.token_rows import tables_of, token_rows
 
 MODELS = sorted(set(SHIPPED.values()))
 LARGEST = 12_000_000
@@ -33,6 +34,12 @@ def test_it_is_small_and_holds_no_path_of_a_machine(name):
     assert sum(path.stat().st_size for path in files) < LARGEST
     texts = [path.read_text("utf-8") for path in files if path.suffix in (".json", ".md", ".jinja")]
     assert not any("/home/" in text or "/root/" in text or "/work" in text for text in texts)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_its_location_and_segmentation_tokens_are_known_to_be_trained(name):
+    model, processor = load_model(name, device="cpu")
+    assert {one.state for one in token_rows(processor.tokenizer, tables_of(model)).values()} == {"trained"}
 
 
 @pytest.mark.parametrize("name", MODELS)
