@@ -64,6 +64,7 @@ def test_it_runs_from_the_first_to_the_last_cell(tmp_path, monkeypatch):
     assert "base_model:\n- you/small" in card
 
 
+@pytest.mark.adapters
 def test_what_a_t4_takes_is_what_openpali_costs_prints(capsys):
     text = PAGE.read_text("utf-8")
     (command,) = re.findall(r"`(openpali costs [^`]+)`", text)
