@@ -155,8 +155,8 @@ class Pali3Model(Pali3PreTrainedModel):
 class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
     """PaLI-3: images and a prefix in, text out."""
 
-    # the loss is a mean over examples already: the Trainer divides by its accumulation steps
-    accepts_loss_kwargs = False
+    # the Trainer gives `num_items_in_batch`
+    accepts_loss_kwargs = True
 
     def __init__(self, config: Pali3Config):
         super().__init__(config)
@@ -287,13 +287,13 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
             **kwargs: see `LossKwargs` in token_loss.py.
 
         Returns:
-            `loss`: float[], mean over examples of the mean token loss; `example_losses`: float[B], without gradient;
-            `logits`: float[B, S, V].
+            `loss`: float[], mean over examples of the mean token loss, or see `num_items_in_batch` in `LossKwargs`;
+            `example_losses`: float[B], without gradient; `logits`: float[B, S, V].
 
         Raises:
             ValueError: `shift_labels` are given, which are for decoder-only models.
         """
-        smoothing = kwargs.pop("label_smoothing", None)
+        smoothing, items = kwargs.pop("label_smoothing", None), kwargs.pop("num_items_in_batch", None)
         if kwargs.pop("shift_labels", None) is not None:
             raise ValueError("shift_labels are of decoder-only models: give this encoder-decoder labels")
         if labels is not None:
@@ -323,7 +323,7 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         if output_logits or (output_logits is None and (labels is None or not self.training)):
             logits = select_logits(hidden_states, self.lm_head, logits_to_keep, self.softcap)  # [B, S, V]
         fields = {key: value for key, value in outputs.items() if key != "last_hidden_state"}
-        return Pali3Seq2SeqLMOutput(logits=logits, **fields, **loss_fields(losses))
+        return Pali3Seq2SeqLMOutput(logits=logits, **fields, **loss_fields(losses, labels, items))
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs) -> None:
         """Make caches as deep as the decoder; Transformers takes the depth of T5's encoder. T5Gemma's decoder slides

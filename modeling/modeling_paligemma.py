@@ -2,7 +2,8 @@
 
 What departs from Transformers' class, and only with labels or packed sequences:
 - hidden states are gathered at supervised positions before the LM head of 257k tokens, and the loss is computed in
-  chunks of the vocabulary, averaged over each example's tokens and then over the examples;
+  chunks of the vocabulary, averaged over each example's tokens and then over the examples, or over all tokens of
+  `num_items_in_batch` where a trainer gives it;
 - the prefix-LM mask is made here for every attention implementation (`attention_masks.py`), and missing
   `token_type_ids` are an error;
 - several examples can be packed into one sequence (`sequence_ids`, see `data/packing.py`);
@@ -67,8 +68,8 @@ class PaliGemmaOutput(CacheOutput, stock.PaliGemmaCausalLMOutputWithPast):
 class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration):
     """Transformers' PaliGemma; with `labels` it computes the paper's loss at a fraction of the memory."""
 
-    # the loss is a mean over examples already: the Trainer divides by its accumulation steps
-    accepts_loss_kwargs = False
+    # the Trainer gives `num_items_in_batch`
+    accepts_loss_kwargs = True
 
     def __init__(self, config: PaliGemmaConfig):
         super().__init__(config)
@@ -201,8 +202,8 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             **kwargs: see `LossKwargs` in token_loss.py.
 
         Returns:
-            `loss`: float[], mean over examples of the mean token loss; `example_losses`: float[examples], without
-            gradient; `logits`: float[B, L, V].
+            `loss`: float[], mean over examples of the mean token loss, or see `num_items_in_batch` in `LossKwargs`;
+            `example_losses`: float[examples], without gradient; `logits`: float[B, L, V].
 
         Raises:
             ValueError: labels without `token_type_ids`, or with a cache, or with an attention implementation that
@@ -211,7 +212,8 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         if pixel_values is not None and image_features is not None:
             raise ValueError("give pixel_values or image_features, not both")
         cache = one_cache(cache, past_key_values)
-        smoothing, targets = kwargs.pop("label_smoothing", None), next_tokens(labels, kwargs.pop("shift_labels", None))
+        smoothing, items = kwargs.pop("label_smoothing", None), kwargs.pop("num_items_in_batch", None)
+        targets = next_tokens(labels, kwargs.pop("shift_labels", None))  # [B, L]
         if targets is None and sequence_ids is None:
             inputs: Any = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "pixel_values": pixel_values}
             inputs |= {"attention_mask": attention_mask, "position_ids": position_ids}
@@ -230,7 +232,7 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             logits=self.logits(hidden, logits_to_keep, with_softcap=losses is None) if with_logits else None,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            **loss_fields(losses),
+            **loss_fields(losses, targets, items, sequence_ids),
             **image_fields(image_outputs),
         )
 

@@ -5,11 +5,13 @@ It reads and writes the files of Transformers' `PaliGemmaProcessor`. What depart
   merge with the separator);
 - too long texts are cut, with a warning and a count, and keep their separator; limits do not count images;
 - a text without images is a prompt like any other; several images a text need no special form;
-- labels come only with a suffix; the papers' ablations of attention and loss are options.
+- labels come only with a suffix; the papers' ablations of attention and loss are options;
+- TRL's collator, which processes prompts and completions in two calls, gets suffixes from the second (`completions`).
 
 Shapes: `B` examples, `L` tokens of a sequence.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -24,6 +26,8 @@ from .processing_offsets import NOWHERE, Span, expand_spans
 from .processing_prefix_suffix import Limit, PrefixSuffixProcessor, limit_of_each, longest_limit, tokens_per_image
 from .processing_tokenizer import extended_tokenizer
 from .token_loss import IGNORE_INDEX
+
+logger = logging.getLogger(__name__)
 
 SEPARATOR, BOS = "\n", "<bos>"
 PrefixAttention = Literal["full", "causal", "causal_all"]
@@ -80,6 +84,7 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         **kwargs,
     ):
         self.truncation_counts: Counter[str] = Counter()
+        self.warned_of_whole_chats = False
         self.prefix_attention = prefix_attention
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE, **kwargs)
         self.check_image_token()
@@ -126,6 +131,10 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         text_options = options["text_kwargs"]
         limits = text_options.get("max_length"), text_options.get("suffix_max_length")
         controls = controls_of_each(text_options.get("controls"), len(texts))
+        if suffixes is None and text_options.get("add_special_tokens") is False:
+            if text_options["padding_side"] == "right" and not any(image_counts):
+                return self.completions(texts, controls, text_options)
+            self.warn_of_whole_chats(text_options)
         split = [self.split_prefix(*parts) for parts in zip(texts, image_counts, controls)]
         prefixes = self.encode_prefixes(split, controls, limits[0])
         targets = [[] for _ in texts] if suffixes is None else self.encode_suffixes(suffixes, limits[1], controls)
@@ -149,6 +158,33 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
             labels = [self.prefix_labels(p, on_prefix) + target for p, target in zip(prefixes, targets)]
             data["labels"] = padded(labels, IGNORE_INDEX)
         return data
+
+    def completions(
+        self, texts: list[str], controls: Sequence[Controls], text_options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Suffixes alone, for a collator that puts them behind prompts, as TRL's does.
+
+        It calls with `add_special_tokens=False` both times: for prompts with images and `padding_side="left"`, for
+        completions without and "right". A newline in front, where a chat template wrote the separator, is left out,
+        since prompts end with it.
+
+        Returns:
+            `input_ids`: suffix and end token; `attention_mask`; `token_type_ids`: 1 throughout; all int[B, L].
+        """
+        rows = self.encode_suffixes([text.removeprefix(SEPARATOR) for text in texts], None, controls)
+        ones = [[1] * len(row) for row in rows]
+        values = {"input_ids": (rows, self.tokenizer.pad_token_id), "attention_mask": (ones, 0)}
+        values |= {"token_type_ids": (ones, 0)}
+        return {name: self.pad_rows(value, fill, text_options) for name, (value, fill) in values.items()}
+
+    def warn_of_whole_chats(self, text_options: dict[str, Any]) -> None:
+        """Say that prompt and answer in one text make a prompt, whose tokens see each other."""
+        if text_options["padding_side"] == "right" and not self.warned_of_whole_chats:
+            self.warned_of_whole_chats = True
+            logger.warning(
+                "images and whole texts were given for training, without a suffix: every token sees the answer, and"
+                " the model learns nothing. Give prompt and suffix apart; in TRL, columns prompt and completion"
+            )
 
     def split_prefix(self, text: str, images: int, controls: Controls) -> tuple[str, str]:
         """Split a prefix behind its last placeholder; where its text may hold none, before its text."""

@@ -2,7 +2,8 @@
 
 Hidden states are gathered at the supervised positions before the LM head, the LM head is applied in chunks of the
 vocabulary, and the loss is averaged over each example's tokens before it is averaged over the batch (PaliGemma, arXiv
-2407.07726, section 3.2), so that a long answer weighs no more than a short one.
+2407.07726, section 3.2), so that a long answer weighs no more than a short one. A trainer that gives
+`num_items_in_batch`, its number of supervised tokens over all accumulation steps, gets the mean over these tokens.
 
 Shapes: `B` examples (packed: rows), `L` tokens of a sequence, `T` supervised tokens, `D` width of the text model, `V`
 vocabulary, `C` tokens of a chunk of the vocabulary.
@@ -28,15 +29,48 @@ class LossKwargs(TransformersKwargs, total=False):
     Attributes:
         label_smoothing: ε of the loss; the configuration's, else 0, when left out.
         shift_labels: int[B, L], in place of `labels`: position i is predicted at i. Decoder-only models alone.
+        num_items_in_batch: supervised tokens of all accumulation steps and processes. The loss is then the sum of the
+            token losses over this number, so that the sum over the steps is the mean over all tokens, as Transformers'
+            Trainer and TRL expect; without it, the mean over examples.
     """
 
     label_smoothing: float | None
     shift_labels: torch.Tensor | None
+    num_items_in_batch: torch.Tensor | int | None
 
 
-def loss_fields(losses: torch.Tensor | None) -> dict[str, Any]:
-    """Fields of a model's output from the loss of each example, float[examples] (None: no labels)."""
-    return {} if losses is None else {"loss": losses.mean(), "example_losses": losses.detach()}
+def loss_fields(
+    losses: torch.Tensor | None,
+    labels: torch.Tensor | None,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    example_ids: torch.Tensor | None = None,
+) -> dict[str, Any]:
+    """Fields of a model's output.
+
+    Args:
+        losses: of each example, float[examples]; None without labels.
+        labels: see `example_losses`.
+        num_items_in_batch: see `LossKwargs`.
+        example_ids: see `example_losses`.
+
+    Returns:
+        `loss`: float[]; `example_losses`: float[examples], without gradient.
+    """
+    if losses is None or labels is None:
+        return {}
+    if num_items_in_batch is None:
+        return {"loss": losses.mean(), "example_losses": losses.detach()}
+    tokens = torch.bincount(token_owners(labels, example_ids), minlength=len(losses))  # [examples]
+    # one number for each replica under DataParallel
+    items = torch.as_tensor(num_items_in_batch, device=losses.device).reshape(-1)[0]
+    return {"loss": (losses * tokens).sum() / items, "example_losses": losses.detach()}
+
+
+def token_owners(labels: torch.Tensor, example_ids: torch.Tensor | None) -> torch.Tensor:
+    """The example of each supervised token, int[T]; arguments as of `example_losses`."""
+    if example_ids is None:
+        example_ids = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)  # [B, L]
+    return example_ids[labels != IGNORE_INDEX]
 
 
 def select_logits(
@@ -85,11 +119,8 @@ def example_losses(
     supervised = labels != IGNORE_INDEX  # [B, L]
     targets = labels[supervised]  # [T]
     token_losses = token_cross_entropy(hidden_states[supervised], head, targets, label_smoothing, softcap)  # [T]
-    if example_ids is None:
-        example_ids, examples = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels), len(labels)
-    else:
-        examples = int(example_ids.max()) + 1
-    owners = example_ids[supervised]  # [T]
+    owners = token_owners(labels, example_ids)  # [T]
+    examples = len(labels) if example_ids is None else int(example_ids.max()) + 1
     tokens = torch.bincount(owners, minlength=examples)[owners]  # [T], tokens of the example
     return token_losses.new_zeros(examples).index_add(0, owners, token_losses / tokens)
 

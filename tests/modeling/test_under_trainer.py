@@ -82,8 +82,10 @@ def test_the_best_weights_are_loaded_at_the_end(make, family, tmp_path):
     evaluations = {row["step"]: row["eval_loss"] for row in run.state.log_history if "eval_loss" in row}
     best = min(evaluations, key=evaluations.get)
     assert best != STEPS
+    batch = collate(items[:2])
+    tokens = (batch["labels"] != -100).sum()
     with torch.no_grad():
-        loss = model.eval()(**collate(items[:2])).loss
+        loss = model.eval()(**batch, num_items_in_batch=tokens).loss
     assert float(loss) == pytest.approx(evaluations[best], rel=1e-4)
     assert run.state.best_model_checkpoint.endswith(f"checkpoint-{best}")
 
@@ -142,3 +144,40 @@ def test_a_loop_of_accelerate(make, family):
         found.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
         optimizer.step()
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+
+
+def uneven_items(items):
+    """Items whose supervised tokens are of very unequal number: all, or the first two only."""
+    for item in items[::2]:
+        supervised = (item["labels"] != -100).nonzero()[:, 0]
+        item["labels"][supervised[2:]] = -100
+    return items
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_accumulation_is_the_whole_batch_on_uneven_examples(make, family, tmp_path):
+    """The Trainer counts the supervised tokens of all steps: their mean is the loss, however the batch is split."""
+    rows = []
+    for size in (4, 1):
+        model, items = make(family)
+        options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 4 // size}
+        run = trainer(model, uneven_items(items), tmp_path, save_strategy="no", max_steps=1, **options)
+        run.train()
+        rows.append(run.state.log_history[0])
+    assert rows[1]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-5)
+    assert rows[1]["grad_norm"] == pytest.approx(rows[0]["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_num_items_in_batch_makes_the_token_mean(make, family):
+    model, items = make(family)
+    batch = collate(uneven_items(items))
+    labels = batch["labels"][:, 1:] if family == "paligemma" else batch["labels"]
+    each = (labels != -100).sum(1)
+    assert each.max() > 2 * each.min()
+    found = model(**batch)
+    torch.testing.assert_close(found.loss, found.example_losses.mean())
+    for items_in_batch in (int(each.sum()), each.sum()[None]):
+        token_mean = model(**batch, num_items_in_batch=items_in_batch).loss
+        torch.testing.assert_close(token_mean, (found.example_losses * each).sum() / each.sum())
+        assert token_mean.shape == ()
