@@ -19,7 +19,7 @@ help:
 	@echo "make test-latest   the tests with the newest releases that setup.cfg admits   make test-oldest  with the oldest"
 	@echo "make test-cpus   run them as three other kinds of processors do"
 	@echo "make docs   these pages as a site, in site/; make docs-serve shows it while you write"
-	@echo "make bench  speed and memory ratios   make bench-gpu  a GPU's training steps"
+	@echo "make bench  speed and memory ratios   make bench-gpu  a GPU's steps and memory, in ten minutes"
 	@echo "make test-engines   DDP, FSDP2 and ZeRO against one process   make ten-kills  a run that is killed ten times"
 	@echo "make clean  remove what the other targets made"
 
@@ -144,7 +144,7 @@ bench: .venv/ready
 
 # takes the environment that runs make, since .venv has torch without CUDA
 bench-gpu:
-	for file in benchmarks/*_gpu.py; do $(PYTHON) $$file || exit 1; done
+	$(PYTHON) benchmarks/gpu/run.py
 
 clean:
 	rm -rf .venv .typing build site *.egg-info src/*.egg-info .pytest_cache .ruff_cache outputs

@@ -122,4 +122,4 @@ def test_tests_mirror_the_rooms():
     }
     assert {folder for folder in mirrored if not (CHECKOUT / folder).is_dir()} == set()
     beside = {Path(name).parts[1] for name in tracked("tests") if len(Path(name).parts) > 2} - set(ROOMS)
-    assert beside == {"docs", "engines", "fixtures", "helpers"}
+    assert beside == {"benchmarks", "docs", "engines", "fixtures", "helpers"}
