@@ -10,7 +10,7 @@ learning-rate schedule. PaLI-3 freezes the image encoder in stage 1 (section 3.2
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from transformers import set_seed
 
@@ -42,7 +42,7 @@ from openpali.recipes.stages.pretrain_learning_rate import (
     save_stage,
 )
 from openpali.recipes.stages.pretrain_start import StartArguments, load_start
-from openpali.recipes.start.attention import check_attention
+from openpali.recipes.start.attention import check_attention, check_comparisons
 from openpali.recipes.training.trainer import run_training
 from openpali.recipes.training.validation import Validation, final_report
 
@@ -68,6 +68,13 @@ class PretrainArguments:
     suffix_max_length: int | None = field(default=None, metadata={"help": "tokens of a target"})
     exact_images: bool = field(
         default=False, metadata={"help": "resize as Pillow does: slower, differs by one of 255 levels in some pixels"}
+    )
+    prefix_attention: Literal["full", "causal", "causal_all"] | None = field(
+        default=None,
+        metadata={"help": "PaliGemma: full is prefix-LM; causal or causal_all (images too) for comparison"},
+    )
+    loss_on_prefix: bool = field(
+        default=False, metadata={"help": "PaliGemma: train on the prompt too, for comparison"}
     )
     test_limit: int = field(default=256, metadata={"help": "test examples of each entry for the final report"})
 
@@ -124,10 +131,15 @@ def main(argv: list[str] | None = None) -> None:
     set_seed(run.seed)
     check_attention(start.attention, run.device)
     model, processor = load_start(start, run.incomplete_checkpoint)
+    options = {"prefix_attention": args.prefix_attention, "loss_on_prefix": args.loss_on_prefix}
+    check_comparisons(str(start.model or start.family), processor, **options)
+    if args.prefix_attention:
+        processor.prefix_attention = args.prefix_attention
     continue_schedule(run, start.model)
     save_stage(run)
+    lengths: dict[str, Any] = {"max_length": args.max_length, "suffix_max_length": args.suffix_max_length}
     collator = EntryCollator(
-        Collator(processor, args.max_length, args.suffix_max_length, exact_images=args.exact_images)
+        Collator(processor, **lengths, exact_images=args.exact_images, loss_on_prefix=args.loss_on_prefix)
     )
 
     scored = args.evaluate or list(weights)

@@ -24,7 +24,6 @@ from openpali.data.mixture import TaskDataset
 from openpali.data.sources.jsonl_splits import jsonl_source
 from openpali.modeling.auto import load_processor
 from openpali.modeling.dropout import set_text_dropout
-from openpali.modeling.processing_paligemma import PaliGemmaProcessor
 from openpali.recipes.custom_data.data_check import check_data
 from openpali.recipes.custom_data.defaults import CustomDataArguments, custom_keys, member_values
 from openpali.recipes.custom_data.example_images import EXAMPLES_FILE, draw_examples, some_examples
@@ -49,7 +48,7 @@ from openpali.recipes.stages.transfer_tasks import (
 from openpali.recipes.stages.untrained_tokens import warn_of_untrained_tokens
 from openpali.recipes.stages.zero_scores import ZeroScores
 from openpali.recipes.start.adapters import AdapterArguments, check_start
-from openpali.recipes.start.attention import check_attention, set_text_attention
+from openpali.recipes.start.attention import check_attention, check_comparisons, set_text_attention
 from openpali.recipes.start.resized_checkpoint import checkpoint_image_size, load_resized, resolution_keys
 from openpali.recipes.training.trainer import run_length, run_training
 from openpali.recipes.training.validation import Validation, final_report
@@ -304,13 +303,9 @@ def set_attention(model: PreTrainedModel, processor: Any, args: TransferArgument
     Raises:
         ConfigError: the model or the device does not support it.
     """
-    if not isinstance(processor, PaliGemmaProcessor):
-        if args.pack_length or args.prefix_attention or args.loss_on_prefix:
-            raise ConfigError(
-                f"pack_length, prefix_attention and loss_on_prefix are PaliGemma's; {args.model} reads its prompt in"
-                " an encoder: leave them out"
-            )
-    elif args.prefix_attention:
+    options = {"pack_length": args.pack_length, "prefix_attention": args.prefix_attention}
+    check_comparisons(str(args.model), processor, **options, loss_on_prefix=args.loss_on_prefix)
+    if args.prefix_attention:
         processor.prefix_attention = args.prefix_attention
     check_attention(args.attention, run.device)
     set_text_attention(model, args.attention)

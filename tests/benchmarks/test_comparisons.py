@@ -1,0 +1,159 @@
+"""The comparisons' rows: their options are those of the recipes, equal steps are shared, verdicts follow intervals,
+and scores are read from runs."""
+
+import json
+import math
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from openpali.eval.encoders import EncoderArguments
+from openpali.recipes import classification, contrastive, pretrain, transfer
+from openpali.recipes.run.arguments import RunArguments
+from openpali.recipes.stages.pretrain_learning_rate import StageArguments
+from openpali.recipes.stages.pretrain_start import StartArguments
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "comparisons"
+sys.path.insert(0, str(FOLDER))
+import page  # noqa: E402
+import plan  # noqa: E402
+import run  # noqa: E402
+import verdicts  # noqa: E402
+
+ROWS = plan.read_rows()
+CLASSES = {
+    "contrastive": [contrastive.ContrastiveArguments, RunArguments],
+    "classification": [classification.ClassificationArguments, RunArguments],
+    "pretrain": [pretrain.PretrainArguments, StartArguments, StageArguments],
+    "transfer": transfer.CLASSES,
+    "encoders": [EncoderArguments],
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_is_whole(name):
+    row = ROWS[name]
+    assert row["seeds"] >= 3
+    measures, variants = row["measures"], row["variants"]
+    assert set(row.get("lower", [])) <= set(measures)
+    for claim in row["claims"]:
+        assert claim["measure"] in measures
+        assert {*claim.get("equal", [claim.get("better"), claim.get("than")])} <= set(variants)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_options_are_those_of_the_command(name):
+    for chain in plan.chains(name, ROWS[name]):
+        for step in chain.steps:
+            known = {field.name for kind in CLASSES[step.verb] for field in fields(kind)}
+            assert set(step.options) | {step.folder_option} <= known, (chain.variant, step.name)
+
+
+def test_variants_that_begin_alike_share_their_steps():
+    first, second = (plan.chains(name, ROWS[name]) for name in ("05-mask-of-the-prompt", "08-connector"))
+    encoders = [[chain.steps[0].key for chain in chains] for chains in (first, second)]
+    assert len(set(encoders[0])) == ROWS["05-mask-of-the-prompt"]["seeds"]  # one for each seed, for all variants
+    assert set(encoders[0]) == set(encoders[1])
+    stages = [chain.steps[1].key for chain in plan.chains("05-mask-of-the-prompt", ROWS["05-mask-of-the-prompt"])]
+    assert len(set(stages)) == len(stages)
+
+
+def test_an_earlier_change_changes_the_later_steps():
+    step = plan.Step("b", "pretrain", {"model": "{a}"}, {"a": "1"})
+    assert step.key != plan.Step("b", "pretrain", {"model": "{a}"}, {"a": "2"}).key
+    # a step that is not named does not matter
+    assert plan.Step("b", "x", {}, {"a": "1"}).key == plan.Step("b", "x", {}, {"a": "2"}).key
+    assert step.resolved(Path("runs")) == {"model": "runs/1", "output_dir": f"runs/{step.key}"}
+
+
+def test_changes_are_laid_over_level_by_level():
+    found = plan.merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 4}, "d": None, "e": 5})
+    assert found == {"a": {"b": 4, "c": 2}, "e": 5}
+
+
+def scores(**values):
+    return {name: {seed: {"f1": value} for seed, value in enumerate(found)} for name, found in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "word"),
+    [
+        ([0.8, 0.81, 0.82], [0.5, 0.52, 0.51], "agrees"),
+        ([0.5, 0.52, 0.51], [0.8, 0.81, 0.82], "disagrees"),
+        ([0.5, 0.9, 0.7], [0.6, 0.6, 0.6], "not decided"),
+        ([0.5], [0.1], "not decided"),  # one seed has no interval
+    ],
+)
+def test_a_difference_is_decided_by_its_interval(first, second, word):
+    claim = {"measure": "f1", "better": "a", "than": "b"}
+    assert verdicts.verdict(claim, scores(a=first, b=second), []).endswith(f"**{word}**")
+    opposite = {"agrees": "disagrees", "disagrees": "agrees"}.get(word, word)
+    assert verdicts.verdict(claim, scores(a=first, b=second), ["f1"]).endswith(f"**{opposite}**")
+
+
+@pytest.mark.parametrize(
+    ("second", "word"),
+    [([0.5, 0.51, 0.49], "agrees"), ([0.9, 0.91, 0.92], "disagrees"), ([0.2, 0.9, 0.5], "not decided")],
+)
+def test_an_equality_needs_the_interval_within_the_margin(second, word):
+    claim = {"measure": "f1", "equal": ["a", "b"], "within": 0.05}
+    assert verdicts.verdict(claim, scores(a=[0.5, 0.5, 0.5], b=second), []).endswith(f"**{word}**")
+
+
+def test_the_interval_is_students():
+    # t(0.975, 2) = 4.3027, deviation 0.1, three seeds
+    found = verdicts.mean_of([0.4, 0.5, 0.6])
+    assert found.value == pytest.approx(0.5)
+    assert found.half == pytest.approx(4.30265 * 0.1 / math.sqrt(3), rel=1e-5)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A row whose steps are programs that write their scores, and a count of their runs."""
+    program = tmp_path / "step.py"
+    program.write_text(
+        "import json, pathlib, sys\n"
+        "options = dict(a.split('=', 1) for a in sys.argv[1:])\n"
+        "folder = pathlib.Path(options['--output'])\n"
+        "with open(folder.parent / 'runs.txt', 'a') as file: file.write(options['--value'] + '\\n')\n"
+        "if options['--value'] == '13': sys.exit('unlucky')\n"
+        "(folder / 'metrics.json').write_text(json.dumps({'f1': float(options['--value'])}))\n"
+    )
+
+    def command(step, root):
+        given = [f"--{name}={value}" for name, value in step.resolved(root).items()]
+        return [sys.executable, str(program), *given]
+
+    monkeypatch.setattr(run, "step_command", command)
+    return tmp_path
+
+
+def chain(variant, value):
+    step = plan.Step("only", "x", {"value": value}, {}, "output")
+    return plan.Chain("row", variant, 0, (step,))
+
+
+def test_a_run_keeps_scores_and_runs_no_step_twice(folder):
+    results = folder / "results.jsonl"
+    rows = {"row": {"measures": {"F1": "only:f1"}}}
+    todo = [chain("a", 1), chain("b", 1), chain("c", 13)]
+    for _ in range(2):
+        (failure,) = run.run_all(todo, rows, folder, 2, results)
+        assert "comparison.log" in failure
+    assert sorted((folder / "runs.txt").read_text().split()) == ["1", "13", "13"]
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [(line["variant"], line["scores"]) for line in lines] == [("a", {"F1": 1.0}), ("b", {"F1": 1.0})]
+    assert lines[0]["cpu_seconds"]["only"] >= 0
+
+
+def test_scores_of_the_last_validation(tmp_path):
+    rows = [{"step": 1, "eval_f1": 0.1}, {"step": 2, "eval_f1": 0.3}, {"step": 2, "loss": 1.0}]
+    (tmp_path / "logs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run.read_score(tmp_path, "f1") == 0.3
+    assert run.read_score(tmp_path, "map") is None
+
+
+def test_the_page_is_that_of_the_results():
+    assert page.PAGE.read_text("utf-8") == page.make_page(write_plots=False), "run benchmarks/comparisons/page.py"
