@@ -1,6 +1,7 @@
 """Image resolution: the image size of a model, its position embeddings and its number of image tokens.
 
 `set_resolution` changes a PaLI model and its processor together; `set_image_size` a SigLIP encoder alone.
+`stretch_text_positions` lets more image tokens span the text positions of fewer.
 """
 
 from typing import Any
@@ -65,6 +66,30 @@ def set_image_size(model: PreTrainedModel, image_size: int) -> None:
         module.position_ids = torch.arange(len(table), device=weight.device)[None]
         module.num_patches = module.num_positions = len(table)
         module.image_size = config.image_size = image_size
+
+
+def stretch_text_positions(model: PreTrainedModel, factor: float) -> None:
+    """Divide the positions of PaliGemma's text model by a factor, in place: linear interpolation of RoPE.
+
+    With the ratio of image tokens after and before `set_resolution`, the image spans the positions that it spanned
+    before. PaliGemma's authors found no benefit in stage 2. The configuration holds it, so stock Transformers loads it
+    too.
+
+    Args:
+        model: PaliGemma.
+        factor: 1 changes nothing; factors multiply.
+
+    Raises:
+        ValueError: the model is another.
+    """
+    if model.config.model_type != "paligemma":
+        raise ValueError(f"{type(model).__name__} is no PaliGemma, whose text positions can be stretched")
+    text_model: Any = model.get_decoder()
+    rotary, config = text_model.rotary_emb, text_model.config
+    known = config.rope_parameters
+    config.rope_parameters = known | {"rope_type": "linear", "factor": known.get("factor", 1.0) * factor}
+    device = rotary.inv_freq.device
+    text_model.rotary_emb = type(rotary)(config).to(device)
 
 
 def resize_positions(table: torch.Tensor, side: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ from openpali.modeling.configuration_paligemma import paligemma_preset
 from openpali.modeling.location_tokens import LOCATION_BINS, location_token
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
-from openpali.modeling.resolution import set_resolution
+from openpali.modeling.resolution import set_resolution, stretch_text_positions
 from openpali.recipes.run.checkpoint_name import check_checkpoint
 from openpali.recipes.stages.vocabulary_rows import vocabulary_rows
 from openpali.recipes.start.attention import set_text_attention
@@ -50,6 +50,11 @@ class StartArguments:
     ordered_locations: bool = field(
         default=False,
         metadata={"help": "initialise location tokens as sines of their coordinates, not at random"},
+    )
+
+    rope_interpolation: bool = field(
+        default=False,
+        metadata={"help": "PaliGemma: stretch text positions over the image tokens of a new image_size, to compare"},
     )
 
     def __post_init__(self):
@@ -86,12 +91,25 @@ def load_start(args: StartArguments, incomplete: bool = False) -> tuple[PreTrain
         except ValueError as error:
             raise ConfigError(str(error)) from error
     if args.image_size is not None and args.image_size != model.config.vision_config.image_size:
+        before = processor.image_seq_length
         try:
             set_resolution(model, processor, args.image_size)
         except ValueError as error:
             raise ConfigError(f"image_size: {error}") from error
+        if args.rope_interpolation:
+            stretch(model, processor.image_seq_length / before)
+    elif args.rope_interpolation:
+        raise ConfigError("rope_interpolation follows a new resolution: give image_size as well")
     set_text_attention(model, args.attention)
     return model, processor
+
+
+def stretch(model: PreTrainedModel, factor: float) -> None:
+    """Stretch text positions; ConfigError for another model than PaliGemma."""
+    try:
+        stretch_text_positions(model, factor)
+    except ValueError as error:
+        raise ConfigError(f"rope_interpolation: {error}; leave it out") from error
 
 
 def new_pali3(args: StartArguments) -> tuple[Pali3ForConditionalGeneration, Pali3Processor]:

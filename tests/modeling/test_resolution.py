@@ -3,11 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_pali3 import tiny_config
+from tiny_pali3 import tiny_config, tiny_pali3
+from tiny_paligemma import tiny_batch, tiny_paligemma, tiny_paligemma_processor
+from transformers import PaliGemmaForConditionalGeneration as Stock
 from transformers import SiglipVisionConfig, SiglipVisionModel, T5Config, T5Model
 
 from openpali.modeling.modeling_pali3 import Pali3ForConditionalGeneration
-from openpali.modeling.resolution import resize_positions, set_image_size
+from openpali.modeling.resolution import resize_positions, set_image_size, stretch_text_positions
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -60,3 +62,28 @@ def test_what_cannot_be_resized():
         set_image_size(Pali3ForConditionalGeneration(tiny_config("t5")), 7)
     with pytest.raises(ValueError, match="T5Model has no SigLIP image encoder"):
         set_image_size(T5Model(T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=8)), 32)
+
+
+@pytest.mark.parametrize("kind", ["gemma", "gemma2"])
+def test_stretched_text_positions(kind, tiny_tokenizer, tmp_path):
+    """Positions divided by 2 and then by 2 again are those of every fourth, and stock Transformers loads them."""
+    processor = tiny_paligemma_processor(tiny_tokenizer)
+    model, batch = tiny_paligemma(kind, processor), tiny_batch(processor)
+    batch.pop("labels")
+    rotary = model.get_decoder().rotary_emb
+    hidden, positions = torch.zeros(1, 4, 8), torch.arange(4)[None]
+    near = rotary(hidden, positions)
+    before = model(**batch).logits
+    for _ in range(2):
+        stretch_text_positions(model, 2.0)
+    far = model.get_decoder().rotary_emb(hidden, 4 * positions)
+    torch.testing.assert_close(far, near)
+    stretched = model(**batch).logits
+    assert (stretched - before).abs().max() > 1e-3
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(Stock.from_pretrained(tmp_path).eval()(**batch).logits, stretched, rtol=1e-5, atol=1e-5)
+
+
+def test_text_positions_of_t5_cannot_be_stretched():
+    with pytest.raises(ValueError, match="is no PaliGemma"):
+        stretch_text_positions(tiny_pali3("t5"), 2.0)
