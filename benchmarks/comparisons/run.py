@@ -80,10 +80,11 @@ def found_scores(chain: Chain, content: dict[str, Any], folder: Path) -> dict[st
 
 
 def read_score(folder: Path, key: str) -> float | None:
-    """One score of a step's folder; None where it has none."""
+    """One score of a step's folder, `*` in its path being any name; None where it has none."""
     metrics = json.loads(file.read_text("utf-8")) if (file := folder / "metrics.json").is_file() else {}
     for part in key.split("."):
-        metrics = metrics.get(part) if isinstance(metrics, dict) else None
+        inside = metrics if isinstance(metrics, dict) else {}
+        metrics = next(iter(inside.values()), None) if part == "*" else inside.get(part)
     if isinstance(metrics, (int, float)):
         return float(metrics)
     log = folder / "logs.jsonl"

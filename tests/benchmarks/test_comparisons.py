@@ -153,6 +153,9 @@ def test_scores_of_the_last_validation(tmp_path):
     (tmp_path / "logs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert run.read_score(tmp_path, "f1") == 0.3
     assert run.read_score(tmp_path, "map") is None
+    (tmp_path / "metrics.json").write_text(json.dumps({"probe": {"a name": {"mean": 0.7}}}))
+    assert run.read_score(tmp_path, "probe.*.mean") == 0.7
+    assert run.read_score(tmp_path, "probe.*.mean.more") is None
 
 
 def test_the_page_is_that_of_the_results():
