@@ -73,6 +73,8 @@ def section(name: str, content: dict[str, Any], lines: list[dict[str, Any]], wri
     number, scores = int(name.split("-")[0]), by_variant(lines)
     text = [f"## {number}. {content['title']}", "", f"Varied: {content['varied'].strip()}.", ""]
     text += [f"The paper: {content['paper'].strip()}", ""]
+    if "reason" in content:
+        return [*text, f"Not run: {content['reason'].strip()}", ""]
     if not lines:
         return [*text, f"Not run yet: `python benchmarks/comparisons/run.py {name}`.", ""]
     figure = FIGURES / f"comparison-{number:02}.svg"

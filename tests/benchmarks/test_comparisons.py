@@ -22,7 +22,7 @@ import plan  # noqa: E402
 import run  # noqa: E402
 import verdicts  # noqa: E402
 
-ROWS = plan.read_rows()
+ROWS = {name: row for name, row in plan.read_rows().items() if "reason" not in row}
 CLASSES = {
     "contrastive": [contrastive.ContrastiveArguments, RunArguments],
     "classification": [classification.ClassificationArguments, RunArguments],
