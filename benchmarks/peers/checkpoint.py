@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peers.records import ANSWERS, PROMPTS, words
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 from transformers import PaliGemmaConfig, PreTrainedTokenizerFast
 
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.modeling.processing_tokenizer import IMAGE_TOKEN, LOCATION_TOKENS, SEGMENTATION_TOKENS
+from peers.records import ANSWERS, PROMPTS, words
 
 MARKS = ["<pad>", "<eos>", "<bos>", "<unk>", "\n"]
 # the vocabulary of the published checkpoints, where memory is measured

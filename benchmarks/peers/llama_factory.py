@@ -1,5 +1,6 @@
 """LLaMA-Factory's supervised fine-tuning with its template `paligemma`: the trainer that its own program builds."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,8 @@ def variant(**options: Any) -> tuple[Any, Any]:
             found.append(trainer)
             raise Built
 
-        with mock.patch.object(workflow.CustomSeq2SeqTrainer, "train", stop):
-            try:
-                workflow.run_sft(model_args, data_args, args, tuning_args, generating_args)
-            except Built:
-                pass
+        with mock.patch.object(workflow.CustomSeq2SeqTrainer, "train", stop), contextlib.suppress(Built):
+            workflow.run_sft(model_args, data_args, args, tuning_args, generating_args)
         return found[0]
 
     return build, lambda folder, case: PaliGemmaForConditionalGeneration.from_pretrained(folder)

@@ -1,4 +1,4 @@
-"""LoRA by PEFT on Transformers' class, under its Trainer: adapters of the text model, alone or beside the projector."""
+"""LoRA by PEFT on Transformers' class, under its Trainer: adapters alone, or beside a trained projector."""
 
 from typing import Any
 

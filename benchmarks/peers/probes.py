@@ -1,8 +1,8 @@
 """Questions to a trainer, answered by experiment: what it feeds the model is changed, and what moves is looked at.
 
 A program's file gives `ask` two functions. `build(case)` makes its trainer as its users do, and `load(folder, case)`
-the model that they would use after training. `ask` prints the answers as one line of JSON. It runs in the program's own
-environment, so it needs PyTorch, Transformers and Accelerate only, of any release.
+the model that they would use after training. `ask` prints the answers as one line of JSON. It runs in the program's
+own environment, so it needs PyTorch, Transformers and Accelerate only, of any release.
 """
 
 import argparse
@@ -182,7 +182,7 @@ def resumes(build: Build, case: Case) -> dict[str, Any]:
     second.train(resume_from_checkpoint=f"{case.output}/resumed/{saved.name}")
     losses = logged(whole)[HALF:], logged(second)[-HALF:]
     theirs = dict(second.model.named_parameters())
-    far = max(float((theirs[name] - one).abs().max()) for name, one in whole.model.named_parameters())
+    far = max(float((theirs[name] - one).detach().abs().max()) for name, one in whole.model.named_parameters())
     same = all(abs(a - b) <= ALIKE * abs(a) for a, b in zip(*losses)) and far < ALIKE
     return {"same": same, "uninterrupted": losses[0], "resumed": losses[1], "largest difference of weights": far}
 
@@ -264,7 +264,7 @@ def answers(build: Build, load: Load, case: Case) -> dict[str, Any]:
         trainer = first if isinstance(first, dict) else trainer
     if isinstance(trainer, dict):
         return trainer
-    single = replace(case, output=f"{case.output}/single", batch=1)
+    single = replace(case, output=f"{case.output}/single", batch=1, steps=RECORDS)
     return {
         "future": attempt(lambda: sees_future(trainer, kinds)),
         "future alone": attempt(lambda: sees_future(build(single), kinds)),

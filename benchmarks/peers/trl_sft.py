@@ -1,29 +1,26 @@
-"""TRL's SFTTrainer on columns `images`, `prompt` and `completion`: with either processor and either class.
+"""TRL's SFTTrainer, on its own columns for images with either processor, and with a collator that writes suffixes.
 
-The `messages` variant gives the same records as conversations, which are trained whole.
+`messages` gives the records as conversations. `guide` is the script of docs/guide/trl.md.
 """
 
 from typing import Any
 
+from datasets import Dataset, Image, List
 from probes import Case, ask
 from records import records
-from transformers import AutoProcessor
+from transformers import AutoProcessor, Trainer
 from transformers import PaliGemmaForConditionalGeneration as Stock
 from trl import SFTConfig, SFTTrainer
 
 
 def prompt_completion() -> Any:
-    """The records in TRL's columns."""
-    from datasets import Dataset, Image, List
-
+    """The records in TRL's columns for prompts and completions."""
     rows = [{"images": [r["image"]], "prompt": "<image>" + r["prefix"], "completion": r["suffix"]} for r in records()]
     return Dataset.from_list(rows).cast_column("images", List(Image()))
 
 
 def conversations() -> Any:
     """The records as messages."""
-    from datasets import Dataset, Image, List
-
     rows = []
     for record in records():
         asked, answer = {"role": "user", "content": record["prefix"]}, record["suffix"]
@@ -45,22 +42,50 @@ def our_processor(folder: str) -> Any:
     return load_processor(folder)
 
 
-def variant(kind: Any, processor: Any, data: Any, **options: Any) -> tuple[Any, Any]:
-    """`build` and `load` of a class, a processor and data."""
+def suffixes(processor: Any) -> Any:
+    """A collator that gives completions to the processor as suffixes."""
+
+    def collate(rows: list[dict[str, Any]]) -> Any:
+        texts, answers = [row["prompt"] for row in rows], [row["completion"] for row in rows]
+        images = [row["images"] for row in rows]
+        return processor(images=images, text=texts, suffix=answers, padding=True, return_tensors="pt")
+
+    return collate
+
+
+class ModelsLoss(SFTTrainer):
+    """TRL's trainer with the loss that the model itself computes."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: Any = False, num_items_in_batch: Any = None):
+        """As Transformers' Trainer does."""
+        return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+
+
+def variant(kind: Any, processor: Any, data: Any, collator: Any = None, trainer: Any = SFTTrainer) -> tuple[Any, Any]:
+    """`build` and `load` of a class, a processor, data, and a collator of the processor."""
 
     def build(case: Case) -> SFTTrainer:
         model: Any = kind().from_pretrained(case.model)
-        args = SFTConfig(**case.arguments() | options)
-        return SFTTrainer(model=model, args=args, train_dataset=data(), processing_class=processor(case.model))
+        reads = processor(case.model)
+        options: dict[str, Any] = {"data_collator": collator(reads)} if collator else {}
+        args = SFTConfig(**case.arguments() | ({"remove_unused_columns": False} if collator else {}))
+        return trainer(model=model, args=args, train_dataset=data(), processing_class=reads, **options)
 
     return build, lambda folder, case: kind().from_pretrained(folder)
 
 
+def stock() -> Any:
+    """Transformers' class."""
+    return Stock
+
+
 VARIANTS = {
-    "stock": variant(lambda: Stock, AutoProcessor.from_pretrained, prompt_completion),
-    "our processor": variant(lambda: Stock, our_processor, prompt_completion),
-    "our processor and class": variant(ours, our_processor, prompt_completion),
-    "messages": variant(lambda: Stock, our_processor, conversations),
+    "columns": variant(stock, AutoProcessor.from_pretrained, prompt_completion),
+    "columns, our processor": variant(stock, our_processor, prompt_completion),
+    "columns, our processor and class": variant(ours, our_processor, prompt_completion),
+    "messages, our processor": variant(stock, our_processor, conversations),
+    "collator": variant(stock, AutoProcessor.from_pretrained, prompt_completion, suffixes),
+    "guide": variant(ours, our_processor, prompt_completion, suffixes, ModelsLoss),
 }
 
 if __name__ == "__main__":
