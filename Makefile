@@ -4,7 +4,7 @@ BIN := .venv/bin
 JOBS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup links test test-latest test-oldest test-cpus lint demo demo-from-scratch nano nano-release nano-scores data36 encoders test-engines ten-kills mask-vqvae located docs docs-serve bench bench-gpu clean
+.PHONY: help setup links test test-latest test-oldest test-cpus lint demo demo-from-scratch nano nano-release nano-scores data36 encoders test-engines ten-kills mask-vqvae located docs docs-serve bench bench-gpu bench-peers clean
 
 help:
 	@echo "make demo   ask and fine-tune the shipped PaLI-3, in three minutes"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-cpus   run them as three other kinds of processors do"
 	@echo "make docs   these pages as a site, in site/; make docs-serve shows it while you write"
 	@echo "make bench  speed and memory ratios   make bench-gpu  a GPU's training steps"
+	@echo "make bench-peers   how other programs train PaliGemma, each in an environment of its own (about 7 GB)"
 	@echo "make test-engines   DDP, FSDP2 and ZeRO against one process   make ten-kills  a run that is killed ten times"
 	@echo "make clean  remove what the other targets made"
 
@@ -140,11 +141,15 @@ docs-serve: .venv/ready
 
 # ratios against what one would run instead; close other programs first
 bench: .venv/ready
-	for file in $(filter-out %_gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	for file in $(filter-out %_gpu.py benchmarks/peers.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 # takes the environment that runs make, since .venv has torch without CUDA
 bench-gpu:
 	for file in benchmarks/*_gpu.py; do $(PYTHON) $$file || exit 1; done
+
+# how other programs train PaliGemma; their packages come from PyPI into the user's cache folder
+bench-peers: .venv/ready
+	$(BIN)/python benchmarks/peers.py
 
 clean:
 	rm -rf .venv .typing build site *.egg-info src/*.egg-info .pytest_cache .ruff_cache outputs
