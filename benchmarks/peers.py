@@ -5,7 +5,7 @@
 
 Every program is installed from PyPI into an environment of its own and trains the same random checkpoint on the same
 three records; peers/probes.py asks its trainer what it does. The table goes to the screen and the answers to
-benchmarks/results/peers.json. The first run installs about 7 GB in a few minutes; later ones take about five minutes.
+benchmarks/results/peers.json. The first run installs about 7 GB; with that it took 21 minutes on two busy cores.
 """
 
 import argparse
@@ -13,10 +13,12 @@ import json
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peers.checkpoint import VOCABULARY, save_checkpoint
 from peers.environments import Environment, InstallError, make_environment
 from peers.table import markdown, versions
 
@@ -94,17 +96,15 @@ def main() -> None:
     if not chosen:
         parser.error(f"no row begins with {' or '.join(options.only)}: the rows are {', '.join(PEERS)}")
     rows = json.loads(options.output.read_text()) if options.only and options.output.exists() else {}
-    rows |= ask_all(chosen, options.folder.expanduser().absolute(), options.newest)
-    rows = {name: rows[name] for name in PEERS if name in rows}
-    options.output.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
-    print(f"\n{markdown(rows)}\n{versions(rows)}\n\n{options.output}")
+    for name, row in ask_all(chosen, options.folder.expanduser().absolute(), options.newest):
+        rows[name] = row
+        rows = {one: rows[one] for one in PEERS if one in rows}
+        options.output.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    print(f"\n{markdown(rows)}\n{versions(rows)}\n{options.output}")
 
 
-def ask_all(chosen: dict[str, Peer], folder: Path, newest: bool) -> dict[str, dict[str, Any]]:
-    """The answers of each program, by its name; one that cannot be installed or run tells why."""
-    from peers.checkpoint import VOCABULARY, save_checkpoint
-
-    rows: dict[str, dict[str, Any]] = {}
+def ask_all(chosen: dict[str, Peer], folder: Path, newest: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each program's name and answers; one that cannot be installed or run tells why."""
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         save_checkpoint(work / "tiny")
@@ -113,11 +113,9 @@ def ask_all(chosen: dict[str, Peer], folder: Path, newest: bool) -> dict[str, di
             print(f"{name} …", flush=True)
             try:
                 environment = make_environment(peer.environment, folder, newest)
+                yield name, ask(peer, environment, work / "tiny", work / "large", work / str(number))
             except InstallError as error:
-                rows[name] = {"error": str(error)}
-                continue
-            rows[name] = ask(peer, environment, work / "tiny", work / "large", work / str(number))
-    return rows
+                yield name, {"error": str(error)}
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def resume(answer: dict[str, Any]) -> str:
     if answer["same"]:
         return "same losses"
     whole, resumed = answer["uninterrupted"][0], answer["resumed"][0]
-    return f"other losses: {resumed:.2f}, not {whole:.2f}"
+    return f"other losses: {resumed:.3f}, not {whole:.3f}"
 
 
 def accumulation(answer: dict[str, Any]) -> str:
@@ -82,9 +82,9 @@ def saved(answer: dict[str, Any]) -> str:
 
 
 def versions(rows: dict[str, dict[str, Any]]) -> str:
-    """The packages of each environment, once."""
-    kept: dict[str, set[str]] = {}
-    for row in rows.values():
-        for package, version in row.get("versions", {}).items():
-            kept.setdefault(package, set()).add(version)
-    return ", ".join(f"{package} {' and '.join(sorted(found))}" for package, found in kept.items())
+    """A list of the programs with their packages; rows with the same word before the colon share an environment."""
+    kept: dict[str, dict[str, str]] = {}
+    for name, row in rows.items():
+        kept.setdefault(name.split(":")[0], row.get("versions", {}))
+    packages = {name: ", ".join(f"{one} {number}" for one, number in found.items()) for name, found in kept.items()}
+    return "\n".join(f"- {name}: {text or 'not installed'}" for name, text in packages.items()) + "\n"

@@ -48,7 +48,7 @@ def trained_badly(peers, case):
 def test_the_page_shows_what_was_measured(peers):
     page = (GUIDE / "paligemma-elsewhere.md").read_text("utf-8")
     assert peers.table.markdown(RESULTS) in page
-    assert f"Packages: {peers.table.versions(RESULTS)}." in page
+    assert f"\n{peers.table.versions(RESULTS)}\n" in page
     explained = re.findall(r"^\| ([^|]+) \| [^|]+ \| [^|]+ \|$", page, re.MULTILINE)
     assert explained == ["column", *peers.table.COLUMNS[1:]]
 
@@ -81,7 +81,7 @@ def test_rows_of_the_table(peers):
     text = peers.table.markdown({"one": good | bad, "other": {"error": "ImportError: no such module"}})
     first, second = text.splitlines()[2:]
     assert "| yes, without padding | image | failed: ValueError: a \\| b | failed:" in first
-    assert "| other losses: 7.40, not 7.60 | losses 3.00 and 1.00, gradient norms 4.00 and 2.00 |" in first
+    assert "| other losses: 7.400, not 7.600 | losses 3.00 and 1.00, gradient norms 4.00 and 2.00 |" in first
     assert second.startswith("| other | does not run: ImportError: no such module | – |")
     assert {line.count(" | ") for line in (second, text.splitlines()[0])} == {len(peers.table.COLUMNS) - 1}
 
