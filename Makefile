@@ -20,7 +20,7 @@ help:
 	@echo "make test-cpus   run them as three other kinds of processors do"
 	@echo "make docs   these pages as a site, in site/; make docs-serve shows it while you write"
 	@echo "make bench  speed and memory ratios   make bench-gpu  a GPU's training steps"
-	@echo "make bench-peers   how other programs train PaliGemma, each in an environment of its own (about 7 GB)"
+	@echo "make bench-peers   how other programs train PaliGemma, each in an environment of its own (about 8 GB)"
 	@echo "make test-engines   DDP, FSDP2 and ZeRO against one process   make ten-kills  a run that is killed ten times"
 	@echo "make clean  remove what the other targets made"
 

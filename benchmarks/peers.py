@@ -5,7 +5,7 @@
 
 Every program is installed from PyPI into an environment of its own and trains the same random checkpoint on the same
 three records; peers/probes.py asks its trainer what it does. The table goes to the screen and the answers to
-benchmarks/results/peers.json. The first run installs about 7 GB; with that it took 21 minutes on two busy cores.
+benchmarks/results/peers.json. The first run installs about 8 GB; with that it took 21 minutes on two busy cores.
 """
 
 import argparse
