@@ -4,7 +4,7 @@ BIN := .venv/bin
 JOBS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup links test test-latest test-oldest test-cpus lint demo demo-from-scratch nano nano-release nano-scores data36 encoders test-engines ten-kills mask-vqvae located docs docs-serve bench bench-gpu comparisons clean
+.PHONY: help setup links test test-latest test-oldest test-cpus lint demo demo-from-scratch nano nano-release nano-scores data36 encoders test-engines ten-kills mask-vqvae located docs docs-serve bench bench-gpu bench-peers comparisons clean
 
 help:
 	@echo "make demo   ask and fine-tune the shipped PaLI-3, in three minutes"
@@ -21,6 +21,7 @@ help:
 	@echo "make docs   these pages as a site, in site/; make docs-serve shows it while you write"
 	@echo "make bench  speed and memory ratios   make bench-gpu  a GPU's steps and memory, in ten minutes"
 	@echo "make comparisons   what the papers found by varying one thing, at small scale, in a night"
+	@echo "make bench-peers   how other programs train PaliGemma, each in an environment of its own (about 8 GB)"
 	@echo "make test-engines   DDP, FSDP2 and ZeRO against one process   make ten-kills  a run that is killed ten times"
 	@echo "make clean  remove what the other targets made"
 
@@ -141,7 +142,7 @@ docs-serve: .venv/ready
 
 # ratios against what one would run instead; close other programs first
 bench: .venv/ready
-	for file in $(filter-out %_gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	for file in $(filter-out %_gpu.py benchmarks/peers.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 # the papers' comparisons, a night on two cores; it resumes. ROWS="01 17" runs some
 comparisons: .venv/ready
@@ -151,6 +152,10 @@ comparisons: .venv/ready
 # takes the environment that runs make, since .venv has torch without CUDA
 bench-gpu:
 	$(PYTHON) benchmarks/gpu/run.py
+
+# how other programs train PaliGemma; their packages come from PyPI into the user's cache folder
+bench-peers: .venv/ready
+	$(BIN)/python benchmarks/peers.py
 
 clean:
 	rm -rf .venv .typing build site *.egg-info src/*.egg-info .pytest_cache .ruff_cache outputs
