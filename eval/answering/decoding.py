@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -11,6 +11,8 @@ from transformers import BatchFeature, LogitsProcessor, LogitsProcessorList, Pre
 
 from openpali.data.example import Example
 from openpali.eval.answering.beam_search import beam_search
+from openpali.eval.answering.greedy_search import greedy_search, suits
+from openpali.eval.answering.image_features import ImageFeatures, image_features
 from openpali.eval.prompts.other_models import find_adapter, model_inputs
 
 GREY = (128, 128, 128)
@@ -38,14 +40,6 @@ class Answer(NamedTuple):
     found: list[dict[str, Any]] | None = None
 
 
-class EncodedImages(Protocol):
-    """Images that are encoded already."""
-
-    def in_place_of_images(self, processor: Any) -> Any:
-        """A copy of a processor whose `pixel_values` are features, float[N, P, D]."""
-        ...
-
-
 def generate(
     model: PreTrainedModel,
     processor: Any,
@@ -59,6 +53,8 @@ def generate(
     """Answer every example, greedily or by big_vision's beam search for PaliGemma (see `beam_search`).
 
     Prompts of similar length share a batch, so that little is padded; the answers are in the order of the examples.
+    PaLI-3 and PaliGemma encode an image once for all its prompts, and their greedy answers leave the batch when they
+    end.
 
     Args:
         model: encoder-decoder or decoder-only, on any device; its training mode does not change.
@@ -93,21 +89,22 @@ def generate_answers(
     blank_images: bool = False,
     return_log_p: bool = False,
     max_length: int | None = None,
-    encoded: EncodedImages | None = None,
+    features: ImageFeatures | None = None,
 ) -> Iterator[tuple[int, Answer]]:
     """As `generate`, but yields index and answer of each example when its batch is done, in batch order.
 
     With `return_log_p` answers have their tokens with log-probabilities; memory holds one number per token, not the
-    logits of the vocabulary. `max_length` cuts prompts to that many tokens, images not counted. `encoded` has the
-    features of all images, for a model that takes them (`image_features.py`).
+    logits of the vocabulary. `max_length` cuts prompts to that many tokens, images not counted. `features` of earlier
+    calls are used again, if the model has not changed.
     """
     adapter = find_adapter(model, processor)
+    features = features or image_features(model, processor, batch_size)
     # the longest first, so that a lack of memory shows at once
     order = sorted(range(len(examples)), key=lambda i: prompt_size(examples[i]), reverse=True)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         with eval_mode(model):
-            inputs = encode(model, processor, [examples[i] for i in chosen], blank_images, max_length, encoded)
+            inputs = encode(model, processor, [examples[i] for i in chosen], blank_images, max_length, features)
             ids, log_p = generate_ids(model, inputs, max_new_tokens, num_beams, return_log_p)
         tokens = read_tokens(processor, ids, log_p) if log_p is not None else [None] * len(chosen)
         for index, row, some in zip(chosen, ids, tokens):
@@ -132,18 +129,19 @@ def generate_ids(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Generate int[B, T] new tokens, padded on the right, and float[B, T], their log-probabilities or None."""
     options: dict[str, Any] = {"num_beams": num_beams, "do_sample": False, "use_cache": True}
-    recorded = GreedyLogProbabilities()
-    if num_beams > 1:
-        options |= {"custom_generate": beam_search, "return_dict_in_generate": True}
+    own, recorded = num_beams > 1 or suits(model), GreedyLogProbabilities()
+    if own:
+        options["custom_generate"] = beam_search if num_beams > 1 else greedy_search
+        options["return_dict_in_generate"] = with_log_p
     elif with_log_p:
         options["logits_processor"] = LogitsProcessorList([recorded])
     found: Any = model.generate(**inputs, max_new_tokens=max_new_tokens, **options)  # type: ignore[operator]
-    ids = found.sequences if num_beams > 1 else found
+    ids = found.sequences if own and with_log_p else found
     if not model.config.is_encoder_decoder:
         ids = ids[:, inputs["input_ids"].shape[1] :]
     if not with_log_p:
         return ids, None
-    log_p = found.token_scores if num_beams > 1 else torch.stack(recorded.steps, dim=1)
+    log_p = found.token_scores if own else torch.stack(recorded.steps, dim=1)
     # without an encoder-decoder's start token
     return ids[:, ids.shape[1] - log_p.shape[1] :], log_p
 
@@ -183,18 +181,23 @@ def encode(
     examples: Sequence[Example],
     blank_images: bool,
     max_length: int | None = None,
-    encoded: EncodedImages | None = None,
+    features: ImageFeatures | None = None,
 ) -> BatchFeature:
-    """Model inputs of prompts and images, encoded or not, on the model's device and in its precision."""
-    if encoded is not None:
-        processor = encoded.in_place_of_images(processor)
+    """Model inputs of prompts and images on the model's device and in its precision.
+
+    With `features` images are encoded, and these are in the image encoder's precision.
+    """
+    if features is not None:
+        processor = features.in_place_of_images(processor)
     images = [[blank_image(image) if blank_images else image for image in example.images] for example in examples]
     inputs = model_inputs(model, processor, examples, images, max_length)
     # PaliGemma's processor returns labels even when there is no suffix
     inputs.pop("labels", None)
+    encoded = inputs.pop("pixel_values", None) if features is not None else None
+    inputs = inputs.to(model.device, dtype=model.dtype)
     if encoded is not None:
-        inputs["image_features"] = inputs.pop("pixel_values")
-    return inputs.to(model.device, dtype=model.dtype)
+        inputs["image_features"] = encoded
+    return inputs
 
 
 def blank_image(image: Image.Image) -> Image.Image:

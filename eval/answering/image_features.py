@@ -1,10 +1,12 @@
-"""Features of images, computed once for several prompts about each image.
+"""Features of images, computed once for all prompts about an image.
 
 PaLI-3 and PaliGemma take `image_features` in place of `pixel_values`. Other models encode an image for each prompt.
+Images are the same if their pixels are, wherever they come from: every question of a dataset decodes its image anew.
 """
 
 import copy
 import inspect
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,24 +14,32 @@ import torch
 from PIL import Image
 from transformers import BatchFeature, PreTrainedModel
 
-from openpali.eval.answering.decoding import eval_mode
+from openpali.data.images.lazy_image import image_key
 from openpali.eval.prompts.other_models import takes_prefixes
+
+MEMORY = 2**30
+"""Bytes of features that are kept: about 900 images at 224 px in float32, 110 at 896 px in bfloat16."""
 
 
 class ImageFeatures:
-    """Features of images that are asked about, in the place of a processor's image processor."""
+    """Features of images, in the place of a processor's image processor.
 
-    def __init__(self, model: PreTrainedModel, processor: Any, images: Sequence[Image.Image], batch_size: int) -> None:
-        """Encode images, `batch_size` at a time; the objects themselves are looked up later, so they must live on."""
-        encoder: Any = model.get_encoder(modality="image")
+    Those that were used last are kept in the main memory. The model must not be trained meanwhile.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: Any, batch_size: int, memory: int = MEMORY) -> None:
+        """Make an empty store.
+
+        Args:
+            model: of the image encoder.
+            processor: of the model.
+            batch_size: images that are encoded together.
+            memory: bytes of features to keep.
+        """
+        self.model, self.image_processor = model, processor.image_processor
         self.valid_kwargs = processor.image_processor.valid_kwargs
-        self.of_image: dict[int, torch.Tensor] = {}
-        for start in range(0, len(images), batch_size):
-            some = images[start : start + batch_size]
-            pixels = processor.image_processor(some, return_tensors="pt")["pixel_values"]  # [N, 3, H, W]
-            with eval_mode(model):
-                found = encoder(pixel_values=pixels.to(model.device, model.dtype)).last_hidden_state  # [N, P, D]
-            self.of_image |= {id(image): features for image, features in zip(some, found, strict=True)}
+        self.batch_size, self.memory, self.used = batch_size, memory, 0
+        self.kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
 
     def fetch_images(self, images: Any) -> Any:
         """The images; nothing has to be fetched."""
@@ -37,7 +47,37 @@ class ImageFeatures:
 
     def __call__(self, images: Sequence[Image.Image], **options: Any) -> BatchFeature:
         """`pixel_values`: float[N, P, D], the features of these images under the key that a processor expects."""
-        return BatchFeature({"pixel_values": torch.stack([self.of_image[id(image)] for image in images])})
+        keys = [image_key(image) for image in images]
+        found = {key: self.kept[key].to(self.model.device) for key in keys if key in self.kept}
+        missing = {key: image for key, image in zip(keys, images) if key not in found}
+        found |= self.encode(missing, options)
+        for key in dict.fromkeys(keys):
+            self.keep(key, found[key])
+        return BatchFeature({"pixel_values": torch.stack([found[key] for key in keys])})
+
+    def encode(self, images: dict[bytes, Image.Image], options: dict[str, Any]) -> dict[bytes, torch.Tensor]:
+        """Features of images by key, float[P, D] each, on the model's device."""
+        encoder: Any = self.model.get_encoder(modality="image")
+        keys, found = list(images), {}
+        for start in range(0, len(keys), self.batch_size):
+            some = keys[start : start + self.batch_size]
+            prepared = self.image_processor([images[key] for key in some], **{**options, "return_tensors": "pt"})
+            pixels = prepared["pixel_values"].to(self.model.device, self.model.dtype)  # [N, 3, H, W]
+            found |= zip(some, encoder(pixel_values=pixels).last_hidden_state, strict=True)  # [N, P, D]
+        return found
+
+    def keep(self, key: bytes, features: torch.Tensor) -> None:
+        """Keep features as the ones used last; the ones used longest ago leave."""
+        if key in self.kept:
+            self.kept.move_to_end(key)
+            return
+        if features.nbytes > self.memory:
+            return
+        # a copy, since a row of a batch would keep the whole batch in memory
+        self.kept[key] = features.to("cpu", copy=True)
+        self.used += features.nbytes
+        while self.used > self.memory:
+            self.used -= self.kept.popitem(last=False)[1].nbytes
 
     def in_place_of_images(self, processor: Any) -> Any:
         """A copy of a processor whose `pixel_values` are features."""
@@ -46,6 +86,15 @@ class ImageFeatures:
         return changed
 
 
+def image_features(model: PreTrainedModel, processor: Any, batch_size: int) -> ImageFeatures | None:
+    """An empty store for a model that answers from features, None for any other."""
+    return ImageFeatures(model, processor, batch_size) if takes_features(model, processor) else None
+
+
 def takes_features(model: PreTrainedModel, processor: Any) -> bool:
     """Whether a model answers from `image_features`, and its processor from images that are encoded."""
-    return takes_prefixes(processor) and "image_features" in inspect.signature(model.forward).parameters
+    if not takes_prefixes(processor) or "image_features" not in inspect.signature(model.forward).parameters:
+        return False
+    # features do not say how many rows of patches they have
+    size = processor.image_processor.size
+    return size["height"] == size["width"]

@@ -10,6 +10,7 @@ from openpali.data.example import Box, Example
 from openpali.data.tasks import Task
 from openpali.eval.answering.confidence import box_confidences
 from openpali.eval.answering.decoding import Answer, generate_answers
+from openpali.eval.answering.image_features import image_features
 from openpali.eval.answering.processes import ALONE, Processes
 
 WINDOW = 8  # batches whose prompts are sorted by length together; bounds the images in memory
@@ -62,6 +63,8 @@ def answer_examples(
     """
     done = dict(store.done) if store else {}
     options = (batch_size, task.max_new_tokens, num_beams, blank_images, box_scores, max_length)
+    # kept for all windows
+    features = image_features(model, processor, batch_size)
     total = len(dataset) if limit is None else min(limit, len(dataset))
     with tqdm(total=-(-total // processes.count), desc=task.name, unit="ex", disable=not progress) as bar:
 
@@ -72,7 +75,8 @@ def answer_examples(
                     if example.id in done:
                         yield prediction_row(index, example, task, done[example.id])
                         bar.update()
-                for i, answer in generate_answers(model, processor, [example for _, example in missing], *options):
+                examples = [example for _, example in missing]
+                for i, answer in generate_answers(model, processor, examples, *options, features):
                     row = prediction_row(*missing[i], task, answer)
                     if store:
                         store.write(row)

@@ -47,7 +47,8 @@ def test_several_prompts_encode_an_image_once_and_answers_stay(family, pictures,
     model, processor = load_model(str(save_checkpoint(family, tiny_tokenizer, tmp_path / "model")), "cpu")
     calls = counted(model)
     together = answer_prompts(model, processor, pictures, PROMPTS, 4, LONGEST, 1)
-    assert sum(calls) == 6
+    # the clip's frames are two of the images
+    assert sum(calls) == 4
     for picture, answers in zip(pictures, together, strict=True):
         for prompt, answer in zip(PROMPTS, answers, strict=True):
             assert margin(model, processor, picture, prompt) > 1e-4
@@ -61,13 +62,13 @@ def test_several_prompts_encode_an_image_once_and_answers_stay(family, pictures,
     assert len({answer.text for answers in together for answer in answers}) > 6
 
 
-def test_one_prompt_is_answered_from_pixels(pictures, tiny_tokenizer, tmp_path):
+def test_one_prompt_is_answered_in_batches(pictures, tiny_tokenizer, tmp_path):
     model, processor = load_model(str(save_checkpoint("pali3", tiny_tokenizer, tmp_path / "model")), "cpu")
     calls = counted(model)
     assert [len(answers) for answers in answer_prompts(model, processor, pictures, PROMPTS[:1], 2, LONGEST, 1)] == [
         1
     ] * 5
-    assert sum(calls) == 6
+    assert sum(calls) == 4
 
 
 @pytest.mark.parametrize("name", ["llava", "paligemma"])
