@@ -7,6 +7,7 @@ Other programs disturb them less than wall time; memory is not disturbed.
 
 import argparse
 import json
+import os
 import platform
 import re
 import resource
@@ -80,8 +81,6 @@ def machine() -> str:
 
 def len_cores() -> int:
     """Cores that this process may use."""
-    import os
-
     return len(os.sched_getaffinity(0))
 
 

@@ -3,9 +3,9 @@
 Forward and backward, in three ways. `full logits` is what the Trainer does with Transformers' class and processor:
 logits of every position and a float32 cross-entropy over them. `suffix logits` is the best that the stock class can
 do: a loop of one's own gives it the positions of the suffixes as `logits_to_keep`, and `shift_labels`. All have the
-same weights and the same batch of equally long suffixes, so their losses must be equal, which is checked. Memory is the
-peak above the model; each case runs in its own process. The optimizer is left out, since it costs all the same. The
-last rows compare padding with sequence packing in our class, on a batch of mixed lengths.
+same weights and the same batch of equally long suffixes, so their losses must be equal, which is checked. Memory is
+the peak above the model; each case runs in its own process. The optimizer is left out, since it costs all the same.
+The last rows compare padding with sequence packing in our class, on a batch of mixed lengths.
 """
 
 import argparse
@@ -166,7 +166,7 @@ def main() -> None:
         return
     results = Results("train_step", options.results)
     print(
-        f"{LAYERS} text layers, {IMAGE_TOKENS} image tokens, prefix {PREFIX_TOKENS}; threads: {torch.get_num_threads()}\n"
+        f"{LAYERS} text layers, {IMAGE_TOKENS} image tokens, prefix {PREFIX_TOKENS}\n"
         f"{'':<51}{'GB':>8}{'CPU s':>9}{'wall s':>9}   ours / it: GB, CPU",
         flush=True,
     )
