@@ -1,4 +1,4 @@
-"""`python benchmarks/check_floors.py`: a quick version of each benchmark; ends with 1 where a ratio is below its floor.
+"""`python benchmarks/check_floors.py`: a quick version of each benchmark; ends with 1 if a ratio is below its floor.
 
     python benchmarks/check_floors.py train_step coco_check
 

@@ -5,8 +5,8 @@
 1,001 shards of 10,000 records; all are hard links to one file. A run saves its position near the beginning, and the
 same position is moved behind N records: the shards before it count as read. Then a new stream loads it and gives the
 next example. Resuming must neither take longer nor read more the farther it is. The alternative is what a loader
-without a position does, as Transformers' Trainer with an iterable dataset: it reads the records before the position and
-drops them. Its time is the measured rate of reading times the number of records.
+without a position does, as Transformers' Trainer with an iterable dataset: it reads the records before the position
+and drops them. Its time is the measured rate of reading times the number of records.
 """
 
 import argparse
