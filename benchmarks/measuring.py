@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import resource
+import shlex
 import subprocess
 import sys
 from datetime import date
@@ -124,7 +125,7 @@ class Results:
     def command(self) -> str:
         """The command line, without the file of the results."""
         words = [word for word in sys.argv[1:] if not word.startswith("--results")]
-        return " ".join(["python", f"benchmarks/{self.benchmark}.py", *words])
+        return shlex.join(["python", f"benchmarks/{self.benchmark}.py", *words])
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:

@@ -28,7 +28,7 @@ VOCABULARY, IMAGE = 257_216, 257_152
 IMAGE_TOKENS, PREFIX_TOKENS = 256, 24
 LAYERS, HEAD = 4, 64
 STOCK = ("full logits", "suffix logits")
-WAYS = (*STOCK, "openpali")
+OURS = "openpali"
 SAME_LOSS = 1e-3
 
 
@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="*", default=[256, 1024, 2048])
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 4, 8], help="at the first width; others have 8")
     parser.add_argument("--suffixes", type=int, nargs="*", default=[8, 64], help="likewise; others have 8")
+    parser.add_argument("--against", nargs="*", choices=STOCK, default=STOCK, help="ways of the stock class")
     parser.add_argument("--no_packing", action="store_true", help="leave out padded and packed sequences")
     add_results(parser)
     for name, kind in {"case": str, "width": int, "batch": int, "suffix": int, "pack_length": int}.items():
@@ -174,7 +175,7 @@ def main() -> None:
         first = width == min(options.widths)
         for batch, suffix in itertools.product(options.batches, options.suffixes) if first else [(8, 8)]:
             sizes = {"width": width, "batch": batch, "suffix": suffix, "repeats": options.repeats}
-            compare(WAYS, f"width {width}, batch {batch}, suffix {suffix}", results, **sizes)
+            compare((*options.against, OURS), f"width {width}, batch {batch}, suffix {suffix}", results, **sizes)
     if options.no_packing:
         return
     batch, length = 16, 1024

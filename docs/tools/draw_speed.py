@@ -19,7 +19,7 @@ FIGURE = ROOT / "docs" / "figures" / "speed.png"
 # title, benchmark, pattern of its cases whose number is the horizontal axis, unit, name of the axis
 PANELS = [
     ("training step, suffix 64", "train_step", r"width 256, batch (\d+), suffix 64", "GB", "batch"),
-    ("training step, batch 8", "train_step", r"width (\d+), batch 8, suffix 8", "GB", "width of the text model"),
+    ("training step, suffix 64", "train_step", r"width 256, batch (\d+), suffix 64", "CPU s", "batch"),
     ("SigLIP's loss", "contrastive_memory", r"batch (\d+)", "GB", "image-text pairs"),
     ("resuming a stream", "stream_resume", r"record (\d+)", "CPU s", "record"),
 ]
@@ -41,9 +41,13 @@ def draw() -> None:
     rows = [json.loads(line) for line in RESULTS.read_text("utf-8").splitlines()]
     figure, axes = plt.subplots(1, len(PANELS), figsize=(15, 3.6), layout="constrained")
     for axis, (title, benchmark, pattern, unit, name) in zip(axes, PANELS):
-        for way, points in curves(rows, benchmark, pattern, unit).items():
+        found = curves(rows, benchmark, pattern, unit)
+        for way, points in found.items():
             axis.plot(*zip(*points), marker="o", label=way, linewidth=2.5 if way == "openpali" else 1.2)
+        places = sorted({place for points in found.values() for place, _ in points})
         axis.set(title=title, xlabel=name, ylabel=unit, xscale="log", yscale="log")
+        axis.set_xticks(places, [f"{place:,}" for place in places], rotation=20)
+        axis.minorticks_off()
         axis.legend(fontsize="small")
     figure.savefig(FIGURE, dpi=90)
     print(f"{FIGURE}: {FIGURE.stat().st_size:,} bytes")

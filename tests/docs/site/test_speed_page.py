@@ -23,7 +23,9 @@ def test_every_ratio_of_the_page_is_one_that_was_measured():
         if not line.startswith("| ") or cells[0] == "case":
             continue
         case, against, *values = cells
-        measured = [f"{row['times']:,.2f}" for row in ROWS if (row["case"], row["against"]) == (case, against)]
+        # memory stands first
+        ordered = sorted(ROWS, key=lambda row: row["unit"] != "GB")
+        measured = [f"{row['times']:,.2f}" for row in ordered if (row["case"], row["against"]) == (case, against)]
         assert measured == values[1::2], line
         shown += 1
     assert shown > 10
