@@ -1,18 +1,20 @@
-"""`python benchmarks/contrastive_memory.py`: peak memory and time of the sigmoid loss, against two baselines.
+"""`python benchmarks/contrastive_memory.py`: peak memory and time of the sigmoid loss, against three others.
 
 Forward and backward of the loss alone. `full matrix` is the pseudocode of the SigLIP paper. `chunked` loops over the
 texts in 16 blocks, as OpenCLIP's loss does over the blocks of its neighbours; its forward needs less memory at a time,
-but autograd keeps every block for the backward. Each case runs in its own process, so that peak memory is its own.
+but autograd keeps every block for the backward. `open_clip` is OpenCLIP's class itself, on one device. Each case runs
+in its own process, so that peak memory is its own; one that would need more than `--most` is ended and said to be.
 """
 
 import argparse
+import itertools
 import json
 import resource
-import subprocess
 import sys
-import time
+from importlib.util import find_spec
 
 import torch
+from measuring import MEMORY_ENDED, Peak, Results, add_results, cpu_seconds, run_apart
 from torch.nn.functional import logsigmoid, normalize
 
 from openpali.modeling.contrastive_loss import sigmoid_loss
@@ -48,12 +50,14 @@ def chunked(images: torch.Tensor, texts: torch.Tensor, t: torch.Tensor, b: torch
     return loss
 
 
-CASES = {"full matrix": full_matrix, "chunked": chunked, "openpali": sigmoid_loss}
+def open_clip(images: torch.Tensor, texts: torch.Tensor, t: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The class that OpenCLIP trains with, on one device."""
+    from open_clip.loss import SigLipLoss  # pyright: ignore[reportMissingImports]
+
+    return SigLipLoss()(images, texts, t.exp(), b)
 
 
-def peak_gigabytes() -> float:
-    """Peak memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+CASES = {"full matrix": full_matrix, "chunked": chunked, "open_clip": open_clip, "openpali": sigmoid_loss}
 
 
 def measure(case: str, size: int, width: int) -> dict[str, float]:
@@ -61,38 +65,60 @@ def measure(case: str, size: int, width: int) -> dict[str, float]:
     inputs, loss = batch(size, width), CASES[case]
     small = batch(64, width)
     torch.autograd.grad(loss(*small), small)
-    before, begin = peak_gigabytes(), time.process_time()
+    peak, begin = Peak(), cpu_seconds()
     value = loss(*inputs)
     torch.autograd.grad(value, inputs)
-    seconds = time.process_time() - begin
-    return {"gigabytes": peak_gigabytes() - before, "seconds": seconds, "loss": value.item()}
+    return {"gigabytes": peak.gigabytes(), "seconds": cpu_seconds() - begin, "loss": value.item()}
+
+
+def alternatives() -> list[str]:
+    """The cases to run; says loudly which is missing."""
+    if find_spec("open_clip") is not None:
+        return list(CASES)
+    print(
+        "NOT MEASURED: open_clip is missing. Install it: pip install --no-deps open_clip_torch timm", file=sys.stderr
+    )
+    return [case for case in CASES if case != "open_clip"]
 
 
 def main() -> None:
     """Run all cases at all sizes and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[8192, 16384], help="image-text pairs in the batch")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 4096, 16384], help="pairs in the batch")
     parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--most", type=float, default=12.0, help="GB of addresses that a case may take; then it ends")
     parser.add_argument("--case", help=argparse.SUPPRESS)
+    add_results(parser)
     options = parser.parse_args()
     if options.case:
-        print(json.dumps(measure(options.case, options.sizes[0], options.width)))
+        limit = int(options.most * 2**30)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        try:
+            print(json.dumps(measure(options.case, options.sizes[0], options.width)))
+        except (MemoryError, RuntimeError) as error:
+            if "memory" not in str(error):
+                raise
+            sys.exit(MEMORY_ENDED)
         return
-    for size in options.sizes:
-        found = {}
-        for case in CASES:
-            command = [sys.executable, __file__, "--width", str(options.width), "--sizes", str(size), "--case", case]
-            found[case] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            row = found[case]
-            print(
-                f"batch {size:>6}  {case:<12}{row['gigabytes']:7.2f} GB above the inputs {row['seconds']:8.1f} CPU"
-                f" seconds   loss {row['loss']:.6f}"
-            )
-        for unit in ("gigabytes", "seconds"):
-            ratios = ", ".join(
-                f"{found['openpali'][unit] / found[case][unit]:.2f} of {case}" for case in list(CASES)[:2]
-            )
-            print(f"batch {size:>6}  openpali, {unit}: {ratios}")
+    ours: dict[str, float] | None = None
+    results, ended = Results("contrastive_memory", options.results), set()
+    for size, case in itertools.product(options.sizes, reversed(alternatives())):
+        found = None
+        if case not in ended:
+            found = run_apart(__file__, case=case, width=options.width, sizes=size, most=options.most)
+        if case == "openpali":
+            ours = found
+        if found is None:
+            ended.add(case)
+            print(f"batch {size:>6}  {case:<12} needs more than {options.most:.0f} GB", flush=True)
+            continue
+        ratios = ""
+        if ours is not None and case != "openpali":
+            ratios = "   ours / it, memory and time:"
+            for unit, name in (("gigabytes", "GB"), ("seconds", "CPU s")):
+                ratios += f" {1 / results.add(f'batch {size}', case, name, ours[unit], found[unit]):.2f}"
+        numbers = f"{found['gigabytes']:7.2f} GB {found['seconds']:8.2f} CPU s   loss {found['loss']:.6f}"
+        print(f"batch {size:>6}  {case:<12}{numbers}{ratios}", flush=True)
 
 
 if __name__ == "__main__":

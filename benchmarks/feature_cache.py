@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from data_pipeline import photograph
-from train_step import cpu_seconds
+from measuring import cpu_seconds
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from openpali import Pali3Config, Pali3ForConditionalGeneration, Pali3Processor

@@ -1,25 +1,23 @@
 """`python benchmarks/train_step.py`: a PaliGemma training step at the real vocabulary, against stock Transformers.
 
-Forward and backward. Stock is what the Trainer does with Transformers' class and processor: logits of every position
-and a float32 cross-entropy over them. Both have the same weights and the same batch of equally long suffixes, so their
-losses must be equal, which is checked. Memory is the peak above the model; each case runs in its own process. The
-optimizer is left out, since it costs both the same. The last rows compare padding with sequence packing in our class,
-on a batch of mixed lengths.
+Forward and backward, in three ways. `full logits` is what the Trainer does with Transformers' class and processor:
+logits of every position and a float32 cross-entropy over them. `suffix logits` is the best that the stock class can
+do: a loop of one's own gives it the positions of the suffixes as `logits_to_keep`, and `shift_labels`. All have the
+same weights and the same batch of equally long suffixes, so their losses must be equal, which is checked. Memory is
+the peak above the model; each case runs in its own process. The optimizer is left out, since it costs all the same.
+The last rows compare padding with sequence packing in our class, on a batch of mixed lengths.
 """
 
 import argparse
 import itertools
 import json
 import random
-import re
-import resource
-import subprocess
-import sys
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from measuring import Peak, Results, add_results, cpu_seconds, run_apart
 from transformers import PaliGemmaConfig
 from transformers import PaliGemmaForConditionalGeneration as Stock
 
@@ -29,10 +27,13 @@ from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGenerati
 VOCABULARY, IMAGE = 257_216, 257_152
 IMAGE_TOKENS, PREFIX_TOKENS = 256, 24
 LAYERS, HEAD = 4, 64
+STOCK = ("full logits", "suffix logits")
+OURS = "openpali"
+SAME_LOSS = 1e-3
 
 
 def make_model(kind: str, width: int) -> Any:
-    """A text model of 4 layers behind a small image encoder of 256 tokens; the same random weights for both kinds."""
+    """A text model of 4 layers behind a small image encoder of 256 tokens; the same random weights for all ways."""
     torch.manual_seed(0)
     vision = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision |= {"image_size": 224, "patch_size": 14, "vision_use_head": False, "model_type": "siglip_vision_model"}
@@ -46,7 +47,7 @@ def make_model(kind: str, width: int) -> Any:
         hidden_size=width,
         attn_implementation="sdpa",
     )
-    model: Any = (Stock if kind == "stock" else PaliGemmaForConditionalGeneration)(config)
+    model: Any = (Stock if kind in STOCK else PaliGemmaForConditionalGeneration)(config)
     torch.manual_seed(1)
     torch.nn.init.normal_(model.model.multi_modal_projector.linear.weight, std=0.02)
     return model.train()
@@ -94,18 +95,22 @@ def make_batch(options: argparse.Namespace) -> dict[str, Any]:
     return dict(packed_batch(rows, features, [1] * len(examples), 0))
 
 
-def resident_gigabytes(field: str) -> float:
-    """`VmRSS`, or since the last reset `VmHWM`, of this process."""
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) / 2**20
+def without_prompts(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The batch with which the stock class computes logits of the suffixes alone.
+
+    `logits_to_keep` is a mask of the positions that predict a suffix token, bool[B, L], and `shift_labels` has the
+    tokens that they predict: with both, the stock loss neither shifts nor sees the other positions.
+    """
+    following = torch.nn.functional.pad(batch["labels"], (0, 1), value=-100)[:, 1:]
+    return batch | {"logits_to_keep": following != -100, "shift_labels": following[following != -100]}
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
     """Peak memory above the model, wall and CPU seconds of a step, and its loss, in this process."""
     model, batch = make_model(options.case, options.width), make_batch(options)
-    Path("/proc/self/clear_refs").write_text("5")
-    before, wall, cpu, value = resident_gigabytes("VmRSS"), [], [], 0.0
+    if options.case == "suffix logits":
+        batch = without_prompts(batch)
+    peak, wall, cpu, value = Peak(), [], [], 0.0
     for _ in range(options.repeats):
         model.zero_grad(set_to_none=True)
         begin, used = time.perf_counter(), cpu_seconds()
@@ -114,42 +119,34 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         value = loss.item()
         wall.append(time.perf_counter() - begin)
         cpu.append(cpu_seconds() - used)
-    peak = resident_gigabytes("VmHWM") - before
-    return {"gigabytes": peak, "seconds": min(wall), "cpu": min(cpu), "loss": value}
+    return {"gigabytes": peak.gigabytes(), "seconds": min(wall), "cpu": min(cpu), "loss": value}
 
 
-def cpu_seconds() -> float:
-    """User and system time of this process."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
-def run(case: str, **options: Any) -> dict[str, float]:
-    """`measure` in a new process."""
-    arguments = [f"--{key}={value}" for key, value in options.items()]
-    command = [sys.executable, __file__, "--case", case, *arguments]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def compare(cases: tuple[str, str], title: str, same_loss: float, **options: Any) -> None:
-    """Run two cases and print one row.
+def compare(cases: Sequence[str], title: str, results: Results, **options: Any) -> None:
+    """Run cases, the last of which is ours, and print a row for each.
 
     Raises:
         RuntimeError: if their losses differ, so that they are not comparable.
     """
-    first, second = (run(case, **options) for case in cases)
-    if abs(first["loss"] - second["loss"]) > same_loss:
-        raise RuntimeError(f"{title}: losses {first['loss']} and {second['loss']} differ")
-    ratios = " ".join(f"{second[unit] / first[unit]:8.2f}" for unit in ("gigabytes", "cpu", "seconds"))
-    sides = " ".join(f"{side['gigabytes']:8.2f} {side['cpu']:8.2f} {side['seconds']:8.2f}" for side in (first, second))
-    print(f"{title:<34} {sides} {ratios}", flush=True)
-
-
-def header(first: str, second: str) -> None:
-    """Two lines above a table."""
-    names = "".join(f"{name:^27}" for name in (first, second, f"{second} / {first}"))
-    print(f"\n{'':<34} {names}\n{'':<34} " + " ".join(f"{unit:>8}" for unit in ("GB", "CPU s", "s") * 3), flush=True)
+    found = {case: run_apart(__file__, case=case, **options) for case in cases}
+    ours = found[cases[-1]]
+    if ours is None:
+        raise RuntimeError(f"{title}: memory ended in our own step")
+    for case, row in found.items():
+        if row is None:
+            print(f"{title:<36} {case:<14} memory ended", flush=True)
+            continue
+        if abs(row["loss"] - ours["loss"]) > SAME_LOSS:
+            raise RuntimeError(f"{title}: losses {row['loss']} and {ours['loss']} differ")
+        ratios = (
+            "" if case == cases[-1] else f"{ours['gigabytes'] / row['gigabytes']:12.2f}{ours['cpu'] / row['cpu']:8.2f}"
+        )
+        print(
+            f"{title:<36} {case:<14}{row['gigabytes']:8.2f}{row['cpu']:9.2f}{row['seconds']:9.2f}{ratios}", flush=True
+        )
+        if case != cases[-1]:
+            results.add(title, case, "GB", ours["gigabytes"], row["gigabytes"])
+            results.add(title, case, "CPU s", ours["cpu"], row["cpu"])
 
 
 def main() -> None:
@@ -157,34 +154,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--widths", type=int, nargs="*", default=[256, 1024, 2048])
-    parser.add_argument("--batches", type=int, nargs="*", default=[8, 4, 1], help="at the first width; others have 8")
-    parser.add_argument("--case", help=argparse.SUPPRESS)
-    parser.add_argument("--width", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--suffix", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--pack_length", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 4, 8], help="at the first width; others have 8")
+    parser.add_argument("--suffixes", type=int, nargs="*", default=[8, 64], help="likewise; others have 8")
+    parser.add_argument("--against", nargs="*", choices=STOCK, default=STOCK, help="ways of the stock class")
+    parser.add_argument("--no_packing", action="store_true", help="leave out padded and packed sequences")
+    add_results(parser)
+    for name, kind in {"case": str, "width": int, "batch": int, "suffix": int, "pack_length": int}.items():
+        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
         print(json.dumps(measure(options)))
         return
+    results = Results("train_step", options.results)
     print(
-        f"{LAYERS} text layers, {IMAGE_TOKENS} image tokens, prefix {PREFIX_TOKENS}; {torch.get_num_threads()} threads"
+        f"{LAYERS} text layers, {IMAGE_TOKENS} image tokens, prefix {PREFIX_TOKENS}\n"
+        f"{'':<51}{'GB':>8}{'CPU s':>9}{'wall s':>9}   ours / it: GB, CPU",
+        flush=True,
     )
-    header("stock", "openpali")
     for width in options.widths:
-        cases = itertools.product(options.batches, (8, 64)) if width == min(options.widths) else [(8, 8)]
-        for batch, suffix in cases:
-            title = f"width {width}, batch {batch}, suffix {suffix}"
+        first = width == min(options.widths)
+        for batch, suffix in itertools.product(options.batches, options.suffixes) if first else [(8, 8)]:
             sizes = {"width": width, "batch": batch, "suffix": suffix, "repeats": options.repeats}
-            compare(("stock", "openpali"), title, same_loss=1e-3, **sizes)
-    header("padded", "packed")
+            compare((*options.against, OURS), f"width {width}, batch {batch}, suffix {suffix}", results, **sizes)
+    if options.no_packing:
+        return
     batch, length = 16, 1024
     lengths = [IMAGE_TOKENS + PREFIX_TOKENS + suffix for suffix in mixed_suffixes(batch)]
     shares = [padding_share(lengths, rows) for rows in ([[i] for i in range(batch)], list(pack(lengths, length)))]
     for width in options.widths:
         sizes = {"width": width, "batch": batch, "pack_length": length, "repeats": options.repeats}
-        compare(("padded", "packed"), f"width {width}, batch {batch}, rows of {length}", same_loss=1e-3, **sizes)
-    print(f"{'':<34} padding: {shares[0]:.0%} padded, {shares[1]:.0%} packed", flush=True)
+        compare(("padded", "packed"), f"width {width}, batch {batch}, rows of {length}", results, **sizes)
+    print(f"padding: {shares[0]:.0%} padded, {shares[1]:.0%} packed", flush=True)
 
 
 if __name__ == "__main__":

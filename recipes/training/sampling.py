@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 
+from openpali.data.images.worker_memory import keep_freed_memory
 from openpali.recipes.run.arguments import RunArguments
 
 
@@ -53,11 +54,13 @@ def loader_options(args: RunArguments) -> dict[str, Any]:
 
 
 def quiet_worker(worker_id: int) -> None:
-    """Initialise a loader worker: ignore Ctrl-C, which the main process handles, and lower its priority on CPUs.
+    """Initialise a loader worker: ignore Ctrl-C, which the main process handles, keep freed memory for the next
+    images, and lower its priority on CPUs.
 
     Where the model trains on the same cores, a thread of a matrix product that waits for its core delays all others.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    keep_freed_memory()
     if not torch.accelerator.is_available():
         os.nice(15)
