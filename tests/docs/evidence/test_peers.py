@@ -46,7 +46,7 @@ def trained_badly(peers, case):
 
 
 def test_the_page_shows_what_was_measured(peers):
-    page = (GUIDE / "paligemma-elsewhere.md").read_text("utf-8")
+    page = (ROOT / "docs" / "evidence" / "paligemma-elsewhere.md").read_text("utf-8")
     assert peers.table.markdown(RESULTS) in page
     assert f"\n{peers.table.versions(RESULTS)}\n" in page
     explained = re.findall(r"^\| ([^|]+) \| [^|]+ \| [^|]+ \|$", page, re.MULTILINE)

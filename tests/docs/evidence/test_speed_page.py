@@ -11,7 +11,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import check_floors  # noqa: E402
 
-PAGE = (ROOT / "docs" / "guide" / "speed.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "evidence" / "speed.md").read_text("utf-8")
 RESULTS = (ROOT / "benchmarks" / "results" / "two-cpu-cores.jsonl").read_text("utf-8")
 ROWS = [json.loads(line) for line in RESULTS.splitlines()]
 
