@@ -7,7 +7,7 @@ one of the batch ends.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers as stock
@@ -106,7 +106,7 @@ def greedy_search(
         logits = outputs.logits[:, -1].to(copy=True, dtype=torch.float32, device=ids.device)  # [B', V]
         # the prompt's logits may be many
         del outputs
-        logits = logits_processor(ids, logits)
+        logits = logits_processor(cast(torch.LongTensor, ids), logits)
         answers[rows, length] = torch.where(going, logits.argmax(-1), answers[rows, length])
         if generation_config.return_dict_in_generate:
             token_scores[rows, length] = going * (logits.amax(-1) - logits.logsumexp(-1))
