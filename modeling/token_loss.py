@@ -60,7 +60,8 @@ def loss_fields(
         return {}
     if num_items_in_batch is None:
         return {"loss": losses.mean(), "example_losses": losses.detach()}
-    tokens = torch.bincount(token_owners(labels, example_ids), minlength=len(losses))  # [examples]
+    # of each example
+    tokens = torch.bincount(token_owners(labels, example_ids), minlength=len(losses))
     # one number for each replica under DataParallel
     items = torch.as_tensor(num_items_in_batch, device=losses.device).reshape(-1)[0]
     return {"loss": (losses * tokens).sum() / items, "example_losses": losses.detach()}
@@ -176,7 +177,7 @@ def cross_entropy_of(logits: torch.Tensor, targets: torch.Tensor, epsilon: float
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """LM head and cross-entropy in chunks of the vocabulary; backward computes the logits again if there are several.
+    """LM head and cross-entropy in chunks of the vocabulary; backward computes the logits again.
 
     Each chunk of the vocabulary writes its own rows of the weight's gradient. Chunks of tokens would each make a
     gradient as large as the table. With logits z, target t and smoothing ε the loss is
@@ -192,11 +193,10 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         epsilon: float,
         softcap: float | None,
     ) -> torch.Tensor:
-        """Compute the loss of each token, float[T]; keep the logits of one chunk at most."""
+        """Compute the loss of each token, float[T]; keep no logits."""
         rest = epsilon / (weight.shape[0] - 1)
         lse = hidden.new_full((hidden.shape[0],), -torch.inf, dtype=sum_dtype(hidden.dtype))  # [T]
         target_logit, logit_sum = torch.zeros_like(lse), torch.zeros_like(lse)
-        logits = lse[:, None]
         for begin, rows in vocabulary_chunks(weight, hidden.shape[0]):
             logits = chunk_logits(hidden, rows, softcap)  # [T, C]
             lse = torch.logaddexp(lse, logits.logsumexp(dim=1))
@@ -204,9 +204,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             target_logit += logits.gather(1, index)[:, 0] * inside
             if epsilon:
                 logit_sum += logits.sum(dim=1)
-        # a single chunk is kept: backward would hold as much at once
-        kept = logits if logits.shape[1] == weight.shape[0] else None
-        ctx.save_for_backward(hidden, weight, targets, lse, kept)
+        ctx.save_for_backward(hidden, weight, targets, lse)
         ctx.epsilon, ctx.softcap = epsilon, softcap
         return lse - (1 - epsilon) * target_logit - rest * (logit_sum - target_logit)
 
@@ -214,14 +212,14 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Compute gradients of hidden states and weight, where they are needed."""
-        hidden, weight, targets, lse, kept = ctx.saved_tensors
+        hidden, weight, targets, lse = ctx.saved_tensors
         rest = ctx.epsilon / (weight.shape[0] - 1)
         grad_loss = grads[0][:, None]  # [T, 1]
         # a sum over chunks: bfloat16 would round it at each chunk
         grad_hidden = torch.zeros_like(hidden, dtype=sum_dtype(hidden.dtype)) if ctx.needs_input_grad[0] else None
         grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         for begin, rows in vocabulary_chunks(weight, hidden.shape[0]):
-            logits = chunk_logits(hidden, rows, ctx.softcap) if kept is None else kept  # [T, C]
+            logits = chunk_logits(hidden, rows, ctx.softcap)  # [T, C]
             grad = torch.exp(logits - lse[:, None])  # [T, C]
             if ctx.epsilon:
                 grad -= rest

@@ -19,10 +19,9 @@ from transformers import (
     PreTrainedModel,
     StoppingCriteriaList,
 )
-from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.integrations.fsdp import is_fsdp_managed_module
 from transformers.utils import ModelOutput
 
+from openpali.eval.answering.sharded import is_sharded
 from openpali.modeling.transformers_versions import CACHE
 
 FAMILIES = ("pali3", "paligemma")
@@ -62,8 +61,7 @@ def suits(model: PreTrainedModel) -> bool:
     Other models have inputs that we do not know. Weights that are spread over processes need the same steps in each,
     which Transformers sees to.
     """
-    sharded = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
-    return model.config.model_type in FAMILIES and not sharded
+    return model.config.model_type in FAMILIES and not is_sharded(model)
 
 
 def greedy_search(

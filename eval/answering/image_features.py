@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import BatchFeature, PreTrainedModel
 
 from openpali.data.images.lazy_image import image_key
+from openpali.eval.answering.sharded import is_sharded
 from openpali.eval.prompts.other_models import takes_prefixes
 
 MEMORY = 2**30
@@ -92,7 +93,12 @@ def image_features(model: PreTrainedModel, processor: Any, batch_size: int) -> I
 
 
 def takes_features(model: PreTrainedModel, processor: Any) -> bool:
-    """Whether a model answers from `image_features`, and its processor from images that are encoded."""
+    """Whether a model answers from `image_features`, and its processor from images that are encoded.
+
+    The encoder of a sharded model runs as a part of the whole only.
+    """
+    if is_sharded(model):
+        return False
     if not takes_prefixes(processor) or "image_features" not in inspect.signature(model.forward).parameters:
         return False
     # features do not say how many rows of patches they have

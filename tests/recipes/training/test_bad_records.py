@@ -117,4 +117,5 @@ def test_the_reason_is_the_last_line(tiny_tokenizer, tmp_path):
     assert "cannot be used, more than max_bad_share=0.1. " in last
     assert "Traceback" not in done.stderr
     rows = map(json.loads, (run / "skipped_records.jsonl").read_text().splitlines())
-    assert sum("data" in row for row in rows) > 10
+    # how many the workers have read ahead by then depends on their speed
+    assert sum("data" in row for row in rows) > 5
