@@ -110,8 +110,10 @@ def chain_steps(
     """The steps of a chain: the shared step of each name, changed by the row and then by the variant."""
     before: dict[str, str] = {}
     for name in names:
-        changed = merged(content.get("steps", {}).get(name, {}), changes.get(name, {}))
-        options = merged(copy.deepcopy(bases[changed.pop(LIKE, name)]), changed)
+        of_row, of_variant = dict(content.get("steps", {}).get(name, {})), dict(changes.get(name, {}))
+        base = of_row.pop(LIKE, name)
+        options = merged(copy.deepcopy(bases[of_variant.pop(LIKE, base)]), of_row)
+        options = merged(options, of_variant)
         verb, folder = options.pop(VERB), options.pop(FOLDER_OPTION, "output_dir")
         if options.pop(SEEDED, True):
             options["seed"] = seed

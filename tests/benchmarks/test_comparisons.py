@@ -73,6 +73,14 @@ def test_changes_are_laid_over_level_by_level():
     assert found == {"a": {"b": 4, "c": 2}, "e": 5}
 
 
+def test_a_variant_can_take_away_what_its_row_and_the_shared_step_have():
+    row = {"seeds": 1, "chain": ["more"], "steps": {"more": {"image_size": 96}}}
+    row["variants"] = {"new": {"more": {"model": None, "image_size": None, "family": "paligemma"}}}
+    ((step,),) = [chain.steps for chain in plan.chains("x", row)]
+    assert not {"model", "image_size"} & set(step.options)
+    assert step.options["family"] == "paligemma"
+
+
 def scores(**values):
     return {name: {seed: {"f1": value} for seed, value in enumerate(found)} for name, found in values.items()}
 
