@@ -23,6 +23,8 @@ from cases import Case, all_cases
 from checks import check
 from operations import peak_of
 
+from openpali.modeling.transformers_versions import peft_refusal
+
 SECONDS_A_CASE = 12.0
 NO_FLEX = "FlexAttention has no backward pass on a CPU"
 
@@ -63,6 +65,8 @@ def try_case(case: Case, options: argparse.Namespace, device: torch.device) -> d
     """`measure`, or the reason why there are no numbers."""
     if "flex_attention" in case[0] and device.type == "cpu":
         return {"failed": f"not measured: {NO_FLEX}"}
+    if case[0].endswith("lora") and (refusal := peft_refusal()):
+        return {"failed": f"not measured: {refusal}"}
     try:
         return measure(case, options, device)
     except torch.cuda.OutOfMemoryError:

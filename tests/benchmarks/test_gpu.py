@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from openpali.modeling.transformers_versions import peft_refusal
+
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu" / "run.py"
 
 
@@ -21,7 +23,7 @@ def test_toys_are_checked_and_measured(tmp_path):
     assert done.stdout.count("check: ") == 5
     assert "failed" not in done.stdout
     # in full, with adapters, packed and compiled; FlexAttention cannot train on a CPU
-    assert done.stdout.count("not measured") == 1
+    assert done.stdout.count("not measured") == (3 if peft_refusal() else 1)
     assert len(results.read_text().splitlines()) == 8
     assert '"tiny": true' in results.read_text()
 
