@@ -92,7 +92,10 @@ def find_of_word(word: str) -> list[str]:
     files = [path for path in matches if is_media(path) and os.path.isfile(path)]
     if not files:
         there = f"{len(matches)} names, none of them of an image or clip" if matches else "nothing"
-        raise ValueError(f"the pattern {word} matches {there}: check it, and the folder that it is relative to")
+        prompt = "; of several prompts each needs --prompt" if " " in word else ""
+        raise ValueError(
+            f"the pattern {word} matches {there}: check it, and the folder that it is relative to{prompt}"
+        )
     return files
 
 
