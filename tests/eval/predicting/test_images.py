@@ -47,7 +47,11 @@ def test_a_name_that_looks_like_a_pattern_is_a_name(photos):
     [
         ("plain", "the folder plain holds no image or clip (.jpg, "),
         ("none/*.png", "the pattern none/*.png matches nothing: check it"),
-        ("answer en what is this?", "of several prompts each needs --prompt"),
+        (
+            "what is this?",
+            "the pattern what is this? matches nothing: check it, and the folder that it is relative to; of several"
+            " prompts each needs --prompt",
+        ),
         ("photos/*.txt", "the pattern photos/*.txt matches 1 names, none of them of an image or clip"),
         ("-", "the list of images on the standard input is empty"),
     ],
