@@ -15,8 +15,11 @@ from verdicts import Scores, by_variant, variant_mean, verdict
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+mpl.rcParams["svg.hashsalt"] = "openpali"  # the same ids, and so the same file, each time
+
 PAGE = ROOT / "docs" / "evidence" / "comparisons.md"
 FIGURES = ROOT / "docs" / "figures"
+COLUMNS = 3
 INTRODUCTION = """# The papers' comparisons, repeated
 
 What PaLI-3, PaliGemma and SigLIP found by varying one thing, rerun at the size that two CPU cores allow: built-in
@@ -47,9 +50,13 @@ def table(scores: Scores, content: dict[str, Any]) -> list[str]:
 def plot(scores: Scores, content: dict[str, Any], file: Path) -> None:
     """A panel for each measure: every variant's seeds, mean and interval."""
     measures, variants = list(content["measures"]), list(content["variants"])
-    size = (2.2 * len(measures) + 1.2, 0.9 + 0.32 * len(variants))
-    figure, panels = plt.subplots(1, len(measures), figsize=size, sharey=True, squeeze=False)
-    for panel, measure in zip(panels[0], measures, strict=True):
+    lines = -(-len(measures) // COLUMNS)
+    columns = min(COLUMNS, len(measures))
+    size = (2.4 * columns + 1.4, lines * (0.7 + 0.32 * len(variants)))
+    figure, panels = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
+    for panel in panels.flat[len(measures) :]:
+        panel.axis("off")
+    for panel, measure in zip(panels.flat, measures):
         for height, variant in enumerate(variants):
             seeds = [found[measure] for found in scores.get(variant, {}).values() if measure in found]
             mean = variant_mean(scores, variant, measure)
@@ -62,7 +69,7 @@ def plot(scores: Scores, content: dict[str, Any], file: Path) -> None:
         panel.tick_params(labelsize=7)
         panel.grid(axis="x", alpha=0.3)
     panels[0][0].set_yticks(range(len(variants)), variants, fontsize=8)
-    panels[0][0].invert_yaxis()
+    panels[0][0].set_ylim(len(variants) - 0.5, -0.5)
     figure.tight_layout()
     figure.savefig(file, metadata={"Date": None})
     plt.close(figure)
