@@ -67,6 +67,7 @@ def paligemma(make, tokenizer):
     return model, prompts(images, prefixes), [prompts([i], [text]) for i, text in zip(images, prefixes)]
 
 
+# token ids are compared exactly: `answers_alone` makes sure that rounding cannot choose another token
 CASES = [*KINDS, *GEMMAS, "stock"]
 
 
