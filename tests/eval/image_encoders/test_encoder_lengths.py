@@ -64,8 +64,8 @@ def test_all_tasks_beside_a_square_encoder(folder, tmp_path, monkeypatch):
     found = measured(
         folder, tmp_path, monkeypatch, "naflex", "--image_tokens", "3", "--compare", str(folder / "square")
     )
-    assert found["settings"]["image tokens"] == 3
-    assert {"retrieval", "zero_shot", "probes"} <= {key for key, value in found.items() if value}
+    assert found["arguments"]["image_tokens"] == 3
+    assert {"retrieval", "zero_shot", "probe"} <= {key for key, value in found.items() if value}
 
 
 def test_square_encoders_have_a_fixed_number(folder, tmp_path, monkeypatch):
