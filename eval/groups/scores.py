@@ -97,7 +97,8 @@ def score_groups(statistic: Statistic, attribute: Attribute, examples: int) -> A
     large = [score for score in scores if score.examples >= FEW and not math.isnan(score.value)]
     if len(large) < 2:
         return AttributeScores(attribute.name, scores, None, attribute.missing)
-    highest, lowest = max(large, key=lambda one: one.value), min(large, key=lambda one: one.value)
+    # sorting keeps two groups apart where all score alike
+    highest, *_, lowest = sorted(large, key=lambda one: -one.value)
     ends = percentile_interval(drawn[highest.name] - drawn[lowest.name])
     gap = highest.value - lowest.value
     p = chance_of_gap(statistic, [attribute.groups[score.name] for score in large], gap, examples)

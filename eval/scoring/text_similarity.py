@@ -24,13 +24,21 @@ def text_similarities(encoder: str, texts: Sequence[str], others: Sequence[str])
     model: Any = load_checkpoint(AutoModel, encoder).eval()
     with reading(encoder):
         tokenizer = AutoTokenizer.from_pretrained(encoder)
+    longest = most_tokens(model, tokenizer)
     distinct = list(dict.fromkeys([*texts, *others]))
     rows = []
     for start in range(0, len(distinct), 64):
-        inputs = tokenizer(distinct[start : start + 64], padding=True, truncation=True, return_tensors="pt")
+        some = distinct[start : start + 64]
+        inputs = tokenizer(some, padding=True, truncation=True, max_length=longest, return_tensors="pt")
         with torch.no_grad():
             tokens = model(**inputs).last_hidden_state.float()
         mask = inputs["attention_mask"][..., None].float()
         rows.append(normalize((tokens * mask).sum(1) / mask.sum(1).clamp(min=1), dim=-1))
     embeds = dict(zip(distinct, torch.cat(rows), strict=True))
     return [float(embeds[one] @ embeds[two]) if one else 0.0 for one, two in zip(texts, others, strict=True)]
+
+
+def most_tokens(model: Any, tokenizer: Any) -> int:
+    """Tokens that a text encoder takes; many tokenizers do not say, and some positions begin at 2."""
+    positions = getattr(model.config, "max_position_embeddings", None) or 512
+    return max(1, min(int(tokenizer.model_max_length), positions - 2, 512))
