@@ -75,7 +75,7 @@ def as_dict(scores: AttributeScores) -> dict[str, Any]:
         ends = list(json_numbers(dict(enumerate(map(float, one.interval)))).values())
         group |= {"name": one.name, "interval": None if None in ends else ends}
     gap = scores.gap and vars(scores.gap) | {"interval": list(scores.gap.interval)}
-    summary = json_numbers({"median": scores.median})
+    summary = json_numbers({"value": scores.value, "median": scores.median})
     return (
         {"name": scores.name, "groups": groups, "gap": gap}
         | summary

@@ -59,12 +59,14 @@ class AttributeScores:
 
     Attributes:
         name: of the attribute.
+        value: the score of all examples with a label.
         groups: a score each.
         gap: None where fewer than two groups have enough examples.
         missing: examples without a label.
     """
 
     name: str
+    value: float
     groups: list[GroupScore]
     gap: Gap | None
     missing: int
@@ -89,6 +91,7 @@ def score_groups(statistic: Statistic, attribute: Attribute, examples: int) -> A
         attribute: its groups.
         examples: number of all examples.
     """
+    value = value_of(statistic, np.concatenate(list(attribute.groups.values())), examples)
     drawn, scores = {}, []
     for number, (name, members) in enumerate(attribute.groups.items()):
         drawn[name] = resampled(statistic, members, examples, SEED + number)
@@ -96,16 +99,14 @@ def score_groups(statistic: Statistic, attribute: Attribute, examples: int) -> A
         scores.append(GroupScore(name, len(members), value_of(statistic, members, examples), ends))
     large = [score for score in scores if score.examples >= FEW and not math.isnan(score.value)]
     if len(large) < 2:
-        return AttributeScores(attribute.name, scores, None, attribute.missing)
+        return AttributeScores(attribute.name, value, scores, None, attribute.missing)
     # sorting keeps two groups apart where all score alike
     highest, *_, lowest = sorted(large, key=lambda one: -one.value)
     ends = percentile_interval(drawn[highest.name] - drawn[lowest.name])
     gap = highest.value - lowest.value
     p = chance_of_gap(statistic, [attribute.groups[score.name] for score in large], gap, examples)
-    both = highest.examples + lowest.examples
-    return AttributeScores(
-        attribute.name, scores, Gap(highest.name, lowest.name, gap, ends, both, p), attribute.missing
-    )
+    found = Gap(highest.name, lowest.name, gap, ends, highest.examples + lowest.examples, p)
+    return AttributeScores(attribute.name, value, scores, found, attribute.missing)
 
 
 def value_of(statistic: Statistic, members: np.ndarray, examples: int) -> float:

@@ -45,6 +45,7 @@ def test_a_group_is_scored_from_its_examples_alone():
         ("young", 40, 0.5),
     ]
     assert age["median"] == pytest.approx(0.625)
+    assert age["value"] == pytest.approx(50 / 80)
     gap = age["gap"]
     assert (gap["highest"], gap["lowest"], gap["examples"]) == ("old", "young", 80)
     assert gap["value"] == pytest.approx(0.25)
@@ -98,6 +99,8 @@ def test_few_examples_and_missing_labels_are_said_and_have_no_part_in_the_gap():
     add_groups(result, "exact_match", ["age"])
     (age,) = result.groups["measures"][0]["attributes"]
     assert (age["few_examples"], age["without_label"]) == (["child"], 2)
+    # of those with a label
+    assert age["value"] == pytest.approx(60 / 89)
     assert (age["gap"]["highest"], age["gap"]["lowest"]) == ("old", "young")
     alone = result_of(rows_of([0] * 9 + [1] * 40, *[{"age": "child"}] * 9, *[{"age": "old"}] * 40))
     add_groups(alone, "exact_match", ["age"])
