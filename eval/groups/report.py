@@ -1,5 +1,6 @@
 """Scores by group as JSON values, for metrics.json, the report and the command line."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,8 +73,7 @@ def as_dict(scores: AttributeScores) -> dict[str, Any]:
     """Scores of an attribute as JSON values; null where one is undefined."""
     groups = [json_numbers({"value": one.value}) | {"examples": one.examples} for one in scores.groups]
     for group, one in zip(groups, scores.groups, strict=True):
-        ends = list(json_numbers(dict(enumerate(map(float, one.interval)))).values())
-        group |= {"name": one.name, "interval": None if None in ends else ends}
+        group |= {"name": one.name, "interval": None if math.isnan(sum(one.interval)) else list(one.interval)}
     gap = scores.gap and vars(scores.gap) | {"interval": list(scores.gap.interval)}
     summary = json_numbers({"value": scores.value, "median": scores.median})
     return (

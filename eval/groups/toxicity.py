@@ -53,8 +53,8 @@ def check_label(classifier: str, label: str) -> str:
         OSError: there is no such classifier.
     """
     with reading(classifier):
-        names = AutoConfig.from_pretrained(classifier).id2label.values()
-    known = {str(name).lower(): str(name) for name in names}
+        labels: Any = AutoConfig.from_pretrained(classifier).id2label
+    known = {str(name).lower(): str(name) for name in labels.values()}
     if label.lower() not in known:
         raise ValueError(f"--toxicity_label: {classifier} has no label {label!r}; it has {', '.join(known.values())}")
     return known[label.lower()]

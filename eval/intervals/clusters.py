@@ -56,4 +56,4 @@ def of_clusters(above: Mapping[int, float], below: Mapping[int, float], examples
     for row, values in zip(parts, (above, below), strict=True):
         for place, value in values.items():
             row[place] = value
-    return ratio(*parts)
+    return ratio(parts[0], parts[1])

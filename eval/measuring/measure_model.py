@@ -185,7 +185,7 @@ def report_settings(measurement: Measurement, options: Options, skipped: int) ->
     settings: dict[str, str | int] = {"source": describe(measurement.source), "task": describe(measurement.task)}
     settings["decoding"] = "greedy" if measurement.num_beams == 1 else f"{measurement.num_beams} beams"
     if options.box_scores:
-        settings["box confidence"] = "probability of the box's tokens"
+        settings["confidence"] = "probability of the tokens"
     if options.dtype != "auto":
         settings["weights"] = options.dtype
     return settings | ({"skipped records": skipped} if skipped else {})

@@ -51,11 +51,11 @@ def test_a_set_is_evaluated_as_its_first_lines_say(name, checkpoint, tmp_path, m
 def test_letters_are_read_from_the_answers(checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     synthetic_evaluation.mmvp(tmp_path / "data" / "mmvp")
-    line = commands("mmvp")[1]
+    line = commands("mmvp")[2]
     line[3] = checkpoint
     evaluation.main([*line, "--device", "cpu", "--limit", "2"])
     rows = [json.loads(row) for row in (tmp_path / "outputs" / "mmvp" / "predictions.jsonl").read_text().splitlines()]
-    assert [row["prefix"] for row in rows] == ["Is it 0? (a) Red (b) Blue"] * 2
+    assert [row["prefix"] for row in rows] == ["Is it 0? (a) Red (b) Blue Answer with the letter alone."] * 2
     assert [row["references"] for row in rows] == [["(a)"], ["(b)"]]
     assert rows[0]["reference"] == {"answers": ["(a)"], "type": "pair 1"}
 

@@ -31,10 +31,10 @@ class Mmvp(QuestionSource):
     splits: ClassVar[dict[str, str]] = {"train": "test", "validation": "test", "test": "test"}
     hub_columns: ClassVar[dict[str, str | list[str]]] = {
         "image": "image",
-        "index": "index",
-        "question": "question",
-        "options": "options",
-        "correct": "correct_answer",
+        "index": "Index",
+        "question": "Question",
+        "options": "Options",
+        "correct": "Correct Answer",
     }
 
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
