@@ -22,9 +22,9 @@ QUESTIONS = (
 class ObjaverseMultiview(QuestionSource):
     """Views of objects of Objaverse-LVIS with its verified categories (Kabra et al. 2024; Beyer et al. 2024, G).
 
-    The rendered views of the papers are not published. So this reads views of your own: a line of JSON for each
-    object. A record is one question about one view; `question_type` is the object, for the metric `multiview`, which
-    joins the answers of an object.
+    The papers' rendered views have no public layout that is known here. So this reads views of your own: a line of
+    JSON for each object. A record is one question about one view; `question_type` is the object, for the metric
+    `multiview`, which joins the answers of an object.
     """
 
     name = "objaverse_multiview"
