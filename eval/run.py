@@ -23,10 +23,13 @@ from openpali.data.mixture import TaskDataset
 from openpali.data.records import SkipLog
 from openpali.data.sources import credits_of, load_source
 from openpali.data.tasks import load_task
-from openpali.eval.answering.evaluate_task import TaskResult
+from openpali.eval.answering.evaluate_task import TaskResult, load_metric
 from openpali.eval.answering.processes import Processes, joined
+from openpali.eval.groups.attributes import FIRST, check_labels
+from openpali.eval.groups.report import Classifier, group_lines
+from openpali.eval.groups.toxicity import check_label
 from openpali.eval.measuring.measure_model import Options, measure_model, report_settings
-from openpali.eval.measuring.measurement import read_measurement
+from openpali.eval.measuring.measurement import Measurement, read_measurement
 from openpali.eval.report.compare import compare_models, comparison_images, save_comparison, write_comparison
 from openpali.eval.report.values import format_interval, format_value
 from openpali.modeling.checkpoints import INCOMPLETE_HELP
@@ -69,6 +72,15 @@ class EvalArguments:
         default=False,
         metadata={"help": "rank boxes for mAP by their confidence, from the probabilities of their tokens"},
     )
+    groups: str | None = field(
+        default=None,
+        metadata={"help": "labels of the records, such as age,gender,age+gender: scores by group and the gaps"},
+    )
+    toxicity: str | None = field(
+        default=None,
+        metadata={"help": "with --groups: folder or Hub name of a text classifier that scores the answers"},
+    )
+    toxicity_label: str = field(default="toxic", metadata={"help": "label of that classifier"})
     seed: int | None = field(default=None, metadata={"help": "of the choices that the task draws; 0 when left out"})
     device: str | None = field(default=None, metadata={"help": "the first accelerator, else the CPU, when left out"})
     dtype: DtypeName = field(default="auto", metadata={"help": "of the weights; auto: each checkpoint's own"})
@@ -91,6 +103,8 @@ def main(argv: list[str] | None = None) -> None:
     results = run(args)
     for name, result in results.items():
         print(f"{name}, {summary(result)}" if len(results) > 1 else summary(result))
+        for line in group_lines(result.groups) if result.groups else ():
+            print(f"  {line}")
     if results:
         print(f"Report: {output_folder(args) / 'report.html'}")
 
@@ -111,7 +125,7 @@ def run(args: EvalArguments) -> dict[str, TaskResult]:
 
 def measure(args: EvalArguments, processes: Processes) -> dict[str, TaskResult]:
     """The work of one process."""
-    keys = ("config", "task", "task_options", "source", "split", "num_beams", "batch_size", "seed")
+    keys = ("config", "task", "task_options", "source", "split", "num_beams", "batch_size", "seed", "groups")
     measurement = read_measurement(args.model, **{key: getattr(args, key) for key in keys})
     source, task = load_source(measurement.source), load_task(with_codec(measurement.task, args.model[0]))
     output, names = output_folder(args), folder_names(args.model)
@@ -119,6 +133,11 @@ def measure(args: EvalArguments, processes: Processes) -> dict[str, TaskResult]:
     dataset = TaskDataset(source, task, measurement.seed, skipped)
     same = {key: getattr(args, key) for key in ("limit", "blank_images", "box_scores", "device", "dtype", "overwrite")}
     same["incomplete"] = args.incomplete_checkpoint
+    same["box_scores"] |= getattr(load_metric(task.metric), "by_confidence", False)
+    same["classifier"] = read_classifier(args, measurement)
+    if measurement.groups:
+        # before any model is loaded
+        check_labels([dataset[index] for index in range(min(FIRST, len(dataset)))], measurement.groups)
     alone = {"title": args.title, "logs": read_logs(Path(args.logs)) if args.logs else ()} if len(names) == 1 else {}
     results: dict[str, TaskResult] = {}
     for model, name in zip(args.model, names, strict=True):
@@ -141,6 +160,15 @@ def measure(args: EvalArguments, processes: Processes) -> dict[str, TaskResult]:
             settings=settings,
         )
     return results
+
+
+def read_classifier(args: EvalArguments, measurement: Measurement) -> Classifier | None:
+    """The classifier of toxicity; None without one. Raises ValueError for an unknown label, or without groups."""
+    if not args.toxicity:
+        return None
+    if not measurement.groups:
+        raise ValueError("--toxicity compares groups: give --groups as well, such as age,gender")
+    return Classifier(args.toxicity, check_label(args.toxicity, args.toxicity_label), args.device)
 
 
 def folder_names(models: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from openpali.eval.answering.load_model import load_model
 from openpali.eval.answering.prediction_file import PredictionFile, file_signature
 from openpali.eval.answering.predictions import answer_examples
 from openpali.eval.answering.processes import Processes
+from openpali.eval.groups.report import Classifier, add_groups
 from openpali.eval.intervals.bootstrap import LEVEL, RESAMPLES, SEED
 from openpali.eval.intervals.by_metric import add_intervals
 from openpali.eval.measuring.measurement import Measurement, describe
@@ -29,13 +30,14 @@ class Options:
     Attributes:
         limit: number of examples; all when None.
         blank_images: measure the blind baseline (blank images) as well.
-        box_scores: rank boxes by the probability of their tokens.
+        box_scores: rank boxes, or weigh answers, by the probability of their tokens.
         device: of the model; the first accelerator, else the CPU, when None.
         dtype: of the model's weights; auto is the checkpoint's own.
         overwrite: delete predictions of an earlier run.
         incomplete: accept a checkpoint that lacks weights.
         title: heading of the report; model and task when None.
         logs: lines of a training run's logs.jsonl, for the loss curve.
+        classifier: of the toxicity of answers, by group; None to leave it out.
         arguments: of the command line, for metrics.json.
     """
 
@@ -48,6 +50,7 @@ class Options:
     incomplete: bool = False
     title: str | None = None
     logs: Sequence[Mapping[str, Any]] = ()
+    classifier: Classifier | None = None
     arguments: Mapping[str, Any] | None = None
 
 
@@ -68,7 +71,8 @@ def measure_model(
         The result in the first process, None in the others.
 
     Raises:
-        ValueError: predictions of other settings are in the folder, or the model has no prompt format.
+        ValueError: predictions of other settings are in the folder, the model has no prompt format, or no example has
+            a label of `groups`.
         OSError: there is no such checkpoint.
     """
     settings = prediction_settings(model, measurement, options)
@@ -87,6 +91,9 @@ def measure_model(
     if result is None:
         return None
     add_intervals(result, dataset.task.metric)
+    if measurement.groups:
+        add_groups(result, dataset.task.metric, measurement.groups, options.classifier)
+        stores[False].replace(result.predictions)
     if options.blank_images and results[1]:
         result.blank_metrics = results[1].metrics
     save_metrics(folder / "metrics.json", result, settings, dataset.task.metric, options)
@@ -167,6 +174,7 @@ def save_metrics(path: Path, result: TaskResult, settings: dict[str, Any], metri
         "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
         "blank_metrics": result.blank_metrics and json_numbers(result.blank_metrics),
         "notes": result.notes,
+        "groups": result.groups,
         "settings": settings | {"limit": options.limit, "arguments": dict(options.arguments or {})},
     }
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -177,7 +185,7 @@ def report_settings(measurement: Measurement, options: Options, skipped: int) ->
     settings: dict[str, str | int] = {"source": describe(measurement.source), "task": describe(measurement.task)}
     settings["decoding"] = "greedy" if measurement.num_beams == 1 else f"{measurement.num_beams} beams"
     if options.box_scores:
-        settings["box confidence"] = "probability of the box's tokens"
+        settings["confidence"] = "probability of the tokens"
     if options.dtype != "auto":
         settings["weights"] = options.dtype
     return settings | ({"skipped records": skipped} if skipped else {})
