@@ -1,6 +1,6 @@
 """From prompts and sampled answers to the inputs of training: a row for each answer that is trained.
 
-Shapes: `B` prompts, `K` samples of each, `N` rows, `L` tokens of a sequence, `T` of an answer, `P` of an image, `D` width.
+Shapes: `B` prompts, `K` samples of each, `N` rows, `L` tokens of a sequence, `P` of an image, `D` width.
 """
 
 from collections.abc import Sequence

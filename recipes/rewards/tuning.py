@@ -112,7 +112,7 @@ class RewardTuning(TrainerCallback):
         return list(range(0, len(advantage), self.stride))
 
     def encode(self, plain: Any, pixels: torch.Tensor | None) -> torch.Tensor | None:
-        """Features of all images, float[images, P, D], once for all samples; with a gradient where the encoder trains."""
+        """Features of all images, float[images, P, D], with a gradient where the encoder trains."""
         if pixels is None:
             return None
         encoder = plain.get_encoder(modality="image")
