@@ -134,6 +134,13 @@ def reached_ious(found: Boxes, true: Boxes, threshold: float = 0.5) -> np.ndarra
     return match_boxes(found, true, ClassWeights({}), threshold).ious
 
 
+def check_overlap(iou: float) -> float:
+    """The option `--drop_duplicates`. Raises ValueError unless it is at least 0 and below 1."""
+    if not 0 <= iou < 1:
+        raise ValueError(f"--drop_duplicates is an IoU of at least 0 and below 1, not {iou:g}")
+    return iou
+
+
 def drop_duplicates(boxes: Sequence[dict], iou: float) -> list[dict]:
     """Boxes without those that repeat a better one of the same label.
 
