@@ -86,7 +86,8 @@ class RewardTuning(TrainerCallback):
             raise ConfigError("rewards: FSDP and ZeRO-3 spread the weights, and sampling needs them whole: use DDP")
         prompts = dict(inputs)
         examples: list[Example] = prompts.pop(EXAMPLES)
-        features = self.encode(plain, prompts.pop("pixel_values", None))
+        pixels = prompts.pop("pixel_values", None)
+        features = self.encode(plain, pixels)
         fixed = None if features is None else features.detach()
         answers = self.sample(plain, repeated(prompts, fixed, examples, self.args.samples), examples)
         rewards = torch.tensor(answers.parts["reward"]).view(len(examples), -1)  # [B, K]
@@ -98,7 +99,8 @@ class RewardTuning(TrainerCallback):
         pad, start = self.processor.tokenizer.pad_token_id, getattr(config, "decoder_start_token_id", None)
         rows = training_rows(rows, tokens, config.is_encoder_decoder, pad, start)
         boxes = self.box_targets(answers, tokens, trained, examples)
-        loss, measured = self.loss(model, plain, rows, advantage[trained].to(rows["labels"].device), boxes)
+        start_rows = self.start_rows(plain, rows, pixels, examples)
+        loss, measured = self.loss(model, plain, rows, start_rows, advantage[trained].to(rows["labels"].device), boxes)
         self.log.add(Sampled(self.step, examples, answers.texts, answers.parts, measured), answers.tokens)
         return loss
 
@@ -150,6 +152,7 @@ class RewardTuning(TrainerCallback):
         model: nn.Module,
         plain: Any,
         rows: dict[str, torch.Tensor],
+        start_rows: dict[str, torch.Tensor],
         advantage: torch.Tensor,
         boxes: list[list[tuple[int, float]]],
     ) -> tuple[torch.Tensor, dict[str, float]]:
@@ -159,6 +162,7 @@ class RewardTuning(TrainerCallback):
             model: which is trained, perhaps within DDP.
             plain: the model itself.
             rows: of `training_rows`.
+            start_rows: of `start_rows`.
             advantage: float[N].
             boxes: of `box_targets`.
         """
@@ -170,7 +174,7 @@ class RewardTuning(TrainerCallback):
         written = (rows["labels"] != IGNORE_INDEX) & (shares < 0)
         total = reinforce(losses * written, advantage).sum()
         if self.args.kl:
-            apart = divergence(losses * written, self.start_losses(plain, rows) * written).sum()
+            apart = divergence(losses * written, self.start_losses(plain, start_rows) * written).sum()
             total = total + self.args.kl * apart
             measured |= {"kl": apart.item() / len(advantage), "batches": 1.0}
         if self.confidences is not None:
@@ -204,12 +208,26 @@ class RewardTuning(TrainerCallback):
                 shares[row, place] = iou
         return rows | {"labels": labels, "second_labels": second}, shares
 
+    def start_rows(
+        self, plain: Any, rows: dict[str, torch.Tensor], pixels: torch.Tensor | None, examples: Sequence[Example]
+    ) -> dict[str, torch.Tensor]:
+        """The rows with the images as the checkpoint of the start encodes them; empty where it is not asked."""
+        if not self.args.kl:
+            return {}
+        found = {key: value.detach() for key, value in rows.items()}
+        # a frozen encoder is still that of the start
+        if pixels is not None and rows["image_features"].requires_grad:
+            start = plain if self.start is None else self.start.to(pixels.device)
+            with eval_mode(start), without_adapters(start, self.adapters):
+                features = self.encode(start, pixels)
+            found |= repeated({}, features, examples, self.args.samples // self.stride)
+        return found
+
     def start_losses(self, plain: Any, rows: dict[str, torch.Tensor]) -> torch.Tensor:
         """Losses of the same tokens by the checkpoint of the start, float[N, L]."""
-        start = plain if self.start is None else self.start.to(rows["labels"].device)
-        inputs = {key: value.detach() for key, value in rows.items() if key != "second_labels"}
+        start = plain if self.start is None else self.start
         with eval_mode(start), without_adapters(start, self.adapters), self.autocast():
-            losses = start(**inputs, token_losses=True, use_cache=False, output_logits=False).token_losses
+            losses = start(**rows, token_losses=True, use_cache=False, output_logits=False).token_losses
         return answer_columns(losses, rows, plain.config.is_encoder_decoder).clone()
 
 
