@@ -134,7 +134,7 @@ def predict_and_score(
         return None
     if options.drop_duplicates is not None:
         dropped = drop_duplicate_boxes(rows, options.drop_duplicates)
-        print(f"{dropped} boxes that repeat a better one are left out, of answers to {len(rows)} prompts", flush=True)
+        print(f"Left out as repeated: {dropped} boxes of {len(rows)} answers", flush=True)
     result = score_predictions(dataset.task, rows)
     store.replace(result.predictions)
     return result

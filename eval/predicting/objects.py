@@ -66,7 +66,7 @@ def find_objects(
     found = [one | {"confidence": confidence} for one, confidence in zip(found, known, strict=True)]
     if noise := sum(one["label"] == NOISE for one in found):
         found = [one for one in found if one["label"] != NOISE]
-        rejected = [*rejected, (NOISE, f"{noise} boxes have the label of boxes on nothing")]
+        rejected = [*rejected, (NOISE, f"boxes with the label of boxes on nothing: {noise}")]
     return found if overlap is None else without_duplicates(found, overlap), rejected
 
 
