@@ -230,11 +230,8 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         text_inputs = self.text_inputs(embeds, attention_mask, position_ids, token_type_ids, sequence_ids)
         outputs = self.model.language_model(**text_inputs, use_cache=False, **kwargs)
         hidden = outputs.last_hidden_state  # [B, L, D]
-        losses, tokens = None, {}  # [examples]
-        if targets is not None and of_tokens:
-            losses, tokens = token_fields(hidden, self.lm_head, targets, second)
-        elif targets is not None:
-            losses = self.losses(hidden, targets, sequence_ids, smoothing)
+        options = (sequence_ids, smoothing, second, of_tokens)
+        losses, tokens = (None, {}) if targets is None else self.losses(hidden, targets, *options)  # [examples]
         with_logits = losses is None or not self.training if output_logits is None else output_logits
         return PaliGemmaOutput(
             logits=self.logits(hidden, logits_to_keep, with_softcap=losses is None) if with_logits else None,
@@ -315,10 +312,17 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         targets: torch.Tensor,
         sequence_ids: torch.Tensor | None,
         label_smoothing: float | None,
-    ) -> torch.Tensor:
-        """Mean token loss of each example, float[examples]; `targets`: int[B, L], each predicted at its position."""
+        second_targets: torch.Tensor | None = None,
+        of_tokens: bool = False,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Mean token loss of each example, float[examples], and with `of_tokens` the fields of `token_fields`.
+
+        `targets`, `second_targets`: int[B, L], each predicted at its position.
+        """
+        if of_tokens:
+            return token_fields(hidden, self.lm_head, targets, second_targets)
         epsilon = option(self.config, "label_smoothing", 0.0) if label_smoothing is None else label_smoothing
-        return example_losses(hidden, self.lm_head, targets, epsilon, example_ids=sequence_ids)
+        return example_losses(hidden, self.lm_head, targets, epsilon, example_ids=sequence_ids), {}
 
     def logits(self, hidden: torch.Tensor, logits_to_keep: int | torch.Tensor, with_softcap: bool) -> torch.Tensor:
         """float[B, L, V], or of the positions to keep."""
