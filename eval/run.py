@@ -32,6 +32,7 @@ from openpali.eval.measuring.measure_model import Options, measure_model, report
 from openpali.eval.measuring.measurement import Measurement, read_measurement
 from openpali.eval.report.compare import compare_models, comparison_images, save_comparison, write_comparison
 from openpali.eval.report.values import format_interval, format_value
+from openpali.eval.scoring.detection_reward import check_overlap
 from openpali.modeling.checkpoints import INCOMPLETE_HELP
 from openpali.modeling.dtypes import DtypeName
 from openpali.modeling.user_errors import command
@@ -81,6 +82,10 @@ class EvalArguments:
         metadata={"help": "with --groups: folder or Hub name of a text classifier that scores the answers"},
     )
     toxicity_label: str = field(default="toxic", metadata={"help": "label of that classifier"})
+    drop_duplicates: float | None = field(
+        default=None,
+        metadata={"help": "leave out boxes that overlap a better one of their label by more than this IoU, as 0.7"},
+    )
     seed: int | None = field(default=None, metadata={"help": "of the choices that the task draws; 0 when left out"})
     device: str | None = field(default=None, metadata={"help": "the first accelerator, else the CPU, when left out"})
     dtype: DtypeName = field(default="auto", metadata={"help": "of the weights; auto: each checkpoint's own"})
@@ -93,6 +98,8 @@ class EvalArguments:
         for key in ("limit", "batch_size", "num_beams"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise ValueError(f"--{key} is at least 1, not {value}")
+        if self.drop_duplicates is not None:
+            check_overlap(self.drop_duplicates)
 
 
 @command("openpali eval", ValueError)
@@ -131,7 +138,8 @@ def measure(args: EvalArguments, processes: Processes) -> dict[str, TaskResult]:
     output, names = output_folder(args), folder_names(args.model)
     skipped = SkipLog(output / "skipped_records.jsonl")
     dataset = TaskDataset(source, task, measurement.seed, skipped)
-    same = {key: getattr(args, key) for key in ("limit", "blank_images", "box_scores", "device", "dtype", "overwrite")}
+    keys = ("limit", "blank_images", "box_scores", "drop_duplicates", "device", "dtype", "overwrite")
+    same = {key: getattr(args, key) for key in keys}
     same["incomplete"] = args.incomplete_checkpoint
     same["box_scores"] |= getattr(load_metric(task.metric), "by_confidence", False)
     same["classifier"] = read_classifier(args, measurement)

@@ -98,6 +98,8 @@ class Pali3Config(PreTrainedConfig):
         "encoder_last_hidden_state",
         "image_hidden_states",
         "example_losses",
+        "token_losses",
+        "second_losses",
     ]
 
     # given as a dict or a configuration, a configuration after construction

@@ -36,7 +36,7 @@ from .configuration_pali3 import vision_config_of
 from .configuration_paligemma import paligemma_config
 from .dropout import FIELD, add_residual_dropout
 from .modeling_paligemma_images import PaliGemmaProjector, RawPatches
-from .token_loss import IGNORE_INDEX, example_losses, loss_fields, select_logits
+from .token_loss import IGNORE_INDEX, example_losses, loss_fields, select_logits, token_fields
 from .transformers_versions import CACHE, CacheOutput, image_fields, one_cache
 
 # beginnings of parameters' names in memory, and in the published checkpoints
@@ -60,9 +60,11 @@ def published_name(name: str) -> str:
 
 @dataclass
 class PaliGemmaOutput(CacheOutput, stock.PaliGemmaCausalLMOutputWithPast):
-    """Transformers' output, and the loss of each example."""
+    """Transformers' output, and the losses of examples and tokens."""
 
     example_losses: torch.Tensor | None = None
+    token_losses: torch.Tensor | None = None
+    second_losses: torch.Tensor | None = None
 
 
 class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration):
@@ -203,7 +205,8 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
 
         Returns:
             `loss`: float[], mean over examples of the mean token loss, or see `num_items_in_batch` in `LossKwargs`;
-            `example_losses`: float[examples], without gradient; `logits`: float[B, L, V].
+            `example_losses`: float[examples], without gradient; `token_losses`, `second_losses`: float[B, L], where
+            they are requested, at the positions before their tokens; `logits`: float[B, L, V].
 
         Raises:
             ValueError: labels without `token_type_ids`, or with a cache, or with an attention implementation that
@@ -213,6 +216,7 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             raise ValueError("give pixel_values or image_features, not both")
         cache = one_cache(cache, past_key_values)
         smoothing, items = kwargs.pop("label_smoothing", None), kwargs.pop("num_items_in_batch", None)
+        of_tokens, second = kwargs.pop("token_losses", False), next_tokens(kwargs.pop("second_labels", None), None)
         targets = next_tokens(labels, kwargs.pop("shift_labels", None))  # [B, L]
         if targets is None and sequence_ids is None:
             inputs: Any = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "pixel_values": pixel_values}
@@ -226,13 +230,15 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         text_inputs = self.text_inputs(embeds, attention_mask, position_ids, token_type_ids, sequence_ids)
         outputs = self.model.language_model(**text_inputs, use_cache=False, **kwargs)
         hidden = outputs.last_hidden_state  # [B, L, D]
-        losses = None if targets is None else self.losses(hidden, targets, sequence_ids, smoothing)  # [examples]
+        options = (sequence_ids, smoothing, second, of_tokens)
+        losses, tokens = (None, {}) if targets is None else self.losses(hidden, targets, *options)  # [examples]
         with_logits = losses is None or not self.training if output_logits is None else output_logits
         return PaliGemmaOutput(
             logits=self.logits(hidden, logits_to_keep, with_softcap=losses is None) if with_logits else None,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             **loss_fields(losses, targets, items, sequence_ids),
+            **tokens,
             **image_fields(image_outputs),
         )
 
@@ -306,10 +312,17 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         targets: torch.Tensor,
         sequence_ids: torch.Tensor | None,
         label_smoothing: float | None,
-    ) -> torch.Tensor:
-        """Mean token loss of each example, float[examples]; `targets`: int[B, L], each predicted at its position."""
+        second_targets: torch.Tensor | None = None,
+        of_tokens: bool = False,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Mean token loss of each example, float[examples], and with `of_tokens` the fields of `token_fields`.
+
+        `targets`, `second_targets`: int[B, L], each predicted at its position.
+        """
+        if of_tokens:
+            return token_fields(hidden, self.lm_head, targets, second_targets)
         epsilon = option(self.config, "label_smoothing", 0.0) if label_smoothing is None else label_smoothing
-        return example_losses(hidden, self.lm_head, targets, epsilon, example_ids=sequence_ids)
+        return example_losses(hidden, self.lm_head, targets, epsilon, example_ids=sequence_ids), {}
 
     def logits(self, hidden: torch.Tensor, logits_to_keep: int | torch.Tensor, with_softcap: bool) -> torch.Tensor:
         """float[B, L, V], or of the positions to keep."""

@@ -12,6 +12,7 @@ from openpali.data.example import Example
 from openpali.data.files import renamed
 from openpali.data.tasks import Task
 from openpali.eval.answering.predictions import Examples, PredictionStore, answer_examples
+from openpali.eval.scoring.detection_reward import drop_duplicates
 
 METRICS = Path(__file__).parents[1] / "metrics"
 
@@ -122,6 +123,27 @@ def evaluate_task(
         max_length=max_length,
     )
     return score_predictions(task, rows)
+
+
+def drop_duplicate_boxes(rows: list[dict[str, Any]], iou: float) -> int:
+    """Leave boxes out of predictions that repeat a better one of the same label; see `drop_duplicates`.
+
+    Args:
+        rows: of `answer_examples`, which are changed.
+        iou: overlap above which two boxes of a label are one.
+
+    Returns:
+        Number of boxes that are left out.
+    """
+    dropped = 0
+    for row in rows:
+        kept = drop_duplicates(row["predicted_boxes"], iou)
+        repeated = {id(box) for box in row["predicted_boxes"]} - {id(box) for box in kept}
+        dropped += len(repeated)
+        row["predicted_boxes"] = kept
+        if repeated:
+            row["prediction"] = [one for one in row["prediction"] if id(one) not in repeated]
+    return dropped
 
 
 def score_predictions(task: Task, rows: list[dict[str, Any]]) -> TaskResult:

@@ -8,7 +8,7 @@ from typing import Any
 
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import credits_of
-from openpali.eval.answering.evaluate_task import TaskResult, score_predictions
+from openpali.eval.answering.evaluate_task import TaskResult, drop_duplicate_boxes, score_predictions
 from openpali.eval.answering.load_model import load_model
 from openpali.eval.answering.prediction_file import PredictionFile, file_signature
 from openpali.eval.answering.predictions import answer_examples
@@ -31,6 +31,7 @@ class Options:
         limit: number of examples; all when None.
         blank_images: measure the blind baseline (blank images) as well.
         box_scores: rank boxes, or weigh answers, by the probability of their tokens.
+        drop_duplicates: overlap above which a box that repeats a better one is left out; none is when None.
         device: of the model; the first accelerator, else the CPU, when None.
         dtype: of the model's weights; auto is the checkpoint's own.
         overwrite: delete predictions of an earlier run.
@@ -44,6 +45,7 @@ class Options:
     limit: int | None = None
     blank_images: bool = False
     box_scores: bool = False
+    drop_duplicates: float | None = None
     device: str | None = None
     dtype: str = "auto"
     overwrite: bool = False
@@ -137,6 +139,9 @@ def predict_and_score(
     )
     if not processes.main:
         return None
+    if options.drop_duplicates is not None:
+        dropped = drop_duplicate_boxes(rows, options.drop_duplicates)
+        print(f"Left out as repeated: {dropped} boxes of {len(rows)} answers", flush=True)
     result = score_predictions(dataset.task, rows)
     store.replace(result.predictions)
     return result
@@ -186,6 +191,8 @@ def report_settings(measurement: Measurement, options: Options, skipped: int) ->
     settings["decoding"] = "greedy" if measurement.num_beams == 1 else f"{measurement.num_beams} beams"
     if options.box_scores:
         settings["confidence"] = "probability of the tokens"
+    if options.drop_duplicates is not None:
+        settings["repeated boxes left out"] = f"above an IoU of {options.drop_duplicates:g}"
     if options.dtype != "auto":
         settings["weights"] = options.dtype
     return settings | ({"skipped records": skipped} if skipped else {})
