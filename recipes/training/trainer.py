@@ -109,8 +109,10 @@ class PaliTrainer(SafeTrainer):
             # not prepared by accelerate, which would split again what each process reads for itself
             self.stream = StreamLoader(self.data, args, self.data_collator)
             return self.stream
-        # augmented records would otherwise be the same in every epoch
-        with_epochs = isinstance(self.data, TaskDataset) and self.data.augmented is not None
+        # augmentations and drawn modes would otherwise be the same in every epoch
+        with_epochs = isinstance(self.data, TaskDataset) and (
+            self.data.augmented is not None or getattr(self.data.task, "draws_every_epoch", False)
+        )
         loader = DataLoader(
             ErrorCatchingDataset(self.data),
             sampler=RunSampler(len(self.data), args.max_steps * args.examples_per_step, args.seed, with_epochs),

@@ -1,0 +1,157 @@
+"""Batches of a caption decoder: tokens, the drawn mode of each text, masked inputs, and labels.
+
+A task draws one number for each example (`DrawnTask`), and everything random here follows from it: modes and masked
+positions do not depend on the batch, the process, or where a run was resumed.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from openpali.data.example import Example
+from openpali.data.files.config import ConfigError
+from openpali.data.images.preprocess import FastImageProcessor
+from openpali.data.tasks import Task
+from openpali.modeling.captioner.configuration_captioner import CaptionDecoderConfig
+from openpali.modeling.control_tokens import Controls, special_tokens, split_control_tokens
+from openpali.recipes.stages.task_bases import WrappedTask
+
+DRAW = "caption_draw"
+
+
+class DrawnTask(WrappedTask):
+    """A task whose examples carry a drawn number in `meta`, another one in each epoch."""
+
+    draws_every_epoch = True
+
+    def __init__(self, task: Task):
+        self.task = task
+
+    def example(self, record: dict[str, Any], rng: random.Random) -> Example | None:
+        """The task's example; its number is drawn last, so that it changes no other choice."""
+        example = self.task.example(record, rng)
+        return None if example is None else replace(example, meta=example.meta | {DRAW: rng.getrandbits(62)})
+
+
+@dataclass(frozen=True)
+class Modes:
+    """How modes are drawn.
+
+    Attributes:
+        masked_pred_prob: share of texts that are predicted in parallel; the others are causal.
+        masking_ratio: share of the inputs that are masked in parallel texts, of all positions, padding included.
+        with_prefix: `masked_pred_prob` of examples with a prefix, that of all when None.
+    """
+
+    masked_pred_prob: float = 0.75
+    masking_ratio: float = 1.0
+    with_prefix: float | None = None
+
+    def __post_init__(self) -> None:
+        for key, value in vars(self).items():
+            if value is not None and not 0 <= value <= 1:
+                raise ConfigError(f"{key}={value}: it is a share, from 0 to 1")
+
+    @property
+    def needs_mask(self) -> bool:
+        """Whether any text is predicted in parallel."""
+        return max(self.masked_pred_prob, self.with_prefix or 0) > 0
+
+    def masked(self, draw: int, prefix: int, length: int) -> list[int] | None:
+        """Masked positions of an example, never in its prefix; None for a causal one.
+
+        Args:
+            draw: number of the example.
+            prefix: tokens of its prefix.
+            length: of every text, padding included.
+        """
+        rng = random.Random(draw)
+        share = self.with_prefix if prefix and self.with_prefix is not None else self.masked_pred_prob
+        if not rng.random() < share:
+            return None
+        return [place for place in rng.sample(range(length), int(self.masking_ratio * length)) if place >= prefix]
+
+
+CAUSAL = Modes(0.0)
+
+
+class CaptionInputs:
+    """Texts of examples as the arguments of `CaptionDecoder.example_losses`.
+
+    Args:
+        tokenizer: any with an end token.
+        config: of the decoder.
+        modes: how texts are predicted; `CAUSAL` for evaluation.
+        text_length: tokens of a text, padding included; all of the decoder's positions when None.
+    """
+
+    def __init__(
+        self, tokenizer: Any, config: CaptionDecoderConfig, modes: Modes, text_length: int | None = None
+    ) -> None:
+        self.tokenizer, self.config, self.modes = tokenizer, config, modes
+        self.text_length = text_length or config.max_position_embeddings
+        self.special = special_tokens(tokenizer)
+        if modes.needs_mask and not config.mask_token:
+            raise ConfigError("masked_pred_prob: this decoder was trained without a mask; set it to 0")
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """`decoder_input_ids` and `labels`: int[B, L], `label_weights`: float[B, L], `parallel`: bool[B].
+
+        Prefixes are given and not predicted: their weight is 0, and they are not masked. `parallel` is left out where
+        all texts are causal.
+        """
+        shape = len(examples), self.text_length
+        labels = torch.full(shape, int(self.config.pad_token_id or 0))
+        inputs, weights = labels.clone(), torch.zeros(shape)
+        parallel = torch.zeros(len(examples), dtype=torch.bool)
+        for row, example in enumerate(examples):
+            ids, prefix = self.encode(example.prefix, example.suffix, example.controls)
+            labels[row, : len(ids)] = torch.tensor(ids)
+            weights[row, prefix : len(ids)] = 1
+            masked = self.modes.masked(example.meta.get(DRAW, 0), prefix, self.text_length)
+            parallel[row] = masked is not None
+            if masked is None:
+                inputs[row, 1:] = labels[row, :-1]
+            else:
+                inputs[row] = labels[row].index_fill(0, torch.tensor(masked).long(), int(self.config.vocab_size))
+        batch = {"decoder_input_ids": inputs, "labels": labels, "label_weights": weights}
+        return batch | {"parallel": parallel} if self.modes.needs_mask else batch
+
+    def encode(self, prefix: str, text: str, controls: Controls = "none") -> tuple[list[int], int]:
+        """Ids of prefix, text and end, cut to the text length with the end kept; and the number of the prefix."""
+        given, rest = self.ids(prefix, controls), self.ids(text, controls)
+        end: Any = self.config.eos_token_id
+        ids = [*given, *rest][: self.text_length - 1] + [end]
+        # where a prefix leaves no room for the text nothing is predicted
+        return ids, len(given) if len(given) < self.text_length - 1 or not given else self.text_length
+
+    def length(self, example: Example) -> int:
+        """Tokens of an example that is not cut."""
+        parts = (self.ids(text, example.controls) for text in (example.prefix, example.suffix))
+        return sum(map(len, parts)) + 1
+
+    def ids(self, text: str, controls: Controls) -> list[int]:
+        """Tokens of a text without special ones; letters that look like a control token stay letters."""
+        pieces = split_control_tokens(text, self.special, controls)
+        found = (self.tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"] for piece in pieces)
+        return [token for ids in found for token in ids]
+
+
+class CaptionCollator:
+    """Collates examples into inputs of `Captioner`.
+
+    Args:
+        image_processor: of the model.
+        inputs: makes the decoder's.
+    """
+
+    def __init__(self, image_processor: Any, inputs: CaptionInputs):
+        self.images, self.inputs = FastImageProcessor(image_processor, exact=False), inputs
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """`pixel_values`: float[B, 3, H, W] in [-1, 1], and what `CaptionInputs` makes."""
+        images = [example.images[0] for example in examples]
+        return {"pixel_values": self.images(images, return_tensors="pt")["pixel_values"], **self.inputs(examples)}
