@@ -27,6 +27,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "openpali.recipes.classification",
             "stage 0: the same from class names, a baseline",
         ),
+        "captioner": ("openpali.recipes.captioner", "stage 0: the same from captions, by a decoder (CapPa, LocCa)"),
         "denoise": ("openpali.recipes.denoise", "stage 0: a text encoder-decoder from texts (UL2)"),
         "dense": ("openpali.recipes.dense", "stage 0b: an image encoder from objects, patch by patch"),
         "pretrain": ("openpali.recipes.pretrain", "stages 1 and 2: the multimodal mixture at rising resolution"),

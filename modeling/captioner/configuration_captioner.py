@@ -101,11 +101,15 @@ class CaptionerConfig(PreTrainedConfig):
     vision_config: Any = None
     decoder_config: Any = None
     caption_prompt: str = ""
+    # the decoder's
+    pad_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         self.vision_config.vision_use_head = False
         self.decoder_config.encoder_hidden_size = self.vision_config.hidden_size
+        self.pad_token_id, self.eos_token_id = self.decoder_config.pad_token_id, self.decoder_config.eos_token_id
 
 
 __all__ = ["CaptionDecoderConfig", "CaptionerConfig"]

@@ -36,7 +36,7 @@ class CaptionAttention(nn.Module):
     def __init__(self, config: CaptionDecoderConfig, source_width: int):
         super().__init__()
         width = config.hidden_size
-        self.heads, self.dropout = config.num_attention_heads, config.dropout
+        self.config, self.heads = config, config.num_attention_heads
         self.q_proj = nn.Linear(width, width, bias=False)
         self.k_proj = nn.Linear(source_width, width, bias=False)
         self.v_proj = nn.Linear(source_width, width, bias=False)
@@ -50,7 +50,7 @@ class CaptionAttention(nn.Module):
         self, states: torch.Tensor, keys_values: KeysValues, mask: torch.Tensor | None = None, causal: bool = False
     ) -> torch.Tensor:
         """float[B, T, D] from float[B, T, D]; `mask` bool[B, 1, T, S] is True where a position sees another."""
-        rate = self.dropout if self.training else 0.0
+        rate = self.config.dropout if self.training else 0.0
         queries = self.split(self.q_proj(states))
         seen = scaled_dot_product_attention(queries, *keys_values, mask, dropout_p=rate, is_causal=causal)
         return self.out_proj(seen.transpose(1, 2).flatten(2))
@@ -65,13 +65,14 @@ class CaptionMlp(nn.Module):
 
     def __init__(self, config: CaptionDecoderConfig):
         super().__init__()
-        self.dropout = config.dropout
+        self.config = config
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.use_bias)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """float[R, L, D] from float[R, L, D]."""
-        return self.fc2(dropout(gelu(self.fc1(states), approximate="tanh"), self.dropout, self.training))
+        hidden = gelu(self.fc1(states), approximate="tanh")
+        return self.fc2(dropout(hidden, self.config.dropout, self.training))
 
 
 class CaptionBlock(GradientCheckpointingLayer):
@@ -80,7 +81,7 @@ class CaptionBlock(GradientCheckpointingLayer):
     def __init__(self, config: CaptionDecoderConfig):
         super().__init__()
         width, epsilon = config.hidden_size, config.layer_norm_eps
-        self.dropout = config.dropout
+        self.config = config
         self.layer_norm1 = nn.LayerNorm(width, epsilon, bias=config.use_bias)
         self.self_attn = CaptionAttention(config, width)
         self.layer_norm2 = nn.LayerNorm(width, epsilon, bias=config.use_bias)
@@ -92,13 +93,13 @@ class CaptionBlock(GradientCheckpointingLayer):
         self, states: torch.Tensor, image_tokens: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """float[R, L, D] from float[R, L, D] and float[B, P, E]; without a mask self-attention is causal."""
-        normed = self.layer_norm1(states)
+        normed, rate = self.layer_norm1(states), self.config.dropout
         own = self.self_attn(normed, self.self_attn.keys_values(normed), mask, causal=mask is None)
-        states = states + dropout(own, self.dropout, self.training)
+        states = states + dropout(own, rate, self.training)
         # all texts of an image are one sequence of queries, since none of them is masked here
         queries = self.layer_norm2(states).reshape(len(image_tokens), -1, states.shape[2])  # [B, N * L, D]
         seen = self.cross_attn(queries, self.cross_attn.keys_values(image_tokens)).reshape(states.shape)
-        states = states + dropout(seen, self.dropout, self.training)
+        states = states + dropout(seen, rate, self.training)
         return states + self.mlp(self.layer_norm3(states))
 
 

@@ -49,8 +49,8 @@ class Captioner(PreTrainedModel):
 
     def __init__(self, config: CaptionerConfig):
         super().__init__(config)
-        self.vision_model = SiglipVisionModel._from_config(config.vision_config)
-        self.decoder = CaptionDecoder._from_config(config.decoder_config)
+        self.vision_model = SiglipVisionModel(config.vision_config)
+        self.decoder = CaptionDecoder(config.decoder_config)
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:

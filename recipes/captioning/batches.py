@@ -20,6 +20,8 @@ from openpali.modeling.control_tokens import Controls, special_tokens, split_con
 from openpali.recipes.stages.task_bases import WrappedTask
 
 DRAW = "caption_draw"
+# tasks that read or write a box
+LOCATED = ("refer", "grounded_caption")
 
 
 class DrawnTask(WrappedTask):
@@ -43,33 +45,35 @@ class Modes:
     Attributes:
         masked_pred_prob: share of texts that are predicted in parallel; the others are causal.
         masking_ratio: share of the inputs that are masked in parallel texts, of all positions, padding included.
-        with_prefix: `masked_pred_prob` of examples with a prefix, that of all when None.
+        located_masked_pred_prob: the share among examples of the tasks `LOCATED`.
     """
 
     masked_pred_prob: float = 0.75
     masking_ratio: float = 1.0
-    with_prefix: float | None = None
+    located_masked_pred_prob: float = 0.0
 
     def __post_init__(self) -> None:
         for key, value in vars(self).items():
-            if value is not None and not 0 <= value <= 1:
+            if not 0 <= value <= 1:
                 raise ConfigError(f"{key}={value}: it is a share, from 0 to 1")
 
     @property
     def needs_mask(self) -> bool:
         """Whether any text is predicted in parallel."""
-        return max(self.masked_pred_prob, self.with_prefix or 0) > 0
+        return max(self.masked_pred_prob, self.located_masked_pred_prob) > 0
 
-    def masked(self, draw: int, prefix: int, length: int) -> list[int] | None:
+    def masked(self, example: Example, prefix: int, length: int) -> list[int] | None:
         """Masked positions of an example, never in its prefix; None for a causal one.
 
         Args:
-            draw: number of the example.
+            example: with its drawn number; causal without one.
             prefix: tokens of its prefix.
             length: of every text, padding included.
         """
-        rng = random.Random(draw)
-        share = self.with_prefix if prefix and self.with_prefix is not None else self.masked_pred_prob
+        if DRAW not in example.meta:
+            return None
+        rng = random.Random(example.meta[DRAW])
+        share = self.located_masked_pred_prob if example.task in LOCATED else self.masked_pred_prob
         if not rng.random() < share:
             return None
         return [place for place in rng.sample(range(length), int(self.masking_ratio * length)) if place >= prefix]
@@ -111,7 +115,7 @@ class CaptionInputs:
             ids, prefix = self.encode(example.prefix, example.suffix, example.controls)
             labels[row, : len(ids)] = torch.tensor(ids)
             weights[row, prefix : len(ids)] = 1
-            masked = self.modes.masked(example.meta.get(DRAW, 0), prefix, self.text_length)
+            masked = self.modes.masked(example, prefix, self.text_length)
             parallel[row] = masked is not None
             if masked is None:
                 inputs[row, 1:] = labels[row, :-1]
