@@ -23,6 +23,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "push": ("openpali.recipes.publishing.push", "upload a run to the Hub, with a model card"),
         "costs": ("openpali.recipes.costs.command", "memory, FLOPs and GPUs that a training needs"),
         "contrastive": ("openpali.recipes.contrastive", "stage 0: an image encoder from image-text pairs (SigLIP)"),
+        "siglip2": ("openpali.recipes.siglip2", "stage 0: the same with a decoder and self-distillation (SigLIP 2)"),
         "classification": (
             "openpali.recipes.classification",
             "stage 0: the same from class names, a baseline",

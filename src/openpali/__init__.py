@@ -25,6 +25,8 @@ from openpali.modeling.modeling_pali3 import Pali3ForConditionalGeneration, Pali
 from openpali.modeling.modeling_pali3_multimodal import Pali3ForMultimodalLM
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.modeling.processing_pali3 import Pali3Processor
+from openpali.modeling.self_distillation.configuration_siglip_pretraining import SiglipPretrainingConfig
+from openpali.modeling.self_distillation.modeling_siglip_pretraining import SiglipForPretraining
 from openpali.modeling.shipped import shipped
 
 AutoConfig.register(Pali3Config.model_type, Pali3Config, exist_ok=True)
@@ -38,6 +40,8 @@ AutoConfig.register(CaptionDecoderConfig.model_type, CaptionDecoderConfig, exist
 AutoModel.register(CaptionDecoderConfig, CaptionDecoder, exist_ok=True)
 AutoConfig.register(CaptionerConfig.model_type, CaptionerConfig, exist_ok=True)
 AutoModel.register(CaptionerConfig, Captioner, exist_ok=True)
+AutoConfig.register(SiglipPretrainingConfig.model_type, SiglipPretrainingConfig, exist_ok=True)
+AutoModel.register(SiglipPretrainingConfig, SiglipForPretraining, exist_ok=True)
 
 warn_unsupported()
 
