@@ -31,6 +31,7 @@ from openpali.data.sources import Source
 from openpali.modeling.auto import load_processor
 from openpali.modeling.captioner.configuration_captioner import CaptionDecoderConfig
 from openpali.modeling.checkpoints import load_checkpoint, load_config
+from openpali.modeling.flexible_patches import set_patch_size
 from openpali.modeling.processing_tokenizer import LOCATION_TOKENS
 from openpali.modeling.resolution import set_image_size
 from openpali.modeling.self_distillation.configuration_siglip_pretraining import SiglipPretrainingConfig
@@ -231,11 +232,19 @@ def make_model(args: Siglip2Arguments, tokenizer: Any, written: Any, incomplete:
     if earlier:
         own = model.state_dict()
         model.load_state_dict(own | {key: weight for key, weight in earlier.state_dict().items() if key in own})
-        for part in (model.siglip, model.teacher) if args.late_share else (model.siglip,):
-            set_patches(part, args.patch_size, (), args.image_size)
+        resize(model, args)
+    return model
+
+
+def resize(model: SiglipForPretraining, args: Siglip2Arguments) -> None:
+    """Change the patch size and the image size of student and teacher, where they are given."""
+    try:
+        if args.patch_size:
+            set_patch_size(model, args.patch_size)
         if args.image_size:
             set_image_size(model, args.image_size)
-    return model
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def earlier_model(args: Siglip2Arguments, incomplete: bool) -> Any:

@@ -55,5 +55,9 @@ class SiglipPretrainingConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.decoder_config.encoder_hidden_size = self.siglip_config.vision_config.hidden_size
 
+    def get_text_config(self, *args: Any, **kwargs: Any) -> Any:
+        """The text tower's, which the Trainer compares with the tokenizer."""
+        return self.siglip_config.text_config
+
 
 __all__ = ["SiglipPretrainingConfig"]
