@@ -15,7 +15,20 @@ ARGV = ["--use_cpu", "true", "--tensorboard", "false", "--max_steps", "4", "--ev
 ARGV += ["--logging_steps", "1", "--vocab_size", "300", "--tokenizer_records", "5", "--languages", "en", "de"]
 ARGV += ["--texts_per_image", "2", "--learning_rate", "0.01", "--loss_chunk_size", "3", "--late_share", "0.75"]
 # its steps are proportional to gradients, so that they keep what is rounding small; Adam's do not
-ARGV += ["--optim", "sgd", "--max_grad_norm", "1", "--prototypes", "12", "--head_width", "16", "--local_views", "2"]
+ARGV += [
+    "--temperature",
+    "1",
+    "--logit_bias",
+    "-2",
+    "--optim",
+    "sgd",
+    "--prototypes",
+    "12",
+    "--head_width",
+    "16",
+    "--local_views",
+    "2",
+]
 ARGV += ["--source", "{name: emoji, split: train, size: 32, concepts: 4, objects: [1, 2], length: 40}"]
 ARGV += ["--vision_config", "{hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2,"]
 ARGV[-1] += " image_size: 32, patch_size: 8}"
