@@ -125,6 +125,24 @@ def test_checkpointed_layers_have_the_same_gradients():
         torch.testing.assert_close(two.grad, one.grad, msg=name)
 
 
+@pytest.mark.parametrize("kind", ["weights", "autocast"])
+def test_low_precision(kind):
+    exact, model = tiny(), tiny()
+    if kind == "weights":
+        model = model.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
+        inputs = pixels().to(model.dtype)
+        loss = model(inputs, LABELS, parallel=torch.tensor([True, False, True])).loss
+        scores = model.score(inputs, LABELS)
+    assert loss.dtype == scores.dtype == torch.float32
+    loss.backward()
+    assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
+    # eight bits of a number
+    wanted = exact(pixels(), LABELS, parallel=torch.tensor([True, False, True])).loss
+    torch.testing.assert_close(loss, wanted, rtol=0.03, atol=0)
+    torch.testing.assert_close(scores, exact.score(pixels(), LABELS), rtol=0.03, atol=0.3)
+
+
 def test_a_siglip_is_trained_by_both_losses():
     torch.manual_seed(0)
     text = {"hidden_size": 12, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
