@@ -233,10 +233,6 @@ def make_model(args: CaptionerArguments, tokenizer: Any, incomplete: bool = Fals
     model.config.caption_prompt = CAPTION_PROMPT if args.shares else ""
     config = model.decoder.config
     config.label_smoothing, config.dropout = args.smoothing, args.decoder_dropout
-    if args.text_length and args.text_length > config.max_position_embeddings:
-        raise ConfigError(
-            f"text_length={args.text_length}: the decoder has {config.max_position_embeddings} positions"
-        )
     return model
 
 

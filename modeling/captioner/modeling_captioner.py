@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, SiglipVisionModel
 from transformers.utils import ModelOutput
 
 from openpali.modeling.captioner.configuration_captioner import CaptionerConfig
-from openpali.modeling.captioner.modeling_caption_decoder import CaptionDecoder
+from openpali.modeling.captioner.modeling_caption_decoder import CaptionDecoder, lecun_normal
 
 
 @dataclass
@@ -53,8 +53,16 @@ class Captioner(PreTrainedModel):
         self.decoder = CaptionDecoder(config.decoder_config)
         self.post_init()
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False, since Transformers does not initialise modules without own parameters in custom code."""
+        return False
+
+    @torch.no_grad()
     def _init_weights(self, module: torch.nn.Module) -> None:
-        """Nothing: encoder and decoder initialise themselves."""
+        """Encoder and decoder initialise themselves; only the patches' weights are too large in Transformers."""
+        if isinstance(module, Captioner):
+            lecun_normal(module.vision_model.embeddings.patch_embedding.weight)
 
     def get_input_embeddings(self) -> torch.nn.Module:
         """The decoder's token table."""

@@ -15,8 +15,8 @@ from openpali.data.example import Example
 from openpali.data.files.config import ConfigError
 from openpali.data.images.preprocess import FastImageProcessor
 from openpali.data.tasks import Task
+from openpali.modeling.captioner.caption_tokens import CaptionTokens
 from openpali.modeling.captioner.configuration_captioner import CaptionDecoderConfig
-from openpali.modeling.control_tokens import Controls, special_tokens, split_control_tokens
 from openpali.recipes.stages.task_bases import WrappedTask
 
 DRAW = "caption_draw"
@@ -90,16 +90,21 @@ class CaptionInputs:
         config: of the decoder.
         modes: how texts are predicted; `CAUSAL` for evaluation.
         text_length: tokens of a text, padding included; all of the decoder's positions when None.
+
+    Raises:
+        ConfigError: the decoder knows no mask, or has fewer positions.
     """
 
     def __init__(
         self, tokenizer: Any, config: CaptionDecoderConfig, modes: Modes, text_length: int | None = None
     ) -> None:
-        self.tokenizer, self.config, self.modes = tokenizer, config, modes
-        self.text_length = text_length or config.max_position_embeddings
-        self.special = special_tokens(tokenizer)
         if modes.needs_mask and not config.mask_token:
             raise ConfigError("masked_pred_prob: this decoder was trained without a mask; set it to 0")
+        self.config, self.modes = config, modes
+        try:
+            self.tokens = CaptionTokens(tokenizer, config, text_length)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """`decoder_input_ids` and `labels`: int[B, L], `label_weights`: float[B, L], `parallel`: bool[B].
@@ -107,41 +112,25 @@ class CaptionInputs:
         Prefixes are given and not predicted: their weight is 0, and they are not masked. `parallel` is left out where
         all texts are causal.
         """
-        shape = len(examples), self.text_length
-        labels = torch.full(shape, int(self.config.pad_token_id or 0))
-        inputs, weights = labels.clone(), torch.zeros(shape)
+        controls = [example.controls for example in examples]
+        prefixes, texts = [example.prefix for example in examples], [example.suffix for example in examples]
+        labels, weights = self.tokens(prefixes, texts, controls)
+        inputs = labels.roll(1, 1)
+        inputs[:, 0] = int(self.config.pad_token_id or 0)
         parallel = torch.zeros(len(examples), dtype=torch.bool)
         for row, example in enumerate(examples):
-            ids, prefix = self.encode(example.prefix, example.suffix, example.controls)
-            labels[row, : len(ids)] = torch.tensor(ids)
-            weights[row, prefix : len(ids)] = 1
-            masked = self.modes.masked(example, prefix, self.text_length)
-            parallel[row] = masked is not None
-            if masked is None:
-                inputs[row, 1:] = labels[row, :-1]
-            else:
+            # the first predicted position; of an example without any the whole text is given
+            prefix = int(weights[row].argmax()) if weights[row].any() else labels.shape[1]
+            masked = self.modes.masked(example, prefix, labels.shape[1])
+            if masked is not None:
+                parallel[row] = True
                 inputs[row] = labels[row].index_fill(0, torch.tensor(masked).long(), int(self.config.vocab_size))
         batch = {"decoder_input_ids": inputs, "labels": labels, "label_weights": weights}
         return batch | {"parallel": parallel} if self.modes.needs_mask else batch
 
-    def encode(self, prefix: str, text: str, controls: Controls = "none") -> tuple[list[int], int]:
-        """Ids of prefix, text and end, cut to the text length with the end kept; and the number of the prefix."""
-        given, rest = self.ids(prefix, controls), self.ids(text, controls)
-        end: Any = self.config.eos_token_id
-        ids = [*given, *rest][: self.text_length - 1] + [end]
-        # where a prefix leaves no room for the text nothing is predicted
-        return ids, len(given) if len(given) < self.text_length - 1 or not given else self.text_length
-
     def length(self, example: Example) -> int:
         """Tokens of an example that is not cut."""
-        parts = (self.ids(text, example.controls) for text in (example.prefix, example.suffix))
-        return sum(map(len, parts)) + 1
-
-    def ids(self, text: str, controls: Controls) -> list[int]:
-        """Tokens of a text without special ones; letters that look like a control token stay letters."""
-        pieces = split_control_tokens(text, self.special, controls)
-        found = (self.tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"] for piece in pieces)
-        return [token for ids in found for token in ids]
+        return self.tokens.length(example.prefix, example.suffix, example.controls)
 
 
 class CaptionCollator:

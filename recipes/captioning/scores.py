@@ -67,7 +67,7 @@ def naming_accuracy(
     names = sorted({name for example in named for name in example.meta["names"]})
     if len(names) < 2:
         return {}
-    labels = collator.inputs([Example("", "", (), "", name) for name in names])["labels"].to(model.device)
+    labels = collator.inputs.tokens([""] * len(names), names)[0].to(model.device)
     found = []
     for batch in batches(model, named, collator, batch_size):
         found += model.score(batch["pixel_values"], labels).argmax(1).tolist()
@@ -82,9 +82,9 @@ def box_accuracy(
     hits = []
     for example in examples:
         pixels = collator([example])["pixel_values"].to(model.device)
-        prompt = torch.tensor([collator.inputs.ids(example.prefix, example.controls)], device=model.device)
+        prompt = torch.tensor([collator.inputs.tokens.ids(example.prefix, example.controls)], device=model.device)
         ids = model.generate_ids(pixels, prompt)[0].tolist()
-        text = collator.inputs.tokenizer.decode(ids, skip_special_tokens=True)
+        text = collator.inputs.tokens.tokenizer.decode(ids, skip_special_tokens=True)
         boxes = [row["box"] for row in task.prediction(text, example)]
         true = [[box.x0, box.y0, box.x1, box.y1] for box in example.boxes]
         hits.append(bool(boxes) and float(box_ious(boxes[:1], true).max()) >= HIT_IOU)

@@ -84,11 +84,11 @@ def held_out_examples(tasks: dict[str, Task], source: Source, run: RunArguments)
 
 def report_cut(inputs: CaptionInputs, examples: Iterable[Example], run: RunArguments) -> None:
     """Print how many texts are longer than the decoder reads."""
-    longest = [(inputs.length(example), example) for example in examples]
-    cut = [row for row in longest if row[0] > inputs.text_length]
+    longest, most = [(inputs.length(example), example) for example in examples], inputs.tokens.text_length
+    cut = [row for row in longest if row[0] > most]
     if cut:
         length, example = max(cut, key=lambda row: row[0])
         run.say(
-            f"Warning: {len(cut)} of {len(longest)} validation texts are longer than text_length={inputs.text_length}"
+            f"Warning: {len(cut)} of {len(longest)} validation texts are longer than text_length={most}"
             f" tokens and are cut; the longest has {length}: {(example.prefix + ' ' + example.suffix).strip()[:80]!r}"
         )
