@@ -10,7 +10,7 @@ PLACEHOLDER = "you/my-model"
 
 # model type, and class where it matters: task of the Hub
 TASKS = {"pali3": "image-text-to-text", "paligemma": "image-text-to-text", "siglip": "zero-shot-image-classification"}
-TASKS |= {"siglip_vision_model": "image-feature-extraction"}
+TASKS |= {"siglip2": "zero-shot-image-classification", "siglip_vision_model": "image-feature-extraction"}
 CLASS_TASKS = {"SiglipForImageClassification": "image-classification"}
 # of these the processor and the model come with code
 OWN_TYPES = ("pali3", "mask_vqvae")
