@@ -16,13 +16,11 @@ Checkpoints and `best/` hold decoder, heads and teacher too. `model` takes any o
 (`image_size`). NaFlex goes on from the result with `openpali contrastive --naflex true`.
 """
 
-import copy
 import itertools
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenizers.normalizers import Lowercase
-from tokenizers.normalizers import Sequence as Normalizers
 from transformers import PreTrainedModel, set_seed
 
 from openpali.data.files.config import ConfigError, as_dict
@@ -32,7 +30,6 @@ from openpali.modeling.auto import load_processor
 from openpali.modeling.captioner.configuration_captioner import CaptionDecoderConfig
 from openpali.modeling.checkpoints import load_checkpoint, load_config
 from openpali.modeling.flexible_patches import set_patch_size
-from openpali.modeling.processing_tokenizer import LOCATION_TOKENS
 from openpali.modeling.resolution import set_image_size
 from openpali.modeling.self_distillation.configuration_siglip_pretraining import SiglipPretrainingConfig
 from openpali.modeling.self_distillation.modeling_siglip_pretraining import SiglipForPretraining
@@ -54,6 +51,7 @@ from openpali.recipes.self_distillation.batches import (
     decoder_example,
 )
 from openpali.recipes.self_distillation.between_steps import LossParts, TeacherUpdates, held_out_parts
+from openpali.recipes.self_distillation.decoder_tokenizer import lower_cased, with_locations
 from openpali.recipes.self_distillation.views import ViewOptions, Views
 from openpali.recipes.stages.image_text_pairs import PairCollator, retrieval_scores
 from openpali.recipes.training.trainer import run_training, set_max_steps
@@ -149,35 +147,19 @@ class Siglip2Run(ContrastiveRun):
 
 
 def adjust(args: Siglip2Arguments, run: Siglip2Run) -> None:
-    """`contrastive.adjust`, and freeze the teacher, where there is one."""
+    """`contrastive.adjust`, and freeze the teacher, where there is one.
+
+    Raises:
+        ConfigError: an engine that shards weights, which the teacher could not follow.
+    """
+    engines = (f"ACCELERATE_USE_{engine}" for engine in ("FSDP", "DEEPSPEED"))
+    if args.late_share and (run.deepspeed or any(os.environ.get(name, "").lower() == "true" for name in engines)):
+        raise ConfigError("late_share: the teacher trains with DDP alone; leave the engine out, or give late_share: 0")
     contrastive.adjust(args, run)
     if args.vision_checkpoint and run.decay == DECAY:
         run.decay = DECAY[1:]
     if args.late_share and "teacher" not in run.freeze:
         run.freeze = [*run.freeze, "teacher"]
-
-
-def lower_cased(tokenizer: Any) -> Any:
-    """The tokenizer, which lower-cases texts from now on, also after it was saved and loaded.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise ConfigError("lower_case: this tokenizer is not a fast one; give lower_case: false")
-    known = backend.normalizer
-    if known is None or known.normalize_str("A") != known.normalize_str("a"):
-        backend.normalizer = Normalizers([Lowercase(), *([known] if known is not None else [])])
-    return tokenizer
-
-
-def with_locations(tokenizer: Any) -> Any:
-    """A copy of the tokenizer with location tokens, for the decoder alone."""
-    own = copy.deepcopy(tokenizer)
-    # only those that it lacks
-    own.add_tokens(LOCATION_TOKENS)
-    return own
 
 
 def make_decoder_config(args: Siglip2Arguments, siglip: Any, tokenizer: Any) -> CaptionDecoderConfig:
@@ -189,7 +171,7 @@ def make_decoder_config(args: Siglip2Arguments, siglip: Any, tokenizer: Any) -> 
         tokenizer: of the decoder.
     """
     vision, same = siglip.vision_config, ("hidden_size", "intermediate_size", "num_attention_heads")
-    known = {key: getattr(vision, key) for key in same} | {"num_hidden_layers": args.decoder_layers}
+    known: dict[str, Any] = {key: getattr(vision, key) for key in same} | {"num_hidden_layers": args.decoder_layers}
     known |= {"vocab_size": len(tokenizer), "max_position_embeddings": siglip.text_config.max_position_embeddings}
     known |= {"pad_token_id": padding_of(tokenizer), "eos_token_id": tokenizer.eos_token_id}
     try:
@@ -211,7 +193,7 @@ def make_model(args: Siglip2Arguments, tokenizer: Any, written: Any, incomplete:
     towers = earlier.siglip if earlier else contrastive.make_model(args, tokenizer, incomplete)
     towers.config.contrastive_loss, towers.config.loss_chunk_size = args.loss, args.loss_chunk_size
     decoder = earlier.decoder.config if earlier else make_decoder_config(args, towers.config, written)
-    heads = {"head_hidden_size": args.head_width, "head_bottleneck_size": args.head_bottleneck}
+    heads: dict[str, Any] = {"head_hidden_size": args.head_width, "head_bottleneck_size": args.head_bottleneck}
     heads |= {"prototypes": args.prototypes}
     if earlier and earlier.config.distillation:
         heads = {key: getattr(earlier.config, key) for key in heads}

@@ -127,7 +127,9 @@ def test_a_checkpoint_goes_on_at_another_resolution_with_all_its_parts(whole, tm
     start = whole / "checkpoint-4"
     options = ["--model", str(start), "--image_size", "48", "--patch_size", "6", "--late_share", "1"]
     options += ["--max_steps", "1"]
-    model = train(tmp_path / "large", *options, "--ema_decay", "0.5", "--learning_rate", "1e-9", "--local_views", "1")
+    model: Any = train(
+        tmp_path / "large", *options, "--ema_decay", "0.5", "--learning_rate", "1e-9", "--local_views", "1"
+    )
     assert model.config.vision_config.image_size == 48
     assert AutoProcessor.from_pretrained(tmp_path / "large").image_processor.size == {"height": 48, "width": 48}
     before, after = weights_of(whole, 4), weights_of(tmp_path / "large", 1)

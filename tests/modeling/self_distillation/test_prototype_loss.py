@@ -1,5 +1,7 @@
 """The loss of self-distillation against its plain formula."""
 
+from typing import Any
+
 import pytest
 import torch
 from tolerances import assert_same_but_rounding, assert_same_gradients
@@ -12,7 +14,9 @@ def test_loss_entropy_and_gradients_by_hand(chunk_size):
     random = torch.Generator().manual_seed(0)
     shapes = {"student": (5, 3, 4), "student_prototypes": (7, 4), "teacher": (5, 4), "teacher_prototypes": (7, 4)}
     drawn = {name: torch.randn(shape, generator=random) for name, shape in shapes.items()}
-    inputs = {name: torch.nn.functional.normalize(value, dim=-1).requires_grad_() for name, value in drawn.items()}
+    inputs: Any = {
+        name: torch.nn.functional.normalize(value, dim=-1).requires_grad_() for name, value in drawn.items()
+    }
     center = torch.randn(7, generator=random).mul(0.1).requires_grad_()
     found, entropy = prototype_loss(**inputs, center=center, chunk_size=chunk_size)
     (2 * found).backward()
@@ -29,7 +33,7 @@ def test_loss_entropy_and_gradients_by_hand(chunk_size):
     assert_same_but_rounding(found, expected)
     assert_same_but_rounding(entropy, -(target * target.log()).sum(-1).mean())
     (2 * expected).backward()
-    assert_same_gradients(gradients, {name: inputs[name].grad for name in gradients})  # pyright: ignore
+    assert_same_gradients(gradients, {name: inputs[name].grad for name in gradients})
 
 
 def test_heads_make_unit_vectors_and_only_their_layers_decay():
