@@ -181,7 +181,9 @@ class SiglipForPretraining(PreTrainedModel):
         loss, entropy = prototype_loss(student, own.directions(), teacher, prototypes, center, *temperatures)
         if self.training:
             logits, number = self.sums.get(name, [torch.zeros_like(center), center.new_zeros(())])
-            self.sums[name] = [logits + prototypes @ teacher.sum(0), number + len(teacher)]
+            # bfloat16 would round a sum over thousands of patches
+            with torch.no_grad(), torch.autocast(center.device.type, enabled=False):
+                self.sums[name] = [logits + prototypes @ teacher.sum(0), number + len(teacher)]
         return {name: loss, f"{name}_entropy": entropy}
 
     def masked_tokens(self, pixel_values: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:

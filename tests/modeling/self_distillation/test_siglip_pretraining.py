@@ -170,6 +170,20 @@ def test_centres_are_means_of_all_micro_batches_of_a_step(model):
     assert model.sums == {}
 
 
+def test_in_bfloat16_by_autocast(model):
+    plain = model(**batch_of())
+    model.sums, whole = {}, model.sums
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(**batch_of())
+    output.loss.backward()
+    assert torch.isfinite(model.mask_token.grad).all()
+    for name in ("local", "masked"):
+        # eight bits of each feature
+        torch.testing.assert_close(output.parts[name], plain.parts[name], atol=0.2, rtol=0.1)
+        assert model.sums[name][0].dtype == torch.float32
+        torch.testing.assert_close(model.sums[name][0], whole[name][0], atol=0.3, rtol=0.05)
+
+
 def test_saved_and_loaded_with_teacher_and_centres(model, tmp_path):
     model(**batch_of())
     model.update_centers()
