@@ -3,7 +3,8 @@ r"""Evaluate image encoders: retrieval by language, zero-shot classification, li
     openpali encoders --model outputs/contrastive --source '{"name": "emoji", "split": "test", "objects": [1, 1]}' \
         --limit 500 --output outputs/encoders
 
-`--compare outputs/classification` adds other encoders to the linear probe; they need no text tower.
+`--compare outputs/classification` adds other encoders to the linear probe; they need no text tower. A captioner
+classifies by the probabilities that its decoder gives the prompts.
 `python -m openpali.eval.encoders` is the same.
 """
 
@@ -20,11 +21,12 @@ from transformers import HfArgumentParser
 from openpali.data.records import SkipLog
 from openpali.data.sources import load_source
 from openpali.eval.answering.load_model import chosen_device
+from openpali.eval.image_encoders.caption_zero_shot import zero_shot_by_captions
 from openpali.eval.image_encoders.embedding import embed_texts
 from openpali.eval.image_encoders.heat_map import draw_heat_map
 from openpali.eval.image_encoders.linear_probe import linear_probe
 from openpali.eval.image_encoders.models import Encoder, is_naflex, load_encoder, short_names
-from openpali.eval.image_encoders.records import EncoderData, encode_source, one_record_an_image
+from openpali.eval.image_encoders.records import EncoderData, encode_source, one_record_an_image, read_again
 from openpali.eval.image_encoders.report import write_encoder_report
 from openpali.eval.image_encoders.scores import EncoderScores, Probe
 from openpali.eval.image_encoders.tables import language_rows, write_tables
@@ -42,7 +44,7 @@ TASKS = ("retrieval", "zero_shot", "probe")
 class EncoderArguments:
     """Options of `openpali encoders`."""
 
-    model: str = field(metadata={"help": "folder or Hub name of a SigLIP"})
+    model: str = field(metadata={"help": "folder or Hub name of a SigLIP or a captioner"})
     source: str = field(
         metadata={"help": "a .jsonl file, a .yaml or .json file with a source's name and options, or those in braces"}
     )
@@ -179,16 +181,20 @@ def measure_zero_shot(
     args: EncoderArguments, encoders: Sequence[Encoder], data: EncoderData, scores: EncoderScores
 ) -> None:
     """Measure zero-shot classification by language, among the classes of the records."""
-    model = require_text_tower(encoders[0])
+    model = encoders[0] if encoders[0].is_captioner else require_text_tower(encoders[0])
     rows, concepts = labelled_images(data)
     if len(concepts) < 2:
         raise ValueError(f"the records have {len(concepts)} classes")
     languages = sorted({language for names in data.names.values() for language in names})
     classes = {language: [data.names[concept].get(language) for concept in concepts] for language in languages}
-    images = normalize(data.features[model.name]["head"][rows], dim=-1)
     number = {concept: i for i, concept in enumerate(concepts)}
     labels = torch.tensor([number[str(data.concepts[row])] for row in rows])
     options: dict[str, Any] = {"text_length": args.text_length, "batch_size": args.batch_size}
+    if model.is_captioner:
+        images = read_again(data.source, [data.places[row] for row in rows])
+        scores.zero_shot = zero_shot_by_captions(model, images, labels, classes, **options, progress=True)
+        return
+    images = normalize(data.features[model.name]["head"][rows], dim=-1)
     scores.zero_shot = zero_shot_per_language(model.model, model.tokenizer, images, labels, classes, **options)
 
 
@@ -224,7 +230,7 @@ def collect_shots(args: EncoderArguments, encoders: Sequence[Encoder]) -> Encode
 
 def require_text_tower(encoder: Encoder) -> Encoder:
     """The encoder. Raises ValueError where it has no text tower."""
-    if encoder.tokenizer is None:
+    if not encoder.has_text_tower:
         raise ValueError(f"{encoder.name} has no text tower")
     return encoder
 

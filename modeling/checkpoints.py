@@ -22,8 +22,8 @@ from .user_errors import CheckpointError, one_line
 
 SHOWN = 3
 INCOMPLETE_HELP = "take a checkpoint that lacks weights or has others; missing ones are random"
-# weights of a SigLIP checkpoint beside its image encoder, and the pooling head, which PaLI models leave out
-BESIDE_THE_TOWER = (r"^text_model\.", r"^logit_(scale|bias)$", r"(^|\.)head\.", r"^classifier\.")
+# weights beside an image encoder: of a SigLIP, of a captioner, and the pooling head, which PaLI models leave out
+BESIDE_THE_TOWER = (r"^text_model\.", r"^logit_(scale|bias)$", r"(^|\.)head\.", r"^classifier\.", r"^decoder\.")
 POOLING_HEAD = r"^(vision_model\.)?head\."
 # errors that Transformers, or a library that it calls, raises for a checkpoint that it cannot read
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
@@ -108,9 +108,9 @@ def load_config(name: str | Path) -> PreTrainedConfig:
 
 
 def load_tower(name: str, kind: Any, config: Any, **options: Any) -> PreTrainedModel:
-    """Load the image encoder of a SigLIP, or one that was saved by itself.
+    """Load the image encoder of a SigLIP or a captioner, or one that was saved by itself.
 
-    Encoders of classification have no pooling head. If `config` has one, it is initialised.
+    Encoders of classification and of captioners have no pooling head. If `config` has one, it is initialised.
 
     Args:
         name: folder or Hub name.

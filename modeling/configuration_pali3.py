@@ -211,9 +211,9 @@ class Pali3Config(PreTrainedConfig):
 
 
 def vision_config_of(name: str) -> Any:
-    """The image tower's configuration, without its pooling head, of a SigLIP checkpoint of either kind."""
+    """The image tower's configuration, without its pooling head, of a SigLIP of either kind or of a captioner."""
     config: Any = load_config(name)
-    vision_config = config.vision_config if config.model_type == "siglip" else config
+    vision_config = config.vision_config if config.model_type in ("siglip", "captioner") else config
     if vision_config.model_type != "siglip_vision_model":
         raise ValueError(f"{name} holds a {config.model_type!r} model; from_backbones needs a SigLIP one")
     vision_config.vision_use_head = False

@@ -190,7 +190,7 @@ def token_cross_entropy(
     Returns:
         float[T], in float32 at least.
     """
-    weight = head if isinstance(head, torch.Tensor) else plain_weight(head)
+    weight, bias = (head, None) if isinstance(head, torch.Tensor) else plain_weights(head)
     if weight is None:
         assert isinstance(head, nn.Module)
         logits = head(hidden_states)
@@ -198,17 +198,18 @@ def token_cross_entropy(
         return cross_entropy_of(apply_softcap(logits, softcap), targets, label_smoothing)
     if torch.is_autocast_enabled(hidden_states.device.type):
         hidden_states = hidden_states.to(torch.get_autocast_dtype(hidden_states.device.type))
-    return ChunkedCrossEntropy.apply(hidden_states, weight, targets, label_smoothing, softcap)
+    return ChunkedCrossEntropy.apply(hidden_states, weight, targets, label_smoothing, softcap, bias)
 
 
-def plain_weight(head: nn.Module) -> torch.Tensor | None:
-    """The weight of a head that is a plain matrix product, otherwise None.
+def plain_weights(head: nn.Module) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Weight and bias of a head that is a plain linear layer, otherwise None and None.
 
     accelerate's hooks, which load offloaded weights, replace the module's own `forward`.
     """
-    plain = type(head) is nn.Linear and head.bias is None and "forward" not in vars(head)
+    plain = type(head) is nn.Linear and "forward" not in vars(head)
     weight: Any = head.weight
-    return weight if plain else None
+    bias: Any = head.bias
+    return (weight, bias) if plain else (None, None)
 
 
 def cross_entropy_of(logits: torch.Tensor, targets: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -237,19 +238,20 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         targets: torch.Tensor,
         epsilon: float,
         softcap: float | None,
+        bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Compute the loss of each token, float[T]; keep no logits."""
         rest = epsilon / (weight.shape[0] - 1)
         lse = hidden.new_full((hidden.shape[0],), -torch.inf, dtype=sum_dtype(hidden.dtype))  # [T]
         target_logit, logit_sum = torch.zeros_like(lse), torch.zeros_like(lse)
         for begin, rows in vocabulary_chunks(weight, hidden.shape[0]):
-            logits = chunk_logits(hidden, rows, softcap)  # [T, C]
+            logits = chunk_logits(hidden, rows, softcap, rows_of(bias, begin, rows))  # [T, C]
             lse = torch.logaddexp(lse, logits.logsumexp(dim=1))
             index, inside = targets_inside(targets, begin, rows.shape[0])
             target_logit += logits.gather(1, index)[:, 0] * inside
             if epsilon:
                 logit_sum += logits.sum(dim=1)
-        ctx.save_for_backward(hidden, weight, targets, lse)
+        ctx.save_for_backward(hidden, weight, targets, lse, bias)
         ctx.epsilon, ctx.softcap = epsilon, softcap
         return lse - (1 - epsilon) * target_logit - rest * (logit_sum - target_logit)
 
@@ -257,14 +259,15 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Compute gradients of hidden states and weight, where they are needed."""
-        hidden, weight, targets, lse = ctx.saved_tensors
+        hidden, weight, targets, lse, bias = ctx.saved_tensors
         rest = ctx.epsilon / (weight.shape[0] - 1)
         grad_loss = grads[0][:, None]  # [T, 1]
         # a sum over chunks: bfloat16 would round it at each chunk
         grad_hidden = torch.zeros_like(hidden, dtype=sum_dtype(hidden.dtype)) if ctx.needs_input_grad[0] else None
         grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        grad_bias = None if bias is None else torch.empty_like(bias)
         for begin, rows in vocabulary_chunks(weight, hidden.shape[0]):
-            logits = chunk_logits(hidden, rows, ctx.softcap)  # [T, C]
+            logits = chunk_logits(hidden, rows, ctx.softcap, rows_of(bias, begin, rows))  # [T, C]
             grad = torch.exp(logits - lse[:, None])  # [T, C]
             if ctx.epsilon:
                 grad -= rest
@@ -273,12 +276,15 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             grad *= grad_loss
             if ctx.softcap is not None:
                 grad *= 1 - (logits / ctx.softcap).square()
+            if grad_bias is not None:
+                grad_bias[begin : begin + rows.shape[0]] = grad.sum(dim=0)
             grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
                 grad_hidden += grad @ rows.to(hidden.dtype)
             if grad_weight is not None:
                 grad_weight[begin : begin + rows.shape[0]] = grad.T @ hidden
-        return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight, None, None, None
+        grad_states = None if grad_hidden is None else grad_hidden.to(hidden.dtype)
+        return grad_states, grad_weight, None, None, None, grad_bias
 
 
 def vocabulary_chunks(weight: torch.Tensor, tokens: int) -> Any:
@@ -287,9 +293,18 @@ def vocabulary_chunks(weight: torch.Tensor, tokens: int) -> Any:
     return ((begin, weight[begin : begin + size]) for begin in range(0, weight.shape[0], size))
 
 
-def chunk_logits(hidden: torch.Tensor, rows: torch.Tensor, softcap: float | None) -> torch.Tensor:
+def rows_of(bias: torch.Tensor | None, begin: int, rows: torch.Tensor) -> torch.Tensor | None:
+    """The part of a bias, float[V], that belongs to a chunk float[C, D]; None without a bias."""
+    return None if bias is None else bias[begin : begin + rows.shape[0]]
+
+
+def chunk_logits(
+    hidden: torch.Tensor, rows: torch.Tensor, softcap: float | None, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     """Logits of a chunk of the vocabulary, float[T, C], in float32 at least."""
     logits = (hidden @ rows.to(hidden.dtype).T).to(sum_dtype(hidden.dtype))
+    if bias is not None:
+        logits += bias
     return apply_softcap(logits, softcap)
 
 

@@ -2,8 +2,8 @@
 
     python -m openpali.scripts.convert_big_vision paligemma-3b-pt-224.npz outputs/paligemma --tokenizer gemma-2b
 
-It reads the `.npz` files of PaliGemma 1 and 2 and SigLIP 1 and 2. All names and shapes are checked before the first
-byte is written; docs/conversion.md gives the decisions and their reasons.
+It reads the `.npz` files of PaliGemma 1 and 2, SigLIP 1 and 2, and CapPa. All names and shapes are checked before the
+first byte is written; docs/conversion.md gives the decisions and their reasons.
 """
 
 import argparse
@@ -99,8 +99,8 @@ def describe(checkpoint: Checkpoint, plan: Plan) -> str:
         f" {f'as {known}' if known else 'which is none of the known published counts'}",
         f"{type(plan.model).__name__}: image tower of {vision.num_hidden_layers} layers, width {vision.hidden_size}",
     ]
-    if hasattr(config, "text_config"):
-        text = config.text_config
+    text = getattr(config, "text_config", getattr(config, "decoder_config", None))
+    if text is not None:
         lines.append(f"{text.model_type} of {text.num_hidden_layers} layers, width {text.hidden_size}")
     lines.append(f"{plan.values:,} parameters in {str(plan.dtype).removeprefix('torch.')} will be written")
     if checkpoint.ignored:
@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="openpali convert", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("file", type=Path, help=".npz checkpoint of PaliGemma 1 or 2, SigLIP 1 or 2")
+    parser.add_argument("file", type=Path, help=".npz checkpoint of PaliGemma 1 or 2, SigLIP 1 or 2, CapPa")
     parser.add_argument("folder", type=Path, help="output folder, missing or empty")
     parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer, to write a processor too")
     parser.add_argument(

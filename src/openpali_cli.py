@@ -24,10 +24,12 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "push": ("openpali.recipes.publishing.push", "upload a run to the Hub, with a model card"),
         "costs": ("openpali.recipes.costs.command", "memory, FLOPs and GPUs that a training needs"),
         "contrastive": ("openpali.recipes.contrastive", "stage 0: an image encoder from image-text pairs (SigLIP)"),
+        "siglip2": ("openpali.recipes.siglip2", "stage 0: the same with a decoder and self-distillation (SigLIP 2)"),
         "classification": (
             "openpali.recipes.classification",
             "stage 0: the same from class names, a baseline",
         ),
+        "captioner": ("openpali.recipes.captioner", "stage 0: the same from captions, by a decoder (CapPa, LocCa)"),
         "denoise": ("openpali.recipes.denoise", "stage 0: a text encoder-decoder from texts (UL2)"),
         "dense": ("openpali.recipes.dense", "stage 0b: an image encoder from objects, patch by patch"),
         "pretrain": ("openpali.recipes.pretrain", "stages 1 and 2: the multimodal mixture at rising resolution"),

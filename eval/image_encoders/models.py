@@ -1,4 +1,4 @@
-"""Loading of image encoders: SigLIP's two towers, an encoder with a classifier, or an encoder alone."""
+"""Loading of image encoders: SigLIP's two towers, an encoder with a classifier or a decoder, or an encoder alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +17,14 @@ from transformers import (
 from openpali.data.images.naflex import NaFlexImageProcessor
 from openpali.eval.answering.load_model import warn_slow
 from openpali.eval.image_encoders.embedding import POOLINGS, has_head
+from openpali.modeling.captioner.modeling_captioner import Captioner
 from openpali.modeling.checkpoints import load_checkpoint, load_config, reading
 from openpali.modeling.dtypes import requested_dtype
 
 TWO_TOWERS = ("siglip", "siglip2")
 IMAGE_TOWERS = ("siglip_vision_model", "siglip2_vision_model")
+# an image tower with a decoder that scores texts
+CAPTIONERS = ("captioner",)
 CLASSIFIER = "ForImageClassification"
 
 
@@ -33,7 +36,7 @@ class Encoder:
         name: in tables.
         model: in evaluation mode.
         image_processor: of the model.
-        tokenizer: None for a model without a text tower.
+        tokenizer: None for a model without a text tower or a decoder.
         pooling: of the features for the linear probe.
     """
 
@@ -46,7 +49,17 @@ class Encoder:
     @property
     def poolings(self) -> list[str]:
         """All poolings that are needed: a model with two towers embeds images with its head."""
-        return sorted({self.pooling} | ({"head"} if self.tokenizer is not None else set()))
+        return sorted({self.pooling} | ({"head"} if self.has_text_tower else set()))
+
+    @property
+    def is_captioner(self) -> bool:
+        """Whether it scores texts with a decoder."""
+        return isinstance(self.model, Captioner)
+
+    @property
+    def has_text_tower(self) -> bool:
+        """Whether it embeds texts."""
+        return self.tokenizer is not None and not self.is_captioner
 
 
 def load_encoder(
@@ -58,7 +71,7 @@ def load_encoder(
     incomplete: bool = False,
     image_tokens: int | None = None,
 ) -> Encoder:
-    """Load a SigLIP of any kind.
+    """Load a SigLIP of any kind, or a captioner.
 
     Args:
         checkpoint: folder or Hub name.
@@ -72,14 +85,14 @@ def load_encoder(
             fixed number.
 
     Raises:
-        ValueError: the checkpoint is no SigLIP, or the pooling is unknown or missing.
+        ValueError: the checkpoint is neither, or the pooling is unknown or missing.
         OSError: there is no such checkpoint, or its weights do not fit the model.
     """
     if pooling not in ("auto", *POOLINGS):
         raise ValueError(f"pooling is one of auto, {', '.join(POOLINGS)}, not {pooling!r}")
     config = load_config(checkpoint)
-    if config.model_type not in TWO_TOWERS + IMAGE_TOWERS:
-        known = ", ".join(TWO_TOWERS + IMAGE_TOWERS)
+    if config.model_type not in TWO_TOWERS + IMAGE_TOWERS + CAPTIONERS:
+        known = ", ".join(TWO_TOWERS + IMAGE_TOWERS + CAPTIONERS)
         raise ValueError(f"{checkpoint} is of the type {config.model_type}; this reads {known}")
     # a classifier has the configuration of two towers; only the architecture differs
     classifier = CLASSIFIER in (config.architectures or [""])[0]
@@ -95,7 +108,8 @@ def load_encoder(
         raise ValueError(f"{checkpoint} has no pooling head")
     with reading(checkpoint):
         image_processor = AutoImageProcessor.from_pretrained(checkpoint)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint) if texts else None
+        reads = texts or config.model_type in CAPTIONERS
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint) if reads else None
     if is_naflex(config):
         image_processor = NaFlexImageProcessor.of(image_processor)
         image_processor.patch_size = getattr(config, "vision_config", config).patch_size

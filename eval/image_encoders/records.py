@@ -44,6 +44,7 @@ class EncoderData:
         text_language: language of each text.
         concepts: class of each image; None where it has none or several.
         names: names of each class by language.
+        source: of the records, to read images again.
     """
 
     places: list[int] = field(default_factory=list)
@@ -53,6 +54,7 @@ class EncoderData:
     text_language: list[str] = field(default_factory=list)
     concepts: list[str | None] = field(default_factory=list)
     names: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    source: Any = None
 
     def add(self, place: int, record: dict[str, Any], languages: Sequence[str] | None) -> None:
         """Add a record, without its image."""
@@ -101,7 +103,7 @@ def encode_source(
     Raises:
         ValueError: no record can be used.
     """
-    data = EncoderData()
+    data = EncoderData(source=source)
     chunks: dict[str, dict[str, list[torch.Tensor]]] = {
         encoder.name: {pooling: [] for pooling in encoder.poolings} for encoder in encoders
     }
@@ -143,6 +145,16 @@ def records_of(
             yield place, source[place]
         except BadRecord as bad:
             skipped.add(bad)
+
+
+def read_again(source: Source | StreamedSource, places: Sequence[int]) -> Iterator[Image.Image]:
+    """Images of records by index, in rising order, one at a time."""
+    if not isinstance(source, StreamedSource):
+        yield from (image_of(source[place]) for place in places)
+        return
+    wanted = set(places)
+    records = islice(enumerate(source.records()), max(places, default=-1) + 1)
+    yield from (image_of(record) for place, record in records if place in wanted)
 
 
 def images_at(source: Source | StreamedSource, places: Sequence[int]) -> dict[int, Image.Image]:

@@ -171,24 +171,58 @@ def zero_shot_per_language(
     Raises:
         ValueError: no language has names for the images' classes.
     """
+    groups = candidates_per_language(labels, classes, templates)
+    # all languages at once, so that one warning counts all long prompts
+    sentences = [prompts for group in groups for prompts in group.prompts]
+    embeds = mean_embeddings(model, tokenizer, sentences, text_length, batch_size, progress=progress)
+    rows = {}
+    for group, own in zip(groups, embeds.split([len(group.prompts) for group in groups])):
+        counted = group.labels >= 0
+        rows[group.language] = zero_shot_accuracy(image_embeds[counted], own, group.labels[counted])
+    return table_of(groups, rows)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The classes of a language.
+
+    Attributes:
+        language: of the names.
+        prompts: of each class that has a name in the language.
+        labels: int[n], index of each image's class among them, -1 where it has no name there.
+    """
+
+    language: str
+    prompts: list[list[str]]
+    labels: torch.Tensor
+
+
+def candidates_per_language(
+    labels: torch.Tensor,
+    classes: Mapping[str, Sequence[Names | None]],
+    templates: Mapping[str, Sequence[str]] | None = None,
+) -> list[Candidates]:
+    """The classes of every language that names some class of the images; arguments as of `zero_shot_per_language`.
+
+    Raises:
+        ValueError: there is no such language.
+    """
     known = {language: [i for i, own in enumerate(names) if own] for language, names in classes.items()}
     # a language may have names only for classes without images
-    present = set(labels.tolist())
-    languages = [language for language, own in known.items() if present & set(own)]
-    if not languages:
-        raise ValueError(f"no class of the images has a name in {', '.join(classes) or 'any language'}")
-    groups = []
-    for language in languages:
+    present, found = set(labels.tolist()), []
+    for language in [language for language, own in known.items() if present & set(own)]:
         chosen = (templates or {}).get(language) or templates_of(language)
-        groups += [prompts(classes[language][i] or (), chosen) for i in known[language]]
-    # all languages at once, so that one warning counts all long prompts
-    embeds = mean_embeddings(model, tokenizer, groups, text_length, batch_size, progress=progress)
-    sizes = {language: len(known[language]) for language in languages}
-    rows = {}
-    for language, own in zip(languages, embeds.split(list(sizes.values()))):
         place = torch.full((len(classes[language]),), -1)
-        place[known[language]] = torch.arange(len(own))
-        counted = place[labels] >= 0
-        rows[language] = zero_shot_accuracy(image_embeds[counted], own, place[labels][counted])
+        place[known[language]] = torch.arange(len(known[language]))
+        named = [prompts(classes[language][i] or (), chosen) for i in known[language]]
+        found.append(Candidates(language, named, place[labels]))
+    if not found:
+        raise ValueError(f"no class of the images has a name in {', '.join(classes) or 'any language'}")
+    return found
+
+
+def table_of(groups: Sequence[Candidates], rows: dict[str, dict[str, float]]) -> ZeroShotTable:
+    """The table of accuracies by language."""
+    sizes = {group.language: len(group.prompts) for group in groups}
     chances = [{f"top_{k}": min(k / size, 1.0) for k in KS} for size in sizes.values()]
     return ZeroShotTable(rows, mean_of(list(rows.values())), mean_of(chances), sizes)

@@ -49,6 +49,8 @@ def usage(facts: Facts, prompt: str, max_new_tokens: int) -> Usage:
     if facts.model_type == "mask_vqvae":
         code = f'from transformers import AutoModel\n\nmodel = AutoModel.from_pretrained("{PLACEHOLDER}"{REMOTE})'
         return Usage(code, f'openpali predict MODEL photo.jpg "segment dog" --codec {PLACEHOLDER}', REMARK)
+    if facts.model_type == "captioner":
+        return Usage(f'from openpali import Captioner\n\nmodel = Captioner.from_pretrained("{PLACEHOLDER}")')
     if facts.model_type:
         head = facts.classes[0] if facts.classes else "AutoModel"
         return Usage(f'from transformers import {head}\n\nmodel = {head}.from_pretrained("{PLACEHOLDER}")')

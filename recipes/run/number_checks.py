@@ -18,11 +18,20 @@ AT_LEAST_ONE += (
     "tokenizer_records",
 )
 AT_LEAST_ONE += ("classes_records", "most_classes", "names_records", "most_names")
-ABOVE_ZERO = ("lora_alpha", "temperature", "sweep_learning_rates", "sweep_epochs")
+AT_LEAST_ONE += ("prototypes", "head_width", "head_bottleneck", "decoder_layers")
+ABOVE_ZERO = (
+    "student_temperature",
+    "teacher_temperature",
+    "lora_alpha",
+    "temperature",
+    "sweep_learning_rates",
+    "sweep_epochs",
+)
 NOT_NEGATIVE = ("learning_rate", "weight_decay", "seed", "dataloader_num_workers", "eval_steps", "save_steps")
 NOT_NEGATIVE += ("logging_steps", "bad_loss_limit", "cooldown_steps", "num_train_epochs")
+NOT_NEGATIVE += ("caption_weight", "local_weight", "masked_weight", "late_weight")
 BELOW_ONE = ("adam_beta1", "adam_beta2", "label_smoothing")
-SHARES = ("max_bad_share", "lora_dropout")
+SHARES = ("max_bad_share", "lora_dropout", "late_share", "ema_decay", "ema_decay_end", "center_momentum")
 
 
 def check_numbers(values: dict[str, Any]) -> None:

@@ -15,12 +15,15 @@ LOG_FILE = "logs.jsonl"
 SKIPPED_FILE = "skipped_records.jsonl"
 TRACKERS_FILE = "trackers.json"
 BEST_FOLDER = "best"
+# the image encoder alone of a captioner
+ENCODER_FOLDER = "encoder"
 BEST_FILE = "best.json"
 # folders are written here first, and moved once they are complete
 UNFINISHED_FOLDER = "unfinished"
 OLD_SUFFIX = ".old"
 RUN_FILES = (CONFIG_FILE, LOG_FILE, SKIPPED_FILE, BEST_FOLDER, "tensorboard", "report.html", "metrics.json")
 RUN_FILES += (FINGERPRINTS_FILE, TRACKERS_FILE, UNFINISHED_FOLDER, "bad_batches", "micro_batch.json", "resized")
+RUN_FILES += (ENCODER_FOLDER,)
 # weights beside the configuration of another model would be loaded as that model
 MODEL_FILES = ("config.json", ADAPTER_CONFIG, QUANTIZATION_FILE, BASE_FILE)
 # bytes: a disk with less free space is full

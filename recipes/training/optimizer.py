@@ -22,14 +22,16 @@ COMPONENTS = (
     "language_model",
     "decoder",
     "lm_head",
+    "teacher",
 )
 
 
 def component_of(name: str) -> str:
     """The component of a parameter: the first part of its dotted name that is one of `COMPONENTS`."""
     parts = name.split(".")
-    # T5Gemma's encoder is not in `COMPONENTS` and lies one level down
-    first = parts[1] if parts[0] == "model" and len(parts) > 2 else parts[0]
+    # T5Gemma's encoder is not in `COMPONENTS` and lies one level down, and so do SigLIP's scale and bias in SigLIP 2
+    inside = parts[0] == "siglip" or (parts[0] == "model" and len(parts) > 2)
+    first = parts[1] if inside else parts[0]
     return next((part for part in parts if part in COMPONENTS), first)
 
 

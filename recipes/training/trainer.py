@@ -110,8 +110,10 @@ class PaliTrainer(SafeTrainer):
             # not prepared by accelerate, which would split again what each process reads for itself
             self.stream = StreamLoader(self.data, args, self.data_collator, self.by_step)
             return self.stream
-        # augmented records would otherwise be the same in every epoch
-        with_epochs = isinstance(self.data, TaskDataset) and self.data.augmented is not None
+        # augmentations and drawn modes would otherwise be the same in every epoch
+        with_epochs = isinstance(self.data, TaskDataset) and (
+            self.data.augmented is not None or getattr(self.data.task, "draws_every_epoch", False)
+        )
         order = len(self.data), args.max_steps * args.examples_per_step, args.seed, with_epochs
         loader = DataLoader(
             ErrorCatchingDataset(SteppedDataset(self.data) if self.by_step else self.data),
@@ -257,6 +259,15 @@ def run_length(data: Any) -> int | None:
     return data.length if isinstance(data, ExampleStream) else len(data)
 
 
+def set_max_steps(args: RunArguments, data: Any) -> None:
+    """Derive `max_steps` from the epochs where it is not given. Raises ConfigError for a stream of unknown length."""
+    if args.max_steps <= 0:
+        length = run_length(data)
+        if length is None:
+            raise ConfigError("max_steps is missing: a stream has no end; give it, or the source's length in records")
+        args.max_steps = max(1, math.ceil(args.num_train_epochs * length / args.examples_per_step))
+
+
 def run_training(
     model: PreTrainedModel,
     processor: ProcessorMixin,
@@ -290,10 +301,7 @@ def run_training(
     table = optimization.components(model, args)
     optimization.freeze(table)
     batch, length = args.examples_per_step, run_length(train_dataset)
-    if args.max_steps <= 0:
-        if length is None:
-            raise ConfigError("max_steps is missing: a stream has no end; give it, or the source's length in records")
-        args.max_steps = max(1, math.ceil(args.num_train_epochs * length / batch))
+    set_max_steps(args, train_dataset)
     if evaluate is None or not args.eval_steps:
         args.eval_strategy = "no"
     stop = StopRequest()

@@ -8,6 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PaliGemmaConfig, Siglip2Config, Siglip2VisionConfig, SiglipConfig, SiglipVisionConfig
 
 from openpali.data.files.config import nearest, number
+from openpali.modeling.captioner.configuration_captioner import CaptionerConfig
 from openpali.scripts.big_vision.npz import Source
 
 Sizes = dict[str, Any]
@@ -31,7 +32,7 @@ KNOWN_SIZES |= {
 
 def read_config(
     sources: Mapping[str, Source], settings: Sequence[str] = (), resolution: int | None = None
-) -> PaliGemmaConfig | SiglipConfig | Siglip2Config | SiglipVisionConfig | Siglip2VisionConfig:
+) -> PaliGemmaConfig | SiglipConfig | Siglip2Config | SiglipVisionConfig | Siglip2VisionConfig | CaptionerConfig:
     """The configuration with which Transformers' model has the shapes of the checkpoint.
 
     Args:
@@ -65,12 +66,16 @@ def _sizes(sources: Mapping[str, Source], resolution: int | None) -> tuple[Any, 
         image, text = _image(sources, "img/", resolution), _text(sources)
         kind = Siglip2Config if image["model_type"] == "siglip2_vision_model" else SiglipConfig
         return kind, {"vision_config": image, "text_config": text | {"model_type": f"{kind.model_type}_text_model"}}
+    if "decoder/EmbedTargets/embedding" in sources:
+        image = _image(sources, "encoder/", resolution)
+        return CaptionerConfig, {"vision_config": image, "decoder_config": _caption_decoder(sources)}
     if "embedding/kernel" in sources:
         image = _image(sources, "", resolution)
         is_naflex = image.pop("model_type") == "siglip2_vision_model"
         return Siglip2VisionConfig if is_naflex else SiglipVisionConfig, image
     raise ValueError(
-        "this is no PaliGemma or SigLIP checkpoint of big_vision: none of llm/…, txt/…, embedding/kernel is in it;"
+        "this is no PaliGemma, SigLIP or CapPa checkpoint of big_vision: none of llm/…, txt/…,"
+        " decoder/EmbedTargets/embedding, embedding/kernel is in it;"
         f" it has {', '.join(sorted(sources)[:3]) or 'no arrays'}, …"
     )
 
@@ -146,6 +151,25 @@ def _text(sources: Mapping[str, Source]) -> Sizes:
         "bos_token_id": None,
         "eos_token_id": 1,
         "pad_token_id": pad,
+    }
+
+
+def _caption_decoder(sources: Mapping[str, Source]) -> Sizes:
+    """Sizes of a captioner's decoder. Its table has a row more than it has outputs if it knows a mask."""
+    block = "decoder/EncDecBlock/"
+    rows, width = _shape(sources, "decoder/EmbedTargets/embedding", 2)
+    _, outputs = _shape(sources, "decoder/LogitsDense/kernel", 2)
+    _, length, _ = _shape(sources, "pos_embedding_decoder", 3)
+    _, heads, _ = _shape(sources, f"{block}SelfAttn/query/kernel", 3)
+    return {
+        "vocab_size": outputs,
+        "mask_token": rows > outputs,
+        "hidden_size": width,
+        "intermediate_size": _shape(sources, f"{block}MLP/Dense_0/kernel", 2)[1],
+        "num_attention_heads": heads,
+        "num_hidden_layers": sources[f"{block}MLP/Dense_0/kernel"].layers,
+        "max_position_embeddings": length,
+        "use_bias": f"{block}MLP/Dense_0/bias" in sources,
     }
 
 

@@ -95,6 +95,34 @@ def image_rules(config: Any, keys: Mapping[str, Any]) -> list[Rule]:
     return _image_rules("", "", config)
 
 
+def captioner_rules(config: Any, keys: Mapping[str, Any]) -> list[Rule]:
+    """Rules of a CapPa checkpoint."""
+    del keys
+    return [
+        *_image_rules("encoder/", "vision_model.", config.vision_config),
+        Rule(("decoder/EmbedTargets/embedding",), ("decoder.tokens.weight",), same),
+        Rule(("pos_embedding_decoder",), ("decoder.positions.weight",), lambda table: table[0]),
+        *_caption_block_rules(config.decoder_config.use_bias),
+        *_norm("decoder/LayerNorm", "decoder.norm"),
+        *_dense("decoder/LogitsDense", "decoder.logits"),
+    ]
+
+
+def _caption_block_rules(bias: bool) -> list[Rule]:
+    """Rules of the layers of a captioner's decoder, whose attention has no biases."""
+    source, layer = "decoder/EncDecBlock/", "decoder.layers.{layer}."
+    rules = [
+        *(rule for i in (1, 2, 3) for rule in _norm(f"{source}LayerNorm{i}", f"{layer}layer_norm{i}")),
+        *(rule for i in (0, 1) for rule in _dense(f"{source}MLP/Dense_{i}", f"{layer}mlp.fc{i + 1}")),
+    ]
+    for theirs, ours in (("SelfAttn", "self_attn"), ("CrossAttn", "cross_attn")):
+        for name, short in (("query", "q"), ("key", "k"), ("value", "v")):
+            target = f"{layer}{ours}.{short}_proj.weight"
+            rules.append(Rule((f"{source}{theirs}/{name}/kernel",), (target,), into_heads))
+        rules.append(Rule((f"{source}{theirs}/out/kernel",), (f"{layer}{ours}.out_proj.weight",), out_of_heads))
+    return [rule for rule in rules if bias or not rule.sources[0].endswith("/bias")]
+
+
 def _image_rules(source: str, target: str, config: Any) -> list[Rule]:
     positions = f"{target}embeddings.position_embedding.weight"
     if config.model_type == "siglip2_vision_model":

@@ -22,8 +22,10 @@ ROOTS = ("params/", "opt/target/")
 DTYPES = {"<f4": torch.float32, "<f2": torch.float16, "<f8": torch.float64, "|V2": torch.bfloat16}
 PIECE = 1 << 26
 
-_LAYER = re.compile(r"(.*encoderblock)_(\d+)/(.*)|(llm/layers)/(\d+)/(.*)")
-_STACKED = re.compile(r"(.*encoderblock|llm/layers)/(?!\d)")
+_LAYER = re.compile(r"(.*encoderblock)_(\d+)/(.*)|(llm/layers)/(\d+)/(.*)|(decoder/EncDecBlock)(\d+)/(.*)")
+_STACKED = re.compile(r"(.*encoderblock|llm/layers|decoder/EncDecBlock)/(?!\d)")
+# a captioner's decoder is stacked on its second axis
+_SECOND_AXIS = "decoder/EncDecBlock/"
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,14 @@ class Source:
         shape: of the parameter in one layer.
         layers: their number; None for a parameter outside the layers.
         dtype: as stored.
+        axis: of the layers where they are stacked.
     """
 
     members: tuple[str, ...]
     shape: tuple[int, ...]
     layers: int | None
     dtype: torch.dtype
+    axis: int = 0
 
     @property
     def size(self) -> int:
@@ -111,11 +115,12 @@ class Checkpoint:
         with self._archive.open(f"{member}.npy") as stream:
             shape, column_major, _ = _read_header(stream)
             length = int(np.prod(source.shape, dtype=np.int64)) * source.dtype.itemsize
-            if column_major:
-                # the first axis varies fastest: no layer lies in one piece
-                whole = _take(stream, length * parts).view(source.dtype).reshape(shape[::-1])
-                whole = whole.permute(*reversed(range(len(shape))))
-                yield from whole if parts > 1 else [whole.reshape(source.shape)]
+            if column_major or source.axis and len(source.members) == 1:
+                # the first axis varies fastest, or layers are on a later one: no layer lies in one piece
+                whole = _take(stream, length * parts).view(source.dtype)
+                whole = whole.reshape(shape[::-1]).permute(*reversed(range(len(shape)))) if column_major else whole
+                whole = whole.reshape(shape)
+                yield from whole.unbind(source.axis) if parts > 1 else [whole.reshape(source.shape)]
             else:
                 for _ in range(parts):
                     yield _take(stream, length).view(source.dtype).reshape(source.shape)
@@ -182,9 +187,15 @@ def _group_layers(path: Path, headers: dict[str, _Header]) -> dict[str, Source]:
             stem, number, rest = (group for group in match.groups() if group is not None)
             separate.setdefault(f"{stem}/{rest}", {})[int(number)] = header
         elif _STACKED.match(key):
-            if not header.shape:
-                raise ValueError(f"{path}: {header.member} is a single number, where one for each layer is stacked")
-            sources[key] = Source((header.member,), header.shape[1:], header.shape[0], header.dtype)
+            axis = 1 if key.startswith(_SECOND_AXIS) else 0
+            if len(header.shape) <= axis:
+                raise ValueError(
+                    f"{path}: {header.member} has the shape {list(header.shape)}, without an axis of layers"
+                    if header.shape
+                    else f"{path}: {header.member} is a single number, where one for each layer is stacked"
+                )
+            shape = header.shape[:axis] + header.shape[axis + 1 :]
+            sources[key] = Source((header.member,), shape, header.shape[axis], header.dtype, axis)
         else:
             sources[key] = Source((header.member,), header.shape, None, header.dtype)
     for key, by_layer in separate.items():

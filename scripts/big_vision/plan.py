@@ -16,8 +16,9 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from openpali.modeling.captioner.modeling_captioner import Captioner
 from openpali.scripts.big_vision.configs import read_config
-from openpali.scripts.big_vision.layouts import Rule, image_rules, paligemma_rules, siglip_rules
+from openpali.scripts.big_vision.layouts import Rule, captioner_rules, image_rules, paligemma_rules, siglip_rules
 from openpali.scripts.big_vision.npz import Source
 
 LAYOUTS: dict[str, tuple[type[PreTrainedModel], Callable[..., list[Rule]]]] = {
@@ -26,6 +27,7 @@ LAYOUTS: dict[str, tuple[type[PreTrainedModel], Callable[..., list[Rule]]]] = {
     "siglip2": (Siglip2Model, siglip_rules),
     "siglip_vision_model": (SiglipVisionModel, image_rules),
     "siglip2_vision_model": (Siglip2VisionModel, image_rules),
+    "captioner": (Captioner, captioner_rules),
 }
 # the names in the published folders, which earlier versions of Transformers and other servers read too
 PUBLISHED_NAMES = {

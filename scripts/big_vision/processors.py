@@ -16,6 +16,7 @@ from openpali.modeling.processing_tokenizer import IMAGE_TOKEN, LOCATION_TOKENS,
 logger = logging.getLogger(__name__)
 
 PROCESSORS = {"paligemma": PaliGemmaProcessor, "siglip": SiglipProcessor, "siglip2": Siglip2Processor}
+PROCESSORS |= {"captioner": SiglipProcessor}
 
 
 def make_image_processor(config: Any) -> Any:
@@ -84,13 +85,15 @@ def _fit_gemma(tokenizer: Any, config: Any, folder: Path, rows: int) -> None:
 
 
 def _fit_siglip(tokenizer: Any, config: Any, folder: Path) -> None:
-    text = config.text_config
+    text = config.decoder_config if config.model_type == "captioner" else config.text_config
     if len(tokenizer) > text.vocab_size:
         raise ValueError(
             f"--tokenizer {folder}: it has {len(tokenizer)} tokens, the checkpoint {text.vocab_size}: give the"
-            " tokenizer of this SigLIP version (32000, 250000 or 256000 tokens)"
+            " tokenizer that it was trained with (SigLIP's have 32000, 250000 or 256000 tokens)"
         )
     tokenizer.model_max_length = text.max_position_embeddings
     tokenizer.padding_side = "right"
     if tokenizer("A Dog")["input_ids"] != tokenizer("a dog")["input_ids"]:
-        logger.warning("The tokenizer keeps capitals, but SigLIP was trained on lower-cased texts: lower yours")
+        logger.warning(
+            "The tokenizer keeps capitals, but SigLIP and CapPa were trained on lower-cased texts: lower yours"
+        )

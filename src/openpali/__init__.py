@@ -1,7 +1,7 @@
 """openpali: the PaLI vision-language models for Hugging Face Transformers, with every training stage.
 
 Importing it registers PaLI-3 with the Auto classes, so that `pipeline("image-text-to-text", model=folder)` works,
-and the mask VQ-VAE.
+the mask VQ-VAE, and captioners.
 """
 
 from transformers import (
@@ -14,6 +14,9 @@ from transformers import (
 
 from openpali._support import warn_unsupported
 from openpali._version import __version__
+from openpali.modeling.captioner.configuration_captioner import CaptionDecoderConfig, CaptionerConfig
+from openpali.modeling.captioner.modeling_caption_decoder import CaptionDecoder
+from openpali.modeling.captioner.modeling_captioner import Captioner
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.modeling.configuration_pali3 import Pali3Config
 from openpali.modeling.export import export
@@ -22,6 +25,8 @@ from openpali.modeling.modeling_pali3 import Pali3ForConditionalGeneration, Pali
 from openpali.modeling.modeling_pali3_multimodal import Pali3ForMultimodalLM
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.modeling.processing_pali3 import Pali3Processor
+from openpali.modeling.self_distillation.configuration_siglip_pretraining import SiglipPretrainingConfig
+from openpali.modeling.self_distillation.modeling_siglip_pretraining import SiglipForPretraining
 from openpali.modeling.shipped import shipped
 
 AutoConfig.register(Pali3Config.model_type, Pali3Config, exist_ok=True)
@@ -31,10 +36,20 @@ AutoModelForMultimodalLM.register(Pali3Config, Pali3ForMultimodalLM, exist_ok=Tr
 AutoProcessor.register(Pali3Config, Pali3Processor, exist_ok=True)
 AutoConfig.register(MaskVQVAEConfig.model_type, MaskVQVAEConfig, exist_ok=True)
 AutoModel.register(MaskVQVAEConfig, MaskVQVAE, exist_ok=True)
+AutoConfig.register(CaptionDecoderConfig.model_type, CaptionDecoderConfig, exist_ok=True)
+AutoModel.register(CaptionDecoderConfig, CaptionDecoder, exist_ok=True)
+AutoConfig.register(CaptionerConfig.model_type, CaptionerConfig, exist_ok=True)
+AutoModel.register(CaptionerConfig, Captioner, exist_ok=True)
+AutoConfig.register(SiglipPretrainingConfig.model_type, SiglipPretrainingConfig, exist_ok=True)
+AutoModel.register(SiglipPretrainingConfig, SiglipForPretraining, exist_ok=True)
 
 warn_unsupported()
 
 __all__ = [
+    "CaptionDecoder",
+    "CaptionDecoderConfig",
+    "Captioner",
+    "CaptionerConfig",
     "MaskVQVAE",
     "Pali3Config",
     "Pali3ForConditionalGeneration",

@@ -32,6 +32,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "recipes.pretrain": TRAINING | {"test_limit": 2},
     "recipes.contrastive": TRAINING | {"tokenizer_records": 20},
     "recipes.classification": TRAINING,
+    "recipes.captioner": TRAINING | {"tokenizer_records": 20},
     "recipes.denoise": TRAINING,
     "recipes.dense": TRAINING,
     "recipes.mask_vqvae": TRAINING | {"train_masks": 4, "test_masks": 2},

@@ -11,6 +11,7 @@ from tiny_paligemma import KINDS as GEMMAS
 from tiny_paligemma import tiny_batch, tiny_paligemma, tiny_paligemma_processor
 from torch import nn
 
+from openpali.modeling import token_loss
 from openpali.modeling.token_loss import token_cross_entropy
 
 KINDS = [*GEMMAS, *PAIRS]
@@ -27,14 +28,21 @@ def make(tiny_tokenizer):
     return made
 
 
+def in_chunks_of_20(weight, tokens):
+    return ((begin, weight[begin : begin + 20]) for begin in range(0, len(weight), 20))
+
+
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("epsilon", [0.0, 0.1])
 @pytest.mark.parametrize("softcap", [None, 3.0])
-def test_a_called_head_gives_the_loss_and_gradients_of_a_read_one(epsilon, softcap):
+def test_a_called_head_gives_the_loss_and_gradients_of_a_read_one(epsilon, softcap, bias, monkeypatch):
     class Wrapped(nn.Linear):
         """Not plain: it is called."""
 
     torch.manual_seed(0)
-    heads = [nn.Linear(8, 50, bias=False), Wrapped(8, 50, bias=False)]
+    # read in three chunks
+    monkeypatch.setattr(token_loss, "vocabulary_chunks", in_chunks_of_20)
+    heads = [nn.Linear(8, 50, bias=bias), Wrapped(8, 50, bias=bias)]
     heads[1].load_state_dict(heads[0].state_dict())
     hidden, targets = torch.randn(7, 8), torch.randint(0, 50, (7,))
     found = []
@@ -42,7 +50,7 @@ def test_a_called_head_gives_the_loss_and_gradients_of_a_read_one(epsilon, softc
         inputs = hidden.clone().requires_grad_()
         losses = token_cross_entropy(inputs, head, targets, epsilon, softcap)
         (losses * torch.arange(7)).sum().backward()
-        found.append((losses, inputs.grad, head.weight.grad))
+        found.append((losses, inputs.grad, head.weight.grad, *([head.bias.grad] if bias else [])))
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
 
 

@@ -168,7 +168,7 @@ def test_shapes_that_contradict_each_other(tmp_path):
 
 def test_a_checkpoint_of_something_else(tmp_path):
     save(tmp_path / "in.npz", {"params/stem/kernel": np.zeros(3, np.float32)})
-    with pytest.raises(SystemExit, match="no PaliGemma or SigLIP checkpoint.*stem/kernel"):
+    with pytest.raises(SystemExit, match="no PaliGemma, SigLIP or CapPa checkpoint.*stem/kernel"):
         main([str(tmp_path / "in.npz"), str(tmp_path / "out")])
 
 

@@ -1,0 +1,1 @@
+"""Captioners: batches of their decoder, their location tasks, and their scores."""
