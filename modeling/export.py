@@ -14,12 +14,15 @@ from .auto import load_answering, load_processor
 from .checkpoints import add_incomplete, load_checkpoint, reading
 from .configuration_mask_vqvae import MaskVQVAEConfig
 from .configuration_pali3 import Pali3Config
+from .configuration_paligemma import PaliGemmaNaflexConfig
 from .dtypes import CHOICES, requested_dtype
 from .modeling_mask_vqvae import MaskVQVAE
 from .modeling_pali3 import Pali3ForConditionalGeneration, Pali3Model
 from .modeling_pali3_multimodal import Pali3ForMultimodalLM
 from .modeling_paligemma import PaliGemmaForConditionalGeneration
+from .modeling_paligemma_naflex import PaliGemmaNaflexForConditionalGeneration
 from .processing_pali3 import Pali3Processor
+from .processing_paligemma import PaliGemmaProcessor
 from .shipped import shipped
 from .user_errors import CheckpointError, command
 
@@ -27,6 +30,9 @@ AUTO_CLASSES = {
     Pali3Config: "AutoConfig",
     Pali3ForConditionalGeneration: "AutoModelForImageTextToText",
     Pali3Processor: "AutoProcessor",
+    PaliGemmaNaflexConfig: "AutoConfig",
+    PaliGemmaNaflexForConditionalGeneration: "AutoModelForImageTextToText",
+    PaliGemmaProcessor: "AutoProcessor",
     MaskVQVAEConfig: "AutoConfig",
     MaskVQVAE: "AutoModel",
 }
@@ -41,7 +47,8 @@ def export(model: PreTrainedModel, processor: ProcessorMixin | None, folder: str
     saves of training stay small.
 
     Args:
-        model: a PaLI-3 model or a mask VQ-VAE; Transformers' own models are saved without code.
+        model: a PaLI-3 model, a PaliGemma with NaFlex or a mask VQ-VAE; Transformers' own models are saved without
+            code.
         processor: the model's processor; None for a mask VQ-VAE, which has none.
         folder: created when missing.
 
@@ -53,7 +60,7 @@ def export(model: PreTrainedModel, processor: ProcessorMixin | None, folder: str
     """
     if Path(folder).is_file():
         raise FileExistsError(errno.EEXIST, "it is a file", str(folder))
-    needs_code = isinstance(model.config, Pali3Config | MaskVQVAEConfig)
+    needs_code = isinstance(model.config, Pali3Config | PaliGemmaNaflexConfig | MaskVQVAEConfig)
     processor = copy.deepcopy(processor)  # saving marks its parts as remote code
     try:
         for cls, auto_class in AUTO_CLASSES.items() if needs_code else ():

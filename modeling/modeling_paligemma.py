@@ -18,7 +18,7 @@ sequence, `D` width of the text model (`D_vision`: of the image encoder), `V` vo
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -27,7 +27,6 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.paligemma import modeling_paligemma as stock
-from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from transformers.utils import can_return_tuple
 
 from .attention_masks import prefix_lm_mask
@@ -35,6 +34,7 @@ from .checkpoints import load_checkpoint, load_tower
 from .configuration_pali3 import vision_config_of
 from .configuration_paligemma import paligemma_config
 from .dropout import FIELD, add_residual_dropout
+from .image_patches import tower_class
 from .modeling_paligemma_images import PaliGemmaProjector, RawPatches
 from .token_loss import IGNORE_INDEX, example_losses, loss_fields, select_logits
 from .transformers_versions import CACHE, CacheOutput, image_fields, one_cache
@@ -104,11 +104,17 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
 
         Returns:
             The model in evaluation mode; its projector is new, so it answers only after training.
+
+        Raises:
+            ValueError: the image encoder takes images of any aspect ratio, and the class does not, or vice versa.
         """
-        tower = load_tower(vision, SiglipVisionModel, vision_config_of(vision))
+        tower = load_tower(vision, tower_class(vision_config_of(vision)), vision_config_of(vision))
         language_model: Any = load_checkpoint(AutoModelForCausalLM, text)
         parts = tower.config.to_dict(), language_model.config.to_dict()
-        model: Any = cls(paligemma_config(*parts, image_token_id=processor.image_token_id, **fields))
+        config = paligemma_config(*parts, image_token_id=processor.image_token_id, **fields)
+        if config.model_type != cast(Any, cls.config_class).model_type:
+            raise ValueError(f"{vision} makes a model of the type {config.model_type}, which is not {cls.__name__}'s")
+        model: Any = cls(config)
         if option(model.config, "image_encoder", "siglip") == "siglip":
             model.model.vision_tower.load_state_dict(tower.state_dict())
         model.model.language_model.load_state_dict(language_model.model.state_dict())

@@ -10,20 +10,19 @@ from typing import Any
 
 import torch
 
+from openpali.modeling.image_patches import IMAGE_INPUTS
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.training.loss_guard import RunStopped
 
 PARTS_FILE = "micro_batch.json"
-# tensors whose first dimension is that of images
-IMAGE_KEYS = ("pixel_values", "image_features")
 
 
 def split_batch(inputs: dict[str, Any], parts: int, image_token: int | None) -> list[tuple[dict[str, Any], float]]:
     """Split a micro-batch into parts of nearly equal size, each with its share of the examples.
 
     Args:
-        inputs: tensors whose first dimension is that of the examples, except `pixel_values: float[images, ...]` or
-            `image_features`, whose images belong to the rows in proportion to their image tokens.
+        inputs: tensors whose first dimension is that of the examples, except `pixel_values: float[images, ...]` and
+            others of `IMAGE_INPUTS`, whose images belong to the rows that have their tokens.
         parts: number of parts, at most one for each example.
         image_token: the id of image tokens in `input_ids`.
 
@@ -40,7 +39,7 @@ def split_batch(inputs: dict[str, Any], parts: int, image_token: int | None) -> 
     for begin, end in zip([0, *ends], ends):
         first, last = sum(images[:begin]), sum(images[:end])
         part = {
-            key: value[first:last] if key in IMAGE_KEYS else value[begin:end] if has_rows(value) else value
+            key: value[first:last] if key in IMAGE_INPUTS else value[begin:end] if has_rows(value) else value
             for key, value in inputs.items()
         }
         found.append((part, (end - begin) / rows))
@@ -58,7 +57,7 @@ def batch_rows(inputs: dict[str, Any]) -> int:
     Raises:
         RunStopped: the rows are packed, or tensors differ in length.
     """
-    sizes = {key: len(value) for key, value in inputs.items() if has_rows(value) and key not in IMAGE_KEYS}
+    sizes = {key: len(value) for key, value in inputs.items() if has_rows(value) and key not in IMAGE_INPUTS}
     sizes = sizes or {"pixel_values": len(inputs["pixel_values"])}
     if "sequence_ids" in inputs or len(set(sizes.values())) != 1:
         raise RunStopped(
@@ -70,11 +69,16 @@ def batch_rows(inputs: dict[str, Any]) -> int:
 
 def images_of_rows(inputs: dict[str, Any], rows: int, image_token: int | None) -> list[int]:
     """Number of images of each row."""
-    total = next((len(inputs[key]) for key in IMAGE_KEYS if key in inputs), 0)
-    if total in (0, rows) or image_token is None or "input_ids" not in inputs:
+    total = next((len(inputs[key]) for key in IMAGE_INPUTS if key in inputs), 0)
+    if image_token is None or "input_ids" not in inputs or total == 0:
         return [1] * rows
     tokens = (inputs["input_ids"] == image_token).sum(dim=1)
-    return (tokens * total // tokens.sum()).tolist()
+    if "spatial_shapes" in inputs:
+        # images whose tokens end in each row or before it
+        ends = inputs["spatial_shapes"].prod(-1).cumsum(0)
+        so_far = torch.searchsorted(ends, tokens.cumsum(0), right=True)
+        return torch.diff(so_far, prepend=so_far.new_zeros(1)).tolist()
+    return [1] * rows if total == rows else (tokens * total // tokens.sum()).tolist()
 
 
 def read_parts(args: RunArguments) -> int:

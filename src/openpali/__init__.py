@@ -1,7 +1,7 @@
 """openpali: the PaLI vision-language models for Hugging Face Transformers, with every training stage.
 
-Importing it registers PaLI-3 with the Auto classes, so that `pipeline("image-text-to-text", model=folder)` works,
-and the mask VQ-VAE.
+Importing it registers PaLI-3 and PaliGemma with NaFlex with the Auto classes, so that
+`pipeline("image-text-to-text", model=folder)` works, and the mask VQ-VAE.
 """
 
 from transformers import (
@@ -16,12 +16,15 @@ from openpali._support import warn_unsupported
 from openpali._version import __version__
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.modeling.configuration_pali3 import Pali3Config
+from openpali.modeling.configuration_paligemma import PaliGemmaNaflexConfig
 from openpali.modeling.export import export
 from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
 from openpali.modeling.modeling_pali3 import Pali3ForConditionalGeneration, Pali3Model
 from openpali.modeling.modeling_pali3_multimodal import Pali3ForMultimodalLM
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
+from openpali.modeling.modeling_paligemma_naflex import PaliGemmaNaflexForConditionalGeneration
 from openpali.modeling.processing_pali3 import Pali3Processor
+from openpali.modeling.processing_paligemma import PaliGemmaProcessor
 from openpali.modeling.shipped import shipped
 
 AutoConfig.register(Pali3Config.model_type, Pali3Config, exist_ok=True)
@@ -29,6 +32,9 @@ AutoModel.register(Pali3Config, Pali3Model, exist_ok=True)
 AutoModelForImageTextToText.register(Pali3Config, Pali3ForConditionalGeneration, exist_ok=True)
 AutoModelForMultimodalLM.register(Pali3Config, Pali3ForMultimodalLM, exist_ok=True)
 AutoProcessor.register(Pali3Config, Pali3Processor, exist_ok=True)
+AutoConfig.register(PaliGemmaNaflexConfig.model_type, PaliGemmaNaflexConfig, exist_ok=True)
+AutoModelForImageTextToText.register(PaliGemmaNaflexConfig, PaliGemmaNaflexForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(PaliGemmaNaflexConfig, PaliGemmaProcessor, exist_ok=True)
 AutoConfig.register(MaskVQVAEConfig.model_type, MaskVQVAEConfig, exist_ok=True)
 AutoModel.register(MaskVQVAEConfig, MaskVQVAE, exist_ok=True)
 
@@ -40,6 +46,8 @@ __all__ = [
     "Pali3ForConditionalGeneration",
     "Pali3Processor",
     "PaliGemmaForConditionalGeneration",
+    "PaliGemmaNaflexConfig",
+    "PaliGemmaNaflexForConditionalGeneration",
     "__version__",
     "export",
     "shipped",
