@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import embedding, linear, normalize
-from transformers import SiglipConfig, SiglipModel
+from transformers import SiglipModel
 from transformers.models.siglip.modeling_siglip import SiglipOutput
 
 from .contrastive_loss import (
@@ -78,22 +78,21 @@ class BottleneckEmbedding(nn.Module):
         return linear(embedding(input_ids, self.narrow), self.wide)
 
 
-class SiglipForContrastiveLearning(SiglipModel):
-    """`SiglipModel` with the loss of its pretraining.
-
-    Args:
-        config: a `SiglipConfig`, which may have
-
-            - `contrastive_loss`: `"sigmoid"` (the default), or `"softmax"` for CLIP's;
-            - `loss_chunk_size`: images whose logits are computed at a time;
-            - `token_bottleneck`: width of narrow token embeddings, none by default.
-    """
+class ContrastiveTowers:
+    """What `SiglipForContrastiveLearning` and `Siglip2ForContrastiveLearning` share: loss, start and result."""
 
     # bfloat16 is too coarse for them: exp(t') would be off by 0.6 %, and small optimizer steps would be lost
     _keep_in_fp32_modules_strict = {"logit_scale", "logit_bias"}
 
-    def __init__(self, config: SiglipConfig):
-        super().__init__(config)
+    config: Any
+    vision_model: Any
+    text_model: Any
+    logit_scale: nn.Parameter
+    logit_bias: nn.Parameter
+    stock_class: Any
+
+    def __init__(self, config: Any):
+        super().__init__(config)  # pyright: ignore[reportCallIssue]
         self.kind = getattr(config, "contrastive_loss", "sigmoid")
         if self.kind not in ("sigmoid", "softmax"):
             raise ValueError(f"contrastive_loss is sigmoid or softmax, not {self.kind!r}")
@@ -110,12 +109,63 @@ class SiglipForContrastiveLearning(SiglipModel):
 
     @classmethod
     def from_towers(
-        cls, config: SiglipConfig, temperature: float = INITIAL_TEMPERATURE, bias: float = INITIAL_LOGIT_BIAS
-    ) -> "SiglipForContrastiveLearning":
+        cls, config: Any, temperature: float = INITIAL_TEMPERATURE, bias: float = INITIAL_LOGIT_BIAS
+    ) -> Any:
         """Make two new towers with t' = log(temperature) and b = bias; by default the paper's."""
         model = cls(config)
         initialize_logits(model.logit_scale, model.logit_bias, temperature, bias)
         return model
+
+    def contrast(
+        self,
+        pooled: tuple[torch.Tensor, torch.Tensor],
+        image_keys: torch.Tensor | None,
+        text_keys: torch.Tensor | None,
+    ) -> SiglipOutput:
+        """The loss of pooled images float[N, D] and texts float[M, D], and both L2-normalised."""
+        # in float32, since exp(t') would multiply the rounding of bfloat16
+        images, texts = (normalize(widen(features), dim=-1) for features in pooled)  # [N, D], [M, D]
+        if self.kind == "sigmoid":
+            more = (self.logit_bias, image_keys, text_keys, self.chunk_size)
+            loss = sigmoid_loss(images, texts, self.logit_scale, *more)
+        else:
+            loss = softmax_loss(images, texts, self.logit_scale, image_keys, text_keys, self.chunk_size)
+        return SiglipOutput(loss=loss, image_embeds=images, text_embeds=texts)  # pyright: ignore[reportArgumentType]
+
+    def stock(self) -> Any:
+        """The same towers as an ordinary model of Transformers with a whole embedding table; all other weights are
+        shared."""
+        config: Any = type(self.config)(**{k: v for k, v in self.config.to_dict().items() if k not in OPTIONS})
+        weights, name = self.state_dict(), "text_model.embeddings.token_embedding"  # pyright: ignore
+        table: Any = self.text_model.embeddings.token_embedding
+        if isinstance(table, BottleneckEmbedding):
+            del weights[f"{name}.narrow"], weights[f"{name}.wide"]
+            weights[f"{name}.weight"] = table.weight.detach()
+        with torch.device("meta"):
+            model = self.stock_class(config)
+        # position ids are not among the weights
+        parts: Any = (model.vision_model.embeddings, model.text_model.embeddings)
+        for part in parts:
+            if hasattr(part, "position_ids"):
+                count = part.position_embedding.num_embeddings
+                part.position_ids = torch.arange(count, device=table.weight.device)[None]
+        model.load_state_dict(weights, assign=True)
+        config.architectures = [self.stock_class.__name__]
+        return model.eval()
+
+
+class SiglipForContrastiveLearning(ContrastiveTowers, SiglipModel):  # pyright: ignore[reportIncompatibleMethodOverride]
+    """`SiglipModel` with the loss of its pretraining.
+
+    Args:
+        config: a `SiglipConfig`, which may have
+
+            - `contrastive_loss`: `"sigmoid"` (the default), or `"softmax"` for CLIP's;
+            - `loss_chunk_size`: images whose logits are computed at a time;
+            - `token_bottleneck`: width of narrow token embeddings, none by default.
+    """
+
+    stock_class = SiglipModel
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -134,33 +184,8 @@ class SiglipForContrastiveLearning(SiglipModel):
         Returns:
             `loss` float[], `image_embeds` float[N, D] and `text_embeds` float[M, D], L2-normalised.
         """
-        pooled = self.get_image_features(pixel_values=pixel_values)[1], self.get_text_features(input_ids=input_ids)[1]
-        # in float32, since exp(t') would multiply the rounding of bfloat16
-        images, texts = (normalize(widen(features), dim=-1) for features in pooled)  # [N, D], [M, D]
-        if self.kind == "sigmoid":
-            more = (self.logit_bias, image_keys, text_keys, self.chunk_size)
-            loss = sigmoid_loss(images, texts, self.logit_scale, *more)
-        else:
-            loss = softmax_loss(images, texts, self.logit_scale, image_keys, text_keys, self.chunk_size)
-        return SiglipOutput(loss=loss, image_embeds=images, text_embeds=texts)  # pyright: ignore[reportArgumentType]
-
-    def stock(self) -> SiglipModel:
-        """The same towers as an ordinary `SiglipModel` with a whole embedding table; all other weights are shared."""
-        config: Any = SiglipConfig(**{k: v for k, v in self.config.to_dict().items() if k not in OPTIONS})
-        weights, name = self.state_dict(), "text_model.embeddings.token_embedding"
-        table: Any = self.text_model.embeddings.token_embedding
-        if isinstance(table, BottleneckEmbedding):
-            del weights[f"{name}.narrow"], weights[f"{name}.wide"]
-            weights[f"{name}.weight"] = table.weight.detach()
-        with torch.device("meta"):
-            model = SiglipModel(config)
-        # position ids are not among the weights
-        parts: Any = (model.vision_model.embeddings, model.text_model.embeddings)
-        for part in parts:
-            part.position_ids = torch.arange(part.position_embedding.num_embeddings, device=table.weight.device)[None]
-        model.load_state_dict(weights, assign=True)
-        config.architectures = ["SiglipModel"]
-        return model.eval()
+        images = self.get_image_features(pixel_values=pixel_values)[1]
+        return self.contrast((images, self.get_text_features(input_ids=input_ids)[1]), image_keys, text_keys)
 
 
 OPTIONS = ("contrastive_loss", "loss_chunk_size", "token_bottleneck", "architectures")

@@ -1,18 +1,32 @@
-"""Order of the training examples, a pure function of seed and position in the run, and options of loaders."""
+"""Order of the training examples, a pure function of seed and position in the run, their steps, and loaders' options.
 
+A collator with `by_step = True` is given examples that know the optimizer step that they are for, in `meta[STEP]`, the
+same on all processes and after a resumption.
+"""
+
+import dataclasses
 import os
 import signal
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 
 from openpali.data.images.worker_memory import keep_freed_memory
 from openpali.recipes.run.arguments import RunArguments
 
+STEP = "optimizer_step"
 
-class RunSampler(Sampler[int | tuple[int, int]]):
+
+class Place(NamedTuple):
+    """The item of a dataset, as the dataset takes it, and the 0-based optimizer step that it is for."""
+
+    step: int
+    item: int | tuple[int, int]
+
+
+class RunSampler(Sampler[int | tuple[int, int] | Place]):
     """Epoch after epoch of fresh permutations as one sequence, cut at the length of the run.
 
     A run is a single pass over this sequence: batches are always full, even of a dataset smaller than a
@@ -23,22 +37,49 @@ class RunSampler(Sampler[int | tuple[int, int]]):
         num_samples: of the run.
         seed: of the order.
         with_epochs: yield (epoch, item) in place of the item, for data that is augmented anew in each epoch.
+        step_size: examples of an optimizer step on all processes; yield `Place` in place of all that where given.
     """
 
-    def __init__(self, num_items: int, num_samples: int, seed: int, with_epochs: bool = False):
+    def __init__(
+        self, num_items: int, num_samples: int, seed: int, with_epochs: bool = False, step_size: int | None = None
+    ):
         self.num_items, self.with_epochs = num_items, with_epochs
-        self.num_samples = num_samples
+        self.num_samples, self.step_size = num_samples, step_size
         self.seed = seed
 
     def __len__(self) -> int:
         return self.num_samples
 
-    def __iter__(self) -> Iterator[int | tuple[int, int]]:
+    def __iter__(self) -> Iterator[int | tuple[int, int] | Place]:
+        if self.step_size is None:
+            yield from self._items()
+        else:
+            yield from (Place(position // self.step_size, item) for position, item in enumerate(self._items()))
+
+    def _items(self) -> Iterator[int | tuple[int, int]]:
         for epoch in range(-(-self.num_samples // self.num_items)):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             left = self.num_samples - epoch * self.num_items
             order = torch.randperm(self.num_items, generator=generator)[:left].tolist()
             yield from ((epoch, item) for item in order) if self.with_epochs else order
+
+
+class SteppedDataset(Dataset):
+    """A dataset of examples, indexed by `Place`, whose examples know their step."""
+
+    def __init__(self, data: Any):
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, place: Place) -> Any:
+        return with_step(self.data[place.item], place.step)
+
+
+def with_step(example: Any, step: int) -> Any:
+    """The example, for a step."""
+    return dataclasses.replace(example, meta=example.meta | {STEP: step})
 
 
 def loader_options(args: RunArguments) -> dict[str, Any]:

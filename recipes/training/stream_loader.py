@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from openpali.data.files.config import ConfigError
 from openpali.data.streaming.stream import ExampleStream
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.training.bad_data import ErrorCatchingStream
-from openpali.recipes.training.sampling import loader_options
+from openpali.recipes.training.bad_data import CaughtError, ErrorCatchingIterator, ErrorCatchingStream
+from openpali.recipes.training.sampling import loader_options, with_step
 
 
 class StreamLoader(StatefulDataLoader):
@@ -22,8 +23,10 @@ class StreamLoader(StatefulDataLoader):
     Its state counts the batches taken from it, not those that workers have prepared ahead.
     """
 
-    def __init__(self, stream: ExampleStream, args: RunArguments, collate: Callable[[list], Any]) -> None:
-        """Create the loader of a stream of this process."""
+    def __init__(
+        self, stream: ExampleStream, args: RunArguments, collate: Callable[[list], Any], by_step: bool = False
+    ) -> None:
+        """Create the loader of a stream of this process; with `by_step` its examples know their optimizer step."""
         if (stream.rank, stream.world_size) != (args.process_index, args.world_size):
             raise ValueError(
                 f"the stream is for process {stream.rank} of {stream.world_size},"
@@ -31,7 +34,7 @@ class StreamLoader(StatefulDataLoader):
             )
         self.batches = args.max_steps * args.gradient_accumulation_steps
         super().__init__(
-            ErrorCatchingStream(stream),
+            SteppedStream(stream, args) if by_step else ErrorCatchingStream(stream),
             collate_fn=collate,
             **loader_options(args),
             # workers' seeds would otherwise come from the model's random numbers
@@ -49,6 +52,44 @@ class StreamLoader(StatefulDataLoader):
     def close(self) -> None:
         """End the workers, which would otherwise run as long as the loader exists."""
         self._iterator = None
+
+
+class SteppedStream(ErrorCatchingStream):
+    """A stream whose examples know their step: the loader takes its batches from the workers in turn."""
+
+    def __init__(self, stream: ExampleStream, args: RunArguments) -> None:
+        super().__init__(stream)
+        self.batch, self.accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
+
+    def __iter__(self) -> "SteppedIterator":
+        info = get_worker_info()
+        return SteppedIterator(iter(self.stream), self, (info.id, info.num_workers) if info else (0, 1))
+
+
+class SteppedIterator(ErrorCatchingIterator):
+    """The iterator of a `SteppedStream` in one worker; its state has the number of examples given."""
+
+    def __init__(self, examples: Any, stream: SteppedStream, worker: tuple[int, int]) -> None:
+        super().__init__(examples)
+        self.stream, self.worker, self.given = stream, worker, 0
+
+    def __next__(self) -> Any:
+        example = super().__next__()
+        number, workers = self.worker
+        batch = self.given // self.stream.batch * workers + number
+        self.given += 1
+        if isinstance(example, CaughtError):
+            return example
+        return with_step(example, batch // self.stream.accumulation)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the stream, and the number of examples given."""
+        return super().state_dict() | {"given": self.given}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Of the stream, and the number of examples given."""
+        super().load_state_dict(state)
+        self.given = state["given"]
 
 
 def position_file(checkpoint: Path, process: int) -> Path:

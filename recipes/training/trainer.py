@@ -32,7 +32,7 @@ from openpali.recipes.training.learning_rate import run_schedule
 from openpali.recipes.training.load_weights import load_into, load_weights
 from openpali.recipes.training.progress import PaddingShare, RunLog, StopRequest, Throughput
 from openpali.recipes.training.safe_trainer import SafeTrainer
-from openpali.recipes.training.sampling import RunSampler, loader_options
+from openpali.recipes.training.sampling import RunSampler, SteppedDataset, loader_options
 from openpali.recipes.training.stream_loader import StreamLoader, load_position, save_position
 from openpali.recipes.training.validation import Validation
 
@@ -77,6 +77,7 @@ class PaliTrainer(SafeTrainer):
         self.run_args, self.table, self.data = args, table, train_dataset
         self.scores, self.best_metric, self.loss = evaluate, best_metric, loss
         self.stream: StreamLoader | None = None
+        self.by_step = getattr(data_collator, "by_step", False)
         self.run_log = RunLog(args.folder, args.tensorboard)
         # the Trainer would otherwise skip to the position by reading everything before it
         self.restart_data = args.ignore_data_skip
@@ -107,13 +108,14 @@ class PaliTrainer(SafeTrainer):
         args = self.run_args
         if isinstance(self.data, ExampleStream):
             # not prepared by accelerate, which would split again what each process reads for itself
-            self.stream = StreamLoader(self.data, args, self.data_collator)
+            self.stream = StreamLoader(self.data, args, self.data_collator, self.by_step)
             return self.stream
         # augmented records would otherwise be the same in every epoch
         with_epochs = isinstance(self.data, TaskDataset) and self.data.augmented is not None
+        order = len(self.data), args.max_steps * args.examples_per_step, args.seed, with_epochs
         loader = DataLoader(
-            ErrorCatchingDataset(self.data),
-            sampler=RunSampler(len(self.data), args.max_steps * args.examples_per_step, args.seed, with_epochs),
+            ErrorCatchingDataset(SteppedDataset(self.data) if self.by_step else self.data),
+            sampler=RunSampler(*order, args.examples_per_step if self.by_step else None),
             collate_fn=self.data_collator,
             **loader_options(args),
         )
