@@ -18,6 +18,7 @@ from .modeling_paligemma import PaliGemmaForConditionalGeneration
 from .modeling_paligemma_naflex import PaliGemmaNaflexForConditionalGeneration
 from .processing_pali3 import Pali3Processor
 from .processing_paligemma import PaliGemmaProcessor
+from .processing_paligemma_naflex import PaliGemmaNaflexProcessor
 from .processing_prefix_suffix import PrefixSuffixProcessor
 from .shipped import shipped
 from .user_errors import CheckpointError
@@ -30,7 +31,7 @@ MODELS: dict[str, Any] = {
 PROCESSORS: dict[str, Any] = {
     "pali3": Pali3Processor,
     "paligemma": PaliGemmaProcessor,
-    "paligemma_naflex": PaliGemmaProcessor,
+    "paligemma_naflex": PaliGemmaNaflexProcessor,
 }
 
 

@@ -22,7 +22,7 @@ from .modeling_pali3_multimodal import Pali3ForMultimodalLM
 from .modeling_paligemma import PaliGemmaForConditionalGeneration
 from .modeling_paligemma_naflex import PaliGemmaNaflexForConditionalGeneration
 from .processing_pali3 import Pali3Processor
-from .processing_paligemma import PaliGemmaProcessor
+from .processing_paligemma_naflex import PaliGemmaNaflexProcessor
 from .shipped import shipped
 from .user_errors import CheckpointError, command
 
@@ -32,7 +32,7 @@ AUTO_CLASSES = {
     Pali3Processor: "AutoProcessor",
     PaliGemmaNaflexConfig: "AutoConfig",
     PaliGemmaNaflexForConditionalGeneration: "AutoModelForImageTextToText",
-    PaliGemmaProcessor: "AutoProcessor",
+    PaliGemmaNaflexProcessor: "AutoProcessor",
     MaskVQVAEConfig: "AutoConfig",
     MaskVQVAE: "AutoModel",
 }

@@ -31,9 +31,11 @@ def tower_class(vision_config: Any) -> Any:
 
 
 def most_image_tokens(vision_config: Any) -> int:
-    """Tokens of one image; of an encoder for any aspect ratio, those of a square image of its training."""
+    """Tokens of one image. Of an encoder for any aspect ratio `image_tokens` of the configuration, which a plan of a
+    training sets; else those of a square image of its own training.
+    """
     if is_naflex(vision_config):
-        return vision_config.num_patches
+        return getattr(vision_config, "image_tokens", vision_config.num_patches)
     return (vision_config.image_size // vision_config.patch_size) ** 2
 
 

@@ -104,6 +104,9 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         Returns:
             The processor, its tokenizer extended by location tokens, segmentation tokens and `<image>`, in the order
             of the published checkpoints, and by `<bos>` where it has no such token.
+
+        Raises:
+            ValueError: the image encoder takes images of any aspect ratio.
         """
         if image_seq_length is None:
             image_seq_length = tokens_per_image(vision)
@@ -112,6 +115,10 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
             tokenizer.add_special_tokens({"bos_token": BOS})
         template = take_chat_template(tokenizer)
         image_processor: Any = AutoImageProcessor.from_pretrained(vision)
+        if hasattr(image_processor, "max_num_patches") and cls is PaliGemmaProcessor:
+            raise ValueError(
+                f"{vision} takes images of any aspect ratio: call PaliGemmaNaflexProcessor.from_backbones"
+            )
         image_processor.image_seq_length = image_seq_length
         return cls(image_processor, tokenizer, template)
 

@@ -18,11 +18,14 @@ from openpali.modeling.location_tokens import LOCATION_BINS, location_token
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.modeling.modeling_paligemma_naflex import PaliGemmaNaflexForConditionalGeneration
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
+from openpali.modeling.processing_paligemma_naflex import PaliGemmaNaflexProcessor
 from openpali.modeling.resolution import set_image_tokens, set_resolution, stretch_text_positions
 from openpali.recipes.run.checkpoint_name import check_checkpoint
 from openpali.recipes.stages.vocabulary_rows import vocabulary_rows
 from openpali.recipes.start.attention import set_text_attention
 from openpali.recipes.start.token_rows import location_sines
+
+NAFLEX_CLASSES = PaliGemmaNaflexForConditionalGeneration, PaliGemmaNaflexProcessor
 
 
 @dataclass
@@ -157,32 +160,26 @@ def new_pali3(args: StartArguments) -> tuple[Pali3ForConditionalGeneration, Pali
 def new_paligemma(args: StartArguments) -> tuple[PreTrainedModel, PaliGemmaProcessor]:
     """PaliGemma with the image encoder of `vision_checkpoint`, and text model of `text_checkpoint` or a new one."""
     vision, changes = str(args.vision_checkpoint), as_dict(args.model_config, "model_config")
-    processor = PaliGemmaProcessor.from_backbones(vision, args.tokenizer or args.text_checkpoint or vision)
+    naflex = is_naflex(vision_config_of(vision))
+    kind, own_processor = NAFLEX_CLASSES if naflex else (PaliGemmaForConditionalGeneration, PaliGemmaProcessor)
+    processor = own_processor.from_backbones(vision, args.tokenizer or args.text_checkpoint or vision)
     use_attention_mask(processor.tokenizer)
     if args.text_checkpoint:
-        kind = paligemma_class(vision_config_of(vision))
         return kind.from_backbones(vision, args.text_checkpoint, processor, **changes), processor
     tokenizer: Any = processor.tokenizer
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     ids["bos_token_id"] = tokenizer.bos_token_id
     ids["vocab_size"] = vocabulary_rows(tokenizer)
     changes["text_config"] = changes.get("text_config", {}) | ids
-    vision_config = vision_config_of(vision)
-    changes["vision_config"] = vision_config.to_dict()
+    changes["vision_config"] = vision_config_of(vision).to_dict()
     config = paligemma_preset(args.preset, image_token_id=processor.image_token_id, **changes)
-    model: Any = paligemma_class(vision_config)(config)
+    model: Any = kind(config)
     if changes.get("image_encoder", "siglip") == "siglip":
         model.model.vision_tower.load_state_dict(tower_weights(vision))
     if args.ordered_locations:
         # Gemma multiplies embeddings by the root of their width
         order_locations(model, tokenizer, scale=config.get_text_config().hidden_size ** -0.5)
     return model, processor
-
-
-def paligemma_class(vision_config: Any) -> type[PaliGemmaForConditionalGeneration]:
-    """The class of a PaliGemma with this image encoder."""
-    naflex = is_naflex(vision_config)
-    return PaliGemmaNaflexForConditionalGeneration if naflex else PaliGemmaForConditionalGeneration
 
 
 def has_tokenizer(folder: str) -> bool:

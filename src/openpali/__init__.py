@@ -24,7 +24,7 @@ from openpali.modeling.modeling_pali3_multimodal import Pali3ForMultimodalLM
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.modeling.modeling_paligemma_naflex import PaliGemmaNaflexForConditionalGeneration
 from openpali.modeling.processing_pali3 import Pali3Processor
-from openpali.modeling.processing_paligemma import PaliGemmaProcessor
+from openpali.modeling.processing_paligemma_naflex import PaliGemmaNaflexProcessor
 from openpali.modeling.shipped import shipped
 
 AutoConfig.register(Pali3Config.model_type, Pali3Config, exist_ok=True)
@@ -34,7 +34,7 @@ AutoModelForMultimodalLM.register(Pali3Config, Pali3ForMultimodalLM, exist_ok=Tr
 AutoProcessor.register(Pali3Config, Pali3Processor, exist_ok=True)
 AutoConfig.register(PaliGemmaNaflexConfig.model_type, PaliGemmaNaflexConfig, exist_ok=True)
 AutoModelForImageTextToText.register(PaliGemmaNaflexConfig, PaliGemmaNaflexForConditionalGeneration, exist_ok=True)
-AutoProcessor.register(PaliGemmaNaflexConfig, PaliGemmaProcessor, exist_ok=True)
+AutoProcessor.register(PaliGemmaNaflexConfig, PaliGemmaNaflexProcessor, exist_ok=True)
 AutoConfig.register(MaskVQVAEConfig.model_type, MaskVQVAEConfig, exist_ok=True)
 AutoModel.register(MaskVQVAEConfig, MaskVQVAE, exist_ok=True)
 
@@ -48,6 +48,7 @@ __all__ = [
     "PaliGemmaForConditionalGeneration",
     "PaliGemmaNaflexConfig",
     "PaliGemmaNaflexForConditionalGeneration",
+    "PaliGemmaNaflexProcessor",
     "__version__",
     "export",
     "shipped",

@@ -15,7 +15,7 @@ from openpali import Pali3Config, Pali3ForConditionalGeneration, Pali3Processor
 from openpali.data.example import Example
 from openpali.modeling.configuration_paligemma import paligemma_config
 from openpali.modeling.modeling_paligemma_naflex import PaliGemmaNaflexForConditionalGeneration
-from openpali.modeling.processing_paligemma import PaliGemmaProcessor
+from openpali.modeling.processing_paligemma_naflex import PaliGemmaNaflexProcessor
 
 PATCH, MOST, GRID = 4, 9, 3
 SIZES: dict[str, Any] = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -60,7 +60,7 @@ def randomise(model: Any) -> Any:
 def naflex_paligemma(tokenizer: Any, kind: str = "gemma", most: int = MOST, **fields: Any) -> tuple[Any, Any]:
     """Model in evaluation mode and processor."""
     torch.manual_seed(3)
-    processor = PaliGemmaProcessor(image_processor(most), with_bos(tokenizer))
+    processor = PaliGemmaNaflexProcessor(image_processor(most), with_bos(tokenizer))
     words: Any = processor.tokenizer
     text = TEXT[kind] | {"vocab_size": len(words), "bos_token_id": words.bos_token_id}
     config = paligemma_config(VISION, text, image_token_id=processor.image_token_id, **fields)
