@@ -51,9 +51,15 @@ def patch_mask(spatial_shapes: torch.Tensor, patches: int) -> torch.Tensor:
     return torch.arange(patches, device=spatial_shapes.device) < spatial_shapes.prod(-1, keepdim=True)
 
 
-def without_padding(features: torch.Tensor, spatial_shapes: torch.Tensor) -> torch.Tensor:
-    """float[T, D], the features of all patches in the order of their images, of float[N, P, D] with padding."""
-    return features[patch_mask(spatial_shapes, features.shape[1]).to(features.device)]
+def without_padding(features: torch.Tensor, spatial_shapes: torch.Tensor | None) -> torch.Tensor:
+    """float[T, D], the features of all patches in the order of their images, of float[N, P, D] with padding.
+
+    Raises:
+        ValueError: there are no `spatial_shapes`.
+    """
+    if spatial_shapes is None:
+        raise ValueError("features of images of any aspect ratio need the spatial_shapes of their images")
+    return features[patch_mask(spatial_shapes.flatten(0, -2), features.shape[1]).to(features.device)]
 
 
 def encode_patches(

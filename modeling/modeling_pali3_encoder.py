@@ -188,9 +188,9 @@ class Pali3Encoder(Pali3PreTrainedModel):
         Returns:
             float[T, D], the tokens of all images without padding.
         """
-        shapes = spatial_shapes.flatten(0, -2)  # [N, 2]
-        tokens = self.projector(without_padding(features, shapes))  # [T, D]
+        tokens = self.projector(without_padding(features, spatial_shapes))  # [T, D]
         if self.config.image_positions == "sine":
+            shapes = spatial_shapes.flatten(0, -2)  # [N, 2]
             grids = [sine_positions(rows, columns, tokens.shape[-1]) for rows, columns in shapes.tolist()]
             tokens = tokens + torch.cat(grids).to(tokens)
         return tokens

@@ -48,9 +48,8 @@ class PaliGemmaNaflexForConditionalGeneration(PaliGemmaForConditionalGeneration)
             The image encoder's output, float[N, P, D_vision], and as `pooler_output` the tokens of all images without
             padding, float[T, D].
         """
-        tower, shapes = self.model.vision_tower, spatial_shapes
-        outputs = encode_patches(tower, pixel_values, shapes, **kwargs)
-        flat = without_padding(outputs.last_hidden_state, shapes.flatten(0, -2))  # type: ignore[union-attr]
+        outputs = encode_patches(self.model.vision_tower, pixel_values, spatial_shapes, **kwargs)
+        flat = without_padding(outputs.last_hidden_state, spatial_shapes)  # [T, D_vision]
         outputs.pooler_output = self.model.multi_modal_projector(flat)
         return outputs
 
@@ -90,9 +89,7 @@ class PaliGemmaNaflexForConditionalGeneration(PaliGemmaForConditionalGeneration)
         if pixel_values is not None and first:
             image_features = encode_patches(self.model.vision_tower, pixel_values, spatial_shapes).last_hidden_state
         if image_features is not None and first:
-            if spatial_shapes is None:
-                raise ValueError("image_features of images of any aspect ratio need their spatial_shapes")
-            image_features = without_padding(image_features, spatial_shapes.flatten(0, -2))
+            image_features = without_padding(image_features, spatial_shapes)  # [T, D_vision]
         return super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,

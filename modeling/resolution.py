@@ -57,10 +57,10 @@ def set_image_tokens(processor: Any, tokens: int) -> None:
         ValueError: images are square, or `tokens` is below 1.
     """
     if not getattr(processor, "any_aspect_ratio", False):
-        side = getattr(getattr(processor, "image_processor", None), "size", None) or {}
-        side = f" of {side['width']}x{side['height']} pixels" if {"width", "height"} <= set(side) else ""
+        size: Any = getattr(getattr(processor, "image_processor", None), "size", None) or {}
+        pixels = f" of {size['width']}x{size['height']} pixels" if size.get("width") and size.get("height") else ""
         raise ValueError(
-            f"the model makes every image a square{side}, and only one with a NaFlex image encoder has a number of"
+            f"the model makes every image a square{pixels}, and only one with a NaFlex image encoder has a number of"
             " tokens to choose: leave image_tokens out, or train at another size, openpali transfer --resolution"
         )
     if tokens < 1:
