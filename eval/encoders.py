@@ -23,7 +23,7 @@ from openpali.eval.answering.load_model import chosen_device
 from openpali.eval.image_encoders.embedding import embed_texts
 from openpali.eval.image_encoders.heat_map import draw_heat_map
 from openpali.eval.image_encoders.linear_probe import linear_probe
-from openpali.eval.image_encoders.models import Encoder, load_encoder, short_names
+from openpali.eval.image_encoders.models import Encoder, is_naflex, load_encoder, short_names
 from openpali.eval.image_encoders.records import EncoderData, encode_source
 from openpali.eval.image_encoders.report import write_encoder_report
 from openpali.eval.image_encoders.scores import EncoderScores, Probe
@@ -57,6 +57,9 @@ class EncoderArguments:
     shots: int = field(default=10, metadata={"help": "training examples per class of the linear probe"})
     seeds: int = field(default=3, metadata={"help": "draws of the shots"})
     shots_source: str | None = field(default=None, metadata={"help": "source of the shots; --source when left out"})
+    image_tokens: int | None = field(
+        default=None, metadata={"help": "most tokens of an image, for NaFlex encoders; the checkpoint's when left out"}
+    )
     pooling: str = field(default="auto", metadata={"help": "features of the probe: head, mean or the model's own"})
     batch_size: int = field(default=64, metadata={"help": "images or texts per batch"})
     device: str | None = field(default=None, metadata={"help": "the first accelerator, else the CPU, when left out"})
@@ -68,7 +71,7 @@ class EncoderArguments:
         unknown = [task for task in self.tasks if task not in TASKS]
         if unknown or not self.tasks:
             raise ValueError(f"tasks are some of {', '.join(TASKS)}, not {unknown or 'none'}")
-        for key in ("limit", "text_length", "batch_size", "shots", "seeds"):
+        for key in ("limit", "text_length", "image_tokens", "batch_size", "shots", "seeds"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise ValueError(f"--{key} is at least 1, not {value}")
 
@@ -118,12 +121,21 @@ def run(args: EncoderArguments) -> EncoderScores:
 
 
 def load_encoders(args: EncoderArguments) -> list[Encoder]:
-    """Load the model, then those of `--compare`."""
+    """Load the model, then those of `--compare`.
+
+    Raises:
+        ValueError: `--image_tokens` is given, and none of them is a NaFlex encoder.
+    """
     checkpoints = [args.model, *(args.compare if "probe" in args.tasks else ())]
     device, incomplete = chosen_device(args.device), args.incomplete_checkpoint
     names = short_names(checkpoints)
-    options = args.dtype, incomplete
-    return [load_encoder(one, device, args.pooling, name, *options) for one, name in zip(checkpoints, names)]
+    options = args.dtype, incomplete, args.image_tokens
+    found = [load_encoder(one, device, args.pooling, name, *options) for one, name in zip(checkpoints, names)]
+    if args.image_tokens and not any(is_naflex(encoder.model.config) for encoder in found):
+        raise ValueError(
+            "--image_tokens is for NaFlex encoders (SigLIP 2); these have a fixed number for their image size"
+        )
+    return found
 
 
 def check_languages(languages: Sequence[str] | None, data: EncoderData) -> None:
@@ -229,6 +241,8 @@ def report_settings(args: EncoderArguments, source: str, data: EncoderData, skip
     if data.texts:
         languages = len(set(data.text_language))
         settings["texts"] = f"{len(data.texts):,} in {languages} language{'s' if languages > 1 else ''}"
+    if args.image_tokens:
+        settings["image tokens"] = args.image_tokens
     if args.shots_source:
         settings["shots"] = describe(read_source(args.shots_source))
     return settings | ({"skipped records": skipped} if skipped else {})

@@ -190,8 +190,8 @@ class Pali3Encoder(Pali3PreTrainedModel):
         """
         tokens = self.projector(without_padding(features, spatial_shapes))  # [T, D]
         if self.config.image_positions == "sine":
-            shapes = spatial_shapes.flatten(0, -2)  # [N, 2]
-            grids = [sine_positions(rows, columns, tokens.shape[-1]) for rows, columns in shapes.tolist()]
+            shapes = spatial_shapes.flatten(0, -2).tolist()
+            grids = [sine_positions(rows, columns, tokens.shape[-1]) for rows, columns in shapes]
             tokens = tokens + torch.cat(grids).to(tokens)
         return tokens
 

@@ -252,8 +252,8 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         return PaliGemmaOutput(**forward(**inputs, return_dict=True))
 
     def project(self, image_features: torch.Tensor) -> BaseModelOutputWithPooling:
-        """Project image features, float[N, P, D_vision], in the form of `get_image_features`."""
-        tokens: Any = self.model.multi_modal_projector(image_features)  # [N, P, D]
+        """Project image features, float[N, P, D_vision] to float[N, P, D], in the form of `get_image_features`."""
+        tokens: Any = self.model.multi_modal_projector(image_features)
         return BaseModelOutputWithPooling(last_hidden_state=image_features, pooler_output=tokens)  # pyright: ignore
 
     def embed(
@@ -283,7 +283,8 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             if pixel_values is not None
             else self.project(image_features)  # pyright: ignore[reportArgumentType]
         )
-        features = image_outputs.pooler_output = image_outputs.pooler_output.to(inputs_embeds)  # [N, P, D]
+        # float[N, P, D], or of images of any aspect ratio without padding
+        features = image_outputs.pooler_output = image_outputs.pooler_output.to(inputs_embeds)
         # [B, L, 1]
         mask = self.model.get_placeholder_mask(input_ids, inputs_embeds, features)  # type: ignore[arg-type]
         return inputs_embeds.masked_scatter(mask, features), image_outputs

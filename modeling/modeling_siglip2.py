@@ -57,12 +57,19 @@ def naflex_config(vision: dict[str, Any], text: dict[str, Any]) -> Siglip2Config
 
 
 @torch.no_grad()
-def to_naflex(square: SiglipModel) -> Siglip2Model:
-    """The towers of a square SigLIP as NaFlex ones, which compute the same for a square image of its size."""
-    config = naflex_config(*(part.to_dict() for part in (square.config.vision_config, square.config.text_config)))
-    model = Siglip2Model(config)
-    weights = square.state_dict()
-    kernel = "vision_model.embeddings.patch_embedding.weight"
+def to_naflex(square: SiglipModel, kind: type[Siglip2Model] = Siglip2Model) -> Any:
+    """The towers of a square SigLIP as NaFlex ones, which compute the same for a square image of its size.
+
+    Args:
+        square: with two towers.
+        kind: class of the result, which keeps the options of the configuration.
+    """
+    config: Any = naflex_config(square.config.vision_config.to_dict(), square.config.text_config.to_dict())
+    for name in ("contrastive_loss", "loss_chunk_size", "token_bottleneck"):
+        if hasattr(square.config, name):
+            setattr(config, name, getattr(square.config, name))
+    model = kind(config)
+    weights, kernel = square.state_dict(), "vision_model.embeddings.patch_embedding.weight"
     # a patch is written by row, column and channel
     weights[kernel] = weights[kernel].permute(0, 2, 3, 1).flatten(1)
     model.load_state_dict(weights)

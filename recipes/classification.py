@@ -7,7 +7,8 @@ comparison (section 4.1): classification is ahead in linear probes, SigLIP in mo
 takes either encoder with `--vision_checkpoint`.
 
 The result is Transformers' `SiglipForImageClassification`, so `pipeline("image-classification")` loads it. It
-classifies the mean of the image tokens, where SigLIP pools by attention; the transformer itself is the same.
+classifies the mean of the image tokens, where SigLIP pools by attention; the transformer itself is the same. With
+`patch_sizes` each step draws the size of its patches, as in FlexiViT.
 """
 
 import math
@@ -30,10 +31,12 @@ from transformers import (
 
 from openpali.data.example import Example
 from openpali.data.files.config import ConfigError, as_dict
-from openpali.data.images.preprocess import FastImageProcessor
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
 from openpali.modeling.modeling_siglip import siglip_preset
+from openpali.recipes.flexible.images import DrawnPatches, SquareImages, at_drawn_patch_size
+from openpali.recipes.flexible.step_draw import StepDraw
+from openpali.recipes.flexible.towers import set_patches
 from openpali.recipes.publishing.card import write_card
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.command_line import command, parse
@@ -62,6 +65,9 @@ class ClassificationArguments:
         default="nano", metadata={"help": "size of the image tower: nano, s16, b16, l16, so400m14, ..."}
     )
     vision_config: dict | str | None = field(default=None, metadata={"help": "changes to the preset's"})
+    patch_sizes: list[int] = field(
+        default_factory=list, metadata={"help": "one drawn for each step, as in FlexiViT; in pixels"}
+    )
     loss: Literal["sigmoid", "softmax"] = field(
         default="sigmoid", metadata={"help": "a binary loss for every class, or one distribution over all classes"}
     )
@@ -103,21 +109,20 @@ class NamingCollator:
     """Collates examples of `Naming` into pixels and classes.
 
     Args:
-        image_processor: of the model.
+        images: makes inputs of the images of examples.
         classes: in the order of the model's outputs.
     """
 
-    def __init__(self, image_processor: Any, classes: Sequence[str]):
-        self.images = FastImageProcessor(image_processor, exact=False)
+    def __init__(self, images: SquareImages, classes: Sequence[str]):
+        self.images, self.by_step = images, images.by_step
         self.number = {name: i for i, name in enumerate(classes)}
 
-    def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """`pixel_values`: float[n, 3, H, W] in [-1, 1], `classes`: float[n, C], 1 for those of the image."""
-        images = [example.images[0] for example in examples]
         classes = torch.zeros(len(examples), len(self.number))
         for row, example in zip(classes, examples):
             row[[self.number[name] for name in example.meta["names"] if name in self.number]] = 1
-        return {"pixel_values": self.images(images, return_tensors="pt")["pixel_values"], "classes": classes}
+        return self.images(examples) | {"classes": classes}
 
 
 def sigmoid_naming_loss(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -169,6 +174,7 @@ def make_model(args: ClassificationArguments, classes: Sequence[str]) -> SiglipF
     model = SiglipForImageClassification(make_config(args, classes))
     if args.loss == "sigmoid":
         model.classifier.bias.data.fill_(-math.log(max(1, len(classes) - 1)))  # pyright: ignore
+    set_patches(model, None, args.patch_sizes, None)
     return model
 
 
@@ -192,7 +198,8 @@ def main(argv: list[str] | None = None) -> None:
     model = make_model(args, classes)
     side = int(cast(int, model.vision_model.config.image_size))
     processor: Any = SiglipImageProcessorPil(size={"height": side, "width": side})
-    collator = NamingCollator(processor, classes)
+    draw = StepDraw("patch_sizes", tuple(args.patch_sizes), run.seed) if args.patch_sizes else None
+    collator = NamingCollator(DrawnPatches(processor, draw) if draw else SquareImages(processor), classes)
     held_out = [validation[i] for i in range(min(run.eval_limit, len(validation)))]
     run.say(f"{len(classes):,} classes")
 
@@ -201,7 +208,8 @@ def main(argv: list[str] | None = None) -> None:
         loss = held_out_loss(model, held_out, collator, batch, LOSSES[args.loss])
         return naming_scores(model, collator, held_out, batch) | {"loss": loss}
 
-    run_training(model, processor, run, train, collator, evaluate, args.best_metric, LOSSES[args.loss], checkpoint)
+    loss = at_drawn_patch_size(LOSSES[args.loss])
+    run_training(model, processor, run, train, collator, evaluate, args.best_metric, loss, checkpoint)
     write_card(run)
     report_skipped(run)
     run.say(f"Next, stage 1: openpali pretrain with --vision_checkpoint {run.folder}")

@@ -4,35 +4,48 @@
 
 The result is a `SiglipModel` with its processor, which stock Transformers loads; stage 1 takes its image encoder.
 It starts from random weights (`preset`), from a trained image encoder (`vision_checkpoint`), or from a whole model
-(`model`), to train it longer or at another resolution (`image_size`).
+(`model`), to train it longer, at another resolution (`image_size`) or with another patch size (`patch_size`).
+
+With `naflex` images keep their aspect ratio, as in SigLIP 2, and the result is a `Siglip2Model`; the number of image
+tokens is drawn for each step from `sequence_lengths`. With `patch_sizes` the patch size is, as in FlexiViT.
 """
 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     SiglipConfig,
     SiglipImageProcessorPil,
-    SiglipModel,
     SiglipProcessor,
     SiglipVisionModel,
     set_seed,
 )
 
 from openpali.data.files.config import ConfigError, as_dict
+from openpali.data.images.naflex import NaFlexImageProcessor
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
 from openpali.data.tokenizer import train_tokenizer
 from openpali.modeling.auto import load_processor
-from openpali.modeling.checkpoints import check_kind, load_checkpoint, load_config, load_tower, reading
+from openpali.modeling.checkpoints import load_config, load_tower, reading
 from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.contrastive_loss import INITIAL_LOGIT_BIAS, INITIAL_TEMPERATURE
-from openpali.modeling.modeling_siglip import SiglipForContrastiveLearning, siglip_preset
+from openpali.modeling.modeling_siglip import siglip_preset
+from openpali.modeling.modeling_siglip2 import naflex_config
 from openpali.modeling.resolution import set_image_size
+from openpali.recipes.flexible.images import DrawnPatches, NaFlexImages, SquareImages, at_drawn_patch_size
+from openpali.recipes.flexible.step_draw import StepDraw
+from openpali.recipes.flexible.towers import (
+    TWO_TOWERS,
+    is_naflex,
+    load_towers,
+    naflex_image_processor,
+    set_patches,
+)
 from openpali.recipes.publishing.card import write_card
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.checkpoint_name import check_checkpoint
@@ -40,7 +53,7 @@ from openpali.recipes.run.command_line import command, parse
 from openpali.recipes.run.datasets import first_records, load_splits, make_dataset, make_task, report_skipped, skip_log
 from openpali.recipes.run.resume import open_run
 from openpali.recipes.stages.image_text_pairs import PairCollator, Pairs, retrieval_scores
-from openpali.recipes.training.trainer import run_training
+from openpali.recipes.training.trainer import model_loss, run_training
 from openpali.recipes.training.validation_loss import held_out_loss
 
 TOWERS = ["vision_model", "text_model"]
@@ -77,6 +90,17 @@ class ContrastiveArguments:
         default=None, metadata={"help": "width of factorised token embeddings for a large vocabulary, 96 in the paper"}
     )
     image_size: int | None = field(default=None, metadata={"help": "in pixels; the checkpoint's if unset"})
+    naflex: bool = field(
+        default=False, metadata={"help": "keep the aspect ratio of images, as SigLIP 2 does; model may be square"}
+    )
+    sequence_lengths: list[int] = field(
+        default_factory=list,
+        metadata={"help": "with naflex: most image tokens, one drawn for each step; the tower's positions if empty"},
+    )
+    patch_size: int | None = field(default=None, metadata={"help": "of model, which is converted to it; in pixels"})
+    patch_sizes: list[int] = field(
+        default_factory=list, metadata={"help": "one drawn for each step, as in FlexiViT; in pixels"}
+    )
     loss: Literal["sigmoid", "softmax"] = field(default="sigmoid", metadata={"help": "SigLIP's, or CLIP's"})
     loss_chunk_size: int | None = field(
         default=None, metadata={"help": "images whose logits are computed at a time; as many as fit in 16 MB if unset"}
@@ -101,6 +125,10 @@ class ContrastiveArguments:
                 "model is a whole checkpoint with its own shape: vision_checkpoint, vision_config, text_config and"
                 " token_bottleneck are for new towers"
             )
+        if self.patch_size and not self.model:
+            raise ConfigError("patch_size converts a model; new towers: --vision_config '{patch_size: 14}'")
+        if self.naflex and (self.vision_checkpoint or self.image_size):
+            raise ConfigError("naflex: leave out vision_checkpoint and image_size; give model, or sequence_lengths")
 
     @property
     def task(self) -> Pairs:
@@ -158,40 +186,56 @@ def make_config(args: ContrastiveArguments, tokenizer: Any) -> SiglipConfig:
     if args.text_length:
         text["max_position_embeddings"] = args.text_length
     text |= {"projection_size": vision["hidden_size"]} | as_dict(args.text_config, "text_config")
-    return SiglipConfig(vision_config=vision, text_config=text)
+    return naflex_config(vision, text) if args.naflex else SiglipConfig(vision_config=vision, text_config=text)
 
 
-def make_model(args: ContrastiveArguments, tokenizer: Any, incomplete: bool = False) -> SiglipForContrastiveLearning:
+def make_model(args: ContrastiveArguments, tokenizer: Any, incomplete: bool = False) -> Any:
     """The model to train: the checkpoint, or new towers with the paper's t' and b, and the image encoder if given."""
     whole = check_checkpoint(args.model, "model") if args.model else None
-    if whole:
-        check_kind(whole, SiglipModel)
     config: Any = load_config(whole) if whole else make_config(args, tokenizer)
     config.contrastive_loss, config.loss_chunk_size = args.loss, args.loss_chunk_size
     config.token_bottleneck = args.token_bottleneck
     if whole:
-        options: dict[str, Any] = {"config": config, "dtype": "float32", "incomplete": incomplete}
-        model: Any = load_checkpoint(SiglipForContrastiveLearning, whole, **options)
+        model: Any = load_towers(whole, config, args.naflex, incomplete)
     else:
-        model = SiglipForContrastiveLearning.from_towers(config, args.temperature, args.logit_bias)
+        model = TWO_TOWERS[config.model_type].from_towers(config, args.temperature, args.logit_bias)
     if args.vision_checkpoint:
         vision = load_tower(args.vision_checkpoint, SiglipVisionModel, model.vision_model.config, dtype="float32")
         model.vision_model.load_state_dict(vision.state_dict())
+    set_patches(model, args.patch_size, args.patch_sizes, args.image_size)
+    if is_naflex(model) and args.image_size:
+        raise ConfigError("image_size: towers with NaFlex take images of any size; give sequence_lengths")
+    if args.sequence_lengths and not is_naflex(model):
+        raise ConfigError("sequence_lengths: these towers take square images; add --naflex true")
     if args.image_size:
         set_image_size(model, args.image_size)
     return model
 
 
-def make_processor(args: ContrastiveArguments, model: SiglipModel, tokenizer: Any) -> SiglipProcessor:
-    """Images of the model's size, squashed to a square, and the tokenizer."""
-    side, length = (
-        int(cast(int, value))
-        for value in (model.vision_model.config.image_size, model.text_model.config.max_position_embeddings)
-    )
+def make_processor(args: ContrastiveArguments, model: Any, tokenizer: Any) -> SiglipProcessor:
+    """The tokenizer, and images of the model's size, squashed to a square, or with NaFlex of any aspect ratio."""
+    length = int(model.text_model.config.max_position_embeddings)
     tokenizer.model_max_length = min(args.text_length or length, length)
-    processor = load_processor(args.model).image_processor if args.model else SiglipImageProcessorPil()
+    stock = load_processor(args.model).image_processor if args.model else None
+    if is_naflex(model):
+        # not Siglip2Processor, which puts patches of 16 and 256 of them before the image processor's own settings
+        return SiglipProcessor(naflex_image_processor(model, stock, args.sequence_lengths), tokenizer)
+    side = int(model.vision_model.config.image_size)
+    processor = stock if stock is not None else SiglipImageProcessorPil()
     processor.size = {"height": side, "width": side}
     return SiglipProcessor(processor, tokenizer)
+
+
+def make_images(args: ContrastiveArguments, processor: SiglipProcessor, seed: int) -> Any:
+    """What makes inputs of images: squares, squares with a drawn patch size, or sequences of a drawn length."""
+    own: Any = processor.image_processor
+    if isinstance(own, NaFlexImageProcessor):
+        return NaFlexImages(
+            own, StepDraw("sequence_lengths", tuple(args.sequence_lengths) or (own.max_num_patches,), seed)
+        )
+    if args.patch_sizes:
+        return DrawnPatches(own, StepDraw("patch_sizes", tuple(args.patch_sizes), seed))
+    return SquareImages(own)
 
 
 def adjust(args: ContrastiveArguments, run: ContrastiveRun) -> None:
@@ -221,21 +265,25 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = loaded.tokenizer if loaded else make_tokenizer(args, splits["train"])
     model = make_model(args, tokenizer, run.incomplete_checkpoint)
     processor = make_processor(args, model, tokenizer)
-    collator = PairCollator(processor, tokenizer.model_max_length, args.shared_texts)
+    images = make_images(args, processor, run.seed)
+    collator = PairCollator(processor, tokenizer.model_max_length, args.shared_texts, images)
     held_out = [validation[i] for i in range(min(run.eval_limit, len(validation)))]
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
-        assert isinstance(model, SiglipModel)
         batch = run.per_device_eval_batch_size
         loss = held_out_loss(model, held_out, collator, batch)
         return retrieval_scores(model, collator, held_out, batch) | {"loss": loss}
 
-    run_training(model, processor, run, train, collator, evaluate, args.best_metric, resume_from=checkpoint)
+    loss = at_drawn_patch_size(model_loss)
+    run_training(model, processor, run, train, collator, evaluate, args.best_metric, loss, checkpoint)
     if run.process_index == 0:
         model.stock().save_pretrained(run.folder)
     write_card(run)
     report_skipped(run)
-    run.say(f"Next, stage 1: openpali pretrain with --vision_checkpoint {run.folder}")
+    if is_naflex(model):
+        run.say(f"Next: openpali encoders --model {run.folder}, with --image_tokens for another length")
+    else:
+        run.say(f"Next, stage 1: openpali pretrain with --vision_checkpoint {run.folder}")
 
 
 if __name__ == "__main__":

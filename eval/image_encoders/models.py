@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from openpali.data.images.naflex import NaFlexImageProcessor
 from openpali.eval.answering.load_model import warn_slow
 from openpali.eval.image_encoders.embedding import POOLINGS, has_head
 from openpali.modeling.checkpoints import load_checkpoint, load_config, reading
@@ -55,6 +56,7 @@ def load_encoder(
     name: str | None = None,
     dtype: str = "auto",
     incomplete: bool = False,
+    image_tokens: int | None = None,
 ) -> Encoder:
     """Load a SigLIP of any kind.
 
@@ -66,6 +68,8 @@ def load_encoder(
         name: in tables; the checkpoint when None.
         dtype: of the weights: "float32", "bfloat16", "float16", or "auto", which is the checkpoint's own.
         incomplete: accept a checkpoint that lacks weights.
+        image_tokens: most tokens of an image for a NaFlex encoder; its processor's own number when None. Others have a
+            fixed number.
 
     Raises:
         ValueError: the checkpoint is no SigLIP, or the pooling is unknown or missing.
@@ -92,7 +96,16 @@ def load_encoder(
     with reading(checkpoint):
         image_processor = AutoImageProcessor.from_pretrained(checkpoint)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint) if texts else None
+    if is_naflex(config):
+        image_processor = NaFlexImageProcessor.of(image_processor)
+        image_processor.patch_size = getattr(config, "vision_config", config).patch_size
+        image_processor.max_num_patches = image_tokens or image_processor.max_num_patches
     return Encoder(name or checkpoint, model, image_processor, tokenizer, pooling)
+
+
+def is_naflex(config: Any) -> bool:
+    """Whether an encoder takes images of any aspect ratio as sequences of patches."""
+    return config.model_type in ("siglip2", "siglip2_vision_model")
 
 
 def short_names(checkpoints: Sequence[str]) -> list[str]:

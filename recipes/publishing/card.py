@@ -142,8 +142,8 @@ def eval_results(facts: Facts) -> list[EvalResult]:
 
 def introduction(facts: Facts) -> str:
     """What the model is, in a sentence or two."""
-    kinds = {"pali3": "PaLI-3", "paligemma": "PaliGemma", "siglip": "SigLIP", "mask_vqvae": "mask tokenizer (VQ-VAE)"}
-    kinds["paligemma_naflex"] = "PaliGemma with images of any aspect ratio"
+    kinds = {"pali3": "PaLI-3", "paligemma": "PaliGemma", "siglip": "SigLIP", "siglip2": "SigLIP 2 (NaFlex)"}
+    kinds |= {"mask_vqvae": "mask tokenizer (VQ-VAE)", "paligemma_naflex": "PaliGemma with images of any aspect ratio"}
     name = kinds.get(facts.model_type, facts.model_type or "vision-language model")
     starts = [f"[{one}](https://huggingface.co/{one})" if on_hub(one) else local_name(one) for one in facts.starts()]
     if facts.adapters:

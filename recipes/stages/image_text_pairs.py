@@ -1,7 +1,7 @@
 """Image-text pairs for the contrastive stage: task, batches, and retrieval scores."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -14,8 +14,8 @@ from transformers import SiglipModel, SiglipProcessor
 
 from openpali.data.example import Example
 from openpali.data.files.config import ConfigError
-from openpali.data.images.preprocess import FastImageProcessor
 from openpali.eval.image_encoders.embedding import embed_images, embed_texts
+from openpali.recipes.flexible.images import SquareImages
 from openpali.recipes.stages.task_bases import EncoderTask
 
 KINDS = ("captions", "names", "keywords")
@@ -113,16 +113,23 @@ class PairCollator:
         processor: of the model.
         text_length: tokens of every text, padding included, which SigLIP attends to.
         shared_texts: False for the paper's loss, in which an image's only positive is its own text.
+        images: makes inputs of the images of examples; squares when None.
     """
 
-    def __init__(self, processor: SiglipProcessor, text_length: int, shared_texts: bool = True):
+    def __init__(
+        self,
+        processor: SiglipProcessor,
+        text_length: int,
+        shared_texts: bool = True,
+        images: Callable[[Sequence[Example]], dict[str, Any]] | None = None,
+    ):
         self.processor, self.text_length, self.shared_texts = processor, text_length, shared_texts
-        self.images = FastImageProcessor(processor.image_processor, exact=False)
+        self.images = images if images is not None else SquareImages(processor.image_processor)
+        self.by_step = getattr(self.images, "by_step", False)
 
-    def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """`pixel_values`: float[n, 3, H, W], `input_ids`: int[m, text_length], `image_keys`: int[n, k] and
-        `text_keys`: int[m]; m is n times the texts of an image."""
-        images = [example.images[0] for example in examples]
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """`pixel_values`: float[n, 3, H, W], or what `images` makes, `input_ids`: int[m, text_length], `image_keys`:
+        int[n, k] and `text_keys`: int[m]; m is n times the texts of an image."""
         texts = [[example.suffix, *example.meta.get("more", ())] for example in examples]
         flat = [text for group in texts for text in group]
         options: dict[str, Any] = {"padding": "max_length", "max_length": self.text_length, "truncation": True}
@@ -132,8 +139,7 @@ class PairCollator:
         else:
             image_keys = [[text_key(example.id)] for example in examples]
             text_keys = [keys[0] for keys, group in zip(image_keys, texts) for _ in group]
-        return {
-            "pixel_values": self.images(images, return_tensors="pt")["pixel_values"],
+        return self.images(examples) | {
             "input_ids": self.processor.tokenizer(flat, return_tensors="pt", **options)["input_ids"],
             "image_keys": padded(image_keys),
             "text_keys": torch.tensor(text_keys),

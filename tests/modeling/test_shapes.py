@@ -115,8 +115,8 @@ def run_pali3(tokenizer: Any) -> None:
 
 
 def run_naflex(tokenizer: Any) -> None:
-    for family, fields in (("paligemma", {}), ("pali3", {"image_positions": "sine"})):
-        model, processor = FAMILIES[family](copy.deepcopy(tokenizer), **fields)
+    for make in FAMILIES.values():
+        model, processor = make(copy.deepcopy(tokenizer))
         batch = dict(Collator(processor)(EXAMPLES))
         model(**batch)
         model.get_image_features(**{name: batch[name] for name in processor.image_input_names()})

@@ -4,6 +4,7 @@ A scene is a pure function of (seed, split, index): two processes, or the same r
 and no two splits share a scene.
 """
 
+import math
 import random
 import zlib
 from collections.abc import Sequence
@@ -53,6 +54,7 @@ class EmojiScenes:
         words: bool | tuple[int, int] = False,
         concept_split: str = "seen",
         cache_dir: str | Path | None = None,
+        aspect: tuple[float, float] | None = None,
     ) -> None:
         """Set the options; drawings are rasterised on first use and cached in `cache_dir`.
 
@@ -66,6 +68,8 @@ class EmojiScenes:
             words: fewest and most words that are written on an image; true for one to three, false for none.
             concept_split: `seen`, or `held_out` for concepts that are never used in training.
             cache_dir: folder for rasterised drawings; by default in the user's cache folder.
+            aspect: smallest and largest ratio of width to height, drawn for each scene; squares when left out. A scene
+                has the area of a square of `size`.
         """
         fewest, most = objects
         if split not in SPLITS:
@@ -78,13 +82,15 @@ class EmojiScenes:
         smallest = _SMALLEST_WITH_WORDS if written[1] else _SMALLEST
         if size < smallest or length < 1:
             raise ValueError(f"size={size}, length={length}: size is at least {smallest} and length at least 1.")
+        self.aspect = aspect_range(aspect, size, smallest)
         self.split, self.size, self.objects, self.length = split, size, (fewest, most), length
         self.seed, self.words, self.concept_split = seed, written, concept_split
         self.cache_dir = Path(cache_dir) if cache_dir is not None else default_cache_dir()
         self._chars = concept_chars(concept_split, concepts)
         # other options give other ids, so that a report can hold images of several sources
         named = words if isinstance(words, bool) else written
-        look = repr((size, concepts, (fewest, most), named, concept_split)).encode()
+        shape = () if self.aspect is None else (self.aspect,)
+        look = repr((size, concepts, (fewest, most), named, concept_split, *shape)).encode()
         self._prefix = f"emoji-{split}-{seed}-{zlib.crc32(look):08x}"
         if concepts < most + 2:
             raise ValueError(f"concepts={concepts}: scenes of up to {most} objects need at least {most + 2}.")
@@ -96,7 +102,7 @@ class EmojiScenes:
         if not 0 <= index < self.length:
             raise IndexError(f"scene {index} of {self.length}")
         rng = random.Random(f"openpali/{self.seed}/{self.split}/{index}")
-        image = background(self.size, rng)
+        image = background(self.size if self.aspect is None else sides_of(self.aspect, self.size, rng), rng)
         chosen = self._choose(rng)
         placed = place_all(image, [self._drawing(char) for char in chosen], rng)
         placed, words = write_all(image, placed, rng, self.words) if self.words[1] else (placed, [])
@@ -135,6 +141,26 @@ class EmojiScenes:
             else:
                 chosen.append(rng.choice([char for char in self._chars if char not in chosen]))
         return chosen
+
+
+def aspect_range(aspect: Sequence[float] | None, size: int, smallest: int) -> tuple[float, float] | None:
+    """Smallest and largest ratio of width to height, checked; None for squares."""
+    if aspect is None:
+        return None
+    if len(aspect) != 2 or not 0 < aspect[0] <= aspect[1]:
+        raise ValueError(f"aspect={list(aspect)}: give the smallest and the largest ratio of width to height.")
+    short = size / math.sqrt(max(aspect[1], 1 / aspect[0]))
+    if short < smallest:
+        raise ValueError(
+            f"size={size}, aspect={list(aspect)}: scenes would be {short:.0f} pixels narrow, and need {smallest}."
+        )
+    return float(aspect[0]), float(aspect[1])
+
+
+def sides_of(aspect: tuple[float, float], size: int, rng: random.Random) -> tuple[int, int]:
+    """Width and height of a scene: a ratio, as often above as below the middle one, and the area of a square."""
+    root = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])) / 2)
+    return round(size * root), round(size / root)
 
 
 def word_range(words: bool | Sequence[int]) -> tuple[int, int]:

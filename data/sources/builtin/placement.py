@@ -28,14 +28,14 @@ class Placed(NamedTuple):
 
 def place_all(image: Image.Image, drawings: list[Drawing], rng: random.Random) -> list[Placed]:
     """Paste drawings over each other so that each stays visible."""
-    widest, narrowest = _sides(len(drawings), image.width)
+    widest, narrowest = _sides(len(drawings), image.size)
     placed: list[Placed] = []
     for drawing in drawings:
         side = rng.uniform(narrowest, widest)
         for attempt in range(_TRIES):
             sprite = _pose(drawing.image, max(round(side), 8), rng)
-            corner = (_start(image.width, sprite.width, rng), _start(image.width, sprite.height, rng))
-            mask = _solid(sprite, corner, image.width)
+            corner = (_start(image.width, sprite.width, rng), _start(image.height, sprite.height, rng))
+            mask = _solid(sprite, corner, image.size)
             left = _hide(placed, mask)
             if left is not None and all(_box_overlap(mask, old.visible) <= _OVERLAP for old in placed):
                 placed = [*left, Placed(drawing, mask, int(mask.sum()))]
@@ -56,9 +56,12 @@ def _start(whole: int, part: int, rng: random.Random) -> int:
     return rng.randint(0, max(whole - part, 0))
 
 
-def _sides(count: int, size: int) -> tuple[float, float]:
+def _sides(count: int, size: tuple[int, int]) -> tuple[float, float]:
     """Largest and smallest longer side of a drawing in pixels, for a number of objects on an image."""
-    widest = 0.9 * size if count < 2 else 0.85 * size / math.sqrt(count)
+    widest = 0.9 * min(size)
+    if count > 1:
+        # of a square of the same area
+        widest = min(widest, 0.85 * math.sqrt(size[0] * size[1]) / math.sqrt(count))
     return widest, 0.55 * widest
 
 
@@ -77,9 +80,9 @@ def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
 
 
-def _solid(sprite: Image.Image, corner: tuple[int, int], size: int) -> np.ndarray:
-    """`bool[size, size]`: where a pasted sprite covers more than half of a pixel."""
-    mask = np.zeros((size, size), bool)
+def _solid(sprite: Image.Image, corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """`bool[H, W]`: where a pasted sprite covers more than half of a pixel."""
+    mask = np.zeros(size[::-1], bool)
     left, top = corner
     mask[top : top + sprite.height, left : left + sprite.width] = np.asarray(sprite.getchannel("A")) > 127
     return mask
@@ -99,11 +102,11 @@ def write_all(
     Returns:
         The visible objects and the words.
     """
-    taken = np.zeros((image.width, image.width), bool)
+    taken = np.zeros((image.height, image.width), bool)
     words = []
     for text in rng.sample(WORDS, rng.randint(*count)):
         for _ in range(_TRIES):
-            ink, letters = draw_word(text, image.width, rng)
+            ink, letters = draw_word(text, image.size, rng)
             left = _hide(placed, ink)
             if left is not None and not (_filled(ink) & taken).any():
                 image.paste(letters, (0, 0), letters)

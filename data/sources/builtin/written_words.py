@@ -23,16 +23,17 @@ def _font(pixels: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(pixels)
 
 
-def draw_word(text: str, size: int, rng: random.Random) -> tuple[np.ndarray, Image.Image]:
-    """A word with a contrasting outline, at a random place on a transparent square.
+def draw_word(text: str, size: tuple[int, int], rng: random.Random) -> tuple[np.ndarray, Image.Image]:
+    """A word with a contrasting outline, at a random place on a transparent image of a width and height.
 
     Returns:
-        `ink: bool[size, size]` and the RGBA image to paste.
+        `ink: bool[H, W]` and the RGBA image to paste.
     """
-    font = _font(max(round(size * rng.uniform(0.15, 0.22)), 10))
+    font = _font(max(round(min(size) * rng.uniform(0.15, 0.22)), 10))
     x0, y0, x1, y1 = ImageDraw.Draw(Image.new("RGBA", (1, 1))).textbbox((0, 0), text, font=font, stroke_width=1)
-    left, top = rng.randint(0, max(size - int(x1 - x0), 0)), rng.randint(0, max(size - int(y1 - y0), 0))
-    image = Image.new("RGBA", (size, size))
+    width, height = size
+    left, top = rng.randint(0, max(width - int(x1 - x0), 0)), rng.randint(0, max(height - int(y1 - y0), 0))
+    image = Image.new("RGBA", size)
     fill, stroke = rng.choice(_INKS)
     at = (left - x0, top - y0)
     ImageDraw.Draw(image).text(at, text, fill=fill, font=font, stroke_width=1, stroke_fill=stroke)

@@ -1,0 +1,93 @@
+"""NaFlex towers for pretraining: their loss, their start from square towers, and their stock result."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_siglip import PATCH, SIDE, SIZES, tiny_siglip
+from tolerances import assert_same_but_rounding
+from transformers import AutoModel, Siglip2Model
+
+from openpali.data.images.naflex import NaFlexImageProcessor
+from openpali.modeling.modeling_siglip2 import Siglip2ForContrastiveLearning, naflex_config, to_naflex
+
+
+@pytest.fixture(scope="module")
+def square():
+    return tiny_siglip()
+
+
+def pictures(*sizes):
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in sizes]
+
+
+def batch(images, length, texts):
+    processor = NaFlexImageProcessor(patch_size=PATCH)
+    return dict(processor(images, max_num_patches=length, return_tensors="pt").items()) | {"input_ids": texts}
+
+
+def tiny_naflex(square, **options):
+    model = to_naflex(square[0], Siglip2ForContrastiveLearning)
+    for name, value in options.items():
+        setattr(model, name, value)
+    return model
+
+
+def test_square_towers_compute_the_same_with_naflex(square):
+    model, processor = square
+    images = pictures((SIDE, SIDE), (SIDE, SIDE))
+    with torch.no_grad():
+        wanted = model.get_image_features(**processor.image_processor(images, return_tensors="pt"))
+        inputs = NaFlexImageProcessor(patch_size=PATCH, max_num_patches=4)(images, return_tensors="pt")
+        found = to_naflex(model).get_image_features(**inputs)
+    assert inputs["spatial_shapes"].tolist() == [[2, 2], [2, 2]]
+    assert_same_but_rounding(found.pooler_output, wanted.pooler_output)
+    assert_same_but_rounding(found.last_hidden_state, wanted.last_hidden_state)
+
+
+def test_the_loss_is_the_stock_one(square):
+    model = tiny_naflex(square)
+    inputs = batch(pictures((20, 60), (50, 20), (16, 16)), 9, torch.randint(0, 99, (3, 8)))
+    with torch.no_grad():
+        found = model(**inputs)
+        wanted = Siglip2Model.forward(model, **inputs, return_loss=True)
+    assert_same_but_rounding(found.loss, wanted.loss)
+    assert_same_but_rounding(found.image_embeds, wanted.image_embeds)
+
+
+def test_padding_changes_neither_loss_nor_gradients(square):
+    texts = torch.randint(0, 99, (2, 8))
+    results = []
+    for length, filling in ((8, 0.0), (8, 5.0), (12, 0.0)):
+        model = tiny_naflex(square)
+        # 2 x 4 and 3 x 2 patches without any resizing
+        sizes = {"do_resize": False, "max_num_patches": length, "return_tensors": "pt"}
+        processor = NaFlexImageProcessor(patch_size=PATCH)
+        inputs = dict(processor(pictures((16, 32), (24, 16)), **sizes).items()) | {"input_ids": texts}
+        inputs["pixel_values"][inputs["pixel_attention_mask"] == 0] = filling
+        loss = model(**inputs).loss
+        loss.backward()
+        kernel = model.vision_model.embeddings
+        results.append((loss.detach(), kernel.patch_embedding.weight.grad, kernel.position_embedding.weight.grad))
+    for other in results[1:]:
+        for found, wanted in zip(other, results[0]):
+            assert_same_but_rounding(found, wanted)
+
+
+def test_the_result_is_a_stock_model(square, tmp_path):
+    text = SIZES | {"vocab_size": 99, "max_position_embeddings": 8, "projection_size": 16}
+    config = naflex_config(SIZES | {"image_size": 24, "patch_size": PATCH}, text)
+    config.token_bottleneck, config.contrastive_loss = 4, "softmax"
+    torch.manual_seed(0)
+    model = Siglip2ForContrastiveLearning.from_towers(config, 20.0, -5.0).eval()
+    model.save_pretrained(tmp_path / "own")
+    again = Siglip2ForContrastiveLearning.from_pretrained(tmp_path / "own")
+    assert (again.kind, again.config.vision_config.num_patches) == ("softmax", 9)
+    model.stock().save_pretrained(tmp_path / "stock")
+    stock = AutoModel.from_pretrained(tmp_path / "stock")
+    assert type(stock) is Siglip2Model
+    inputs = batch(pictures((20, 60), (50, 20)), 9, torch.randint(0, 99, (2, 8)))
+    with torch.no_grad():
+        assert_same_but_rounding(stock(**inputs).text_embeds, model(**inputs).text_embeds)
+    assert stock.logit_scale.exp().item() == pytest.approx(20)
