@@ -4,10 +4,12 @@ Such an encoder takes `pixel_values`: float[N, P, 3 * patch_size**2], patches pa
 `spatial_shapes`: int[N, 2], rows and columns of each image's patches, which tell padding from patches. Padding has no
 placeholder in the text, is attended to by no patch, and never reaches the text model.
 
-Shapes: `N` images, `P` patches of the longest one, padding included, `T` patches of all images together, `D` width.
+Shapes: `B` examples, `N` images, `P` patches of the longest one, padding included, `T` patches of all images together,
+`D` width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -60,6 +62,39 @@ def without_padding(features: torch.Tensor, spatial_shapes: torch.Tensor | None)
     if spatial_shapes is None:
         raise ValueError("features of images of any aspect ratio need the spatial_shapes of their images")
     return features[patch_mask(spatial_shapes.flatten(0, -2), features.shape[1]).to(features.device)]
+
+
+def images_of_rows(placeholders: torch.Tensor, inputs: Mapping[str, Any]) -> list[int]:
+    """Number of images of each example.
+
+    Args:
+        placeholders: int[B], of each example.
+        inputs: of a model: some of `IMAGE_INPUTS`, with a row for each image. Without `spatial_shapes` all images have
+            the same number of tokens.
+    """
+    total = next((len(inputs[name]) for name in IMAGE_INPUTS if inputs.get(name) is not None), 0)
+    if inputs.get("spatial_shapes") is None:
+        return (placeholders * total // placeholders.sum().clamp(min=1)).tolist()
+    # images whose tokens end in each example or before it
+    ends = inputs["spatial_shapes"].prod(-1).cumsum(0)
+    so_far = torch.searchsorted(ends, placeholders.to(ends).cumsum(0), right=True)
+    return torch.diff(so_far, prepend=so_far.new_zeros(1)).tolist()
+
+
+def repeated_images(placeholders: torch.Tensor, inputs: Mapping[str, Any], times: int) -> dict[str, torch.Tensor]:
+    """The images of each example several times, example by example, as beams need them: A B, C -> A B A B, C C.
+
+    Args:
+        placeholders: int[B], of each example.
+        inputs: see `images_of_rows`.
+        times: copies of each example.
+
+    Returns:
+        Those of `IMAGE_INPUTS` that there are.
+    """
+    ends = list(accumulate(images_of_rows(placeholders, inputs)))
+    order = [i for first, end in zip([0, *ends], ends) for i in [*range(first, end)] * times]
+    return {name: inputs[name][order] for name in IMAGE_INPUTS if inputs.get(name) is not None}
 
 
 def encode_patches(

@@ -34,7 +34,7 @@ from .checkpoints import load_checkpoint, load_tower
 from .configuration_pali3 import vision_config_of
 from .configuration_paligemma import paligemma_config
 from .dropout import FIELD, add_residual_dropout
-from .image_patches import tower_class
+from .image_patches import IMAGE_INPUTS, repeated_images, tower_class
 from .modeling_paligemma_images import PaliGemmaProjector, RawPatches
 from .token_loss import IGNORE_INDEX, example_losses, loss_fields, select_logits
 from .transformers_versions import CACHE, CacheOutput, image_fields, one_cache
@@ -250,6 +250,17 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             inputs["mm_encoder_outputs"] = {"image": self.project(image_features)}
         forward: Any = super().forward
         return PaliGemmaOutput(**forward(**inputs, return_dict=True))
+
+    def _expand_inputs_for_generation(self, expand_size: int = 1, *args: Any, input_ids: Any = None, **kwargs: Any):
+        """Repeat an example's images as a group for its beams; Transformers would repeat every image by itself."""
+        names, images = [name for name in IMAGE_INPUTS if torch.is_tensor(kwargs.get(name))], dict[str, torch.Tensor]()
+        # those with a dimension of examples in front are repeated as they are; Transformers itself has pixel_values
+        flat = kwargs["spatial_shapes"].ndim == 2 if "spatial_shapes" in names else names == ["image_features"]
+        if expand_size > 1 and input_ids is not None and flat:
+            placeholders = (input_ids == self.config.image_token_id).sum(1)
+            images = repeated_images(placeholders, {name: kwargs.pop(name) for name in names}, expand_size)
+        ids, rest = super()._expand_inputs_for_generation(expand_size, *args, input_ids=input_ids, **kwargs)
+        return ids, rest | images
 
     def project(self, image_features: torch.Tensor) -> BaseModelOutputWithPooling:
         """Project image features, float[N, P, D_vision] to float[N, P, D], in the form of `get_image_features`."""

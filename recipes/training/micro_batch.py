@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from openpali.modeling.image_patches import IMAGE_INPUTS
+from openpali.modeling.image_patches import IMAGE_INPUTS, images_of_rows
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.training.loss_guard import RunStopped
 
@@ -32,7 +32,9 @@ def split_batch(inputs: dict[str, Any], parts: int, image_token: int | None) -> 
     if parts == 1:
         return [(inputs, 1.0)]
     rows = batch_rows(inputs)
-    images = images_of_rows(inputs, rows, image_token)
+    images = [1] * rows
+    if image_token is not None and "input_ids" in inputs and any(name in inputs for name in IMAGE_INPUTS):
+        images = images_of_rows((inputs["input_ids"] == image_token).sum(dim=1), inputs)
     parts = min(parts, rows)
     ends = [rows * (i + 1) // parts for i in range(parts)]
     found = []
@@ -65,20 +67,6 @@ def batch_rows(inputs: dict[str, Any]) -> int:
             " lower per_device_train_batch_size and raise gradient_accumulation_steps"
         )
     return next(iter(sizes.values()))
-
-
-def images_of_rows(inputs: dict[str, Any], rows: int, image_token: int | None) -> list[int]:
-    """Number of images of each row."""
-    total = next((len(inputs[key]) for key in IMAGE_INPUTS if key in inputs), 0)
-    if image_token is None or "input_ids" not in inputs or total == 0:
-        return [1] * rows
-    tokens = (inputs["input_ids"] == image_token).sum(dim=1)
-    if "spatial_shapes" in inputs:
-        # images whose tokens end in each row or before it
-        ends = inputs["spatial_shapes"].prod(-1).cumsum(0)
-        so_far = torch.searchsorted(ends, tokens.cumsum(0), right=True)
-        return torch.diff(so_far, prepend=so_far.new_zeros(1)).tolist()
-    return [1] * rows if total == rows else (tokens * total // tokens.sum()).tolist()
 
 
 def read_parts(args: RunArguments) -> int:

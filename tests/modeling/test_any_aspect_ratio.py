@@ -93,6 +93,34 @@ def test_answers_of_a_batch_are_those_of_its_examples(make, family, fields):
         assert (best[:, 0] - best[:, 1]).min() > 1e-4
 
 
+@pytest.mark.parametrize("square", [False, True])
+@pytest.mark.parametrize("as_features", [False, True])
+def test_beams_see_all_images_of_their_example(make, tiny_tokenizer, square, as_features):
+    model, processor = make("paligemma")
+    if square:
+        processor = tiny_paligemma_processor(tiny_tokenizer)
+        model = tiny_paligemma("gemma", processor)
+    prompts = []
+    for examples in (EXAMPLES[4:], EXAMPLES[5:6]):
+        prompt = dict(Collator(processor, generation=True)(examples))
+        if as_features:
+            images = {name: prompt.pop(name) for name in processor.image_input_names() if name != "spatial_shapes"}
+            shapes = {} if square else {"spatial_shapes": prompt["spatial_shapes"]}
+            prompt["image_features"] = model.get_encoder(modality="image")(**images, **shapes).last_hidden_state
+        prompts.append(prompt)
+    options = {"num_beams": 3, "max_new_tokens": 4, "return_dict_in_generate": True, "output_scores": True}
+    several, alone = (model.generate(**prompt, **options) for prompt in prompts)
+    assert_same_but_rounding(several.sequences_scores[1], alone.sequences_scores[0])
+    ids, start = alone.sequences, prompts[1]["input_ids"].shape[1]
+    # the answer's probability by a plain forward
+    whole = prompts[1] | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    whole["token_type_ids"] = torch.zeros_like(ids)
+    whole["token_type_ids"][:, start:] = 1
+    with torch.no_grad():
+        log_p = model(**whole).logits[:, start - 1 : -1].log_softmax(-1).gather(-1, ids[:, start:, None]).sum()
+    assert_same_but_rounding(alone.sequences_scores[0] * (ids.shape[1] - start), log_p)
+
+
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_padding_of_patches_changes_nothing(make, family):
     model, processor = make(family)

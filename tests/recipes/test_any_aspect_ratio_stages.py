@@ -1,4 +1,4 @@
-"""Stages 1 and 3 with images of any aspect ratio, from a SigLIP 2 to a run that is pushed, and what reads its result."""
+"""Stages 1 and 3 with images of any aspect ratio, from a SigLIP 2 to a run, and the commands that read its result."""
 
 import copy
 import json
@@ -32,6 +32,7 @@ TEXT = {
 }
 COMMON = ["--use_cpu", "true", "--tensorboard", "false", "--eval_steps", "100", "--eval_limit", "2"]
 COMMON += ["--test_limit", "2", "--logging_steps", "1", "--learning_rate", "0.01", "--dataloader_num_workers", "0"]
+LONGER = ("--image_tokens", "20")
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,22 @@ def stages(vision):
     return {family: vision.with_name(family) for family in TEXT}
 
 
+@pytest.fixture(scope="module")
+def whole(stages, data, tmp_path_factory):
+    """Folders of uninterrupted runs of one process by family."""
+    folder = tmp_path_factory.mktemp("whole")
+    for family, model in stages.items():
+        fine_tuned(model, data, folder / family, *LONGER)
+    return {family: folder / family for family in stages}
+
+
+@pytest.fixture
+def losses_alone(monkeypatch):
+    """Runs end with their training."""
+    for name in ("save_examples", "final_report", "write_card"):
+        monkeypatch.setattr(transfer, name, lambda *args: {})
+
+
 def fine_tuned(model, data, folder, *more):
     argv = ["--config", "transfers/jsonl", "--model", str(model), "--data", str(data), "--output_dir", str(folder)]
     argv += [*COMMON, "--per_device_train_batch_size", "4", "--max_steps", "6", "--save_steps", "2", *more]
@@ -87,8 +104,7 @@ def test_stage_1_starts_from_the_tower_and_saves_the_tokens(stages, vision, fami
 
 
 @pytest.mark.parametrize("family", list(TEXT))
-def test_a_run_goes_on_where_it_was_cut(stages, data, tmp_path, monkeypatch, family):
-    whole = fine_tuned(stages[family], data, tmp_path / "whole", "--image_tokens", "20")
+def test_a_run_goes_on_where_it_was_cut(stages, whole, data, tmp_path, monkeypatch, losses_alone, family):
     step = PaliTrainer.training_step
 
     def cut(self, *args, **kwargs):
@@ -98,17 +114,18 @@ def test_a_run_goes_on_where_it_was_cut(stages, data, tmp_path, monkeypatch, fam
 
     monkeypatch.setattr(PaliTrainer, "training_step", cut)
     with pytest.raises(PowerCut):
-        fine_tuned(stages[family], data, tmp_path / "cut", "--image_tokens", "20")
+        fine_tuned(stages[family], data, tmp_path / "cut", *LONGER)
     monkeypatch.setattr(PaliTrainer, "training_step", step)
-    assert fine_tuned(stages[family], data, tmp_path / "cut", "--image_tokens", "20") == whole
-    assert len(whole) == 6
-    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert fine_tuned(stages[family], data, tmp_path / "cut", *LONGER) == curve(whole[family])
+    assert len(curve(whole[family])) == 6
+    one, two = (load_file(folder / "model.safetensors") for folder in (whole[family], tmp_path / "cut"))
     assert all(torch.equal(one[name], two[name]) for name in one)
-    assert (tmp_path / "cut" / "examples.png").exists()
+    assert (whole[family] / "examples.png").exists()
     assert load_model(str(tmp_path / "cut"), "cpu")[1].image_seq_length == 20
 
 
 @pytest.mark.parametrize("family", list(TEXT))
+@pytest.mark.usefixtures("losses_alone")
 def test_cached_features_and_packed_rows_change_no_loss(stages, data, tmp_path, family):
     frozen = ("--freeze", "vision_tower", "--feature_cache")
     expected = [row[1] for row in fine_tuned(stages[family], data, tmp_path / "off", *frozen, "off")]
@@ -119,29 +136,26 @@ def test_cached_features_and_packed_rows_change_no_loss(stages, data, tmp_path, 
         assert [row[1] for row in packed] == pytest.approx(expected, abs=1e-5)
 
 
-def train(rank: int, processes: int, port: int, model: Path, data: Path, folder: Path) -> None:
+def train(rank: int, port: int, model: Path, data: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    if processes > 1:
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {key: str(value) for key, value in place.items()}
-    more = ["--per_device_train_batch_size", str(4 // processes), *(["--ddp_backend", "gloo"] * (processes > 1))]
-    fine_tuned(model, data, folder, *more)
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {key: str(value) for key, value in place.items()}
+    fine_tuned(model, data, folder, *LONGER, "--per_device_train_batch_size", "2", "--ddp_backend", "gloo")
 
 
 @pytest.mark.parametrize("family", list(TEXT))
-@pytest.mark.usefixtures("one_thread")
-def test_two_processes_train_as_one(stages, data, tmp_path, family):
+@pytest.mark.usefixtures("one_thread", "losses_alone")
+def test_two_processes_train_as_one(stages, whole, data, tmp_path, family):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    for processes in (1, 2):
-        arguments = (processes, port, stages[family], data, tmp_path / str(processes))
-        # forked: each would otherwise import the libraries again
-        mp.start_processes(train, arguments, processes, start_method="fork")  # pyright: ignore
-    one, two = (curve(tmp_path / name) for name in ("1", "2"))
+    # forked: each would otherwise import the libraries again
+    arguments = (port, stages[family], data, tmp_path)
+    mp.start_processes(train, arguments, 2, start_method="fork")  # pyright: ignore
+    one, two = ([row[1] for row in curve(folder)] for folder in (whole[family], tmp_path))
     # float32's rounding, through six steps of Adam
-    assert [row[1] for row in two] == pytest.approx([row[1] for row in one], abs=1e-5)
+    assert two == pytest.approx(one, abs=1e-5)
     assert len(one) == 6
 
 
@@ -177,25 +191,21 @@ def test_parts_of_a_batch_have_the_images_of_their_rows(tiny_tokenizer, family):
 def test_commands_on_the_result(stages, data, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in stages.values():
-        for i, tokens in enumerate(([], ["--image_tokens", "64"])):
-            images = [str(data.parent / "1.png"), str(data.parent / "4.png")]
-            openpali_cli.main(["predict", str(folder), *images, "what is this", "--max_new_tokens", "2", *tokens])
-            line = ["--model", str(folder), "--task", "plain", "--source", str(data), "--limit", "2", *tokens]
-            openpali_cli.main(["eval", *line, "--output", f"{folder.name}-{i}"])
-        settings = json.loads(Path(f"{folder.name}-1", "metrics.json").read_text())["settings"]
+        tokens, images = ["--image_tokens", "64"], [str(data.parent / f"{i}.png") for i in (1, 4)]
+        openpali_cli.main(["predict", str(folder), *images, "what is this", "--max_new_tokens", "2", *tokens])
+        line = ["--model", str(folder), "--task", "plain", "--source", str(data), "--limit", "2", *tokens]
+        openpali_cli.main(["eval", *line, "--output", folder.name])
+        settings = json.loads(Path(folder.name, "metrics.json").read_text())["settings"]
         assert settings["image_tokens"] == 64
         capsys.readouterr()
         openpali_cli.main(["info", str(folder)])
         assert "any aspect ratio, at most 12 tokens an image" in capsys.readouterr().out
-        openpali_cli.main(["costs", "--model", str(folder)])
-        assert "12 of its image" in capsys.readouterr().out
         openpali_cli.main(["costs", "--model", str(folder), "--image_tokens", "300"])
         assert "300 of its image" in capsys.readouterr().out
         openpali_cli.main(["push", str(folder), "you/my-pali", "--dry_run", "--licence", "gemma"])
         staged = folder.with_name(f"{folder.name}-push")
         assert (staged / "image_patches.py").exists()
         assert "trust_remote_code=True" in (staged / "README.md").read_text("utf-8")
-        openpali_cli.main(["export", str(folder), str(tmp_path / f"exported-{folder.name}")])
 
 
 @pytest.mark.parametrize(
