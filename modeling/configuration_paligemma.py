@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig, PaliGemmaConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 from .image_patches import NAFLEX, is_naflex
 
@@ -41,6 +42,10 @@ class PaliGemmaNaflexConfig(PaliGemmaConfig):
         self.text_config.num_image_tokens = self.vision_config.num_patches
         self.vision_config.projection_dim = self.projection_dim
 
+
+# as in configuration_pali3
+_NAMES: Any = MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+_NAMES[PaliGemmaNaflexConfig.model_type] = "PaliGemmaNaflexForConditionalGeneration"
 
 # model types of PaliGemma's configurations
 PALIGEMMA_TYPES = (PaliGemmaConfig.model_type, PaliGemmaNaflexConfig.model_type)

@@ -36,8 +36,11 @@ AUTO_CLASSES = {
     MaskVQVAEConfig: "AutoConfig",
     MaskVQVAE: "AutoModel",
 }
-# other classes that a PaLI-3 folder can be loaded as
-ALSO = {"AutoModel": Pali3Model, "AutoModelForMultimodalLM": Pali3ForMultimodalLM}
+# other classes that a folder can be loaded as
+ALSO: dict[type, dict[str, Any]] = {
+    Pali3Config: {"AutoModel": Pali3Model, "AutoModelForMultimodalLM": Pali3ForMultimodalLM},
+    PaliGemmaNaflexConfig: {"AutoModelForMultimodalLM": PaliGemmaNaflexForConditionalGeneration},
+}
 
 
 def export(model: PreTrainedModel, processor: ProcessorMixin | None, folder: str | Path) -> Path:
@@ -65,11 +68,11 @@ def export(model: PreTrainedModel, processor: ProcessorMixin | None, folder: str
     try:
         for cls, auto_class in AUTO_CLASSES.items() if needs_code else ():
             cls.register_for_auto_class(auto_class)
-        if isinstance(model.config, Pali3Config):
+        if also := ALSO.get(type(model.config)):
             Path(folder).mkdir(parents=True, exist_ok=True)
-            for cls in ALSO.values():
+            for cls in also.values():
                 custom_object_save(cls, folder)
-            names = {auto_class: f"{_module(cls)}.{cls.__name__}" for auto_class, cls in ALSO.items()}
+            names = {auto_class: f"{_module(cls)}.{cls.__name__}" for auto_class, cls in also.items()}
             vars(model.config)["auto_map"] = names
         # under the names of the published checkpoints, which programs that know PaliGemma read
         published = isinstance(model, PaliGemmaForConditionalGeneration)

@@ -34,6 +34,7 @@ AutoModelForMultimodalLM.register(Pali3Config, Pali3ForMultimodalLM, exist_ok=Tr
 AutoProcessor.register(Pali3Config, Pali3Processor, exist_ok=True)
 AutoConfig.register(PaliGemmaNaflexConfig.model_type, PaliGemmaNaflexConfig, exist_ok=True)
 AutoModelForImageTextToText.register(PaliGemmaNaflexConfig, PaliGemmaNaflexForConditionalGeneration, exist_ok=True)
+AutoModelForMultimodalLM.register(PaliGemmaNaflexConfig, PaliGemmaNaflexForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(PaliGemmaNaflexConfig, PaliGemmaNaflexProcessor, exist_ok=True)
 AutoConfig.register(MaskVQVAEConfig.model_type, MaskVQVAEConfig, exist_ok=True)
 AutoModel.register(MaskVQVAEConfig, MaskVQVAE, exist_ok=True)

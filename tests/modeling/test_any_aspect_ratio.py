@@ -220,14 +220,15 @@ def test_configurations_that_do_not_fit(make):
 PROGRAM = """
 import sys
 from PIL import Image
-from transformers import pipeline
+from transformers import AutoModelForMultimodalLM, pipeline
 
 sys.modules["openpali"] = None
 images = [Image.new("RGB", size, "red") for size in ((60, 12), (11, 50))]
 for folder in sys.argv[1:]:
     ask = pipeline("image-text-to-text", model=folder, trust_remote_code=True, device="cpu")
     found = ask(images=images, text=["what is this"] * 2, max_new_tokens=3, return_full_text=False)
-    print(type(ask.model).__name__, len(found))
+    served = AutoModelForMultimodalLM.from_pretrained(folder, trust_remote_code=True)
+    print(type(ask.model).__name__, len(found), type(served).__name__)
 """
 
 
@@ -238,5 +239,6 @@ def test_exports_run_without_openpali(make, tmp_path):
     line = [sys.executable, "-c", PROGRAM, *folders]
     done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    names = ["PaliGemmaNaflexForConditionalGeneration", "Pali3ForConditionalGeneration"]
-    assert done.stdout.split() == [part for name in names for part in (name, "2")]
+    naflex = "PaliGemmaNaflexForConditionalGeneration"
+    expected = [naflex, "2", naflex, "Pali3ForConditionalGeneration", "2", "Pali3ForMultimodalLM"]
+    assert done.stdout.split() == expected

@@ -218,6 +218,11 @@ def test_commands_on_the_result(stages, data, tmp_path, capsys, monkeypatch):
         ("eval", ["--image_tokens", "0"], "--image_tokens is at least 1, not 0"),
         ("transfer", ["--naflex", "--resolution", "32"], "resolution: images of any aspect ratio have no side"),
         ("pretrain", ["--naflex", "--image_size", "32"], "image_size: images of any aspect ratio have no side"),
+        (
+            "export",
+            ["--naflex", "--onnx"],
+            "takes images of any aspect ratio: --onnx writes encoders of square ones only",
+        ),
         ("costs", ["--naflex", "--resolution", "32"], "resolution: images of any aspect ratio have no side"),
     ],
 )
@@ -234,6 +239,7 @@ def test_mistakes_end_with_one_line(
         "transfer": ["--config", "transfers/jsonl", "--model", model, "--data", str(data), *COMMON],
         "pretrain": ["--model", model, "--mixture", "{what: {task: {name: caption}}}", "--source", SHAPES, *COMMON],
         "costs": ["--model", model],
+        "export": [model, "onnx"],
         "predict": [model, str(data.parent / "1.png"), "what is this"],
         "eval": ["--model", model, "--task", "plain", "--source", str(data), "--limit", "2"],
     }
