@@ -7,9 +7,15 @@ from PIL import Image
 from tiny_siglip import PATCH, SIDE, SIZES, tiny_siglip
 from tolerances import assert_same_but_rounding
 from transformers import AutoModel, Siglip2Model
+from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
 
 from openpali.data.images.naflex import NaFlexImageProcessor
-from openpali.modeling.modeling_siglip2 import Siglip2ForContrastiveLearning, naflex_config, to_naflex
+from openpali.modeling.modeling_siglip2 import (
+    Siglip2ForContrastiveLearning,
+    naflex_config,
+    resize_positions,
+    to_naflex,
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +50,19 @@ def test_square_towers_compute_the_same_with_naflex(square):
     assert inputs["spatial_shapes"].tolist() == [[2, 2], [2, 2]]
     assert_same_but_rounding(found.pooler_output, wanted.pooler_output)
     assert_same_but_rounding(found.last_hidden_state, wanted.last_hidden_state)
+
+
+def test_positions_are_the_stock_ones_with_their_gradients():
+    torch.manual_seed(0)
+    shapes = torch.tensor([[2, 5], [3, 3], [2, 5], [1, 10], [6, 1]])
+    results = []
+    for resize in (Siglip2VisionEmbeddings.resize_positional_embeddings, resize_positions):
+        table = torch.randn(4, 4, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        found = resize(table, shapes, 12)
+        (found * torch.linspace(0, 1, found.numel()).reshape(found.shape)).sum().backward()
+        results.append((found, table.grad))
+    for found, wanted in zip(results[1], results[0]):
+        assert_same_but_rounding(found, wanted)
 
 
 def test_the_loss_is_the_stock_one(square):
