@@ -51,7 +51,7 @@ def set_image_tokens(processor: Any, tokens: int) -> None:
 
     Args:
         processor: of PaLI-3 or PaliGemma.
-        tokens: an image is resized, up or down, to at most so many patches; 256 to 1024 in SigLIP 2's training.
+        tokens: an image is resized, up or down, to at most so many patches; usually 256 to 1024.
 
     Raises:
         ValueError: images are square, or `tokens` is below 1.
@@ -64,7 +64,7 @@ def set_image_tokens(processor: Any, tokens: int) -> None:
             " tokens to choose: leave image_tokens out, or train at another size, openpali transfer --resolution"
         )
     if tokens < 1:
-        raise ValueError(f"{tokens}: it is at least 1; SigLIP 2 was trained with 256 to 1024")
+        raise ValueError(f"{tokens}: it is at least 1, and usually 256 to 1024")
     processor.image_processor.max_num_patches = processor.image_processor.image_seq_length = tokens
     processor.image_seq_length = tokens
 
