@@ -47,13 +47,14 @@ def main(argv: list[str] | None = None) -> None:
     masks = MaskReader(args.codec, args.model, needed=args.masks is not None)
     output = plan_output(paths, prompts, args.save, args.masks, args.json, args.drop_duplicates)
     output.make_folders()
-    model, processor = load_model(args.model, args.device, args.dtype, args.incomplete_checkpoint)
+    options = (args.device, args.dtype, args.incomplete_checkpoint, args.image_tokens)
+    model, processor = load_model(args.model, *options)
     total = len(paths) * len(prompts)
     with tqdm(total=total, unit="answer", disable=total <= FEW, leave=False) as bar:
         every: Iterable[list[Picture]] = chain([first], groups)
         for group in every:
-            options = (args.batch_size, args.max_new_tokens, args.num_beams)
-            for picture, answers in zip(group, answer_prompts(model, processor, group, prompts, *options)):
+            search = (args.batch_size, args.max_new_tokens, args.num_beams)
+            for picture, answers in zip(group, answer_prompts(model, processor, group, prompts, *search)):
                 for prompt, answer in zip(prompts, answers, strict=True):
                     output.write(picture, prompt, answer, masks)
                     bar.update()
@@ -117,6 +118,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="leave out boxes that overlap a more confident one of their label by more than this, as 0.7",
     )
     add("--num_beams", type=at_least(1), default=1, help="1 is greedy (default: %(default)s)")
+    add(
+        "--image_tokens",
+        type=at_least(1),
+        help="most tokens of an image of any aspect ratio, for a model with NaFlex (default: the checkpoint's)",
+    )
     add("--device", help="the first accelerator, else the CPU, when left out")
     add("--dtype", choices=CHOICES, default="auto", help="of the weights; auto: the checkpoint's own")
     add_incomplete(parser)

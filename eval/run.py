@@ -86,6 +86,10 @@ class EvalArguments:
         default=None,
         metadata={"help": "leave out boxes that overlap a better one of their label by more than this IoU, as 0.7"},
     )
+    image_tokens: int | None = field(
+        default=None,
+        metadata={"help": "most tokens of an image of any aspect ratio (NaFlex); each checkpoint's when left out"},
+    )
     seed: int | None = field(default=None, metadata={"help": "of the choices that the task draws; 0 when left out"})
     device: str | None = field(default=None, metadata={"help": "the first accelerator, else the CPU, when left out"})
     dtype: DtypeName = field(default="auto", metadata={"help": "of the weights; auto: each checkpoint's own"})
@@ -95,7 +99,7 @@ class EvalArguments:
     incomplete_checkpoint: bool = field(default=False, metadata={"help": INCOMPLETE_HELP})
 
     def __post_init__(self) -> None:
-        for key in ("limit", "batch_size", "num_beams"):
+        for key in ("limit", "batch_size", "num_beams", "image_tokens"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise ValueError(f"--{key} is at least 1, not {value}")
         if self.drop_duplicates is not None:
@@ -138,7 +142,7 @@ def measure(args: EvalArguments, processes: Processes) -> dict[str, TaskResult]:
     output, names = output_folder(args), folder_names(args.model)
     skipped = SkipLog(output / "skipped_records.jsonl")
     dataset = TaskDataset(source, task, measurement.seed, skipped)
-    keys = ("limit", "blank_images", "box_scores", "drop_duplicates", "device", "dtype", "overwrite")
+    keys = ("limit", "blank_images", "box_scores", "drop_duplicates", "device", "dtype", "overwrite", "image_tokens")
     same = {key: getattr(args, key) for key in keys}
     same["incomplete"] = args.incomplete_checkpoint
     same["box_scores"] |= getattr(load_metric(task.metric), "by_confidence", False)

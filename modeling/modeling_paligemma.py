@@ -18,7 +18,7 @@ sequence, `D` width of the text model (`D_vision`: of the image encoder), `V` vo
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -27,7 +27,6 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.paligemma import modeling_paligemma as stock
-from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from transformers.utils import can_return_tuple
 
 from .attention_masks import prefix_lm_mask
@@ -35,6 +34,7 @@ from .checkpoints import load_checkpoint, load_tower
 from .configuration_pali3 import vision_config_of
 from .configuration_paligemma import paligemma_config
 from .dropout import FIELD, add_residual_dropout
+from .image_patches import IMAGE_INPUTS, repeated_images, tower_class
 from .modeling_paligemma_images import PaliGemmaProjector, RawPatches
 from .token_loss import IGNORE_INDEX, example_losses, loss_fields, select_logits, token_fields
 from .transformers_versions import CACHE, CacheOutput, image_fields, one_cache
@@ -106,11 +106,17 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
 
         Returns:
             The model in evaluation mode; its projector is new, so it answers only after training.
+
+        Raises:
+            ValueError: the image encoder takes images of any aspect ratio, and the class does not, or vice versa.
         """
-        tower = load_tower(vision, SiglipVisionModel, vision_config_of(vision))
+        tower = load_tower(vision, tower_class(vision_config_of(vision)), vision_config_of(vision))
         language_model: Any = load_checkpoint(AutoModelForCausalLM, text)
         parts = tower.config.to_dict(), language_model.config.to_dict()
-        model: Any = cls(paligemma_config(*parts, image_token_id=processor.image_token_id, **fields))
+        config = paligemma_config(*parts, image_token_id=processor.image_token_id, **fields)
+        if config.model_type != cast(Any, cls.config_class).model_type:
+            raise ValueError(f"{vision} makes a model of the type {config.model_type}, which is not {cls.__name__}'s")
+        model: Any = cls(config)
         if option(model.config, "image_encoder", "siglip") == "siglip":
             model.model.vision_tower.load_state_dict(tower.state_dict())
         model.model.language_model.load_state_dict(language_model.model.state_dict())
@@ -251,9 +257,20 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         forward: Any = super().forward
         return PaliGemmaOutput(**forward(**inputs, return_dict=True))
 
+    def _expand_inputs_for_generation(self, expand_size: int = 1, *args: Any, input_ids: Any = None, **kwargs: Any):
+        """Repeat an example's images as a group for its beams; Transformers would repeat every image by itself."""
+        names, images = [name for name in IMAGE_INPUTS if torch.is_tensor(kwargs.get(name))], dict[str, torch.Tensor]()
+        # those with a dimension of examples in front are repeated as they are; Transformers itself has pixel_values
+        flat = kwargs["spatial_shapes"].ndim == 2 if "spatial_shapes" in names else names == ["image_features"]
+        if expand_size > 1 and input_ids is not None and flat:
+            placeholders = (input_ids == self.config.image_token_id).sum(1)
+            images = repeated_images(placeholders, {name: kwargs.pop(name) for name in names}, expand_size)
+        ids, rest = super()._expand_inputs_for_generation(expand_size, *args, input_ids=input_ids, **kwargs)
+        return ids, rest | images
+
     def project(self, image_features: torch.Tensor) -> BaseModelOutputWithPooling:
-        """Project image features, float[N, P, D_vision], in the form of `get_image_features`."""
-        tokens: Any = self.model.multi_modal_projector(image_features)  # [N, P, D]
+        """Project image features, float[N, P, D_vision] to float[N, P, D], in the form of `get_image_features`."""
+        tokens: Any = self.model.multi_modal_projector(image_features)
         return BaseModelOutputWithPooling(last_hidden_state=image_features, pooler_output=tokens)  # pyright: ignore
 
     def embed(
@@ -283,7 +300,8 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             if pixel_values is not None
             else self.project(image_features)  # pyright: ignore[reportArgumentType]
         )
-        features = image_outputs.pooler_output = image_outputs.pooler_output.to(inputs_embeds)  # [N, P, D]
+        # float[N, P, D], or of images of any aspect ratio without padding
+        features = image_outputs.pooler_output = image_outputs.pooler_output.to(inputs_embeds)
         # [B, L, 1]
         mask = self.model.get_placeholder_mask(input_ids, inputs_embeds, features)  # type: ignore[arg-type]
         return inputs_embeds.masked_scatter(mask, features), image_outputs

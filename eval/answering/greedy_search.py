@@ -25,7 +25,7 @@ from transformers.utils import ModelOutput
 from openpali.eval.answering.sharded import is_sharded
 from openpali.modeling.transformers_versions import CACHE
 
-FAMILIES = ("pali3", "paligemma")
+FAMILIES = ("pali3", "paligemma", "paligemma_naflex")
 # inputs of a step with a row for each answer
 ROWS = ("attention_mask", "decoder_attention_mask", "token_type_ids", "position_ids", "decoder_position_ids")
 # changes of scores that look at each row alone; others may remember rows

@@ -36,6 +36,7 @@ class Options:
         dtype: of the model's weights; auto is the checkpoint's own.
         overwrite: delete predictions of an earlier run.
         incomplete: accept a checkpoint that lacks weights.
+        image_tokens: most tokens of an image of any aspect ratio; the checkpoint's when None.
         title: heading of the report; model and task when None.
         logs: lines of a training run's logs.jsonl, for the loss curve.
         classifier: of the toxicity of answers, by group; None to leave it out.
@@ -50,6 +51,7 @@ class Options:
     dtype: str = "auto"
     overwrite: bool = False
     incomplete: bool = False
+    image_tokens: int | None = None
     title: str | None = None
     logs: Sequence[Mapping[str, Any]] = ()
     classifier: Classifier | None = None
@@ -85,7 +87,8 @@ def measure_model(
         for blank, name in ((False, "predictions"), (True, "predictions_blank"))
         if blank in kinds
     }
-    loaded = load_model(model, processes.device(options.device), options.dtype, options.incomplete)
+    device = processes.device(options.device)
+    loaded = load_model(model, device, options.dtype, options.incomplete, options.image_tokens)
     results = [
         predict_and_score(*loaded, measurement, options, dataset, stores[blank], blank, processes) for blank in kinds
     ]
@@ -162,6 +165,8 @@ def prediction_settings(model: str, measurement: Measurement, options: Options) 
         settings["box_scores"] = True
     if options.dtype != "auto":
         settings["dtype"] = options.dtype
+    if options.image_tokens is not None:
+        settings["image_tokens"] = options.image_tokens
     if measurement.max_length is not None:
         settings["max_length"] = measurement.max_length
     prompts = prompt_format(checkpoint_config(model).model_type)
@@ -195,4 +200,6 @@ def report_settings(measurement: Measurement, options: Options, skipped: int) ->
         settings["repeated boxes left out"] = f"above an IoU of {options.drop_duplicates:g}"
     if options.dtype != "auto":
         settings["weights"] = options.dtype
+    if options.image_tokens is not None:
+        settings["tokens of an image"] = f"{options.image_tokens} at most"
     return settings | ({"skipped records": skipped} if skipped else {})
