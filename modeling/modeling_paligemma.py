@@ -332,7 +332,7 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         label_smoothing: float | None,
         second_targets: torch.Tensor | None = None,
         of_tokens: bool = False,
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
         """Mean token loss of each example, float[examples], and with `of_tokens` the fields of `token_fields`.
 
         `targets`, `second_targets`: int[B, L], each predicted at its position.

@@ -150,7 +150,7 @@ def token_fields(
     labels: torch.Tensor,
     second_labels: torch.Tensor | None,
     softcap: float | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, dict[str, Any]]:
     """Losses of tokens for a model's output.
 
     Args:
@@ -165,7 +165,7 @@ def token_fields(
         `second_losses`: float[B, L], both at the position that predicts.
     """
     losses = token_losses(hidden_states, head, labels, softcap)
-    fields = {"token_losses": losses}
+    fields: dict[str, Any] = {"token_losses": losses}
     if second_labels is not None:
         fields["second_losses"] = token_losses(hidden_states, head, second_labels, softcap)
     return losses.sum(1) / (labels != IGNORE_INDEX).sum(1).clamp(min=1), fields
