@@ -21,8 +21,9 @@ AT_LEAST_ONE += ("classes_records", "most_classes", "names_records", "most_names
 ABOVE_ZERO = ("lora_alpha", "temperature", "sweep_learning_rates", "sweep_epochs")
 NOT_NEGATIVE = ("learning_rate", "weight_decay", "seed", "dataloader_num_workers", "eval_steps", "save_steps")
 NOT_NEGATIVE += ("logging_steps", "bad_loss_limit", "cooldown_steps", "num_train_epochs")
-BELOW_ONE = ("adam_beta1", "adam_beta2", "label_smoothing")
-SHARES = ("max_bad_share", "lora_dropout")
+NOT_NEGATIVE += ("decoder_layers", "decoder_width", "decoder_heads", "decoder_mlp", "scored_images")
+BELOW_ONE = ("adam_beta1", "adam_beta2", "label_smoothing", "decoder_dropout")
+SHARES = ("max_bad_share", "lora_dropout", "masked_pred_prob", "masking_ratio", "located_masked_pred_prob")
 
 
 def check_numbers(values: dict[str, Any]) -> None:
