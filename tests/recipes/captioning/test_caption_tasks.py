@@ -15,7 +15,7 @@ from openpali.recipes.captioning.tasks import LOCATION_TASKS, check_shares, loca
 
 BOX = r"(<loc[0-9]{4}>){4}"
 EXPECTED = {
-    "caption": (r"caption en", r"a \w+"),
+    "caption": (r"caption en", r"\w+"),
     "refer": (r"refer .+", BOX),
     "grounded_caption": (rf"caption {BOX}", r"\w+"),
 }
