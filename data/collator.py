@@ -13,6 +13,7 @@ from openpali.data.example import Example
 from openpali.data.images.preprocess import with_fast_images
 from openpali.data.packing import pack, packed_batch
 from openpali.modeling.processing_prefix_suffix import PrefixSuffixProcessor
+from openpali.modeling.token_loss import IGNORE_INDEX
 
 LIMITS = ("max_length", "suffix_max_length")
 
@@ -78,7 +79,18 @@ class Collator:
             **controls,
             **(self.options | self.own_limits(examples)),
         )
+        if not self.generation and any(example.supervised_places is not None for example in examples):
+            self.mask_places(batch["labels"], examples)
         return self.packed(batch, examples, self.pack_length) if self.pack_length else batch
+
+    def mask_places(self, labels: Any, examples: Sequence[Example]) -> None:
+        """Leave out the loss of location tokens beyond `supervised_places`; `labels`: a row for each example."""
+        first, last = self.processor.tokenizer.convert_tokens_to_ids(["<loc0000>", "<loc1023>"])
+        for row, example in zip(labels, examples, strict=True):
+            if example.supervised_places is not None:
+                places = [i for i, token in enumerate(row) if first <= token <= last]
+                for i in places[example.supervised_places :]:
+                    row[i] = IGNORE_INDEX
 
     def own_limits(self, examples: Sequence[Example]) -> dict[str, list[int | None]]:
         """Limits of each text, where an Example overrides them."""

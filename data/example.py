@@ -40,6 +40,7 @@ class Example:
             for free text, or `all` where `<image>` in the prefix marks the place of each image. Any other text that
             looks like a control token is read as letters.
         meta: further JSON values for the task's metric or the report.
+        supervised_places: number of location tokens of the suffix that have a loss, from its start; None for all.
     """
 
     id: str
@@ -52,3 +53,4 @@ class Example:
     masks: tuple[dict[str, Any], ...] = ()
     controls: Controls = "places"
     meta: dict[str, Any] = field(default_factory=dict)
+    supervised_places: int | None = None

@@ -10,7 +10,7 @@ shards, which have no index.
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -96,7 +96,8 @@ class TaskDataset(Dataset[Example]):
                     f"{self.source.name!r} do not have; the task 'plain' takes prefix and suffix as they are"
                 ) from error
             if example is not None:
-                return example
+                groups = record.get("groups")
+                return replace(example, meta=example.meta | {"groups": groups}) if groups else example
         if last_bad is not None and len(self._bad) == len(self.source):
             raise BadRecord(self.source.name, "all", f"no record can be used; the last one: {last_bad}")
         raise ValueError(f"no record of the source {self.source.name!r} suits the task {self.task.name!r}")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import BatchFeature
 
+from openpali.modeling.image_patches import IMAGE_INPUTS
 from openpali.modeling.token_loss import IGNORE_INDEX
 
 LOOK_AHEAD = 64
@@ -86,14 +87,15 @@ def packed_batch(rows: Sequence[Sequence[int]], features: Any, images: Sequence[
     Args:
         rows: of `pack`.
         features: the processor's unpadded lists `input_ids`, `token_type_ids` and `labels`, one for each example, and
-            `pixel_values`: a float[3, H, W] for each image, in the order of the examples.
+            `pixel_values`: a float[3, H, W] for each image, in the order of the examples. Of images of any aspect
+            ratio also their masks and `spatial_shapes`.
         images: number of images of each example.
         pad_token_id: fills rows up.
 
     Returns:
         `input_ids`, `token_type_ids`, `labels`, `position_ids` (from 1 in each example) and `sequence_ids` (number of
-        the example in the order of the rows, -1 at padding): int[R, L]; `pixel_values: float[images, 3, H, W]` in the
-        order of the rows.
+        the example in the order of the rows, -1 at padding): int[R, L]; `pixel_values: float[images, 3, H, W]` and
+        what else there is for each image, in the order of the rows.
     """
     order = [i for row in rows for i in row]
     number = {index: position for position, index in enumerate(order)}
@@ -110,10 +112,11 @@ def packed_batch(rows: Sequence[Sequence[int]], features: Any, images: Sequence[
         name: torch.tensor([joined(values, row, width, pad) for row in rows])
         for name, (values, pad) in columns.items()
     }
-    if "pixel_values" in features:
-        ends = list(accumulate(images))
-        of_example = [features["pixel_values"][end - n : end] for n, end in zip(images, ends)]
-        data["pixel_values"] = torch.stack([torch.as_tensor(image) for i in order for image in of_example[i]])
+    ends = list(accumulate(images))
+    for name in IMAGE_INPUTS:
+        if name in features:
+            of_example = [features[name][end - n : end] for n, end in zip(images, ends)]
+            data[name] = torch.stack([torch.as_tensor(image) for i in order for image in of_example[i]])
     return BatchFeature(data)
 
 

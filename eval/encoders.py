@@ -26,7 +26,7 @@ from openpali.eval.image_encoders.embedding import embed_texts
 from openpali.eval.image_encoders.heat_map import draw_heat_map
 from openpali.eval.image_encoders.linear_probe import linear_probe
 from openpali.eval.image_encoders.models import Encoder, is_naflex, load_encoder, short_names
-from openpali.eval.image_encoders.records import EncoderData, encode_source, read_again
+from openpali.eval.image_encoders.records import EncoderData, encode_source, one_record_an_image, read_again
 from openpali.eval.image_encoders.report import write_encoder_report
 from openpali.eval.image_encoders.scores import EncoderScores, Probe
 from openpali.eval.image_encoders.tables import language_rows, write_tables
@@ -102,7 +102,7 @@ def run(args: EncoderArguments) -> EncoderScores:
     spec = read_source(args.source)
     # of a training configuration; evaluation does not augment
     spec.pop("augment", None)
-    source = load_source(spec)
+    source = load_source(one_record_an_image(spec))
     output.mkdir(parents=True, exist_ok=True)
     encoders = load_encoders(args)
     skipped = SkipLog(output / "skipped_records.jsonl")

@@ -24,6 +24,7 @@ from openpali.eval.predicting.answers import answer_prompts
 from openpali.eval.predicting.images import Picture, find_images, images_and_prompts, read_groups
 from openpali.eval.predicting.objects import MaskReader
 from openpali.eval.predicting.output import plan_output
+from openpali.eval.scoring.detection_reward import check_overlap
 from openpali.modeling.checkpoints import add_incomplete
 from openpali.modeling.dtypes import CHOICES
 from openpali.modeling.user_errors import UserError, at_least, command, explain
@@ -44,15 +45,16 @@ def main(argv: list[str] | None = None) -> None:
     if first is None:
         raise UserError(f"none of the {len(paths):,} images can be read")
     masks = MaskReader(args.codec, args.model, needed=args.masks is not None)
-    output = plan_output(paths, prompts, args.save, args.masks, args.json)
+    output = plan_output(paths, prompts, args.save, args.masks, args.json, args.drop_duplicates)
     output.make_folders()
-    model, processor = load_model(args.model, args.device, args.dtype, args.incomplete_checkpoint)
+    options = (args.device, args.dtype, args.incomplete_checkpoint, args.image_tokens)
+    model, processor = load_model(args.model, *options)
     total = len(paths) * len(prompts)
     with tqdm(total=total, unit="answer", disable=total <= FEW, leave=False) as bar:
         every: Iterable[list[Picture]] = chain([first], groups)
         for group in every:
-            options = (args.batch_size, args.max_new_tokens, args.num_beams)
-            for picture, answers in zip(group, answer_prompts(model, processor, group, prompts, *options)):
+            search = (args.batch_size, args.max_new_tokens, args.num_beams)
+            for picture, answers in zip(group, answer_prompts(model, processor, group, prompts, *search)):
                 for prompt, answer in zip(prompts, answers, strict=True):
                     output.write(picture, prompt, answer, masks)
                     bar.update()
@@ -109,11 +111,30 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--codec", help=f"folder or Hub name of the mask VQ-VAE (default: the model's own, else {DEFAULT_CODEC})")
     add("--masks", type=Path, metavar="DIR", help="write each mask as a PNG, white inside, as well")
     add("--max_new_tokens", type=at_least(1), default=64, help="longest answer (default: %(default)s)")
+    add(
+        "--drop_duplicates",
+        type=overlap,
+        metavar="IOU",
+        help="leave out boxes that overlap a more confident one of their label by more than this, as 0.7",
+    )
     add("--num_beams", type=at_least(1), default=1, help="1 is greedy (default: %(default)s)")
+    add(
+        "--image_tokens",
+        type=at_least(1),
+        help="most tokens of an image of any aspect ratio, for a model with NaFlex (default: the checkpoint's)",
+    )
     add("--device", help="the first accelerator, else the CPU, when left out")
     add("--dtype", choices=CHOICES, default="auto", help="of the weights; auto: the checkpoint's own")
     add_incomplete(parser)
     return parser.parse_intermixed_args(argv)
+
+
+def overlap(text: str) -> float:
+    """The argparse type of an overlap."""
+    try:
+        return check_overlap(float(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def frames(text: str) -> int:

@@ -23,12 +23,16 @@ from openpali.data.mixture import TaskDataset
 from openpali.data.records import SkipLog
 from openpali.data.sources import credits_of, load_source
 from openpali.data.tasks import load_task
-from openpali.eval.answering.evaluate_task import TaskResult
+from openpali.eval.answering.evaluate_task import TaskResult, load_metric
 from openpali.eval.answering.processes import Processes, joined
+from openpali.eval.groups.attributes import FIRST, check_labels
+from openpali.eval.groups.report import Classifier, group_lines
+from openpali.eval.groups.toxicity import check_label
 from openpali.eval.measuring.measure_model import Options, measure_model, report_settings
-from openpali.eval.measuring.measurement import read_measurement
+from openpali.eval.measuring.measurement import Measurement, read_measurement
 from openpali.eval.report.compare import compare_models, comparison_images, save_comparison, write_comparison
 from openpali.eval.report.values import format_interval, format_value
+from openpali.eval.scoring.detection_reward import check_overlap
 from openpali.modeling.checkpoints import INCOMPLETE_HELP
 from openpali.modeling.dtypes import DtypeName
 from openpali.modeling.user_errors import command
@@ -69,6 +73,23 @@ class EvalArguments:
         default=False,
         metadata={"help": "rank boxes for mAP by their confidence, from the probabilities of their tokens"},
     )
+    groups: str | None = field(
+        default=None,
+        metadata={"help": "labels of the records, such as age,gender,age+gender: scores by group and the gaps"},
+    )
+    toxicity: str | None = field(
+        default=None,
+        metadata={"help": "with --groups: folder or Hub name of a text classifier that scores the answers"},
+    )
+    toxicity_label: str = field(default="toxic", metadata={"help": "label of that classifier"})
+    drop_duplicates: float | None = field(
+        default=None,
+        metadata={"help": "leave out boxes that overlap a better one of their label by more than this IoU, as 0.7"},
+    )
+    image_tokens: int | None = field(
+        default=None,
+        metadata={"help": "most tokens of an image of any aspect ratio (NaFlex); each checkpoint's when left out"},
+    )
     seed: int | None = field(default=None, metadata={"help": "of the choices that the task draws; 0 when left out"})
     device: str | None = field(default=None, metadata={"help": "the first accelerator, else the CPU, when left out"})
     dtype: DtypeName = field(default="auto", metadata={"help": "of the weights; auto: each checkpoint's own"})
@@ -78,9 +99,11 @@ class EvalArguments:
     incomplete_checkpoint: bool = field(default=False, metadata={"help": INCOMPLETE_HELP})
 
     def __post_init__(self) -> None:
-        for key in ("limit", "batch_size", "num_beams"):
+        for key in ("limit", "batch_size", "num_beams", "image_tokens"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise ValueError(f"--{key} is at least 1, not {value}")
+        if self.drop_duplicates is not None:
+            check_overlap(self.drop_duplicates)
 
 
 @command("openpali eval", ValueError)
@@ -91,6 +114,8 @@ def main(argv: list[str] | None = None) -> None:
     results = run(args)
     for name, result in results.items():
         print(f"{name}, {summary(result)}" if len(results) > 1 else summary(result))
+        for line in group_lines(result.groups) if result.groups else ():
+            print(f"  {line}")
     if results:
         print(f"Report: {output_folder(args) / 'report.html'}")
 
@@ -111,14 +136,20 @@ def run(args: EvalArguments) -> dict[str, TaskResult]:
 
 def measure(args: EvalArguments, processes: Processes) -> dict[str, TaskResult]:
     """The work of one process."""
-    keys = ("config", "task", "task_options", "source", "split", "num_beams", "batch_size", "seed")
+    keys = ("config", "task", "task_options", "source", "split", "num_beams", "batch_size", "seed", "groups")
     measurement = read_measurement(args.model, **{key: getattr(args, key) for key in keys})
     source, task = load_source(measurement.source), load_task(with_codec(measurement.task, args.model[0]))
     output, names = output_folder(args), folder_names(args.model)
     skipped = SkipLog(output / "skipped_records.jsonl")
     dataset = TaskDataset(source, task, measurement.seed, skipped)
-    same = {key: getattr(args, key) for key in ("limit", "blank_images", "box_scores", "device", "dtype", "overwrite")}
+    keys = ("limit", "blank_images", "box_scores", "drop_duplicates", "device", "dtype", "overwrite", "image_tokens")
+    same = {key: getattr(args, key) for key in keys}
     same["incomplete"] = args.incomplete_checkpoint
+    same["box_scores"] |= getattr(load_metric(task.metric), "by_confidence", False)
+    same["classifier"] = read_classifier(args, measurement)
+    if measurement.groups:
+        # before any model is loaded
+        check_labels([dataset[index] for index in range(min(FIRST, len(dataset)))], measurement.groups)
     alone = {"title": args.title, "logs": read_logs(Path(args.logs)) if args.logs else ()} if len(names) == 1 else {}
     results: dict[str, TaskResult] = {}
     for model, name in zip(args.model, names, strict=True):
@@ -141,6 +172,15 @@ def measure(args: EvalArguments, processes: Processes) -> dict[str, TaskResult]:
             settings=settings,
         )
     return results
+
+
+def read_classifier(args: EvalArguments, measurement: Measurement) -> Classifier | None:
+    """The classifier of toxicity; None without one. Raises ValueError for an unknown label, or without groups."""
+    if not args.toxicity:
+        return None
+    if not measurement.groups:
+        raise ValueError("--toxicity compares groups: give --groups as well, such as age,gender")
+    return Classifier(args.toxicity, check_label(args.toxicity, args.toxicity_label), args.device)
 
 
 def folder_names(models: list[str]) -> list[str]:

@@ -12,16 +12,27 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedC
 from transformers.utils import find_adapter_config_file
 
 from .checkpoints import load_checkpoint, load_config, reading
+from .image_patches import is_naflex
 from .modeling_pali3 import Pali3ForConditionalGeneration
 from .modeling_paligemma import PaliGemmaForConditionalGeneration
+from .modeling_paligemma_naflex import PaliGemmaNaflexForConditionalGeneration
 from .processing_pali3 import Pali3Processor
 from .processing_paligemma import PaliGemmaProcessor
+from .processing_paligemma_naflex import PaliGemmaNaflexProcessor
 from .processing_prefix_suffix import PrefixSuffixProcessor
 from .shipped import shipped
 from .user_errors import CheckpointError
 
-MODELS: dict[str, Any] = {"pali3": Pali3ForConditionalGeneration, "paligemma": PaliGemmaForConditionalGeneration}
-PROCESSORS: dict[str, Any] = {"pali3": Pali3Processor, "paligemma": PaliGemmaProcessor}
+MODELS: dict[str, Any] = {
+    "pali3": Pali3ForConditionalGeneration,
+    "paligemma": PaliGemmaForConditionalGeneration,
+    "paligemma_naflex": PaliGemmaNaflexForConditionalGeneration,
+}
+PROCESSORS: dict[str, Any] = {
+    "pali3": Pali3Processor,
+    "paligemma": PaliGemmaProcessor,
+    "paligemma_naflex": PaliGemmaNaflexProcessor,
+}
 
 
 def base_checkpoint(name: str | Path) -> str:
@@ -73,7 +84,8 @@ def check_tokens(name: str | Path, model: PreTrainedModel, processor: Any) -> No
     """Compare a model with its processor: a token without a row in the embedding table would fail in the first step.
 
     Raises:
-        CheckpointError: a token of the processor has no row, or the two have different image tokens.
+        CheckpointError: a token of the processor has no row, or the two have different image tokens, or one has square
+            images and the other images of any aspect ratio.
     """
     if not isinstance(processor, PrefixSuffixProcessor):
         return
@@ -88,4 +100,10 @@ def check_tokens(name: str | Path, model: PreTrainedModel, processor: Any) -> No
         raise CheckpointError(
             f"{name}: image_token_id is {config.image_token_id} in its configuration and"
             f" {processor.image_token_id} in its tokenizer: save the tokenizer that the model was trained with"
+        )
+    if processor.any_aspect_ratio != is_naflex(config.vision_config):
+        kinds = ("square images", "images of any aspect ratio (NaFlex)")[:: -1 if processor.any_aspect_ratio else 1]
+        raise CheckpointError(
+            f"{name}: its processor makes {kinds[0]}, and its image encoder takes {kinds[1]}: save the processor that"
+            " the model was trained with"
         )

@@ -11,6 +11,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 from .checkpoints import load_config
+from .image_patches import is_naflex, most_image_tokens
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -53,7 +54,8 @@ class Pali3Config(PreTrainedConfig):
 
     Args:
         vision_config (`dict` or `SiglipVisionConfig`, *optional*):
-            The image encoder, ViT-G/14 when left out. It is used without pooling, so `vision_use_head` is False.
+            The image encoder, ViT-G/14 when left out, or a `Siglip2VisionConfig` for images of any aspect ratio. It is
+            used without pooling, so `vision_use_head` is False.
         text_config (`dict` or `PreTrainedConfig`, *optional*):
             Any encoder-decoder of Transformers (T5, UMT5, T5Gemma are tested), by its `model_type`.
             The shape of T5 v1.1 XL when left out.
@@ -98,6 +100,8 @@ class Pali3Config(PreTrainedConfig):
         "encoder_last_hidden_state",
         "image_hidden_states",
         "example_losses",
+        "token_losses",
+        "second_losses",
     ]
 
     # given as a dict or a configuration, a configuration after construction
@@ -155,8 +159,8 @@ class Pali3Config(PreTrainedConfig):
 
     @property
     def image_seq_length(self) -> int:
-        """Number of tokens of one image."""
-        return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
+        """Number of tokens of one image; of images of any aspect ratio, of a square one of the encoder's training."""
+        return most_image_tokens(self.vision_config)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Any:
         """The text model's configuration; of T5Gemma, which has two, its decoder's."""
@@ -209,10 +213,10 @@ class Pali3Config(PreTrainedConfig):
 
 
 def vision_config_of(name: str) -> Any:
-    """The image tower's configuration, without its pooling head, of a SigLIP of either kind or of a captioner."""
+    """The image tower's configuration, without its pooling head, of a SigLIP, a SigLIP 2 (NaFlex) or a captioner."""
     config: Any = load_config(name)
-    vision_config = config.vision_config if config.model_type in ("siglip", "captioner") else config
-    if vision_config.model_type != "siglip_vision_model":
+    vision_config = config.vision_config if config.model_type in ("siglip", "siglip2", "captioner") else config
+    if vision_config.model_type != "siglip_vision_model" and not is_naflex(vision_config):
         raise ValueError(f"{name} holds a {config.model_type!r} model; from_backbones needs a SigLIP one")
     vision_config.vision_use_head = False
     return vision_config

@@ -1,19 +1,61 @@
-"""Sizes of PaliGemma 1 and 2; the configuration itself is Transformers' own."""
+"""Sizes of PaliGemma 1 and 2. The configuration is Transformers' own; with an image encoder for images of any aspect
+ratio it is `PaliGemmaNaflexConfig`.
+"""
 
 from pathlib import Path
 from typing import Any
 
-from transformers import PaliGemmaConfig
+from transformers import AutoConfig, PaliGemmaConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+
+from .image_patches import NAFLEX, is_naflex
 
 PRESETS = Path(__file__).parent / "presets" / "paligemma.yaml"
 TEXT_MODELS = ("gemma", "gemma2")
+
+
+class PaliGemmaNaflexConfig(PaliGemmaConfig):
+    """PaliGemma with an image encoder for images of any aspect ratio, SigLIP 2's NaFlex.
+
+    It is a model type of its own: Transformers' PaliGemma wants the `image_size` of its image encoder, and its forward
+    gives the encoder no `spatial_shapes`.
+
+    Raises:
+        ValueError: the image encoder is another one, or `image_encoder="none"`, whose patches are of square images.
+    """
+
+    model_type = "paligemma_naflex"
+    sub_configs_defaults = PaliGemmaConfig.sub_configs_defaults | {
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type=NAFLEX, init_kwargs={})
+    }
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # the rest of PaliGemmaConfig's, without the image size
+        PreTrainedConfig.__post_init__(self, **kwargs)
+        if not is_naflex(self.vision_config):
+            raise ValueError(f"{self.model_type} needs an image encoder {NAFLEX}, not {self.vision_config.model_type}")
+        if getattr(self, "image_encoder", "siglip") != "siglip":
+            raise ValueError("image_encoder: none reads square images: leave it out with SigLIP 2's NaFlex")
+        if self.text_config.use_bidirectional_attention is None:
+            self.text_config.use_bidirectional_attention = True
+        self.text_config.num_image_tokens = self.vision_config.num_patches
+        self.vision_config.projection_dim = self.projection_dim
+
+
+# as in configuration_pali3
+_NAMES: Any = MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+_NAMES[PaliGemmaNaflexConfig.model_type] = "PaliGemmaNaflexForConditionalGeneration"
+
+# model types of PaliGemma's configurations
+PALIGEMMA_TYPES = (PaliGemmaConfig.model_type, PaliGemmaNaflexConfig.model_type)
 
 
 def paligemma_config(vision_config: dict[str, Any], text_config: dict[str, Any], **fields: Any) -> PaliGemmaConfig:
     """Compose the configuration of an image encoder and a text model, with their widths and sizes.
 
     Args:
-        vision_config: of SigLIP.
+        vision_config: of SigLIP, or of SigLIP 2's NaFlex by its `model_type`.
         text_config: of Gemma or Gemma 2, with its `model_type`.
         **fields: any other field, such as `image_token_id` or `projector`.
 
@@ -26,10 +68,13 @@ def paligemma_config(vision_config: dict[str, Any], text_config: dict[str, Any],
             " PaLI-3's"
         )
     width = text_config["hidden_size"]
-    own = {"model_type": "siglip_vision_model", "vision_use_head": False}
+    kind, own = PaliGemmaConfig, {"model_type": "siglip_vision_model", "vision_use_head": False}
+    if vision_config.get("model_type") == NAFLEX:
+        kind, own["model_type"] = PaliGemmaNaflexConfig, NAFLEX
+        vision_config = {key: value for key, value in vision_config.items() if key != "image_size"}
     tied = text_config.get("tie_word_embeddings", True)
     fields = {"tie_word_embeddings": tied, "vocab_size": text_config["vocab_size"]} | fields
-    return PaliGemmaConfig(
+    return kind(
         vision_config=vision_config | own, text_config=text_config, projection_dim=width, hidden_size=width, **fields
     )
 
@@ -57,4 +102,4 @@ def paligemma_preset(name: str, image_size: int | None = None, **fields: Any) ->
     return paligemma_config(vision, text, **fields)
 
 
-__all__ = ["paligemma_config", "paligemma_preset"]
+__all__ = ["PaliGemmaNaflexConfig", "paligemma_config", "paligemma_preset"]

@@ -14,12 +14,15 @@ from .auto import load_answering, load_processor
 from .checkpoints import add_incomplete, load_checkpoint, reading
 from .configuration_mask_vqvae import MaskVQVAEConfig
 from .configuration_pali3 import Pali3Config
+from .configuration_paligemma import PaliGemmaNaflexConfig
 from .dtypes import CHOICES, requested_dtype
 from .modeling_mask_vqvae import MaskVQVAE
 from .modeling_pali3 import Pali3ForConditionalGeneration, Pali3Model
 from .modeling_pali3_multimodal import Pali3ForMultimodalLM
 from .modeling_paligemma import PaliGemmaForConditionalGeneration
+from .modeling_paligemma_naflex import PaliGemmaNaflexForConditionalGeneration
 from .processing_pali3 import Pali3Processor
+from .processing_paligemma_naflex import PaliGemmaNaflexProcessor
 from .shipped import shipped
 from .user_errors import CheckpointError, command
 
@@ -27,11 +30,17 @@ AUTO_CLASSES = {
     Pali3Config: "AutoConfig",
     Pali3ForConditionalGeneration: "AutoModelForImageTextToText",
     Pali3Processor: "AutoProcessor",
+    PaliGemmaNaflexConfig: "AutoConfig",
+    PaliGemmaNaflexForConditionalGeneration: "AutoModelForImageTextToText",
+    PaliGemmaNaflexProcessor: "AutoProcessor",
     MaskVQVAEConfig: "AutoConfig",
     MaskVQVAE: "AutoModel",
 }
-# other classes that a PaLI-3 folder can be loaded as
-ALSO = {"AutoModel": Pali3Model, "AutoModelForMultimodalLM": Pali3ForMultimodalLM}
+# other classes that a folder can be loaded as
+ALSO: dict[type, dict[str, Any]] = {
+    Pali3Config: {"AutoModel": Pali3Model, "AutoModelForMultimodalLM": Pali3ForMultimodalLM},
+    PaliGemmaNaflexConfig: {"AutoModelForMultimodalLM": PaliGemmaNaflexForConditionalGeneration},
+}
 
 
 def export(model: PreTrainedModel, processor: ProcessorMixin | None, folder: str | Path) -> Path:
@@ -41,7 +50,8 @@ def export(model: PreTrainedModel, processor: ProcessorMixin | None, folder: str
     saves of training stay small.
 
     Args:
-        model: a PaLI-3 model or a mask VQ-VAE; Transformers' own models are saved without code.
+        model: a PaLI-3 model, a PaliGemma with NaFlex or a mask VQ-VAE; Transformers' own models are saved without
+            code.
         processor: the model's processor; None for a mask VQ-VAE, which has none.
         folder: created when missing.
 
@@ -53,16 +63,16 @@ def export(model: PreTrainedModel, processor: ProcessorMixin | None, folder: str
     """
     if Path(folder).is_file():
         raise FileExistsError(errno.EEXIST, "it is a file", str(folder))
-    needs_code = isinstance(model.config, Pali3Config | MaskVQVAEConfig)
+    needs_code = isinstance(model.config, Pali3Config | PaliGemmaNaflexConfig | MaskVQVAEConfig)
     processor = copy.deepcopy(processor)  # saving marks its parts as remote code
     try:
         for cls, auto_class in AUTO_CLASSES.items() if needs_code else ():
             cls.register_for_auto_class(auto_class)
-        if isinstance(model.config, Pali3Config):
+        if also := ALSO.get(type(model.config)):
             Path(folder).mkdir(parents=True, exist_ok=True)
-            for cls in ALSO.values():
+            for cls in also.values():
                 custom_object_save(cls, folder)
-            names = {auto_class: f"{_module(cls)}.{cls.__name__}" for auto_class, cls in ALSO.items()}
+            names = {auto_class: f"{_module(cls)}.{cls.__name__}" for auto_class, cls in also.items()}
             vars(model.config)["auto_map"] = names
         # under the names of the published checkpoints, which programs that know PaliGemma read
         published = isinstance(model, PaliGemmaForConditionalGeneration)

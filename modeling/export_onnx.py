@@ -32,6 +32,7 @@ from transformers.utils import find_adapter_config_file
 
 from .auto import MODELS, load_processor
 from .checkpoints import load_checkpoint, reading
+from .image_patches import is_naflex
 from .user_errors import CheckpointError
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -108,10 +109,15 @@ def load_encoders(name: str, incomplete: bool = False) -> tuple[PreTrainedModel,
         kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
     options: Any = {"incomplete": incomplete, "dtype": torch.float32}
     if kind in MODELS:
-        return load_checkpoint(MODELS[kind], name, **options), load_processor(name)
+        model: Any = load_checkpoint(MODELS[kind], name, **options)
+        if is_naflex(model.config.vision_config):
+            raise CheckpointError(
+                f"{name} takes images of any aspect ratio: --onnx writes encoders of square ones only"
+            )
+        return model, load_processor(name)
     if kind != SiglipConfig.model_type:
         raise CheckpointError(
-            f"{name} is a model of the type {kind}: --onnx writes the encoders of {', '.join(MODELS)} and siglip"
+            f"{name} is a model of the type {kind}: --onnx writes the encoders of pali3, paligemma and siglip"
         )
     model = load_checkpoint(SiglipModel, name, **options)
     with reading(name):

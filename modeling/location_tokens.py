@@ -11,10 +11,15 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 LOCATION_BINS = 1024
+# the confidence of a detection, directly behind its label where a model was trained to write one: 0 or 1 as a place
+UNSURE, SURE = "<loc0000>", "<loc1023>"
+# the label of boxes that are on no object, which a model is trained to tell apart (Pix2Seq, arXiv 2109.10852)
+NOISE = "noise"
 
 _SEPARATOR = ";"
 _LOCATION = re.compile(r"<loc([0-9]{4})>")
 _TOKEN = re.compile(r"<(?:loc[0-9]{4}|seg[0-9]{3})>")
+_CONFIDENCE = re.compile(rf"(?<=[^\s;>])\s*(?:{UNSURE}|{SURE})(?=\s*(?:;|$))")
 _DETECTION = re.compile(r"((?:<loc[0-9]{4}>\s*)+)(.*)", re.DOTALL)
 
 Parsed = TypeVar("Parsed")
@@ -128,6 +133,17 @@ def format_detections(boxes: Iterable[LocatedBox]) -> str:
             raise ValueError("a detection needs a label, and this one's is empty")
         parts.append(f"{format_box(box)} {label}")
     return f" {_SEPARATOR} ".join(parts)
+
+
+def with_confidences(target: str, confidence: str = SURE) -> str:
+    """The target of `format_detections` with a confidence behind each label."""
+    parts = target.split(f" {_SEPARATOR} ") if target else []
+    return f" {_SEPARATOR} ".join(part + confidence for part in parts)
+
+
+def without_confidences(text: str) -> str:
+    """A model's text without the confidences behind its labels."""
+    return _CONFIDENCE.sub("", text)
 
 
 def clean_label(label: str) -> str:

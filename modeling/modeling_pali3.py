@@ -19,12 +19,12 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM, GenerationMixin
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
-from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .checkpoints import load_checkpoint, load_tower
 from .configuration_pali3 import Pali3Config, vision_config_of
+from .image_patches import tower_class
 from .modeling_pali3_encoder import (
     Pali3Encoder,
     Pali3EncoderOutput,
@@ -33,7 +33,7 @@ from .modeling_pali3_encoder import (
     without_return_dict,
 )
 from .modeling_pali3_outputs import Pali3ModelOutput, Pali3Seq2SeqLMOutput
-from .token_loss import IGNORE_INDEX, LossKwargs, example_losses, loss_fields, select_logits
+from .token_loss import IGNORE_INDEX, LossKwargs, example_losses, loss_fields, select_logits, token_fields
 from .transformers_versions import CACHE, one_cache
 
 
@@ -92,6 +92,8 @@ class Pali3Model(Pali3PreTrainedModel):
         decoder_inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         image_features: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Pali3ModelOutput:
@@ -99,17 +101,15 @@ class Pali3Model(Pali3PreTrainedModel):
 
         Args:
             input_ids: int[B, L], image placeholders included.
-            pixel_values: float[N, 3, H, W] or float[B, N, 3, H, W], in [-1, 1].
+            pixel_values, spatial_shapes, pixel_attention_mask: see `Pali3Encoder.get_image_features`.
             attention_mask: int[B, L], 0 on padding.
             decoder_input_ids: int[B, S]; the start token alone when left out.
             decoder_attention_mask: int[B, S].
             encoder_outputs: of an earlier call; images and prefix are not encoded again.
             cache: of an earlier call; `past_key_values` is another name of it.
-            inputs_embeds: float[B, L, D] in place of `input_ids`.
-            decoder_inputs_embeds: float[B, S, D] in place of `decoder_input_ids`.
+            inputs_embeds, decoder_inputs_embeds: float[B, L, D] and float[B, S, D] in place of ids.
             use_cache: whether to return the cache.
             image_features: float[N, P, D_vision], the image encoder's output in place of images.
-            past_key_values: see `cache`.
             **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`.
         """
         options = without_return_dict(kwargs)
@@ -120,6 +120,7 @@ class Pali3Model(Pali3PreTrainedModel):
                 pixel_values=pixel_values,
                 inputs_embeds=inputs_embeds,
                 image_features=image_features,
+                spatial_shapes=spatial_shapes,
                 return_dict=True,
                 **options,
             )
@@ -177,7 +178,7 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         """Assemble a model from a published image encoder and a published encoder-decoder.
 
         Args:
-            vision: Hub name or folder of a SigLIP model (its image tower is used, without pooling head).
+            vision: Hub name or folder of a SigLIP (its image tower is used, without pooling head), also NaFlex.
             text: Hub name or folder of a T5, UMT5 or T5Gemma model.
             processor: of `Pali3Processor.from_backbones` with the same names. It defines the `<image>` token, and
                 the embedding tables grow to its vocabulary. Without it, `<image>` is the last row of the table, which
@@ -187,7 +188,7 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         Returns:
             The model in evaluation mode; its projector is new, so it answers only after training.
         """
-        vision_tower = load_tower(vision, SiglipVisionModel, vision_config_of(vision))
+        vision_tower = load_tower(vision, tower_class(vision_config_of(vision)), vision_config_of(vision))
         language_model: Any = load_checkpoint(AutoModelForSeq2SeqLM, text)
         head = language_model.get_output_embeddings().weight
         tied = any(head.data_ptr() == table.data_ptr() for table in embedding_tables(language_model))
@@ -274,6 +275,8 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         output_logits: bool | None = None,
         image_features: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Unpack[LossKwargs],
     ) -> Pali3Seq2SeqLMOutput:
@@ -288,12 +291,14 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
 
         Returns:
             `loss`: float[], mean over examples of the mean token loss, or see `num_items_in_batch` in `LossKwargs`;
-            `example_losses`: float[B], without gradient; `logits`: float[B, S, V].
+            `example_losses`: float[B], without gradient; `token_losses`, `second_losses`: float[B, S], where they are
+            requested; `logits`: float[B, S, V].
 
         Raises:
             ValueError: `shift_labels` are given, which are for decoder-only models.
         """
         smoothing, items = kwargs.pop("label_smoothing", None), kwargs.pop("num_items_in_batch", None)
+        of_tokens, second_labels = kwargs.pop("token_losses", False), kwargs.pop("second_labels", None)
         if kwargs.pop("shift_labels", None) is not None:
             raise ValueError("shift_labels are of decoder-only models: give this encoder-decoder labels")
         if labels is not None:
@@ -312,18 +317,21 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
             image_features=image_features,
+            spatial_shapes=spatial_shapes,
             return_dict=True,
             **without_return_dict(kwargs),
         )
         hidden_states = outputs.last_hidden_state * self.output_scale  # [B, S, D]
-        losses = logits = None
-        if labels is not None:
+        losses, logits, tokens = None, None, {}
+        if labels is not None and of_tokens:
+            losses, tokens = token_fields(hidden_states, self.lm_head, labels, second_labels, self.softcap)
+        elif labels is not None:
             smoothing = self.config.label_smoothing if smoothing is None else smoothing
             losses = example_losses(hidden_states, self.lm_head, labels, smoothing, self.softcap)  # [B]
         if output_logits or (output_logits is None and (labels is None or not self.training)):
             logits = select_logits(hidden_states, self.lm_head, logits_to_keep, self.softcap)  # [B, S, V]
         fields = {key: value for key, value in outputs.items() if key != "last_hidden_state"}
-        return Pali3Seq2SeqLMOutput(logits=logits, **fields, **loss_fields(losses, labels, items))
+        return Pali3Seq2SeqLMOutput(logits=logits, **fields, **loss_fields(losses, labels, items), **tokens)
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs) -> None:
         """Make caches as deep as the decoder; Transformers takes the depth of T5's encoder. T5Gemma's decoder slides

@@ -1,7 +1,7 @@
 """The encoder of PaLI-3 (image encoder, projector and text encoder), and the base class of all its models.
 
-Shapes: `B` examples, `N` images (behind `B`: of an example), `P` tokens of an image, `L` tokens of a sequence, `D`
-width of the text model (`D_vision`: of the image encoder), `H W` pixels.
+Shapes: `B` examples, `N` images (behind `B`: of an example), `P` tokens of an image (`T`: of all images together), `L`
+tokens of a sequence, `D` width of the text model (`D_vision`: of the image encoder), `H W` pixels.
 """
 
 import math
@@ -14,17 +14,17 @@ from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
-from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_pali3 import Pali3Config
+from .image_patches import encode_patches, is_naflex, tower_class, without_padding
 from .transformers_versions import CACHE_NAMES
 
 
 @dataclass
 class Pali3EncoderOutput(BaseModelOutput):
-    """The text encoder's output and the projected image tokens, float[N, P, D]."""
+    """The text encoder's output and the projected image tokens, float[N, P, D], or float[T, D] of any aspect ratio."""
 
     image_hidden_states: torch.Tensor | None = None
 
@@ -123,7 +123,7 @@ class Pali3Encoder(Pali3PreTrainedModel):
 
     def __init__(self, config: Pali3Config, text_encoder: PreTrainedModel | None = None):
         super().__init__(config)
-        self.vision_tower = SiglipVisionModel(config.vision_config)
+        self.vision_tower = tower_class(config.vision_config)(config.vision_config)
         self.projector = Pali3Projector(config)
         self.text_encoder = text_encoder or AutoModel.from_config(config.text_config).encoder
         # T5Gemma multiplies its inputs by the inverse; image tokens enter unscaled (PaliGemma, section 3.1)
@@ -140,16 +140,30 @@ class Pali3Encoder(Pali3PreTrainedModel):
         self.text_encoder.set_input_embeddings(value)
 
     @can_return_tuple
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        spatial_shapes: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
         """Encode and project images.
 
         Args:
-            pixel_values: float[N, 3, H, W] or float[B, N, 3, H, W], in [-1, 1].
+            pixel_values: float[N, 3, H, W] or float[B, N, 3, H, W], in [-1, 1]; of an encoder for any aspect ratio
+                patches, float[N, P, 3 * patch_size**2].
+            spatial_shapes: of such an encoder int[N, 2], rows and columns of the patches.
+            pixel_attention_mask: not used; `spatial_shapes` say where padding is.
             **kwargs: `output_hidden_states`, `output_attentions` and `return_dict`, for the image encoder.
 
         Returns:
-            The image encoder's output, with the projected tokens, float[N, P, D], as `pooler_output`.
+            The image encoder's output, with the projected tokens, float[N, P, D], as `pooler_output`; for any aspect
+            ratio float[T, D], without padding.
         """
+        if is_naflex(self.config.vision_config):
+            outputs = encode_patches(self.vision_tower, pixel_values, spatial_shapes, **kwargs)
+            outputs.pooler_output = self.project_patches(outputs.last_hidden_state, spatial_shapes)
+            return outputs
         images = pixel_values.flatten(0, -4)  # [N, 3, H, W]
         outputs = self.vision_tower(pixel_values=images, **kwargs)
         patch = self.config.vision_config.patch_size
@@ -164,10 +178,27 @@ class Pali3Encoder(Pali3PreTrainedModel):
             tokens = tokens + sine_positions(rows, columns, tokens.shape[-1]).to(tokens)
         return tokens
 
+    def project_patches(self, features: torch.Tensor, spatial_shapes: Any) -> torch.Tensor:
+        """Project features of images of any aspect ratio.
+
+        Args:
+            features: float[N, P, D_vision], with padding.
+            spatial_shapes: int[N, 2], rows and columns of the patches, or with a dimension of examples in front.
+
+        Returns:
+            float[T, D], the tokens of all images without padding.
+        """
+        tokens = self.projector(without_padding(features, spatial_shapes))  # [T, D]
+        if self.config.image_positions == "sine":
+            shapes = spatial_shapes.flatten(0, -2).tolist()
+            grids = [sine_positions(rows, columns, tokens.shape[-1]) for rows, columns in shapes]
+            tokens = tokens + torch.cat(grids).to(tokens)
+        return tokens
+
     def merge_images(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, image_features: torch.Tensor
     ) -> torch.Tensor:
-        """Replace the placeholders' embeddings by image tokens, float[N, P, D], in order; float[B, L, D].
+        """Replace the placeholders' embeddings by image tokens, float[N, P, D] or [T, D], in order; float[B, L, D].
 
         Raises:
             ValueError: the numbers of placeholders and image tokens differ.
@@ -180,9 +211,10 @@ class Pali3Encoder(Pali3PreTrainedModel):
         mask = mask.unsqueeze(-1).expand_as(inputs_embeds)  # [B, L, D]
         if not torch.compiler.is_compiling() and mask.sum() != image_features.numel():
             tokens = int(mask.sum()) // inputs_embeds.shape[-1]
+            images = " images of ".join(map(str, image_features.shape[:-1]))
             raise ValueError(
-                f"{tokens} image placeholders in input_ids but {image_features.shape[0]} images of"
-                f" {image_features.shape[1]} tokens: let the processor write the placeholders"
+                f"{tokens} image placeholders in input_ids but {images} tokens: let the processor write the"
+                " placeholders"
             )
         return inputs_embeds.masked_scatter(mask, image_features.to(inputs_embeds))
 
@@ -194,6 +226,8 @@ class Pali3Encoder(Pali3PreTrainedModel):
         pixel_values: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Pali3EncoderOutput:
         """Encode images and prefix.
@@ -201,10 +235,12 @@ class Pali3Encoder(Pali3PreTrainedModel):
         Args:
             input_ids: int[B, L], image placeholders included.
             attention_mask: int[B, L], 0 on padding.
-            pixel_values: float[N, 3, H, W] or float[B, N, 3, H, W], in [-1, 1].
+            pixel_values: see `get_image_features`.
             inputs_embeds: float[B, L, D] in place of `input_ids`.
             image_features: float[N, P, D_vision], the image encoder's output for square images, in place of
-                `pixel_values`: of a frozen encoder it can be computed once for all epochs.
+                `pixel_values`: of a frozen encoder it can be computed once for all epochs. Of images of any aspect
+                ratio with their `spatial_shapes`.
+            spatial_shapes, pixel_attention_mask: see `get_image_features`.
             **kwargs: passed to the text encoder.
 
         Raises:
@@ -217,7 +253,10 @@ class Pali3Encoder(Pali3PreTrainedModel):
             raise ValueError("give pixel_values or image_features, not both")
         tokens: Any = None
         if pixel_values is not None:
-            tokens = self.get_image_features(pixel_values).pooler_output  # [N, P, D]
+            # [N, P, D], or [T, D] of images of any aspect ratio
+            tokens = self.get_image_features(pixel_values, spatial_shapes).pooler_output
+        elif image_features is not None and is_naflex(self.config.vision_config):
+            tokens = self.project_patches(image_features, spatial_shapes)
         elif image_features is not None:
             side = math.isqrt(image_features.shape[1])
             tokens = self.project(image_features, side, side)  # [N, P, D]

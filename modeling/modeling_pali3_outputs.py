@@ -20,7 +20,12 @@ class Pali3ModelOutput(CacheOutput, Seq2SeqModelOutput):
 
 @dataclass
 class Pali3Seq2SeqLMOutput(CacheOutput, Seq2SeqLMOutput):
-    """Output of [`Pali3ForConditionalGeneration`]; `example_losses` are float[B], without gradient."""
+    """Output of [`Pali3ForConditionalGeneration`]; `example_losses` are float[B], without gradient.
+
+    `token_losses` and `second_losses`: float[B, S], where they are requested (`LossKwargs` in token_loss.py).
+    """
 
     image_hidden_states: torch.Tensor | None = None
     example_losses: torch.Tensor | None = None
+    token_losses: torch.Tensor | None = None
+    second_losses: torch.Tensor | None = None

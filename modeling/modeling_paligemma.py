@@ -18,7 +18,7 @@ sequence, `D` width of the text model (`D_vision`: of the image encoder), `V` vo
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -27,7 +27,6 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.paligemma import modeling_paligemma as stock
-from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from transformers.utils import can_return_tuple
 
 from .attention_masks import prefix_lm_mask
@@ -35,8 +34,9 @@ from .checkpoints import load_checkpoint, load_tower
 from .configuration_pali3 import vision_config_of
 from .configuration_paligemma import paligemma_config
 from .dropout import FIELD, add_residual_dropout
+from .image_patches import IMAGE_INPUTS, repeated_images, tower_class
 from .modeling_paligemma_images import PaliGemmaProjector, RawPatches
-from .token_loss import IGNORE_INDEX, example_losses, loss_fields, select_logits
+from .token_loss import IGNORE_INDEX, example_losses, loss_fields, select_logits, token_fields
 from .transformers_versions import CACHE, CacheOutput, image_fields, one_cache
 
 # beginnings of parameters' names in memory, and in the published checkpoints
@@ -60,9 +60,11 @@ def published_name(name: str) -> str:
 
 @dataclass
 class PaliGemmaOutput(CacheOutput, stock.PaliGemmaCausalLMOutputWithPast):
-    """Transformers' output, and the loss of each example."""
+    """Transformers' output, and the losses of examples and tokens."""
 
     example_losses: torch.Tensor | None = None
+    token_losses: torch.Tensor | None = None
+    second_losses: torch.Tensor | None = None
 
 
 class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration):
@@ -104,11 +106,17 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
 
         Returns:
             The model in evaluation mode; its projector is new, so it answers only after training.
+
+        Raises:
+            ValueError: the image encoder takes images of any aspect ratio, and the class does not, or vice versa.
         """
-        tower = load_tower(vision, SiglipVisionModel, vision_config_of(vision))
+        tower = load_tower(vision, tower_class(vision_config_of(vision)), vision_config_of(vision))
         language_model: Any = load_checkpoint(AutoModelForCausalLM, text)
         parts = tower.config.to_dict(), language_model.config.to_dict()
-        model: Any = cls(paligemma_config(*parts, image_token_id=processor.image_token_id, **fields))
+        config = paligemma_config(*parts, image_token_id=processor.image_token_id, **fields)
+        if config.model_type != cast(Any, cls.config_class).model_type:
+            raise ValueError(f"{vision} makes a model of the type {config.model_type}, which is not {cls.__name__}'s")
+        model: Any = cls(config)
         if option(model.config, "image_encoder", "siglip") == "siglip":
             model.model.vision_tower.load_state_dict(tower.state_dict())
         model.model.language_model.load_state_dict(language_model.model.state_dict())
@@ -203,7 +211,8 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
 
         Returns:
             `loss`: float[], mean over examples of the mean token loss, or see `num_items_in_batch` in `LossKwargs`;
-            `example_losses`: float[examples], without gradient; `logits`: float[B, L, V].
+            `example_losses`: float[examples], without gradient; `token_losses`, `second_losses`: float[B, L], where
+            they are requested, at the positions before their tokens; `logits`: float[B, L, V].
 
         Raises:
             ValueError: labels without `token_type_ids`, or with a cache, or with an attention implementation that
@@ -213,6 +222,7 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             raise ValueError("give pixel_values or image_features, not both")
         cache = one_cache(cache, past_key_values)
         smoothing, items = kwargs.pop("label_smoothing", None), kwargs.pop("num_items_in_batch", None)
+        of_tokens, second = kwargs.pop("token_losses", False), next_tokens(kwargs.pop("second_labels", None), None)
         targets = next_tokens(labels, kwargs.pop("shift_labels", None))  # [B, L]
         if targets is None and sequence_ids is None:
             inputs: Any = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "pixel_values": pixel_values}
@@ -226,13 +236,15 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         text_inputs = self.text_inputs(embeds, attention_mask, position_ids, token_type_ids, sequence_ids)
         outputs = self.model.language_model(**text_inputs, use_cache=False, **kwargs)
         hidden = outputs.last_hidden_state  # [B, L, D]
-        losses = None if targets is None else self.losses(hidden, targets, sequence_ids, smoothing)  # [examples]
+        options = (sequence_ids, smoothing, second, of_tokens)
+        losses, tokens = (None, {}) if targets is None else self.losses(hidden, targets, *options)  # [examples]
         with_logits = losses is None or not self.training if output_logits is None else output_logits
         return PaliGemmaOutput(
             logits=self.logits(hidden, logits_to_keep, with_softcap=losses is None) if with_logits else None,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             **loss_fields(losses, targets, items, sequence_ids),
+            **tokens,
             **image_fields(image_outputs),
         )
 
@@ -245,9 +257,20 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         forward: Any = super().forward
         return PaliGemmaOutput(**forward(**inputs, return_dict=True))
 
+    def _expand_inputs_for_generation(self, expand_size: int = 1, *args: Any, input_ids: Any = None, **kwargs: Any):
+        """Repeat an example's images as a group for its beams; Transformers would repeat every image by itself."""
+        names, images = [name for name in IMAGE_INPUTS if torch.is_tensor(kwargs.get(name))], dict[str, torch.Tensor]()
+        # those with a dimension of examples in front are repeated as they are; Transformers itself has pixel_values
+        flat = kwargs["spatial_shapes"].ndim == 2 if "spatial_shapes" in names else names == ["image_features"]
+        if expand_size > 1 and input_ids is not None and flat:
+            placeholders = (input_ids == self.config.image_token_id).sum(1)
+            images = repeated_images(placeholders, {name: kwargs.pop(name) for name in names}, expand_size)
+        ids, rest = super()._expand_inputs_for_generation(expand_size, *args, input_ids=input_ids, **kwargs)
+        return ids, rest | images
+
     def project(self, image_features: torch.Tensor) -> BaseModelOutputWithPooling:
-        """Project image features, float[N, P, D_vision], in the form of `get_image_features`."""
-        tokens: Any = self.model.multi_modal_projector(image_features)  # [N, P, D]
+        """Project image features, float[N, P, D_vision] to float[N, P, D], in the form of `get_image_features`."""
+        tokens: Any = self.model.multi_modal_projector(image_features)
         return BaseModelOutputWithPooling(last_hidden_state=image_features, pooler_output=tokens)  # pyright: ignore
 
     def embed(
@@ -277,7 +300,8 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             if pixel_values is not None
             else self.project(image_features)  # pyright: ignore[reportArgumentType]
         )
-        features = image_outputs.pooler_output = image_outputs.pooler_output.to(inputs_embeds)  # [N, P, D]
+        # float[N, P, D], or of images of any aspect ratio without padding
+        features = image_outputs.pooler_output = image_outputs.pooler_output.to(inputs_embeds)
         # [B, L, 1]
         mask = self.model.get_placeholder_mask(input_ids, inputs_embeds, features)  # type: ignore[arg-type]
         return inputs_embeds.masked_scatter(mask, features), image_outputs
@@ -306,10 +330,17 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         targets: torch.Tensor,
         sequence_ids: torch.Tensor | None,
         label_smoothing: float | None,
-    ) -> torch.Tensor:
-        """Mean token loss of each example, float[examples]; `targets`: int[B, L], each predicted at its position."""
+        second_targets: torch.Tensor | None = None,
+        of_tokens: bool = False,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Mean token loss of each example, float[examples], and with `of_tokens` the fields of `token_fields`.
+
+        `targets`, `second_targets`: int[B, L], each predicted at its position.
+        """
+        if of_tokens:
+            return token_fields(hidden, self.lm_head, targets, second_targets)
         epsilon = option(self.config, "label_smoothing", 0.0) if label_smoothing is None else label_smoothing
-        return example_losses(hidden, self.lm_head, targets, epsilon, example_ids=sequence_ids)
+        return example_losses(hidden, self.lm_head, targets, epsilon, example_ids=sequence_ids), {}
 
     def logits(self, hidden: torch.Tensor, logits_to_keep: int | torch.Tensor, with_softcap: bool) -> torch.Tensor:
         """float[B, L, V], or of the positions to keep."""

@@ -41,7 +41,7 @@ def resize_positions(positions: torch.Tensor, spatial_shapes: torch.Tensor, max_
 class NaFlexVisionEmbeddings(Siglip2VisionEmbeddings):
     """The stock embeddings, with positions that are resized once for all images of a grid."""
 
-    resize_positional_embeddings = staticmethod(resize_positions)
+    resize_positional_embeddings: Any = staticmethod(resize_positions)
 
 
 class Siglip2ForContrastiveLearning(ContrastiveTowers, Siglip2Model):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -78,7 +78,7 @@ class Siglip2ForContrastiveLearning(ContrastiveTowers, Siglip2Model):  # pyright
         Returns:
             `loss` float[], `image_embeds` float[N, D] and `text_embeds` float[M, D], L2-normalised.
         """
-        sequences = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
+        sequences: Any = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
         images = self.get_image_features(pixel_values=pixel_values, **sequences)[1]
         return self.contrast((images, self.get_text_features(input_ids=input_ids)[1]), image_keys, text_keys)
 
@@ -99,11 +99,12 @@ def to_naflex(square: SiglipModel, kind: type[Siglip2Model] = Siglip2Model) -> A
         square: with two towers.
         kind: class of the result, which keeps the options of the configuration.
     """
-    config: Any = naflex_config(square.config.vision_config.to_dict(), square.config.text_config.to_dict())
+    old: Any = square.config
+    config: Any = naflex_config(old.vision_config.to_dict(), old.text_config.to_dict())
     for name in ("contrastive_loss", "loss_chunk_size", "token_bottleneck"):
-        if hasattr(square.config, name):
-            setattr(config, name, getattr(square.config, name))
-    model = kind(config)
+        if hasattr(old, name):
+            setattr(config, name, getattr(old, name))
+    model: Any = kind(config)
     weights, kernel = square.state_dict(), "vision_model.embeddings.patch_embedding.weight"
     # a patch is written by row, column and channel
     weights[kernel] = weights[kernel].permute(0, 2, 3, 1).flatten(1)

@@ -16,40 +16,42 @@ Span = tuple[int, int]
 NOWHERE: Span = (0, 0)
 
 
-def expand_spans(ids: Sequence[int], spans: Sequence[Span], image_token_id: int, repeats: int) -> list[Span]:
+def expand_spans(ids: Sequence[int], spans: Sequence[Span], image_token_id: int, repeats: Sequence[int]) -> list[Span]:
     """Repeat the spans of placeholders for each image token, and shift the spans behind them.
 
     Args:
         ids: int[L], one placeholder for each image.
         spans: of the tokens in the text.
         image_token_id: of the placeholder.
-        repeats: tokens of one image.
+        repeats: tokens of each image.
     """
-    expanded: list[Span] = []
+    expanded, tokens = list[Span](), iter(repeats)
     gained = 0
     for token, (start, end) in zip(ids, spans):
         width = end - start
-        count = repeats if token == image_token_id else 1
+        count = next(tokens) if token == image_token_id else 1
         places = [start + gained + k * width for k in range(count)]
         expanded += [(place, place + width) if width else NOWHERE for place in places]
         gained += (count - 1) * width
     return expanded
 
 
-def replacement_offsets(text: str, with_placeholders: str, image_token: str, repeats: int) -> list[dict[str, Any]]:
+def replacement_offsets(
+    text: str, with_placeholders: str, image_token: str, repeats: Sequence[int]
+) -> list[dict[str, Any]]:
     """The expansion of each placeholder of a text, in the form of Transformers' processors.
 
     Args:
         text: as given.
         with_placeholders: the text with its placeholders, which are in front where it was given without.
         image_token: the placeholder.
-        repeats: tokens of one image.
+        repeats: tokens of each image.
     """
     given = image_token in text
-    expanded = image_token * repeats
-    replacements = []
-    for number, match in enumerate(re.finditer(re.escape(image_token), with_placeholders)):
-        start = match.start() + number * (len(expanded) - len(image_token))
+    replacements, gained = [], 0
+    for count, match in zip(repeats, re.finditer(re.escape(image_token), with_placeholders), strict=True):
+        expanded, start = image_token * count, match.start() + gained
+        gained += len(expanded) - len(image_token)
         new = (start, start + len(expanded))
         fields = {"type": "image", "span": match.span() if given else NOWHERE, "new_span": new}
         replacements.append(fields | {"text": image_token if given else "", "replacement": expanded})

@@ -46,7 +46,7 @@ class Pali3Processor(PrefixSuffixProcessor):
         image_processor: of SigLIP; its size is the model's.
         tokenizer: any tokenizer that has `<image>` as one token.
         chat_template: Jinja template of the messages form; `processing_chat`'s when left out.
-        image_seq_length: tokens of one image, `(image_size / patch_size) ** 2`.
+        image_seq_length: tokens of one image, `(image_size / patch_size) ** 2`, or the most of one (NaFlex).
 
     Attributes:
         truncation_counts: how many prefixes and suffixes were cut to their limit so far.
@@ -92,7 +92,7 @@ class Pali3Processor(PrefixSuffixProcessor):
         return cls(image_processor, tokenizer, template, image_seq_length=image_seq_length)
 
     def encode_batch(
-        self, texts: list[str], image_counts: list[int], suffixes: list[str] | None, options: dict[str, Any]
+        self, texts: list[str], image_tokens: list[list[int]], suffixes: list[str] | None, options: dict[str, Any]
     ) -> dict[str, Any]:
         """Make the encoder's inputs, and labels when there are suffixes; arguments as of the base class.
 
@@ -101,7 +101,7 @@ class Pali3Processor(PrefixSuffixProcessor):
             `labels`: int[B, S], padded with -100; `optional_outputs`.
         """
         text_options = options["text_kwargs"]
-        prefixes, spans, expanded = self._encode_prefixes(texts, image_counts, text_options)
+        prefixes, spans, expanded = self._encode_prefixes(texts, image_tokens, text_options)
         placeholders = max((row.count(self.image_token_id) for row in prefixes), default=0)
         limit = longest_limit(text_options.get("max_length"))
         padded_length = None if limit is None else limit + placeholders
@@ -110,7 +110,7 @@ class Pali3Processor(PrefixSuffixProcessor):
             "input_ids": self.pad_rows(prefixes, self.tokenizer.pad_token_id, text_options, padded_length),
             "attention_mask": self.pad_rows(ones, 0, text_options, padded_length),
         }
-        data |= self.optional_outputs(prefixes, spans, (texts, expanded), options, padded_length)
+        data |= self.optional_outputs(prefixes, spans, (texts, expanded), image_tokens, options, padded_length)
         if suffixes is not None:
             limits = text_options.get("suffix_max_length")
             controls = controls_of_each(text_options.get("controls"), len(suffixes))
@@ -120,7 +120,7 @@ class Pali3Processor(PrefixSuffixProcessor):
         return data
 
     def _encode_prefixes(
-        self, texts: list[str], image_counts: list[int], options: dict[str, Any]
+        self, texts: list[str], image_tokens: list[list[int]], options: dict[str, Any]
     ) -> tuple[list[list[int]], list[list[Span]], list[str]]:
         """Token ids of each prefix, with a placeholder for each image token; their spans with
         `return_offsets_mapping`; and the first piece of each prefix, with its placeholders.
@@ -129,12 +129,12 @@ class Pali3Processor(PrefixSuffixProcessor):
         return_offsets = bool(options.get("return_offsets_mapping"))
         self.check_offsets(return_offsets, controls)
         own = [
-            text if allowed == "all" else self.strip_placeholders(text, count)
-            for text, count, allowed in zip(texts, image_counts, controls)
+            text if allowed == "all" else self.strip_placeholders(text, len(tokens))
+            for text, tokens, allowed in zip(texts, image_tokens, controls)
         ]
         pieces = self.split_texts(own, controls)
         # only a text in one piece may hold placeholders
-        firsts = [self.add_placeholders(parts[0], count) for parts, count in zip(pieces, image_counts)]
+        firsts = [self.add_placeholders(parts[0], len(tokens)) for parts, tokens in zip(pieces, image_tokens)]
         special = options.get("add_special_tokens", True)
         begun = self.tokenizer(firsts, add_special_tokens=special, return_offsets_mapping=return_offsets)
         rests = self.encode_pieces([parts[1:] for parts in pieces])
@@ -142,12 +142,12 @@ class Pali3Processor(PrefixSuffixProcessor):
         limits = limit_of_each(options.get("max_length"), len(whole))
         kept = [self._kept_tokens(ids, limit) for ids, limit in zip(whole, limits)]
         encoded = [[ids[i] for i in places] for ids, places in zip(whole, kept)]
-        rows = [self.expand_placeholders(ids) for ids in encoded]
+        rows = [self.expand_placeholders(ids, tokens) for ids, tokens in zip(encoded, image_tokens)]
         if not return_offsets:
             return rows, [], firsts
         spans = [[spans[i] for i in places] for spans, places in zip(begun["offset_mapping"], kept)]
-        repeated = self.image_token_id, self.image_seq_length
-        return rows, [expand_spans(ids, places, *repeated) for ids, places in zip(encoded, spans)], firsts
+        each = zip(encoded, spans, image_tokens)
+        return rows, [expand_spans(ids, places, self.image_token_id, tokens) for ids, places, tokens in each], firsts
 
     def _join(self, first: list[int], rest: list[int], add_special_tokens: bool) -> list[int]:
         """Insert the ids of a text's other pieces into those of its first, before the tokenizer's closing tokens."""
@@ -172,7 +172,7 @@ class Pali3Processor(PrefixSuffixProcessor):
     @property
     def model_input_names(self) -> list[str]:
         """Inputs of generation."""
-        return ["input_ids", "attention_mask", "pixel_values"]
+        return ["input_ids", "attention_mask", *self.image_input_names()]
 
 
 __all__ = ["Pali3Processor"]

@@ -104,6 +104,9 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         Returns:
             The processor, its tokenizer extended by location tokens, segmentation tokens and `<image>`, in the order
             of the published checkpoints, and by `<bos>` where it has no such token.
+
+        Raises:
+            ValueError: the image encoder takes images of any aspect ratio.
         """
         if image_seq_length is None:
             image_seq_length = tokens_per_image(vision)
@@ -112,6 +115,10 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
             tokenizer.add_special_tokens({"bos_token": BOS})
         template = take_chat_template(tokenizer)
         image_processor: Any = AutoImageProcessor.from_pretrained(vision)
+        if hasattr(image_processor, "max_num_patches") and cls is PaliGemmaProcessor:
+            raise ValueError(
+                f"{vision} takes images of any aspect ratio: call PaliGemmaNaflexProcessor.from_backbones"
+            )
         image_processor.image_seq_length = image_seq_length
         return cls(image_processor, tokenizer, template)
 
@@ -120,7 +127,7 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         return "right" if with_suffix else "left"
 
     def encode_batch(
-        self, texts: list[str], image_counts: list[int], suffixes: list[str] | None, options: dict[str, Any]
+        self, texts: list[str], image_tokens: list[list[int]], suffixes: list[str] | None, options: dict[str, Any]
     ) -> dict[str, Any]:
         """Make sequences of images, prefix and suffix; arguments as of the base class.
 
@@ -132,11 +139,11 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         limits = text_options.get("max_length"), text_options.get("suffix_max_length")
         controls = controls_of_each(text_options.get("controls"), len(texts))
         if suffixes is None and text_options.get("add_special_tokens") is False:
-            if text_options["padding_side"] == "right" and not any(image_counts):
+            if text_options["padding_side"] == "right" and not any(image_tokens):
                 return self.completions(texts, controls, text_options)
             self.warn_of_whole_chats(text_options)
-        split = [self.split_prefix(*parts) for parts in zip(texts, image_counts, controls)]
-        prefixes = self.encode_prefixes(split, controls, limits[0])
+        split = [self.split_prefix(*parts) for parts in zip(texts, map(len, image_tokens), controls)]
+        prefixes = self.encode_prefixes(split, image_tokens, controls, limits[0])
         targets = [[] for _ in texts] if suffixes is None else self.encode_suffixes(suffixes, limits[1], controls)
         rows = [prefix + target for prefix, target in zip(prefixes, targets)]
         placeholders = max((row.count(self.image_token_id) for row in rows), default=0)
@@ -150,9 +157,9 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         data |= {"attention_mask": padded([[1] * len(row) for row in rows], 0), "token_type_ids": padded(types, 0)}
         return_offsets = bool(text_options.get("return_offsets_mapping"))
         self.check_offsets(return_offsets, controls)
-        spans = self.spans(split, prefixes, targets) if return_offsets else []
+        spans = self.spans(split, image_tokens, prefixes, targets) if return_offsets else []
         expanded = [head + words for head, words in split]
-        data |= self.optional_outputs(rows, spans, (texts, expanded), options, padded_length)
+        data |= self.optional_outputs(rows, spans, (texts, expanded), image_tokens, options, padded_length)
         if suffixes is not None:
             on_prefix = text_options.get("loss_on_prefix", False)
             labels = [self.prefix_labels(p, on_prefix) + target for p, target in zip(prefixes, targets)]
@@ -195,18 +202,22 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         return text[:cut], text[cut:]
 
     def encode_prefixes(
-        self, split: Sequence[tuple[str, str]], controls: Sequence[Controls], limits: Limit
+        self,
+        split: Sequence[tuple[str, str]],
+        image_tokens: list[list[int]],
+        controls: Sequence[Controls],
+        limits: Limit,
     ) -> list[list[int]]:
         """Token ids of images, BOS, prefix and separator, in this order; BOS is behind the last image."""
         heads, end = self.encode_all([head for head, _ in split]), self.encode(SEPARATOR)
         texts = self.encode_texts([words for _, words in split], controls)
         rows = []
-        for head, words, limit in zip(heads, texts, limit_of_each(limits, len(split))):
+        for head, tokens, words, limit in zip(heads, image_tokens, texts, limit_of_each(limits, len(split))):
             length = 1 + len(words) + len(end)
             if limit is not None and length > limit:
                 self.count_truncation("prefix", length, limit)
                 words = words[: max(0, limit - 1 - len(end))]
-            rows.append([*self.expand_placeholders(head), self.tokenizer.bos_token_id, *words, *end])
+            rows.append([*self.expand_placeholders(head, tokens), self.tokenizer.bos_token_id, *words, *end])
         return rows
 
     def end_of_images(self, text: str) -> int:
@@ -214,16 +225,20 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
         return text.rfind(self.image_token) + len(self.image_token) if self.image_token in text else 0
 
     def spans(
-        self, split: Sequence[tuple[str, str]], prefixes: list[list[int]], targets: list[list[int]]
+        self,
+        split: Sequence[tuple[str, str]],
+        image_tokens: list[list[int]],
+        prefixes: list[list[int]],
+        targets: list[list[int]],
     ) -> list[list[Span]]:
         """Character spans of each token (see `processing_offsets`): `NOWHERE` for added tokens and targets."""
         rows, end = [], self.encode(SEPARATOR)
-        for (head, words), prefix, target in zip(split, prefixes, targets):
+        for (head, words), tokens, prefix, target in zip(split, image_tokens, prefixes, targets):
             options: Any = {"add_special_tokens": False, "return_offsets_mapping": True}
             head_spans, word_spans = self.tokenizer([head, words], **options)["offset_mapping"]
             ids = self.encode(head)  # none of an empty text
-            before = expand_spans(ids, head_spans, self.image_token_id, self.image_seq_length)
-            added = ids.count(self.image_token_id) * (self.image_seq_length - 1) * len(self.image_token)
+            before = expand_spans(ids, head_spans, self.image_token_id, tokens)
+            added = (sum(tokens) - len(tokens)) * len(self.image_token)
             shift = len(head) + added
             kept = len(prefix) - len(before) - 1 - len(end)
             after = [(start + shift, stop + shift) for start, stop in word_spans[:kept]]
@@ -265,7 +280,7 @@ class PaliGemmaProcessor(PrefixSuffixProcessor, stock.PaliGemmaProcessor):
     @property
     def model_input_names(self) -> list[str]:
         """Inputs of generation."""
-        return ["input_ids", "attention_mask", "token_type_ids", "pixel_values"]
+        return ["input_ids", "attention_mask", "token_type_ids", *self.image_input_names()]
 
 
 __all__ = ["PaliGemmaProcessor"]

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import BatchFeature
+from transformers import AutoImageProcessor, BatchFeature
 from transformers.image_utils import is_valid_image
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 
 from .configuration_pali3 import vision_config_of
 from .control_tokens import Controls, controls_of_each, special_tokens, split_control_tokens
+from .image_patches import is_naflex, most_image_tokens, patches_of_sizes
 from .processing_offsets import NOWHERE, Span, replacement_offsets
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class PrefixSuffixProcessor(ProcessorMixin):
         tokenizer: has `image_token` as one token.
         image_token: the placeholder in texts.
         image_token_id: its id.
-        image_seq_length: tokens of one image.
+        image_seq_length: tokens of one image; of images of any aspect ratio the most that one may have.
         truncation_counts: how many prefixes and suffixes were cut to their limit so far.
     """
 
@@ -66,7 +67,8 @@ class PrefixSuffixProcessor(ProcessorMixin):
                 options of the family (`valid_processor_kwargs`) and of the image processor.
 
         Returns:
-            `pixel_values`: float[N, 3, H, W] in [-1, 1], and what the family's `encode_batch` returns.
+            `pixel_values`: float[N, 3, H, W] in [-1, 1], and what the family's `encode_batch` returns. For images of
+            any aspect ratio the outputs of `Siglip2ImageProcessor`: patches, their mask and their `spatial_shapes`.
 
         Raises:
             ValueError: the numbers of texts, images, placeholders or suffixes do not fit together.
@@ -79,8 +81,9 @@ class PrefixSuffixProcessor(ProcessorMixin):
         flat = [image for row in nested for image in row]
         data: dict[str, Any] = {}
         if flat:
-            data["pixel_values"] = self.image_processor(flat, **options["images_kwargs"])["pixel_values"]
-        data |= self.encode_batch(texts, [len(row) for row in nested], suffixes, options)
+            data |= dict(self.image_processor(flat, **options["images_kwargs"]))
+        tokens = iter(self.tokens_of_images(data, len(flat)))
+        data |= self.encode_batch(texts, [[next(tokens) for _ in row] for row in nested], suffixes, options)
         tensors = text_options.get("return_tensors")
         return BatchFeature(data, tensor_type=tensors, skip_tensor_conversion=self.skip_tensor_conversion)
 
@@ -88,15 +91,26 @@ class PrefixSuffixProcessor(ProcessorMixin):
         """Side of the padding where a call does not choose it; `options`: of the text, merged."""
         return options.get("padding_side") or self.tokenizer.padding_side
 
+    def tokens_of_images(self, data: dict[str, Any], images: int) -> list[int]:
+        """Number of tokens of each image; `data`: of the image processor."""
+        if "spatial_shapes" in data:
+            return [int(rows) * int(columns) for rows, columns in data["spatial_shapes"]]
+        return [self.image_seq_length] * images
+
+    @property
+    def any_aspect_ratio(self) -> bool:
+        """Whether images keep their aspect ratio and have different numbers of tokens."""
+        return hasattr(self.image_processor, "max_num_patches")
+
     @abstractmethod
     def encode_batch(
-        self, texts: list[str], image_counts: list[int], suffixes: list[str] | None, options: dict[str, Any]
+        self, texts: list[str], image_tokens: list[list[int]], suffixes: list[str] | None, options: dict[str, Any]
     ) -> dict[str, Any]:
         """Make the token sequences of a batch, padded; each family lays them out in its own way.
 
         Args:
             texts: prefixes.
-            image_counts: number of images of each text.
+            image_tokens: of each text the number of tokens of each of its images.
             suffixes: of each text; None for prompts.
             options: of the call, merged, by modality.
 
@@ -116,20 +130,22 @@ class PrefixSuffixProcessor(ProcessorMixin):
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
         """The text of one image before tokenising: a placeholder for each of its tokens."""
-        return self.image_token * self.image_seq_length
+        return self.image_token * self.tokens_of_images(image_inputs, image_idx + 1)[image_idx]
 
     def _get_num_multimodal_tokens(self, image_sizes: Sequence[Any] | None = None, **kwargs) -> MultiModalData:
-        """Number of tokens of images of these sizes, for memory planning; here every image has the same number."""
+        """Number of tokens of images of these sizes, height and width, for memory planning."""
         if image_sizes is None:
             return MultiModalData()
-        images = len(image_sizes)
-        return MultiModalData(num_image_tokens=[self.image_seq_length] * images, num_image_patches=[1] * images)
+        any_ratio, images = self.any_aspect_ratio, len(image_sizes)
+        tokens = patches_of_sizes(self.image_processor, image_sizes) if any_ratio else [self.image_seq_length] * images
+        return MultiModalData(num_image_tokens=tokens, num_image_patches=[1] * images)
 
     def optional_outputs(
         self,
         rows: list[list[int]],
         spans: list[list[Span]],
         texts: tuple[list[str], list[str]],
+        image_tokens: list[list[int]],
         options: dict[str, Any],
         padded_length: int | None,
     ) -> dict[str, Any]:
@@ -139,6 +155,7 @@ class PrefixSuffixProcessor(ProcessorMixin):
             rows: tokens of each example.
             spans: of each row with `return_offsets_mapping`, otherwise empty.
             texts: of each example, as given and with placeholders.
+            image_tokens: see `encode_batch`.
             options: of the call, merged, by modality.
             padded_length: see `pad_rows`.
 
@@ -154,8 +171,8 @@ class PrefixSuffixProcessor(ProcessorMixin):
             outputs["offset_mapping"] = self.pad_rows(spans, NOWHERE, options["text_kwargs"], padded_length)
         if options["return_text_replacement_offsets"]:
             outputs["text_replacement_offsets"] = [
-                replacement_offsets(given, expanded, self.image_token, self.image_seq_length)
-                for given, expanded in zip(*texts)
+                replacement_offsets(given, expanded, self.image_token, tokens)
+                for given, expanded, tokens in zip(*texts, image_tokens)
             ]
         return outputs
 
@@ -227,12 +244,16 @@ class PrefixSuffixProcessor(ProcessorMixin):
         if return_offsets and set(controls) - {"all"}:
             raise ValueError("return_offsets_mapping needs controls='all': other texts are tokenised in pieces")
 
-    def expand_placeholders(self, ids: list[int]) -> list[int]:
-        """Every placeholder repeated for each of its image tokens."""
-        expanded: list[int] = []
+    def expand_placeholders(self, ids: list[int], image_tokens: Sequence[int]) -> list[int]:
+        """Every placeholder repeated for each token of its image."""
+        expanded, tokens = list[int](), iter(image_tokens)
         for token in ids:
-            expanded.extend([token] * (self.image_seq_length if token == self.image_token_id else 1))
+            expanded.extend([token] * (next(tokens) if token == self.image_token_id else 1))
         return expanded
+
+    def image_input_names(self) -> list[str]:
+        """Inputs of a model that the image processor makes."""
+        return list(getattr(self.image_processor, "model_input_names", ["pixel_values"]))
 
     def encode_texts(self, texts: Sequence[str], controls: Sequence[Controls]) -> list[list[int]]:
         """Token ids of texts, each with the control tokens that `controls` allows it; no special tokens are added."""
@@ -323,6 +344,6 @@ def without_path_objects(images: Any) -> Any:
 
 
 def tokens_per_image(vision: str) -> int:
-    """Number of tokens of one image of a SigLIP checkpoint."""
-    config = vision_config_of(vision)
-    return int((config.image_size // config.patch_size) ** 2)
+    """Number of tokens of one image of a SigLIP checkpoint, or the most of one that its image processor makes."""
+    config, processor = vision_config_of(vision), AutoImageProcessor.from_pretrained(vision)
+    return int(processor.max_num_patches if is_naflex(config) else most_image_tokens(config))  # type: ignore[attr-defined]

@@ -1,6 +1,7 @@
 """Image resolution: the image size of a model, its position embeddings and its number of image tokens.
 
-`set_resolution` changes a PaLI model and its processor together; `set_image_size` a SigLIP encoder alone.
+`set_resolution` changes a PaLI model and its processor together; `set_image_size` a SigLIP encoder alone;
+`set_image_tokens` the most tokens of an image of any aspect ratio.
 `stretch_text_positions` lets more image tokens span the text positions of fewer.
 """
 
@@ -11,6 +12,9 @@ from torch import nn
 from torch.nn.functional import interpolate
 from transformers import PreTrainedModel
 from transformers.models.siglip.modeling_siglip import SiglipVisionEmbeddings
+
+from .configuration_paligemma import PALIGEMMA_TYPES
+from .image_patches import is_naflex
 
 
 def set_resolution(model: PreTrainedModel, processor: Any, image_size: int) -> None:
@@ -25,10 +29,12 @@ def set_resolution(model: PreTrainedModel, processor: Any, image_size: int) -> N
         image_size: side of the images in pixels; a remainder smaller than a patch is cut off.
 
     Raises:
-        ValueError: the model has no SigLIP encoder, or an image is smaller than a patch.
+        ValueError: the model has no SigLIP encoder, or one for any aspect ratio, or an image is smaller than a patch.
     """
-    set_image_size(model, image_size)
     config: Any = model.config
+    if is_naflex(config.vision_config):
+        raise ValueError("images of any aspect ratio have no side in pixels: give image_tokens, the most of an image")
+    set_image_size(model, image_size)
     config.vision_config.image_size = image_size
     tokens = (image_size // config.vision_config.patch_size) ** 2
     if config.model_type == "paligemma":
@@ -36,6 +42,31 @@ def set_resolution(model: PreTrainedModel, processor: Any, image_size: int) -> N
         processor.image_processor.image_seq_length = tokens
     processor.image_seq_length = tokens
     processor.image_processor.size = {"height": image_size, "width": image_size}
+
+
+def set_image_tokens(processor: Any, tokens: int) -> None:
+    """Change the most tokens that an image of any aspect ratio may have, in place; the processor saves it.
+
+    The model stays as it is: position embeddings are resized for each image.
+
+    Args:
+        processor: of PaLI-3 or PaliGemma.
+        tokens: an image is resized, up or down, to at most so many patches; usually 256 to 1024.
+
+    Raises:
+        ValueError: images are square, or `tokens` is below 1.
+    """
+    if not getattr(processor, "any_aspect_ratio", False):
+        size: Any = getattr(getattr(processor, "image_processor", None), "size", None) or {}
+        pixels = f" of {size['width']}x{size['height']} pixels" if size.get("width") and size.get("height") else ""
+        raise ValueError(
+            f"the model makes every image a square{pixels}, and only one with a NaFlex image encoder has a number of"
+            " tokens to choose: leave image_tokens out, or train at another size, openpali transfer --resolution"
+        )
+    if tokens < 1:
+        raise ValueError(f"{tokens}: it is at least 1, and usually 256 to 1024")
+    processor.image_processor.max_num_patches = processor.image_processor.image_seq_length = tokens
+    processor.image_seq_length = tokens
 
 
 @torch.no_grad()
@@ -82,7 +113,7 @@ def stretch_text_positions(model: PreTrainedModel, factor: float) -> None:
     Raises:
         ValueError: the model is another.
     """
-    if model.config.model_type != "paligemma":
+    if model.config.model_type not in PALIGEMMA_TYPES:
         raise ValueError(f"{type(model).__name__} is no PaliGemma, whose text positions can be stretched")
     text_model: Any = model.get_decoder()
     rotary, config = text_model.rotary_emb, text_model.config

@@ -32,11 +32,17 @@ class LossKwargs(TransformersKwargs, total=False):
         num_items_in_batch: supervised tokens of all accumulation steps and processes. The loss is then the sum of the
             token losses over this number, so that the sum over the steps is the mean over all tokens, as Transformers'
             Trainer and TRL expect; without it, the mean over examples.
+        token_losses: whether to return the loss of each token, `token_losses`, with its gradient; label smoothing is
+            then left out.
+        second_labels: int[B, L], other targets of some positions of `labels`, -100 elsewhere, whose losses are
+            `second_losses`; with `token_losses` alone.
     """
 
     label_smoothing: float | None
     shift_labels: torch.Tensor | None
     num_items_in_batch: torch.Tensor | int | None
+    token_losses: bool
+    second_labels: torch.Tensor | None
 
 
 def loss_fields(
@@ -124,6 +130,45 @@ def example_losses(
     examples = len(labels) if example_ids is None else int(example_ids.max()) + 1
     tokens = torch.bincount(owners, minlength=examples)[owners]  # [T], tokens of the example
     return token_losses.new_zeros(examples).index_add(0, owners, token_losses / tokens)
+
+
+def token_losses(
+    hidden_states: torch.Tensor,
+    head: torch.Tensor | nn.Module,
+    labels: torch.Tensor,
+    softcap: float | None = None,
+) -> torch.Tensor:
+    """The loss of each token, float[B, L], 0 where there is no label; arguments as of `example_losses`."""
+    supervised = labels != IGNORE_INDEX  # [B, L]
+    losses = token_cross_entropy(hidden_states[supervised], head, labels[supervised], softcap=softcap)  # [T]
+    return losses.new_zeros(labels.shape).masked_scatter(supervised, losses)
+
+
+def token_fields(
+    hidden_states: torch.Tensor,
+    head: torch.Tensor | nn.Module,
+    labels: torch.Tensor,
+    second_labels: torch.Tensor | None,
+    softcap: float | None = None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Losses of tokens for a model's output.
+
+    Args:
+        hidden_states: see `example_losses`.
+        head: likewise.
+        labels: likewise, one example a row.
+        second_labels: see `LossKwargs`.
+        softcap: see `example_losses`.
+
+    Returns:
+        The mean token loss of each example, float[B]; and the fields `token_losses` and, with `second_labels`,
+        `second_losses`: float[B, L], both at the position that predicts.
+    """
+    losses = token_losses(hidden_states, head, labels, softcap)
+    fields = {"token_losses": losses}
+    if second_labels is not None:
+        fields["second_losses"] = token_losses(hidden_states, head, second_labels, softcap)
+    return losses.sum(1) / (labels != IGNORE_INDEX).sum(1).clamp(min=1), fields
 
 
 def token_cross_entropy(

@@ -98,7 +98,7 @@ class CaptionerArguments:
     located_masked_pred_prob: float = field(
         default=0.0, metadata={"help": "masked_pred_prob of the tasks refer and grounded_caption"}
     )
-    smoothing: float = field(default=0.0, metadata={"help": "label smoothing of the training loss"})
+    label_smoothing: float = field(default=0.0, metadata={"help": "label smoothing of the training loss"})
     text_length: int | None = field(
         default=None, metadata={"help": "tokens of every text, padding included; 64 for a new decoder if unset"}
     )
@@ -125,8 +125,8 @@ class CaptionerArguments:
                 f"model is a whole captioner with its own shape: {', '.join(changed) or 'vision_checkpoint'} is for a"
                 " new one"
             )
-        if not 0 <= self.smoothing < 1 or not 0 <= self.decoder_dropout < 1:
-            raise ConfigError("smoothing and decoder_dropout are at least 0 and below 1")
+        if not 0 <= self.label_smoothing < 1 or not 0 <= self.decoder_dropout < 1:
+            raise ConfigError("label_smoothing and decoder_dropout are at least 0 and below 1")
 
     @property
     def modes(self) -> Modes:
@@ -199,20 +199,15 @@ def make_config(args: CaptionerArguments, tokenizer: Any) -> CaptionerConfig:
     vision |= as_dict(args.vision_config, "vision_config")
     same = {"hidden_size": args.decoder_width, "num_attention_heads": args.decoder_heads}
     same |= {"intermediate_size": args.decoder_mlp, "num_hidden_layers": args.decoder_layers}
+    decoder: dict[str, Any] = {key: value or vision[key] for key, value in same.items()}
+    decoder |= {"vocab_size": len(tokenizer), "encoder_hidden_size": vision["hidden_size"]}
+    decoder |= {"max_position_embeddings": args.text_length or 64, "use_bias": args.decoder_bias}
+    decoder |= {"mask_token": args.modes.needs_mask, "pad_token_id": padding_of(tokenizer)}
     try:
-        decoder = CaptionDecoderConfig(
-            **{key: value or vision[key] for key, value in same.items()},
-            vocab_size=len(tokenizer),
-            encoder_hidden_size=vision["hidden_size"],
-            max_position_embeddings=args.text_length or 64,
-            use_bias=args.decoder_bias,
-            mask_token=args.modes.needs_mask,
-            pad_token_id=padding_of(tokenizer),
-            eos_token_id=tokenizer.eos_token_id,
-        )
+        decoder_config = CaptionDecoderConfig(**decoder, eos_token_id=tokenizer.eos_token_id)
     except ValueError as error:
         raise ConfigError(f"decoder_width, decoder_heads: {error}") from error
-    return CaptionerConfig(vision_config=vision, decoder_config=decoder)
+    return CaptionerConfig(vision_config=vision, decoder_config=decoder_config)
 
 
 def make_model(args: CaptionerArguments, tokenizer: Any, incomplete: bool = False) -> Captioner:
@@ -232,7 +227,7 @@ def make_model(args: CaptionerArguments, tokenizer: Any, incomplete: bool = Fals
         raise ConfigError(f"location_tasks: the tokenizer of {args.model} has no {unknown[0]}: train a new captioner")
     model.config.caption_prompt = CAPTION_PROMPT if args.shares else ""
     config = model.decoder.config
-    config.label_smoothing, config.dropout = args.smoothing, args.decoder_dropout
+    config.label_smoothing, config.dropout = args.label_smoothing, args.decoder_dropout
     return model
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from transformers import (
     AutoTokenizer,
     PreTrainedModel,
+    Siglip2Config,
     SiglipConfig,
     SiglipImageProcessorPil,
     SiglipProcessor,
@@ -171,7 +172,7 @@ def texts_of(source: Source, tasks: list[Any], records: int) -> Iterator[str]:
                 yield from (example.prefix, example.suffix)
 
 
-def make_config(args: ContrastiveArguments, tokenizer: Any) -> SiglipConfig:
+def make_config(args: ContrastiveArguments, tokenizer: Any) -> SiglipConfig | Siglip2Config:
     """Configuration of new towers: the preset, or the given image encoder, with the changes of the arguments."""
     try:
         size = siglip_preset(args.preset)

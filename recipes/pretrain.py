@@ -41,7 +41,7 @@ from openpali.recipes.stages.pretrain_learning_rate import (
     continue_schedule,
     save_stage,
 )
-from openpali.recipes.stages.pretrain_start import StartArguments, load_start
+from openpali.recipes.stages.pretrain_start import StartArguments, image_setting, load_start
 from openpali.recipes.start.attention import check_attention, check_comparisons
 from openpali.recipes.training.trainer import run_training
 from openpali.recipes.training.validation import Validation, final_report
@@ -173,8 +173,8 @@ def main(argv: list[str] | None = None) -> None:
     log.report()
 
     test = Validation({n: held_out["test"][n] for n in scored}, processor, batch, args.test_limit)
-    size = model.config.vision_config.image_size
-    settings = {"checkpoint": run.folder, "started from": start.model or start.vision_checkpoint, "pixels": size}
+    settings = {"checkpoint": run.folder, "started from": start.model or start.vision_checkpoint}
+    settings |= image_setting(model, processor)
     results = final_report(model, test, run, f"Stage {2 if start.model else 1}", settings)
     keep_mask_tokenizer((make_task(entry["task"]) for entry in entries.values()), run)
     write_card(run, results)

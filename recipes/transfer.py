@@ -49,7 +49,12 @@ from openpali.recipes.stages.untrained_tokens import warn_of_untrained_tokens
 from openpali.recipes.stages.zero_scores import ZeroScores
 from openpali.recipes.start.adapters import AdapterArguments, check_start
 from openpali.recipes.start.attention import check_attention, check_comparisons, set_text_attention
-from openpali.recipes.start.resized_checkpoint import checkpoint_image_size, load_resized, resolution_keys
+from openpali.recipes.start.resized_checkpoint import (
+    checkpoint_image_size,
+    load_resized,
+    load_with_tokens,
+    resolution_keys,
+)
 from openpali.recipes.training.trainer import run_length, run_training
 from openpali.recipes.training.validation import Validation, final_report
 
@@ -74,6 +79,9 @@ class TransferArguments:
     suffix_max_length: int | None = field(default=None, metadata={"help": "tokens of a target; longer ones are cut"})
     resolution: int | None = field(
         default=None, metadata={"help": "side of the images in pixels; the model's if unset"}
+    )
+    image_tokens: int | None = field(
+        default=None, metadata={"help": "most tokens of an image of any aspect ratio (NaFlex); the model's if unset"}
     )
     resolutions: dict | str | None = field(
         default=None, metadata={"help": "size in pixels: keys that differ at it, as in 448: {learning_rate: 3e-6}"}
@@ -192,7 +200,7 @@ def fine_tune(
         return
 
     set_seed(run.seed)
-    processor, model = load_resized(folder, args.resolution, adapters, args.dtype, run)
+    processor, model = load_resized(folder, args.resolution, adapters, args.dtype, run, args.image_tokens)
     fit_answer_lengths(tasks, processor, run)
     untrained = warn_of_untrained_tokens(tasks, model, processor, str(args.model), adapters.peft, run)
     set_regularisation(model, args)
@@ -275,10 +283,13 @@ def image_size(args: TransferArguments) -> int | None:
 def save_examples(tasks: dict[str, TaskData], folder: str, args: TransferArguments, run: RunArguments) -> None:
     """Write an image that shows some examples as the model sees them."""
     examples, size = some_examples([data.train for data in tasks.values()]), image_size(args)
-    if run.process_index > 0 or not examples or size is None:
+    if run.process_index > 0 or not examples:
+        return
+    processor = load_with_tokens(folder, args.image_tokens)
+    if size is None and not getattr(processor, "any_aspect_ratio", False):
         return
     limits = {"max_length": args.max_length, "suffix_max_length": args.suffix_max_length}
-    path = draw_examples(run.folder / EXAMPLES_FILE, examples, load_processor(folder), size, **limits)
+    path = draw_examples(run.folder / EXAMPLES_FILE, examples, processor, size, **limits)
     run.say(f"{len(examples)} examples as the model sees them: {path}")
 
 

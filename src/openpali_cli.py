@@ -19,6 +19,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Train a model": {
         "transfer": ("openpali.recipes.transfer", "stage 3: fine-tune a checkpoint on a task or on custom data"),
+        "reward": ("openpali.recipes.reward", "tune a fine-tuned checkpoint on its task's own metric (REINFORCE)"),
         "merge": ("openpali.scripts.merge_adapter", "merge trained adapters into their base checkpoint"),
         "push": ("openpali.recipes.publishing.push", "upload a run to the Hub, with a model card"),
         "costs": ("openpali.recipes.costs.command", "memory, FLOPs and GPUs that a training needs"),

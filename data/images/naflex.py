@@ -99,8 +99,8 @@ class NaFlexImageProcessor(Siglip2ImageProcessorPil):
     @classmethod
     def of(cls, stock: Any) -> "NaFlexImageProcessor":
         """One with the settings of a stock image processor of NaFlex, which `AutoProcessor` loads."""
-        settings = {key: value for key, value in stock.to_dict().items() if key in vars(stock)}
-        return cls(**settings | {"do_convert_rgb": True})
+        settings: dict[str, Any] = {key: value for key, value in stock.to_dict().items() if key in vars(stock)}
+        return cls(**settings | {"do_convert_rgb": True})  # pyright: ignore[reportArgumentType]
 
     def preprocess(self, images: Any, *args: Any, **options: Any) -> BatchFeature:
         """Patches of images, their masks and their grids.
@@ -117,7 +117,8 @@ class NaFlexImageProcessor(Siglip2ImageProcessorPil):
         Raises:
             BadImage: an image is larger than `MAX_PIXELS`, or does not fit into the budget.
         """
-        for image in images if isinstance(images, (list, tuple)) else [images]:
+        listed: Any = images if isinstance(images, (list, tuple)) else [images]
+        for image in listed:
             _check_pixels(image)
         return super().preprocess(images, *args, **options)
 
@@ -143,7 +144,7 @@ class NaFlexImageProcessor(Siglip2ImageProcessorPil):
         for array in images:
             image = torch.from_numpy(np.ascontiguousarray(array)).float()
             if do_resize:
-                size = target_size(*image.shape[1:], patch_size, max_num_patches)
+                size = target_size(image.shape[1], image.shape[2], patch_size, max_num_patches)
                 image = resize(image, size, _mode(resample))
             # the same as scaling before resizing, for the weights of the filter add up to one
             image = image * scale + shift

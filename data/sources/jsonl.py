@@ -34,7 +34,7 @@ class JsonlSource:
     """
 
     name = "jsonl"
-    known = ("image", "images", "prefix", "suffix", "references", "id")
+    known = ("image", "images", "prefix", "suffix", "references", "groups", "id")
     medium = "image"
 
     def __init__(
@@ -49,7 +49,8 @@ class JsonlSource:
 
         Args:
             path: the file, or with `split` a folder of one for each split. Each line has `image` (a path, or a list of
-                paths), `prefix`, `suffix`, and `references` (a list) where there are several correct answers.
+                paths), `prefix`, `suffix`, `references` (a list) where there are several correct answers, and `groups`
+                (`{"age": "old"}`) for scores by group.
             image_root: folder that image paths are relative to and may not leave; by default that of the file.
             check_decode: number of records whose images are decoded as a check.
             decode_size: side in pixels of the model's images, by which large JPEG files are decoded at reduced size
@@ -75,12 +76,13 @@ class JsonlSource:
         return len(self._starts)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`id`, `image` (PIL RGB) or `images`, `prefix`, `suffix`, and `references` where given."""
+        """`id`, `image` (PIL RGB) or `images`, `prefix`, `suffix`, and `references` and `groups` where given."""
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)} of {self.path}")
         record, number, turn = self._record(index)
         found = {"id": f"{self.path.name}:{number}" + (f"-{turn}" if turn else "")} | self._images(record, number)
-        return found | {key: record[key] for key in ("prefix", "suffix", "references") if record.get(key) is not None}
+        given = ("prefix", "suffix", "references", "groups")
+        return found | {key: record[key] for key in given if record.get(key) is not None}
 
     def line(self, index: int) -> int:
         """The line number of a record."""
@@ -204,6 +206,9 @@ class JsonlSource:
         references = record.get("references")
         if references is not None and not _are_texts(references):
             raise self._bad(number, '"references" is not a list of texts', "Give a list of texts, or leave it out.")
+        groups = record.get("groups")
+        if groups is not None and not _are_labels(groups):
+            raise self._bad(number, '"groups" is not a mapping of labels', 'Give it as {"age": "old"}.')
         if unknown := sorted(set(record) - set(self.known)):
             raise self._bad(number, f"it has unknown keys {unknown}", f"Known ones are {', '.join(self.known)}.")
         if "prefix" in record:
@@ -276,6 +281,10 @@ class JsonlSource:
 
     def _bad(self, number: int, reason: str, remedy: str = "") -> BadRecord:
         return BadRecord(str(self.path), number, reason, remedy)
+
+
+def _are_labels(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, str | int | float) and one != "" for one in value.values())
 
 
 def _are_texts(value: Any) -> TypeGuard[list[str]]:

@@ -1,7 +1,7 @@
 """`answer en {question}`: questions of public datasets or custom data, with one or several correct answers."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from openpali.data.example import Example
@@ -16,9 +16,10 @@ class Vqa:
         prompt: with the placeholder {question}.
         lower: lower-case the answers.
         target: the answer to train on: `random`, so that frequent answers come more often, or `first`.
-        metric: `vqa`, `vqav2` (needs ten answers), `anls`, `relaxed_accuracy`, `tallyqa`, `pope`, `rsvqa`
-            or `exact_match`.
+        metric: `vqa`, `vqav2` (needs ten answers), `anls`, `relaxed_accuracy`, `tallyqa`, `pope`, `rsvqa`,
+            `exact_match`, `pair_accuracy`, `multiview` or `mentions`.
         metric_key: of that metric.
+        metric_options: of that metric, such as `encoder` of `multiview`.
     """
 
     prompt: str = "answer en {question}"
@@ -26,6 +27,7 @@ class Vqa:
     target: Literal["random", "first"] = "random"
     metric: str = "vqa"
     metric_key: str = "accuracy"
+    metric_options: dict[str, Any] = field(default_factory=dict)
     max_new_tokens: int = 32
     name: str = "vqa"
 

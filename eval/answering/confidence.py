@@ -8,6 +8,9 @@ where p is the probability of a token given the prompt and everything before it,
 the confidence in the location times that in the label. The geometric mean keeps the four location tokens from
 outweighing the label. A label of several tokens is one name, so their probabilities are multiplied. Segmentation
 tokens and the `;` between boxes do not count.
+
+A model that was trained to write a confidence behind each label (`confidence` of the task `detect`) says it itself:
+the probability of `<loc1023>`, or 1 less that of `<loc0000>` where it writes that.
 """
 
 import math
@@ -17,7 +20,7 @@ from itertools import groupby
 from typing import Any
 
 from openpali.eval.answering.decoding import Token
-from openpali.modeling.location_tokens import LocatedBox, read_box
+from openpali.modeling.location_tokens import SURE, UNSURE, LocatedBox, read_box
 
 _LOCATION = re.compile(r"<loc[0-9]{4}>")
 _CODE = re.compile(r"<seg[0-9]{3}>")
@@ -47,17 +50,28 @@ def parse_boxes(tokens: Sequence[Token]) -> list[tuple[LocatedBox, float]]:
     """The boxes between semicolons, each of exactly four location tokens, and their confidences."""
     found = []
     for separator, group in groupby(tokens, key=lambda token: ";" in token.text):
-        places, names = [], []
-        for token in () if separator else group:
+        places, names, part = [], [], [] if separator else list(group)
+        learned = written_confidence(part)
+        for token in part:
             if _LOCATION.fullmatch(token.text.strip()):
                 places.append(token)
             elif not _CODE.fullmatch(token.text.strip()):
                 names.append(token)
+        places = places if learned is None else places[:-1]
         box = read_box("".join(token.text for token in places), "")
         if isinstance(box, LocatedBox):
             log_p = sum(token.log_p for token in places) / 4 + sum(token.log_p for token in names)
-            found.append((box, math.exp(log_p)))
+            found.append((box, math.exp(log_p) if learned is None else learned))
     return found
+
+
+def written_confidence(part: Sequence[Token]) -> float | None:
+    """The confidence that a model writes behind the label of a box; None where there is none."""
+    words = [(word, token.log_p) for token in part if (word := token.text.strip())]
+    if len(words) < 6 or words[-1][0] not in (SURE, UNSURE) or _LOCATION.fullmatch(words[-2][0]):
+        return None
+    word, log_p = words[-1]
+    return math.exp(log_p) if word == SURE else 1 - math.exp(log_p)
 
 
 def same_box(box: LocatedBox, other: Sequence[float]) -> bool:

@@ -12,6 +12,7 @@ from openpali.data.example import Example
 from openpali.data.files import renamed
 from openpali.data.tasks import Task
 from openpali.eval.answering.predictions import Examples, PredictionStore, answer_examples
+from openpali.eval.scoring.detection_reward import drop_duplicates
 
 METRICS = Path(__file__).parents[1] / "metrics"
 
@@ -29,11 +30,13 @@ class TaskResult:
             (likewise), `references` (strings), `boxes` (true ones) and `predicted_boxes` (both lists of
             `{"box": [x0, y0, x1, y1] in [0, 1], "label"}`, predicted ones perhaps with `mask` and `score`), `masks`
             (of the true boxes, where there are any), `score`; `tokens` where boxes have scores, `found` where the
-            model writes boxes and masks in a format of its own.
+            model writes boxes and masks in a format of its own, `groups` where the record has labels,
+            `confidence` of a text whose tokens were requested.
         metric_key: the task's main metric, by which checkpoints are selected.
         notes: text results of a metric, such as CIDEr's tokenizer.
         blank_metrics: the blind baseline: the same metrics with blank images, where it was measured.
         intervals: ends of the 95 % bootstrap confidence interval by metric (`openpali.eval.intervals`).
+        groups: scores by group as JSON values, where they were asked for (`openpali.eval.groups`).
     """
 
     name: str
@@ -43,6 +46,7 @@ class TaskResult:
     notes: dict[str, str] = field(default_factory=dict)
     blank_metrics: dict[str, float] | None = None
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    groups: dict[str, Any] | None = None
 
     @property
     def score(self) -> float:
@@ -121,11 +125,35 @@ def evaluate_task(
     return score_predictions(task, rows)
 
 
+def drop_duplicate_boxes(rows: list[dict[str, Any]], iou: float) -> int:
+    """Leave boxes out of predictions that repeat a better one of the same label; see `drop_duplicates`.
+
+    Args:
+        rows: of `answer_examples`, which are changed.
+        iou: overlap above which two boxes of a label are one.
+
+    Returns:
+        Number of boxes that are left out.
+    """
+    dropped = 0
+    for row in rows:
+        kept = drop_duplicates(row["predicted_boxes"], iou)
+        repeated = {id(box) for box in row["predicted_boxes"]} - {id(box) for box in kept}
+        dropped += len(repeated)
+        row["predicted_boxes"] = kept
+        if repeated:
+            row["prediction"] = [one for one in row["prediction"] if id(one) not in repeated]
+    return dropped
+
+
 def score_predictions(task: Task, rows: list[dict[str, Any]]) -> TaskResult:
     """Compute the metric over all rows, and add each row's own score to it."""
     predictions, references = [row["prediction"] for row in rows], [row["reference"] for row in rows]
     metric = load_metric(task.metric)
-    result = metric.compute(predictions=predictions, references=references, return_scores=True)
+    options = dict(getattr(task, "metric_options", {}))
+    if getattr(metric, "by_confidence", False):
+        options["confidences"] = [row.get("confidence", 1.0) for row in rows]
+    result = metric.compute(predictions=predictions, references=references, return_scores=True, **options)
     assert result is not None
     for row, score in zip(rows, result.pop("scores"), strict=True):
         row["score"] = score

@@ -3,9 +3,10 @@
     ids = model.generate(**inputs, custom_generate=greedy_search, do_sample=False, max_new_tokens=20)
 
 The answers are those of Transformers' greedy decoding, which computes padding for a finished answer until the longest
-one of the batch ends.
+one of the batch ends. `sampled_search` draws tokens in the same loop.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from transformers.utils import ModelOutput
 from openpali.eval.answering.sharded import is_sharded
 from openpali.modeling.transformers_versions import CACHE
 
-FAMILIES = ("pali3", "paligemma")
+FAMILIES = ("pali3", "paligemma", "paligemma_naflex")
 # inputs of a step with a row for each answer
 ROWS = ("attention_mask", "decoder_attention_mask", "token_type_ids", "position_ids", "decoder_position_ids")
 # changes of scores that look at each row alone; others may remember rows
@@ -40,6 +41,10 @@ ROW_WISE = (
     stock.SuppressTokensAtBeginLogitsProcessor,
     stock.SuppressTokensLogitsProcessor,
 )
+
+
+# the next token of each answer, int[B'], from scores float[B', V], numbers of the answers int[B'] and tokens so far
+Pick = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 
 
 @dataclass
@@ -70,9 +75,10 @@ def greedy_search(
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
+    pick: Pick = lambda scores, *_: scores.argmax(-1),
     **model_kwargs: Any,
 ) -> Any:
-    """Greedy search for `generate`'s `custom_generate`; `generate` makes all arguments.
+    """Greedy search for `generate`'s `custom_generate`; `generate` makes all arguments but `pick`.
 
     Args:
         model: PaLI-3 or PaliGemma.
@@ -80,6 +86,7 @@ def greedy_search(
         logits_processor: changes of the scores.
         stopping_criteria: of each answer.
         generation_config: with `max_length`, tokens of prompt and answer together.
+        pick: chooses the next tokens; the likeliest by default.
         **model_kwargs: further inputs of the model; the cache.
 
     Returns:
@@ -105,9 +112,10 @@ def greedy_search(
         # the prompt's logits may be many
         del outputs
         logits = logits_processor(cast(torch.LongTensor, ids), logits)
-        answers[rows, length] = torch.where(going, logits.argmax(-1), answers[rows, length])
+        chosen = pick(logits, rows, length)  # [B']
+        answers[rows, length] = torch.where(going, chosen, answers[rows, length])
         if generation_config.return_dict_in_generate:
-            token_scores[rows, length] = going * (logits.amax(-1) - logits.logsumexp(-1))
+            token_scores[rows, length] = going * (logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1))
         ids = torch.cat([ids, answers[rows, length, None]], dim=1)
         length += 1
         going = going & ~stopping_criteria(ids, None)

@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, PreTrainedModel
 
 from openpali.data.images.lazy_image import image_key
 from openpali.eval.answering.sharded import is_sharded
 from openpali.eval.prompts.other_models import takes_prefixes
+from openpali.modeling.image_patches import encode_patches
 
 MEMORY = 2**30
 """Bytes of features that are kept: about 900 images at 224 px in float32, 110 at 896 px in bfloat16."""
@@ -41,20 +43,29 @@ class ImageFeatures:
         self.valid_kwargs = processor.image_processor.valid_kwargs
         self.batch_size, self.memory, self.used = batch_size, memory, 0
         self.kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        # rows and columns of patches, of images of any aspect ratio
+        self.any_aspect_ratio, self.shapes = processor.any_aspect_ratio, dict[bytes, tuple[int, int]]()
 
     def fetch_images(self, images: Any) -> Any:
         """The images; nothing has to be fetched."""
         return images
 
     def __call__(self, images: Sequence[Image.Image], **options: Any) -> BatchFeature:
-        """`pixel_values`: float[N, P, D], the features of these images under the key that a processor expects."""
+        """Features of these images under the keys that a processor expects.
+
+        Returns:
+            `pixel_values`: float[N, P, D]; of images of any aspect ratio padded, with `spatial_shapes`: int[N, 2].
+        """
         keys = [image_key(image) for image in images]
         found = {key: self.kept[key].to(self.model.device) for key in keys if key in self.kept}
         missing = {key: image for key, image in zip(keys, images) if key not in found}
         found |= self.encode(missing, options)
         for key in dict.fromkeys(keys):
             self.keep(key, found[key])
-        return BatchFeature({"pixel_values": torch.stack([found[key] for key in keys])})
+        data = {"pixel_values": pad_sequence([found[key] for key in keys], batch_first=True)}
+        if self.any_aspect_ratio:
+            data["spatial_shapes"] = torch.tensor([self.shapes[key] for key in keys])
+        return BatchFeature(data)
 
     def encode(self, images: dict[bytes, Image.Image], options: dict[str, Any]) -> dict[bytes, torch.Tensor]:
         """Features of images by key, float[P, D] each, on the model's device."""
@@ -64,7 +75,13 @@ class ImageFeatures:
             some = keys[start : start + self.batch_size]
             prepared = self.image_processor([images[key] for key in some], **{**options, "return_tensors": "pt"})
             pixels = prepared["pixel_values"].to(self.model.device, self.model.dtype)  # [N, 3, H, W]
-            found |= zip(some, encoder(pixel_values=pixels).last_hidden_state, strict=True)  # [N, P, D]
+            if not self.any_aspect_ratio:
+                found |= zip(some, encoder(pixel_values=pixels).last_hidden_state, strict=True)  # [N, P, D]
+                continue
+            shapes = prepared["spatial_shapes"]
+            rows = encode_patches(encoder, pixels, shapes.to(self.model.device)).last_hidden_state
+            for key, features, (height, width) in zip(some, rows, shapes.tolist(), strict=True):
+                self.shapes[key], found[key] = (height, width), features[: height * width]
         return found
 
     def keep(self, key: bytes, features: torch.Tensor) -> None:
@@ -101,6 +118,8 @@ def takes_features(model: PreTrainedModel, processor: Any) -> bool:
         return False
     if not takes_prefixes(processor) or "image_features" not in inspect.signature(model.forward).parameters:
         return False
+    if processor.any_aspect_ratio:
+        return True
     # features do not say how many rows of patches they have
     size = processor.image_processor.size
     return size["height"] == size["width"]

@@ -22,6 +22,7 @@ from openpali.modeling.auto import (
 from openpali.modeling.checkpoints import load_checkpoint, reading, shortened
 from openpali.modeling.dtypes import dtype_name, requested_dtype
 from openpali.modeling.four_bit import load_four_bit, read_quantization, save_quantization, silence_bitsandbytes
+from openpali.modeling.resolution import set_image_tokens
 from openpali.modeling.shipped import SHIPPED, shipped
 from openpali.modeling.transformers_versions import peft_refusal
 from openpali.modeling.user_errors import CheckpointError
@@ -34,7 +35,11 @@ ADAPTER_MARK, DORA_MARK = ".lora_", ".lora_magnitude_vector"
 
 
 def load_model(
-    name: str, device: str | None = None, dtype: str = "auto", incomplete: bool = False
+    name: str,
+    device: str | None = None,
+    dtype: str = "auto",
+    incomplete: bool = False,
+    image_tokens: int | None = None,
 ) -> tuple[PreTrainedModel, Any]:
     """Load any image-text-to-text checkpoint.
 
@@ -46,6 +51,7 @@ def load_model(
             read in it, and never held in another one; for a shipped checkpoint, float32. 4-bit weights compute in the
             type of their training.
         incomplete: accept missing weights, which are then random.
+        image_tokens: most tokens of an image of any aspect ratio; the checkpoint's own when None.
 
     Returns:
         Model and processor.
@@ -53,7 +59,8 @@ def load_model(
     Raises:
         OSError: there is no such checkpoint or device, weights are missing or not the model's, the base of adapters
             has moved, or a library is missing.
-        ValueError: there is no such type, or 4-bit weights are requested in another type than that of their training.
+        ValueError: there is no such type, or 4-bit weights are requested in another type than that of their training,
+            or `image_tokens` of square images.
     """
     if name in SHIPPED and dtype == "auto":
         # stored in 16 bits to be small; a CPU is faster in 32
@@ -74,6 +81,11 @@ def load_model(
         warn_slow(name, model, device)
     processor = load_processor(name)
     check_tokens(name, model, processor)
+    if image_tokens is not None:
+        try:
+            set_image_tokens(processor, image_tokens)
+        except ValueError as error:
+            raise ValueError(f"{name}, image_tokens: {error}") from error
     return model.eval(), processor
 
 

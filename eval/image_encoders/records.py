@@ -17,6 +17,9 @@ from openpali.data.sources import Source
 from openpali.eval.image_encoders.embedding import batches, pooled_features
 from openpali.eval.image_encoders.models import Encoder
 
+# sources that have a record for each image and language by default
+BY_LANGUAGE = ("xm3600",)
+
 
 @runtime_checkable
 class StreamedSource(Protocol):
@@ -123,6 +126,11 @@ def encode_source(
         name: {pooling: torch.cat(rows) for pooling, rows in kinds.items()} for name, kinds in chunks.items()
     }
     return data
+
+
+def one_record_an_image(spec: dict[str, Any]) -> dict[str, Any]:
+    """The spec of a source, whose images would otherwise be encoded once for each language."""
+    return {"by_image": True} | spec if spec.get("name") in BY_LANGUAGE else spec
 
 
 def records_of(

@@ -8,6 +8,7 @@ The sums of a metric:
 - CIDEr: the mean of the captions' scores. Document frequencies are those of the whole set; otherwise every caption's
   score would depend on the other examples of the resample;
 - BLEU: recomputed from matches and lengths; ROUGE-L: a mean;
+- pairs of questions and views of an object: drawn as a whole (`openpali.eval.intervals.clusters`);
 - mAP: recomputed from ranked boxes (`openpali.eval.intervals.average_precision`).
 
 A statistic that does not equal the metric's value on the whole set is dropped, and that key has no interval. So a
@@ -34,6 +35,7 @@ from openpali.eval.intervals.bootstrap import (
     ratio,
 )
 from openpali.eval.intervals.captions import caption_statistics
+from openpali.eval.intervals.clusters import pair_statistics, view_statistics
 from openpali.eval.intervals.regions import box_statistics, mask_statistics
 from openpali.eval.scoring.answer_metric import AnswerMetric, Reference, read_reference
 
@@ -111,6 +113,8 @@ def pope_statistics(name: str, rows: Rows) -> dict[str, Statistic]:
 STATISTICS: dict[str, Callable[[str, Rows], dict[str, Statistic]]] = {
     "detection": box_statistics,
     "captions": caption_statistics,
+    "multiview": view_statistics,
+    "pair_accuracy": pair_statistics,
     # the mean of its scores
     "cider": lambda name, rows: {},
     "pope": pope_statistics,

@@ -8,11 +8,12 @@ from typing import Any
 
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import credits_of
-from openpali.eval.answering.evaluate_task import TaskResult, score_predictions
+from openpali.eval.answering.evaluate_task import TaskResult, drop_duplicate_boxes, score_predictions
 from openpali.eval.answering.load_model import load_model
 from openpali.eval.answering.prediction_file import PredictionFile, file_signature
 from openpali.eval.answering.predictions import answer_examples
 from openpali.eval.answering.processes import Processes
+from openpali.eval.groups.report import Classifier, add_groups
 from openpali.eval.intervals.bootstrap import LEVEL, RESAMPLES, SEED
 from openpali.eval.intervals.by_metric import add_intervals
 from openpali.eval.measuring.measurement import Measurement, describe
@@ -29,25 +30,31 @@ class Options:
     Attributes:
         limit: number of examples; all when None.
         blank_images: measure the blind baseline (blank images) as well.
-        box_scores: rank boxes by the probability of their tokens.
+        box_scores: rank boxes, or weigh answers, by the probability of their tokens.
+        drop_duplicates: overlap above which a box that repeats a better one is left out; none is when None.
         device: of the model; the first accelerator, else the CPU, when None.
         dtype: of the model's weights; auto is the checkpoint's own.
         overwrite: delete predictions of an earlier run.
         incomplete: accept a checkpoint that lacks weights.
+        image_tokens: most tokens of an image of any aspect ratio; the checkpoint's when None.
         title: heading of the report; model and task when None.
         logs: lines of a training run's logs.jsonl, for the loss curve.
+        classifier: of the toxicity of answers, by group; None to leave it out.
         arguments: of the command line, for metrics.json.
     """
 
     limit: int | None = None
     blank_images: bool = False
     box_scores: bool = False
+    drop_duplicates: float | None = None
     device: str | None = None
     dtype: str = "auto"
     overwrite: bool = False
     incomplete: bool = False
+    image_tokens: int | None = None
     title: str | None = None
     logs: Sequence[Mapping[str, Any]] = ()
+    classifier: Classifier | None = None
     arguments: Mapping[str, Any] | None = None
 
 
@@ -68,7 +75,8 @@ def measure_model(
         The result in the first process, None in the others.
 
     Raises:
-        ValueError: predictions of other settings are in the folder, or the model has no prompt format.
+        ValueError: predictions of other settings are in the folder, the model has no prompt format, or no example has
+            a label of `groups`.
         OSError: there is no such checkpoint.
     """
     settings = prediction_settings(model, measurement, options)
@@ -79,7 +87,8 @@ def measure_model(
         for blank, name in ((False, "predictions"), (True, "predictions_blank"))
         if blank in kinds
     }
-    loaded = load_model(model, processes.device(options.device), options.dtype, options.incomplete)
+    device = processes.device(options.device)
+    loaded = load_model(model, device, options.dtype, options.incomplete, options.image_tokens)
     results = [
         predict_and_score(*loaded, measurement, options, dataset, stores[blank], blank, processes) for blank in kinds
     ]
@@ -87,6 +96,9 @@ def measure_model(
     if result is None:
         return None
     add_intervals(result, dataset.task.metric)
+    if measurement.groups:
+        add_groups(result, dataset.task.metric, measurement.groups, options.classifier)
+        stores[False].replace(result.predictions)
     if options.blank_images and results[1]:
         result.blank_metrics = results[1].metrics
     save_metrics(folder / "metrics.json", result, settings, dataset.task.metric, options)
@@ -130,6 +142,9 @@ def predict_and_score(
     )
     if not processes.main:
         return None
+    if options.drop_duplicates is not None:
+        dropped = drop_duplicate_boxes(rows, options.drop_duplicates)
+        print(f"Left out as repeated: {dropped} boxes of {len(rows)} answers", flush=True)
     result = score_predictions(dataset.task, rows)
     store.replace(result.predictions)
     return result
@@ -150,6 +165,8 @@ def prediction_settings(model: str, measurement: Measurement, options: Options) 
         settings["box_scores"] = True
     if options.dtype != "auto":
         settings["dtype"] = options.dtype
+    if options.image_tokens is not None:
+        settings["image_tokens"] = options.image_tokens
     if measurement.max_length is not None:
         settings["max_length"] = measurement.max_length
     prompts = prompt_format(checkpoint_config(model).model_type)
@@ -167,6 +184,7 @@ def save_metrics(path: Path, result: TaskResult, settings: dict[str, Any], metri
         "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
         "blank_metrics": result.blank_metrics and json_numbers(result.blank_metrics),
         "notes": result.notes,
+        "groups": result.groups,
         "settings": settings | {"limit": options.limit, "arguments": dict(options.arguments or {})},
     }
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -177,7 +195,11 @@ def report_settings(measurement: Measurement, options: Options, skipped: int) ->
     settings: dict[str, str | int] = {"source": describe(measurement.source), "task": describe(measurement.task)}
     settings["decoding"] = "greedy" if measurement.num_beams == 1 else f"{measurement.num_beams} beams"
     if options.box_scores:
-        settings["box confidence"] = "probability of the box's tokens"
+        settings["confidence"] = "probability of the tokens"
+    if options.drop_duplicates is not None:
+        settings["repeated boxes left out"] = f"above an IoU of {options.drop_duplicates:g}"
     if options.dtype != "auto":
         settings["weights"] = options.dtype
+    if options.image_tokens is not None:
+        settings["tokens of an image"] = f"{options.image_tokens} at most"
     return settings | ({"skipped records": skipped} if skipped else {})

@@ -25,6 +25,7 @@ class Measurement:
         max_length: tokens of a prompt, for openpali's processors; all when None.
         batch_size: examples a batch; changes no score.
         seed: of the choices that the task draws.
+        groups: labels of the examples by which they are scored as well, such as `age`.
     """
 
     source: dict[str, Any]
@@ -33,6 +34,7 @@ class Measurement:
     max_length: int | None = None
     batch_size: int = 32
     seed: int = 0
+    groups: tuple[str, ...] = ()
 
 
 def read_measurement(
@@ -45,6 +47,7 @@ def read_measurement(
     num_beams: int | None = None,
     batch_size: int | None = None,
     seed: int | None = None,
+    groups: str | None = None,
 ) -> Measurement:
     """Make a `Measurement`; arguments override the configuration.
 
@@ -58,6 +61,7 @@ def read_measurement(
         num_beams: the configuration's, else greedy, when left out.
         batch_size: likewise, else 32.
         seed: likewise, else 0.
+        groups: labels with commas between them; the configuration's, else none, when left out.
 
     Raises:
         ValueError: something is missing or no mapping; `ConfigError` is one.
@@ -80,7 +84,16 @@ def read_measurement(
         max_length=given.get("max_length"),
         batch_size=batch_size or given.get("per_device_eval_batch_size") or 32,
         seed=given.get("seed") or 0 if seed is None else seed,
+        groups=read_groups(groups if groups is not None else given.get("groups")),
     )
+
+
+def read_groups(groups: str | list[str] | None) -> tuple[str, ...]:
+    """Names of labels, of a text with commas or a list of texts. Raises ValueError for anything else."""
+    names = groups.split(",") if isinstance(groups, str) else groups or []
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(f"--groups takes labels with commas between them, such as age,gender, not {groups!r}")
+    return tuple(dict.fromkeys("+".join(part.strip() for part in name.split("+")) for name in names))
 
 
 def read_config(name: str, models: Sequence[str]) -> dict[str, Any]:

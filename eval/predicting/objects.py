@@ -11,7 +11,8 @@ from openpali.data.masks.mask_tokenizer import codec_of, load_codec
 from openpali.data.masks.rle import decode_rle, encode_rle
 from openpali.eval.answering.confidence import box_confidences
 from openpali.eval.answering.decoding import Answer
-from openpali.modeling.location_tokens import LocatedBox, parse_detections
+from openpali.eval.scoring.detection_reward import drop_duplicates
+from openpali.modeling.location_tokens import NOISE, LocatedBox, parse_detections, without_confidences
 from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
 from openpali.modeling.segmentation_tokens import parse_segmentations
 
@@ -42,8 +43,16 @@ class MaskReader:
         return self.codec
 
 
-def find_objects(answer: Answer, image: Image.Image, masks: MaskReader) -> tuple[list[dict[str, Any]], Rejections]:
+def find_objects(
+    answer: Answer, image: Image.Image, masks: MaskReader, overlap: float | None = None
+) -> tuple[list[dict[str, Any]], Rejections]:
     """Objects of an answer with their confidences; see `parse_answer`.
+
+    Args:
+        answer: of a model.
+        image: that it is about.
+        masks: reads masks.
+        overlap: above which a box that repeats a more confident one of its label is left out.
 
     Returns:
         Objects as of `parse_answer`, with `confidence` in [0, 1] where the answer has its tokens, else None; and
@@ -54,7 +63,17 @@ def find_objects(answer: Answer, image: Image.Image, masks: MaskReader) -> tuple
     else:
         found, rejected = parse_answer(answer.text, image, masks.codec_for(answer.text))
     known = [None] * len(found) if answer.tokens is None else box_confidences(answer.tokens, found)
-    return [one | {"confidence": confidence} for one, confidence in zip(found, known, strict=True)], rejected
+    found = [one | {"confidence": confidence} for one, confidence in zip(found, known, strict=True)]
+    if noise := sum(one["label"] == NOISE for one in found):
+        found = [one for one in found if one["label"] != NOISE]
+        rejected = [*rejected, (NOISE, f"boxes with the label of boxes on nothing: {noise}")]
+    return found if overlap is None else without_duplicates(found, overlap), rejected
+
+
+def without_duplicates(found: list[dict[str, Any]], iou: float) -> list[dict[str, Any]]:
+    """Objects whose boxes repeat no more confident one of the same label."""
+    ranked = [{"box": one["box"], "label": one["label"], "score": one["confidence"], "of": one} for one in found]
+    return [one["of"] for one in drop_duplicates(ranked, iou)]
 
 
 def parse_answer(
@@ -67,7 +86,7 @@ def parse_answer(
         codec; and malformed parts with the reason.
     """
     found, rejected = [], []
-    for part in answer.split(";") if "<loc" in answer else ():
+    for part in without_confidences(answer).split(";") if "<loc" in answer else ():
         # a referring answer has a box without a label
         boxes, masks = parse_detections(part, labelled=False), parse_segmentations(part)
         if masks.masks and codec is not None:

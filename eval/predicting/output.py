@@ -29,17 +29,19 @@ class Output:
         several: each answer is headed by its image and prompt.
         drawings: of each answer, by image and prompt: the path, and whether to draw an answer without objects.
         masks: of each answer, likewise: the folder of its masks.
+        drop_duplicates: overlap above which a box that repeats another is left out; none is when None.
     """
 
     json: bool
     several: bool
     drawings: dict[tuple[str, str], tuple[Path, bool]]
     masks: dict[tuple[str, str], Path]
+    drop_duplicates: float | None = None
 
     def write(self, picture: Picture, prompt: str, answer: Answer, reader: MaskReader) -> None:
         """Print an answer with its objects, and write what is wanted of it. A clip is drawn on its first frame."""
         image, key = picture.images[0], (picture.path, prompt)
-        found, rejected = find_objects(answer, image, reader)
+        found, rejected = find_objects(answer, image, reader, self.drop_duplicates)
         drawing, always = self.drawings.get(key, (None, False))
         drawing = drawing if found or always else None
         lines = [answer.text, *(format_object(one, image) for one in found)]
@@ -79,7 +81,12 @@ def say(*lines: str) -> None:
 
 
 def plan_output(
-    paths: Sequence[str], prompts: Sequence[str], save: Path | None, masks: Path | None, as_json: bool
+    paths: Sequence[str],
+    prompts: Sequence[str],
+    save: Path | None,
+    masks: Path | None,
+    as_json: bool,
+    drop_duplicates: float | None = None,
 ) -> Output:
     """Plan the names of all drawings and folders of masks.
 
@@ -107,7 +114,7 @@ def plan_output(
     elif not several and not as_json:
         drawings = {keys[0]: (Path(f"{names[0]}.png"), False)}
     folders = {} if masks is None else {key: masks / name if several else masks for key, name in zip(keys, names)}
-    return Output(as_json, several, drawings, folders)
+    return Output(as_json, several, drawings, folders, drop_duplicates)
 
 
 def names_file(path: Path) -> bool:

@@ -140,6 +140,7 @@ BARE, CHAT = PromptAdapter("bare", bare_prompt), PromptAdapter("chat", chat_prom
 ADAPTERS = {
     "pali3": BARE,
     "paligemma": BARE,
+    "paligemma_naflex": BARE,
     "florence2": PromptAdapter("florence2", florence_prompt, read_florence, one_image=True),
     "chameleon": PromptAdapter("chameleon", chameleon_prompt),
     "kosmos-2": PromptAdapter("kosmos-2", kosmos_prompt, read_kosmos, one_image=True),

@@ -18,7 +18,14 @@ from openpali.eval.report.confusion import confusion_table
 from openpali.eval.report.curves import draw_curves
 from openpali.eval.report.drawing import PREDICTED_COLOUR, TRUE_COLOUR
 from openpali.eval.report.layers import reduced
-from openpali.eval.report.values import card_kind, format_interval, format_metric_name, format_value, shown_number
+from openpali.eval.report.values import (
+    card_kind,
+    format_interval,
+    format_metric_name,
+    format_points,
+    format_value,
+    shown_number,
+)
 
 BUDGET = 4_000_000  # bytes of all cards of a page, which mail and phones still take
 WORST, BEST = 40, 20  # examples of a task
@@ -75,6 +82,7 @@ def write_page(path: str | Path, template: str, **content: Any) -> Path:
         loader=FileSystemLoader(Path(__file__).parents[1]), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"value": format_value, "interval": format_interval, "metric_name": format_metric_name}
+    environment.filters |= {"points": format_points}
     script = content.get("script", "")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     values = {"true_colour": TRUE_COLOUR, "predicted_colour": PREDICTED_COLOUR, "long": LONG, "digest": digest}

@@ -37,6 +37,11 @@ def format_interval(ends: tuple[float, float], key: str) -> str:
     return f"{low.removesuffix(' %')} – {high}"
 
 
+def format_points(difference: float, key: str) -> str:
+    """A difference of two scores as text: of shares in percentage points."""
+    return format_value(difference, key).replace(" %", " points")
+
+
 def is_cider(key: str) -> bool:
     """Whether a metric is CIDEr, of all captions or of those of a type."""
     return "cider" in key.split("_")

@@ -16,10 +16,12 @@ class DocumentedMetric(evaluate.Metric):
     Attributes:
         documentation: description, citation, and arguments with results.
         columns: features of `predictions` and `references`.
+        by_confidence: it also takes `confidences`, a number in [0, 1] for each prediction.
     """
 
     documentation: ClassVar[tuple[str, str, str]]
     columns: ClassVar[dict[str, Any]]
+    by_confidence: ClassVar[bool] = False
 
     def _info(self) -> evaluate.MetricInfo:
         description, citation, inputs = self.documentation

@@ -34,7 +34,8 @@ class CaptionTokens:
         """`labels` int[N, L] and `label_weights` float[N, L], which are 0 on prompts and padding."""
         shape = len(texts), self.text_length
         labels, weights = torch.full(shape, int(self.config.pad_token_id or 0)), torch.zeros(shape)
-        kinds = controls or ["none"] * len(texts)
+        free: Controls = "none"
+        kinds = controls or [free] * len(texts)
         for row, (prompt, text, kind) in enumerate(zip(prompts, texts, kinds, strict=True)):
             ids, given = self.encode(prompt, text, kind)
             labels[row, : len(ids)] = torch.tensor(ids)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from transformers import PreTrainedConfig, SiglipVisionConfig
+from transformers.configuration_utils import SubConfigSpec
 
 
 class CaptionDecoderConfig(PreTrainedConfig):
@@ -95,7 +96,10 @@ class CaptionerConfig(PreTrainedConfig):
     ```"""
 
     model_type = "captioner"
-    sub_configs_defaults = {"vision_config": SiglipVisionConfig, "decoder_config": CaptionDecoderConfig}
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(config_class=SiglipVisionConfig),
+        "decoder_config": SubConfigSpec(config_class=CaptionDecoderConfig),
+    }
 
     # given as a dict or a configuration, a configuration after construction
     vision_config: Any = None

@@ -41,7 +41,7 @@ class Captioner(PreTrainedModel):
     config_class = CaptionerConfig
     base_model_prefix = "captioner"
     main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     _no_split_modules = ["SiglipEncoderLayer", "CaptionBlock"]

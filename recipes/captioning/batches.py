@@ -17,6 +17,7 @@ from openpali.data.images.preprocess import FastImageProcessor
 from openpali.data.tasks import Task
 from openpali.modeling.captioner.caption_tokens import CaptionTokens
 from openpali.modeling.captioner.configuration_captioner import CaptionDecoderConfig
+from openpali.modeling.control_tokens import Controls
 from openpali.recipes.stages.task_bases import WrappedTask
 
 DRAW = "caption_draw"
@@ -112,7 +113,7 @@ class CaptionInputs:
         Prefixes are given and not predicted: their weight is 0, and they are not masked. `parallel` is left out where
         all texts are causal.
         """
-        controls = [example.controls for example in examples]
+        controls: list[Controls] = [example.controls for example in examples]
         prefixes, texts = [example.prefix for example in examples], [example.suffix for example in examples]
         labels, weights = self.tokens(prefixes, texts, controls)
         inputs = labels.roll(1, 1)

@@ -31,7 +31,9 @@ def check_shares(shares: dict[str, Any]) -> dict[str, float]:
     for name, share in shares.items():
         if name not in LOCATION_TASKS:
             known = ", ".join(LOCATION_TASKS)
-            raise ConfigError(f"location_tasks: {name!r} is none of {known}{nearest(name, LOCATION_TASKS)}")
+            raise ConfigError(
+                f"location_tasks: {name!r} is none of {known}{nearest(name, dict.fromkeys(LOCATION_TASKS))}"
+            )
         if isinstance(share, bool) or not isinstance(share, int | float) or share < 0:
             raise ConfigError(f"location_tasks: the share of {name} is a number from 0 up, not {share!r}")
     if shares and not any(shares.values()):

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedConfig
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig
 
 from openpali.eval.answering.load_model import ADAPTER_CONFIG, find_base
 from openpali.modeling.auto import MODELS
 from openpali.modeling.checkpoints import load_config, reading
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.modeling.four_bit import read_quantization
+from openpali.modeling.image_patches import is_naflex, most_image_tokens
 from openpali.modeling.processing_tokenizer import IMAGE_TOKEN
 from openpali.modeling.transformers_versions import peft_refusal
 from openpali.modeling.user_errors import CheckpointError
@@ -47,8 +48,8 @@ class CheckpointFacts:
         parameters: by component.
         total: of parameters.
         dtypes: number of values on disk by type; empty where the weights are not here.
-        resolution: side of an image in pixels.
-        image_tokens: of one image.
+        resolution: side of an image in pixels; None for images of any aspect ratio.
+        image_tokens: of one image; of images of any aspect ratio the most.
         vocabulary: rows of the embedding table.
         tokens: of the tokenizer.
         special_tokens: of location and segmentation tokens, the fields of `TokenRows`; of `<image>`, its id.
@@ -131,13 +132,24 @@ def add_shape(facts: CheckpointFacts, config: Any) -> None:
         return
     images = vision or (config if hasattr(config, "patch_size") else None)
     side = getattr(images, "image_size", None)
-    if isinstance(side, int):
+    if images is not None and is_naflex(images):
+        facts.image_tokens = most_tokens(facts.model, images)
+    elif isinstance(side, int):
         facts.resolution = side
         facts.image_tokens = (side // images.patch_size) ** 2  # type: ignore[union-attr]
     words = text or (config if hasattr(config, "vocab_size") else None)
     if words is not None:
         facts.vocabulary = getattr(words, "vocab_size", None)
         facts.text_model = words.model_type if text else None
+
+
+def most_tokens(name: str, vision: Any) -> int:
+    """The most tokens of an image of any aspect ratio: its processor's, else those of the encoder's training."""
+    try:
+        with reading(name):
+            return int(AutoImageProcessor.from_pretrained(name).max_num_patches)  # type: ignore[attr-defined]
+    except (CheckpointError, AttributeError):
+        return most_image_tokens(vision)
 
 
 def built(name: str) -> Any:

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+
+from openpali.modeling.image_patches import is_naflex, most_image_tokens
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,18 @@ def empty_images(vision: Any, examples: int) -> torch.Tensor:
     return torch.empty(examples, 3, vision.image_size, vision.image_size)
 
 
+def image_features(tower: Any, vision: Any, examples: int) -> torch.Tensor:
+    """Features of one image an example, float[examples, tokens, D]; of any aspect ratio the most tokens."""
+    if not is_naflex(vision):
+        return tower(empty_images(vision, examples)).last_hidden_state
+    tokens = most_image_tokens(vision)
+    patches = torch.empty(examples, tokens, vision.num_channels * vision.patch_size**2)
+    mask = torch.zeros(examples, 1, tokens, tokens, dtype=torch.bool)
+    # the encoder reads the numbers, which a tensor without memory has not
+    shapes: Any = np.array([[1, tokens]] * examples)
+    return tower(pixel_values=patches, pixel_attention_mask=mask, spatial_shapes=shapes).last_hidden_state
+
+
 def token_ids(examples: int, length: int) -> torch.Tensor:
     """int[examples, length]."""
     return torch.zeros(examples, length, dtype=torch.long)
@@ -39,7 +54,7 @@ def token_ids(examples: int, length: int) -> torch.Tensor:
 def paligemma_step(model: Any, examples: int, lengths: Lengths) -> torch.Tensor:
     """PaliGemma's hidden states of the target."""
     parts, text = model.model, model.config.text_config
-    features = parts.vision_tower(empty_images(model.config.vision_config, examples)).last_hidden_state
+    features = image_features(parts.vision_tower, model.config.vision_config, examples)
     tokens = parts.multi_modal_projector(features)
     embedded = parts.language_model.embed_tokens(token_ids(examples, lengths.prompt + lengths.target))
     sequence = torch.cat([tokens.to(embedded), embedded], dim=1)
@@ -54,9 +69,9 @@ def paligemma_step(model: Any, examples: int, lengths: Lengths) -> torch.Tensor:
 def pali3_step(model: Any, examples: int, lengths: Lengths) -> torch.Tensor:
     """PaLI-3's hidden states of the target."""
     encoder, vision = model.model.encoder, model.config.vision_config
-    features = encoder.vision_tower(empty_images(vision, examples)).last_hidden_state
-    side = vision.image_size // vision.patch_size
-    tokens = encoder.project(features, side, side)
+    features = image_features(encoder.vision_tower, vision, examples)
+    # positions of the projected tokens have the same shape for every grid
+    tokens = encoder.project(features, 1, features.shape[1])
     embedded = encoder.get_input_embeddings()(token_ids(examples, lengths.prompt))
     sequence = torch.cat([tokens.to(embedded), embedded], dim=1)
     return sequence_to_sequence(encoder.text_encoder, model.model.decoder, sequence, lengths)
@@ -104,6 +119,7 @@ def image_step(model: Any, examples: int, lengths: Lengths) -> Any:
 
 STEPS: dict[str, Callable[[Any, int, Lengths], Any]] = {
     "paligemma": paligemma_step,
+    "paligemma_naflex": paligemma_step,
     "pali3": pali3_step,
     "contrastive": contrastive_step,
     "classification": image_step,

@@ -43,6 +43,8 @@ def lines(facts: CheckpointFacts) -> Iterator[str]:
     if facts.resolution:
         tokens = f", {facts.image_tokens:,} tokens an image" if facts.image_tokens else ""
         yield row("resolution", f"{facts.resolution} px{tokens}")
+    elif facts.image_tokens:
+        yield row("resolution", f"any aspect ratio, at most {facts.image_tokens:,} tokens an image")
     if facts.vocabulary:
         known = f", {facts.tokens:,} tokens in the tokenizer" if facts.tokens else ""
         yield row("vocabulary", f"{facts.vocabulary:,} rows{known}")

@@ -4,6 +4,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from openpali.modeling.configuration_paligemma import PALIGEMMA_TYPES
+from openpali.modeling.image_patches import most_image_tokens
 from openpali.recipes.costs.forward_passes import Lengths
 
 
@@ -84,9 +86,9 @@ def stacks_of(kind: str, config: Any, lengths: Lengths) -> list[Stack]:
     if kind == "denoise":
         return encoder_decoder(config, 0, lengths)
     vision = config.vision_config
-    if kind in ("pali3", "paligemma"):
+    if kind in ("pali3", *PALIGEMMA_TYPES):
         tower = image_stack(vision, "vision_tower")
-        make = decoder_only if kind == "paligemma" else text_stacks
+        make = text_stacks if kind == "pali3" else decoder_only
         return [tower, *make(config.text_config, tower.tokens, vision.hidden_size, lengths)]
     tower = image_stack(vision, "vision_model")
     if kind != "contrastive":
@@ -99,7 +101,7 @@ def stacks_of(kind: str, config: Any, lengths: Lengths) -> list[Stack]:
 
 def image_stack(vision: Any, name: str) -> Stack:
     """SigLIP's image encoder, without the pooling head: one query for all tokens."""
-    tokens, width = (vision.image_size // vision.patch_size) ** 2, vision.hidden_size
+    tokens, width = most_image_tokens(vision), vision.hidden_size
     products = tokens * 3 * vision.patch_size**2 * width
     mlp = vision.intermediate_size
     return Stack(name, vision.num_hidden_layers, tokens, width, width, width, mlp, products=products)

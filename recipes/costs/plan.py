@@ -15,10 +15,11 @@ from transformers import AutoTokenizer, PreTrainedConfig, SiglipConfig
 
 from openpali import Pali3Config
 from openpali.data.files.config import CONFIGS, ConfigError, as_dict, find_config
-from openpali.modeling.auto import checkpoint_config
+from openpali.modeling.auto import checkpoint_config, load_processor
 from openpali.modeling.checkpoints import load_config
 from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.configuration_paligemma import paligemma_preset
+from openpali.modeling.image_patches import is_naflex
 from openpali.modeling.shipped import shipped
 from openpali.recipes import classification, contrastive, denoise, dense, mask_vqvae, pretrain, transfer
 from openpali.recipes.costs.forward_passes import Lengths
@@ -102,7 +103,7 @@ def plan_transfer(line: list[str]) -> TrainingPlan:
     """Fine-tuning of a checkpoint, whose resolution picks a block of the configuration."""
     classes, below = RECIPES["transfer"], {"output_dir": "outputs/costs"}
     given = read_values(classes, line).values
-    if given["model"] and not given["resolution"]:
+    if given["model"] and not given["resolution"] and not is_naflex(config_of(given["model"]).vision_config):
         line = [*line, "--resolution", str(config_of(given["model"]).vision_config.image_size)]
     if "--config" not in line or not given["per_device_train_batch_size"]:
         below["per_device_train_batch_size"] = CUSTOM_BATCH  # pyright: ignore[reportArgumentType]
@@ -112,7 +113,7 @@ def plan_transfer(line: list[str]) -> TrainingPlan:
     built = parse(classes, line, below, resolution_keys(classes, line))
     args, adapters, run = built[0], built[-2], built[-1]
     config = config_of(args.model)
-    config.vision_config.image_size = args.resolution or config.vision_config.image_size
+    plan_images(config, "resolution", args.resolution, args.image_tokens, args.model)
     target = args.suffix_max_length or as_dict(args.task, "task").get("max_new_tokens")
     lengths = Lengths(args.max_length or ASSUMED, target or ASSUMED)
     assumed = not (args.max_length and target)
@@ -152,9 +153,34 @@ def start_config(args: StartArguments) -> Any:
             config = preset_with(args.preset, changes)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if args.image_size is not None:
-        config.vision_config.image_size = args.image_size
+    plan_images(config, "image_size", args.image_size, args.image_tokens, args.model)
     return config
+
+
+def plan_images(config: Any, option: str, size: int | None, tokens: int | None, model: str | None) -> None:
+    """Set the size of images in a configuration: pixels, or the most tokens of one of any aspect ratio.
+
+    Args:
+        config: of a PaLI model.
+        option: name of `size`.
+        size: side in pixels; the configuration's when None.
+        tokens: the processor's of `model`, else a square image's of the encoder's training, when None.
+        model: folder of the checkpoint, if there is one.
+
+    Raises:
+        ConfigError: pixels for images of any aspect ratio, or tokens for square ones.
+    """
+    if is_naflex(config.vision_config):
+        if size is not None:
+            raise ConfigError(
+                f"{option}: images of any aspect ratio have no side in pixels: give image_tokens instead"
+            )
+        own = load_processor(model).image_seq_length if tokens is None and model and is_here(model) else None
+        config.vision_config.image_tokens = tokens or own or config.vision_config.num_patches
+    elif tokens is not None:
+        raise ConfigError(f"image_tokens: the model makes every image a square: leave it out, or give {option}")
+    else:
+        config.vision_config.image_size = size or config.vision_config.image_size
 
 
 def preset_with(name: str, changes: dict[str, Any]) -> Pali3Config:

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, SiglipForImageClassification
 
 from openpali.modeling.auto import model_class
+from openpali.modeling.image_patches import most_image_tokens
 from openpali.modeling.modeling_siglip import SiglipForContrastiveLearning
 from openpali.modeling.token_loss import CHUNK_LOGITS
 from openpali.recipes.costs.activation_memory import Kept, all_configs, kept_bytes, shallow, stack_sizes
@@ -106,8 +107,8 @@ def single_gpu_overhead(plan: TrainingPlan, model: PreTrainedModel) -> float:
     head: Any = model.get_output_embeddings()
     found = max((2.0 * p.numel() for p in four_bit_weights(plan, model)), default=0.0)
     if plan.kind == "pali3" and plan.config.text_config.model_type == "t5" and plan.adapters.peft == "none":
-        vision, text = plan.config.vision_config, plan.config.text_config
-        tokens = (vision.image_size // vision.patch_size) ** 2 + plan.lengths.prompt
+        text = plan.config.text_config
+        tokens = most_image_tokens(plan.config.vision_config) + plan.lengths.prompt
         # the gradient of relative positions; the positions themselves count as activations
         found += 4.0 * text.num_heads * tokens**2
     if head is None:

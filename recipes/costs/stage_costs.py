@@ -21,6 +21,7 @@ The model is built on the meta device, so that parameters take no memory. For te
 from dataclasses import dataclass
 
 from openpali.data.files.config import ConfigError
+from openpali.modeling.image_patches import most_image_tokens
 from openpali.recipes.costs.activation_memory import Kept
 from openpali.recipes.costs.layer_flops import stacks_of
 from openpali.recipes.costs.plan import TrainingPlan
@@ -206,7 +207,7 @@ def stage_costs(plan: TrainingPlan, kept: tuple[Kept, Kept] | None = None) -> tu
         kept=kept,
         checkpointing=checkpointing,
         flops=sum(s.flops(s.name in whole, s.has_gradients(trainable), checkpointing) for s in stacks),
-        image_tokens=(vision.image_size // vision.patch_size) ** 2 if vision else 0,
+        image_tokens=most_image_tokens(vision) if vision else 0,
         text_tokens=plan.lengths.prompt * plan.lengths.texts,
         target_tokens=plan.lengths.target,
         assumed=plan.assumed,

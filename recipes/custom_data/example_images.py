@@ -21,7 +21,7 @@ def draw_examples(
     path: Path,
     examples: Sequence[Example],
     processor: Any,
-    size: int,
+    size: int | None,
     max_length: int | None = None,
     suffix_max_length: int | None = None,
 ) -> Path:
@@ -31,7 +31,7 @@ def draw_examples(
         path: of the PNG file.
         examples: training examples.
         processor: of the model; resizes images and counts tokens.
-        size: side of the model's images in pixels.
+        size: side of the model's images in pixels; None for images of any aspect ratio.
         max_length: tokens of a prompt.
         suffix_max_length: tokens of a target.
 
@@ -44,7 +44,8 @@ def draw_examples(
     rows = -(-len(examples) // COLUMNS)
     figure = Figure(figsize=(3.2 * COLUMNS, 4.5 * rows + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(f"Training examples as the model sees them: {size} x {size} pixels", fontsize=13)
+    images = f"{processor.image_seq_length} tokens an image at most" if size is None else f"{size} x {size} pixels"
+    figure.suptitle(f"Training examples as the model sees them: {images}", fontsize=13)
     axes: Any = figure.subplots(rows, COLUMNS, squeeze=False)
     for place, axis in enumerate(axes.flat):
         axis.set_axis_off()
@@ -58,7 +59,7 @@ def draw_examples(
     return path
 
 
-def model_view(example: Example, processor: Any, size: int) -> Image.Image:
+def model_view(example: Example, processor: Any, size: int | None) -> Image.Image:
     """The first images of an example side by side, resized as for the model and enlarged; objects on the first."""
     shown = [model_image(image, processor, size) for image in example.images[:FRAMES]]
     masks = list(example.masks) or [None] * len(example.boxes)
@@ -71,11 +72,17 @@ def model_view(example: Example, processor: Any, size: int) -> Image.Image:
     return whole
 
 
-def model_image(image: Image.Image, processor: Any, size: int) -> Image.Image:
+def model_image(image: Image.Image, processor: Any, size: int | None) -> Image.Image:
     """An image as the model gets it: resized, its normalisation undone."""
     to_pixels = processor.image_processor
-    options = {"size": {"height": size, "width": size}, "return_tensors": "np"}
-    values = np.asarray(to_pixels(images=[image], **options)["pixel_values"][0], np.float32)
+    options: dict[str, Any] = {"size": {"height": size, "width": size}} if size else {}
+    found = to_pixels(images=[image], **options, return_tensors="np")
+    values = np.asarray(found["pixel_values"][0], np.float32)
+    if size is None:
+        rows, columns = map(int, found["spatial_shapes"][0])
+        side = to_pixels.patch_size
+        patches = values[: rows * columns].reshape(rows, columns, side, side, 3)
+        values = patches.transpose(4, 0, 2, 1, 3).reshape(3, rows * side, columns * side)
     mean, std = (np.array(x, np.float32)[:, None, None] for x in (to_pixels.image_mean, to_pixels.image_std))
     pixels = np.clip((values * std + mean) * 255, 0, 255).round().astype(np.uint8)
     return Image.fromarray(pixels.transpose(1, 2, 0))

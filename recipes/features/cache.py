@@ -25,6 +25,7 @@ from openpali.data.files.config import ConfigError
 from openpali.data.images.lazy_image import ImageFiles, image_key
 from openpali.data.images.preprocess import with_fast_images
 from openpali.data.mixture import TaskDataset
+from openpali.modeling.image_patches import is_naflex, most_image_tokens
 from openpali.recipes.features.examples import CachedCollator, CachedExamples, Reading, loader_of, read_once
 from openpali.recipes.features.store import FeatureStore, RecordForm, bytes_of, format_bytes
 from openpali.recipes.run.arguments import RunArguments
@@ -105,7 +106,9 @@ def open_store(model: PreTrainedModel, collator: Collator, run: RunArguments) ->
     tower, vision = image_encoder(model), model.config.vision_config
     floating = [parameter.dtype for parameter in tower.parameters() if parameter.is_floating_point()]
     dtype = autocast_dtype(run) or floating[-1]
-    form = RecordForm((vision.image_size // vision.patch_size) ** 2, vision.hidden_size, dtype)
+    any_ratio = is_naflex(vision)
+    tokens = collator.processor.image_seq_length if any_ratio else most_image_tokens(vision)
+    form = RecordForm(tokens, vision.hidden_size, dtype, any_ratio)
     images = collator.processor.image_processor
     about = {
         "format": FORMAT,
@@ -179,18 +182,21 @@ class MissingImages(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, number: int) -> tuple[list[bytes], torch.Tensor]:
+    def __getitem__(self, number: int) -> tuple[list[bytes], dict[str, torch.Tensor]]:
         index = self.indices[number]
         images = self.examples[index].images
         missing = [images[position] for position in self.positions[index]]
         processor = with_fast_images(self.collator.processor, self.collator.exact_images)
-        pixels = processor.image_processor(missing, return_tensors="pt")["pixel_values"]
-        return [image_key(image) for image in missing], pixels
+        return [image_key(image) for image in missing], dict(processor.image_processor(missing, return_tensors="pt"))
 
 
-def collate_images(items: Sequence[tuple[list[bytes], torch.Tensor]]) -> tuple[list[bytes], torch.Tensor]:
-    """Keys and pixels of several examples, concatenated."""
-    return [key for keys, _ in items for key in keys], torch.cat([pixels for _, pixels in items])
+def collate_images(
+    items: Sequence[tuple[list[bytes], dict[str, torch.Tensor]]],
+) -> tuple[list[bytes], dict[str, torch.Tensor]]:
+    """Keys and inputs of the encoder of several examples, concatenated."""
+    names = items[0][1]
+    inputs = {name: torch.cat([one[name] for _, one in items]) for name in names}
+    return [key for keys, _ in items for key in keys], inputs
 
 
 def fill(store: FeatureStore, missing: MissingImages, model: PreTrainedModel, run: RunArguments) -> None:
@@ -207,8 +213,9 @@ def fill(store: FeatureStore, missing: MissingImages, model: PreTrainedModel, ru
     try:
         with store.writer() as writer, torch.no_grad(), autocast:
             progress = tqdm(loader, "Image features", disable=run.process_index > 0 or not len(missing))
-            for keys, pixels in raise_caught(progress):
-                writer.add(keys, tower(pixel_values=pixels.to(run.device)).last_hidden_state)
+            for keys, inputs in raise_caught(progress):
+                inputs = {name: tensor.to(run.device) for name, tensor in inputs.items()}
+                writer.add(keys, tower(**inputs).last_hidden_state, inputs.get("spatial_shapes"))
     except OSError as error:
         if disk_is_full(error, store.folder):
             raise ConfigError(f"the disk of {store.folder} is full: make room, or set feature_cache: off") from error

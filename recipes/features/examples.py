@@ -131,8 +131,14 @@ class StoredFeatures:
         return images
 
     def __call__(self, images: Sequence[Image.Image], **options: Any) -> BatchFeature:
-        """`pixel_values`: float[n, tokens, width], the features under the key that processors expect."""
-        return BatchFeature({"pixel_values": self.store.read([image.info[PLACE] for image in images])})
+        """`pixel_values`: float[n, tokens, width], the features under the key that processors expect; of images of
+        any aspect ratio with padding, and `spatial_shapes`: int[n, 2].
+        """
+        places = [image.info[PLACE] for image in images]
+        data = {"pixel_values": self.store.read(places)}
+        if self.store.form.with_shape:
+            data["spatial_shapes"] = self.store.read_shapes(places)
+        return BatchFeature(data)
 
 
 class CachedCollator:

@@ -24,6 +24,9 @@ from openpali.data.images.lazy_image import KEY_BYTES
 
 # part and record
 Place = tuple[int, int]
+# rows and columns of an image of any aspect ratio, behind its features
+SHAPE = 2
+SHAPE_BYTES = SHAPE * torch.int64.itemsize
 
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:
@@ -33,16 +36,29 @@ def bytes_of(tensor: torch.Tensor) -> memoryview:
 
 @dataclass(frozen=True)
 class RecordForm:
-    """Shape and dtype of the features of one image."""
+    """Shape and dtype of the features of one image.
+
+    Attributes:
+        tokens: of an image; of one of any aspect ratio the most, padding included.
+        width: of the image encoder.
+        dtype: of the features.
+        with_shape: whether rows and columns of the image's patches follow the features.
+    """
 
     tokens: int
     width: int
     dtype: torch.dtype
+    with_shape: bool = False
+
+    @property
+    def values(self) -> int:
+        """Bytes of the features."""
+        return self.tokens * self.width * self.dtype.itemsize
 
     @property
     def size(self) -> int:
         """Bytes of a record."""
-        return self.tokens * self.width * self.dtype.itemsize
+        return self.values + SHAPE_BYTES * self.with_shape
 
     def describe(self) -> str:
         """Shape and dtype, for messages."""
@@ -88,8 +104,15 @@ class FeatureStore:
         batch = torch.empty(len(places), self.form.tokens, self.form.width, dtype=self.form.dtype)
         rows = batch.view(len(places), -1).view(torch.uint8).numpy()
         for row, (part, record) in zip(rows, places):
-            row[:] = self.records[part][record]
+            row[:] = self.records[part][record][: self.form.values]
         return batch
+
+    def read_shapes(self, places: Sequence[Place]) -> torch.Tensor:
+        """int[len(places), 2], rows and columns of images of any aspect ratio."""
+        shapes = torch.empty(len(places), SHAPE, dtype=torch.int64)
+        for row, (part, record) in zip(shapes.view(torch.uint8).numpy(), places):
+            row[:] = self.records[part][record][self.form.values :]
+        return shapes
 
     @contextmanager
     def writer(self) -> Iterator["PartWriter"]:
@@ -113,8 +136,13 @@ class PartWriter:
     def __init__(self, form: RecordForm, features: BinaryIO, keys: BinaryIO):
         self.form, self.features, self.keys, self.written = form, features, keys, 0
 
-    def add(self, keys: Sequence[bytes], features: torch.Tensor) -> None:
+    def add(self, keys: Sequence[bytes], features: torch.Tensor, shapes: torch.Tensor | None = None) -> None:
         """Write features, float[len(keys), tokens, width], and then their keys.
+
+        Args:
+            keys: of the images.
+            features: of the images.
+            shapes: of images of any aspect ratio int[len(keys), 2].
 
         Raises:
             ValueError: features of another shape.
@@ -123,7 +151,10 @@ class PartWriter:
         expected = (len(keys), self.form.tokens, self.form.width)
         if tuple(features.shape) != expected:
             raise ValueError(f"features of shape {tuple(features.shape)} where {expected} was expected")
-        self.features.write(bytes_of(features.to(self.form.dtype)))
+        records = [features.to(self.form.dtype).cpu().contiguous().flatten(1).view(torch.uint8)]
+        if self.form.with_shape:
+            records.append(torch.as_tensor(shapes, dtype=torch.int64).cpu().contiguous().view(torch.uint8))
+        self.features.write(bytes_of(torch.cat(records, dim=1)))
         self.features.flush()
         # a key must never exist without its record, even after a power cut
         os.fsync(self.features.fileno())

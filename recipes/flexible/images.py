@@ -57,7 +57,8 @@ class NaFlexImages:
         """`pixel_values`: float[n, S, 3p²], `pixel_attention_mask`: int[n, S], `spatial_shapes`: int[n, 2]."""
         length = self.draw.of(examples) or self.processor.max_num_patches
         images = [example.images[0] for example in examples]
-        return dict(self.processor(images, max_num_patches=length, return_tensors="pt").items())
+        options: Any = {"max_num_patches": length, "return_tensors": "pt"}
+        return dict(self.processor(images, **options).items())
 
 
 def at_drawn_patch_size(loss: Loss) -> Loss:

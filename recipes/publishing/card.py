@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from openpali.eval.answering.evaluate_task import TaskResult
 from openpali.eval.report.values import format_interval, format_metric_name, format_value
+from openpali.modeling.configuration_paligemma import PALIGEMMA_TYPES
 from openpali.recipes.publishing.facts import SETTINGS, Facts, data_name, on_hub, read_facts
 from openpali.recipes.publishing.usage import hub_task, usage
 from openpali.recipes.run.arguments import RunArguments
@@ -110,7 +111,7 @@ def card_data(facts: Facts, prompt: str) -> ModelCardData:
         eval_results=results or None,
         language=facts.languages() or None,
         library_name="peft" if facts.adapters else "transformers",
-        license=GEMMA if facts.model_type == "paligemma" else None,
+        license=GEMMA if facts.model_type in PALIGEMMA_TYPES else None,
         metrics=list(dict.fromkeys(one.metric_type for one in results)) or None,
         model_name=facts.folder.resolve().name,
         pipeline_tag=hub_task(facts),
@@ -142,7 +143,7 @@ def eval_results(facts: Facts) -> list[EvalResult]:
 def introduction(facts: Facts) -> str:
     """What the model is, in a sentence or two."""
     kinds = {"pali3": "PaLI-3", "paligemma": "PaliGemma", "siglip": "SigLIP", "siglip2": "SigLIP 2 (NaFlex)"}
-    kinds |= {"mask_vqvae": "mask tokenizer (VQ-VAE)"}
+    kinds |= {"mask_vqvae": "mask tokenizer (VQ-VAE)", "paligemma_naflex": "PaliGemma with images of any aspect ratio"}
     name = kinds.get(facts.model_type, facts.model_type or "vision-language model")
     starts = [f"[{one}](https://huggingface.co/{one})" if on_hub(one) else local_name(one) for one in facts.starts()]
     if facts.adapters:
@@ -161,7 +162,7 @@ def local_name(path: str) -> str:
 
 def remarks(facts: Facts) -> list[str]:
     """What somebody must know before they use the model."""
-    if facts.model_type != "paligemma":
+    if facts.model_type not in PALIGEMMA_TYPES:
         return []
     return [
         "[Gemma's terms of use](https://ai.google.dev/gemma/terms) hold for models that are trained from PaliGemma."

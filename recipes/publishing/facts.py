@@ -23,7 +23,16 @@ from openpali.recipes.training.progress import read_log
 
 # settings of a run that change its result, in the order of the card
 SETTINGS = ("learning_rate", "lr_multipliers", "schedule", "warmup_steps", "examples_per_step", "max_steps", "optim")
-SETTINGS += ("adam_beta2", "weight_decay", "label_smoothing", "text_dropout", "freeze", "resolution", "image_size")
+SETTINGS += (
+    "adam_beta2",
+    "weight_decay",
+    "label_smoothing",
+    "text_dropout",
+    "freeze",
+    "resolution",
+    "image_size",
+    "image_tokens",
+)
 SETTINGS += (
     "max_length",
     "suffix_max_length",

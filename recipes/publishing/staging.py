@@ -14,6 +14,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from openpali.eval.answering.base_weights import BASE_FILE
 from openpali.eval.answering.load_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from openpali.modeling.configuration_paligemma import PALIGEMMA_TYPES
 from openpali.modeling.export import export, load_whole
 from openpali.modeling.four_bit import QUANTIZATION_FILE
 from openpali.modeling.user_errors import UserError
@@ -157,7 +158,7 @@ def licence_remark(folder: Path) -> str:
     kind = json.loads(config.read_text("utf-8")).get("model_type") if config.exists() else None
     if not data.license:
         return "The card names no licence, and without one others may not use the model: give --licence, as apache-2.0"
-    if "paligemma" in (kind, *(data.tags or ())) and data.license != GEMMA:
+    if {*PALIGEMMA_TYPES} & {kind, *(data.tags or ())} and data.license != GEMMA:
         return f"The licence is {data.license}; Gemma's terms also hold for what is trained from PaliGemma (gemma)"
     return ""
 

@@ -11,9 +11,10 @@ PLACEHOLDER = "you/my-model"
 # model type, and class where it matters: task of the Hub
 TASKS = {"pali3": "image-text-to-text", "paligemma": "image-text-to-text", "siglip": "zero-shot-image-classification"}
 TASKS |= {"siglip2": "zero-shot-image-classification", "siglip_vision_model": "image-feature-extraction"}
+TASKS["paligemma_naflex"] = "image-text-to-text"
 CLASS_TASKS = {"SiglipForImageClassification": "image-classification"}
 # of these the processor and the model come with code
-OWN_TYPES = ("pali3", "mask_vqvae")
+OWN_TYPES = ("pali3", "paligemma_naflex", "mask_vqvae")
 
 
 @dataclass(frozen=True)

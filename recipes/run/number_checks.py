@@ -6,7 +6,16 @@ from typing import Any
 from openpali.data.files.config import ConfigError
 
 # keys of all stages by the range of their values
-AT_LEAST_ONE = ("eval_limit", "test_limit", "num_beams", "resolution", "image_size", "pack_length", "examples")
+AT_LEAST_ONE = (
+    "eval_limit",
+    "test_limit",
+    "num_beams",
+    "resolution",
+    "image_size",
+    "image_tokens",
+    "pack_length",
+    "examples",
+)
 AT_LEAST_ONE += ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 AT_LEAST_ONE += ("save_total_limit", "rsqrt_timescale", "texts_per_image", "vocab_size", "text_length", "lora_rank")
 AT_LEAST_ONE += (

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import SiglipModel, SiglipProcessor
+from transformers import PreTrainedModel, SiglipProcessor
 
 from openpali.data.example import Example
 from openpali.data.files.config import ConfigError
@@ -158,12 +158,12 @@ def text_key(text: str) -> int:
 
 
 def retrieval_scores(
-    model: SiglipModel, collator: PairCollator, examples: Sequence[Example], batch_size: int = 64
+    model: PreTrainedModel, collator: PairCollator, examples: Sequence[Example], batch_size: int = 64
 ) -> dict[str, float]:
     """Recall at 1 between images and texts.
 
     Args:
-        model: in evaluation mode.
+        model: with two towers, in evaluation mode.
         collator: of the run.
         examples: validation pairs.
         batch_size: images or texts at a time.

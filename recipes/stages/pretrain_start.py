@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from transformers import PreTrainedModel, SiglipVisionModel
+from transformers import PreTrainedModel
 
 from openpali import Pali3Config, Pali3ForConditionalGeneration, Pali3Processor
 from openpali.data.files.config import ConfigError, as_dict
@@ -13,14 +13,19 @@ from openpali.modeling.auto import check_tokens, load_answering, load_processor
 from openpali.modeling.checkpoints import load_tower
 from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.configuration_paligemma import paligemma_preset
+from openpali.modeling.image_patches import is_naflex, tower_class
 from openpali.modeling.location_tokens import LOCATION_BINS, location_token
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
+from openpali.modeling.modeling_paligemma_naflex import PaliGemmaNaflexForConditionalGeneration
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
-from openpali.modeling.resolution import set_resolution, stretch_text_positions
+from openpali.modeling.processing_paligemma_naflex import PaliGemmaNaflexProcessor
+from openpali.modeling.resolution import set_image_tokens, set_resolution, stretch_text_positions
 from openpali.recipes.run.checkpoint_name import check_checkpoint
 from openpali.recipes.stages.vocabulary_rows import vocabulary_rows
 from openpali.recipes.start.attention import set_text_attention
 from openpali.recipes.start.token_rows import location_sines
+
+NAFLEX_CLASSES = PaliGemmaNaflexForConditionalGeneration, PaliGemmaNaflexProcessor
 
 
 @dataclass
@@ -30,7 +35,9 @@ class StartArguments:
     family: Literal["pali3", "paligemma"] = field(
         default="pali3", metadata={"help": "an encoder-decoder or a decoder behind the image encoder; not with model"}
     )
-    vision_checkpoint: str | None = field(default=None, metadata={"help": "SigLIP model of stage 0"})
+    vision_checkpoint: str | None = field(
+        default=None, metadata={"help": "SigLIP model of stage 0, or SigLIP 2 with NaFlex"}
+    )
     text_checkpoint: str | None = field(
         default=None,
         metadata={"help": "T5, UMT5 or T5Gemma for pali3, Gemma or Gemma 2 for paligemma; new if unset"},
@@ -43,6 +50,10 @@ class StartArguments:
     preset: str = field(default="nano", metadata={"help": "size of a new text model"})
     model_config: dict | str | None = field(default=None, metadata={"help": "changes to the preset's"})
     image_size: int | None = field(default=None, metadata={"help": "in pixels; the checkpoint's if unset"})
+    image_tokens: int | None = field(
+        default=None,
+        metadata={"help": "most tokens of an image of any aspect ratio (NaFlex); the checkpoint's if unset"},
+    )
     attention: Literal["eager", "sdpa", "flex_attention"] | None = field(
         default=None,
         metadata={"help": "attention back-end of the text model; on GPUs flex_attention saves memory of PaliGemma 2"},
@@ -90,7 +101,13 @@ def load_start(args: StartArguments, incomplete: bool = False) -> tuple[PreTrain
             model, processor = {"pali3": new_pali3, "paligemma": new_paligemma}[args.family](args)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    if args.image_size is not None and args.image_size != model.config.vision_config.image_size:
+    if args.image_tokens is not None:
+        try:
+            set_image_tokens(processor, args.image_tokens)
+        except ValueError as error:
+            raise ConfigError(f"image_tokens: {error}") from error
+    side = getattr(model.config.vision_config, "image_size", None)
+    if args.image_size is not None and args.image_size != side:
         before = processor.image_seq_length
         try:
             set_resolution(model, processor, args.image_size)
@@ -102,6 +119,12 @@ def load_start(args: StartArguments, incomplete: bool = False) -> tuple[PreTrain
         raise ConfigError("rope_interpolation follows a new resolution: give image_size as well")
     set_text_attention(model, args.attention)
     return model, processor
+
+
+def image_setting(model: PreTrainedModel, processor: Any) -> dict[str, int]:
+    """Size of images, for the head of a report: pixels, or the most tokens of one of any aspect ratio."""
+    vision: Any = cast(Any, model.config).vision_config
+    return {"image tokens": processor.image_seq_length} if is_naflex(vision) else {"pixels": vision.image_size}
 
 
 def stretch(model: PreTrainedModel, factor: float) -> None:
@@ -137,11 +160,12 @@ def new_pali3(args: StartArguments) -> tuple[Pali3ForConditionalGeneration, Pali
 def new_paligemma(args: StartArguments) -> tuple[PreTrainedModel, PaliGemmaProcessor]:
     """PaliGemma with the image encoder of `vision_checkpoint`, and text model of `text_checkpoint` or a new one."""
     vision, changes = str(args.vision_checkpoint), as_dict(args.model_config, "model_config")
-    processor = PaliGemmaProcessor.from_backbones(vision, args.tokenizer or args.text_checkpoint or vision)
+    naflex = is_naflex(vision_config_of(vision))
+    kind, own_processor = NAFLEX_CLASSES if naflex else (PaliGemmaForConditionalGeneration, PaliGemmaProcessor)
+    processor = own_processor.from_backbones(vision, args.tokenizer or args.text_checkpoint or vision)
     use_attention_mask(processor.tokenizer)
     if args.text_checkpoint:
-        model = PaliGemmaForConditionalGeneration.from_backbones(vision, args.text_checkpoint, processor, **changes)
-        return model, processor
+        return kind.from_backbones(vision, args.text_checkpoint, processor, **changes), processor
     tokenizer: Any = processor.tokenizer
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     ids["bos_token_id"] = tokenizer.bos_token_id
@@ -149,7 +173,7 @@ def new_paligemma(args: StartArguments) -> tuple[PreTrainedModel, PaliGemmaProce
     changes["text_config"] = changes.get("text_config", {}) | ids
     changes["vision_config"] = vision_config_of(vision).to_dict()
     config = paligemma_preset(args.preset, image_token_id=processor.image_token_id, **changes)
-    model: Any = PaliGemmaForConditionalGeneration(config)
+    model: Any = kind(config)
     if changes.get("image_encoder", "siglip") == "siglip":
         model.model.vision_tower.load_state_dict(tower_weights(vision))
     if args.ordered_locations:
@@ -170,7 +194,8 @@ def use_attention_mask(tokenizer: Any) -> None:
 
 def tower_weights(vision: str) -> dict[str, torch.Tensor]:
     """The image tower's weights, without its pooling head."""
-    tower = load_tower(vision, SiglipVisionModel, vision_config_of(vision), dtype=torch.float32)
+    config = vision_config_of(vision)
+    tower = load_tower(vision, tower_class(config), config, dtype=torch.float32)
     return {name: weight for name, weight in tower.state_dict().items() if not name.startswith("head.")}
 
 

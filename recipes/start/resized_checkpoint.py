@@ -7,7 +7,8 @@ from transformers import PreTrainedModel
 
 from openpali.data.files.config import ConfigError, as_dict, typed
 from openpali.modeling.auto import check_tokens, checkpoint_config, load_answering, load_processor
-from openpali.modeling.resolution import set_resolution
+from openpali.modeling.image_patches import is_naflex
+from openpali.modeling.resolution import set_image_tokens, set_resolution
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.command_line import known_keys, read_values
 from openpali.recipes.start.adapters import TRAINED, AdapterArguments, load_for_training
@@ -49,18 +50,25 @@ def checkpoint_image_size(model: str | None) -> int | None:
 
 
 def load_resized(
-    folder: str, size: int | None, adapters: AdapterArguments, dtype: Any, run: RunArguments
+    folder: str,
+    size: int | None,
+    adapters: AdapterArguments,
+    dtype: Any,
+    run: RunArguments,
+    image_tokens: int | None = None,
 ) -> tuple[Any, PreTrainedModel]:
-    """Load processor and model for images of `size` pixels.
+    """Load processor and model for images of `size` pixels, or of any aspect ratio with at most `image_tokens` tokens.
 
     Adapters are saved without their base model. Where that has to be resized, it is saved in the run's folder first,
     so that the adapters find it.
 
     Raises:
-        ConfigError: the model does not support the size.
+        ConfigError: the model does not support the size, or the number of tokens.
     """
-    config, processor = checkpoint_config(folder), load_processor(folder)
-    if size in (None, config.vision_config.image_size):
+    config, processor = checkpoint_config(folder), load_with_tokens(folder, image_tokens)
+    if is_naflex(config.vision_config) and size is not None:
+        raise ConfigError("resolution: images of any aspect ratio have no side in pixels: give image_tokens instead")
+    if size is None or size == config.vision_config.image_size:
         return processor, with_all_tokens(folder, load_for_training(folder, adapters, dtype, run), processor)
     assert size is not None
     run.say(f"Images of {size} pixels in place of {config.vision_config.image_size}: position embeddings are resized")
@@ -76,6 +84,21 @@ def load_resized(
     except ValueError as error:
         raise ConfigError(f"resolution: {error}") from error
     return load_processor(resized), load_for_training(str(resized.resolve()), adapters, dtype, run)
+
+
+def load_with_tokens(folder: str, image_tokens: int | None) -> Any:
+    """The processor of a checkpoint, for at most `image_tokens` tokens of an image of any aspect ratio.
+
+    Raises:
+        ConfigError: its images are square.
+    """
+    processor = load_processor(folder)
+    if image_tokens is not None:
+        try:
+            set_image_tokens(processor, image_tokens)
+        except ValueError as error:
+            raise ConfigError(f"image_tokens: {error}") from error
+    return processor
 
 
 def with_all_tokens(folder: str, model: PreTrainedModel, processor: Any) -> PreTrainedModel:

@@ -10,20 +10,19 @@ from typing import Any
 
 import torch
 
+from openpali.modeling.image_patches import IMAGE_INPUTS, images_of_rows
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.training.loss_guard import RunStopped
 
 PARTS_FILE = "micro_batch.json"
-# tensors whose first dimension is that of images
-IMAGE_KEYS = ("pixel_values", "image_features")
 
 
 def split_batch(inputs: dict[str, Any], parts: int, image_token: int | None) -> list[tuple[dict[str, Any], float]]:
     """Split a micro-batch into parts of nearly equal size, each with its share of the examples.
 
     Args:
-        inputs: tensors whose first dimension is that of the examples, except `pixel_values: float[images, ...]` or
-            `image_features`, whose images belong to the rows in proportion to their image tokens.
+        inputs: tensors whose first dimension is that of the examples, except `pixel_values: float[images, ...]` and
+            others of `IMAGE_INPUTS`, whose images belong to the rows that have their tokens.
         parts: number of parts, at most one for each example.
         image_token: the id of image tokens in `input_ids`.
 
@@ -33,14 +32,16 @@ def split_batch(inputs: dict[str, Any], parts: int, image_token: int | None) -> 
     if parts == 1:
         return [(inputs, 1.0)]
     rows = batch_rows(inputs)
-    images = images_of_rows(inputs, rows, image_token)
+    images = [1] * rows
+    if image_token is not None and "input_ids" in inputs and any(name in inputs for name in IMAGE_INPUTS):
+        images = images_of_rows((inputs["input_ids"] == image_token).sum(dim=1), inputs)
     parts = min(parts, rows)
     ends = [rows * (i + 1) // parts for i in range(parts)]
     found = []
     for begin, end in zip([0, *ends], ends):
         first, last = sum(images[:begin]), sum(images[:end])
         part = {
-            key: value[first:last] if key in IMAGE_KEYS else value[begin:end] if has_rows(value) else value
+            key: value[first:last] if key in IMAGE_INPUTS else value[begin:end] if has_rows(value) else value
             for key, value in inputs.items()
         }
         found.append((part, (end - begin) / rows))
@@ -58,7 +59,7 @@ def batch_rows(inputs: dict[str, Any]) -> int:
     Raises:
         RunStopped: the rows are packed, or tensors differ in length.
     """
-    sizes = {key: len(value) for key, value in inputs.items() if has_rows(value) and key not in IMAGE_KEYS}
+    sizes = {key: len(value) for key, value in inputs.items() if has_rows(value) and key not in IMAGE_INPUTS}
     sizes = sizes or {"pixel_values": len(inputs["pixel_values"])}
     if "sequence_ids" in inputs or len(set(sizes.values())) != 1:
         raise RunStopped(
@@ -66,15 +67,6 @@ def batch_rows(inputs: dict[str, Any]) -> int:
             " lower per_device_train_batch_size and raise gradient_accumulation_steps"
         )
     return next(iter(sizes.values()))
-
-
-def images_of_rows(inputs: dict[str, Any], rows: int, image_token: int | None) -> list[int]:
-    """Number of images of each row."""
-    total = next((len(inputs[key]) for key in IMAGE_KEYS if key in inputs), 0)
-    if total in (0, rows) or image_token is None or "input_ids" not in inputs:
-        return [1] * rows
-    tokens = (inputs["input_ids"] == image_token).sum(dim=1)
-    return (tokens * total // tokens.sum()).tolist()
 
 
 def read_parts(args: RunArguments) -> int:

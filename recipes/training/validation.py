@@ -40,6 +40,7 @@ class Validation:
         collators: by dataset, for its loss; a dataset without one has no loss.
         say: prints warnings.
         counted: datasets whose target lengths were checked.
+        box_scores: rank boxes by their confidences, see `evaluate_task`.
         examples: predictions of each dataset to print beside their references.
         last: the latest results, by dataset.
         targets: the latest counts of targets, of the datasets that have a loss.
@@ -54,6 +55,7 @@ class Validation:
     collators: Mapping[str, Collator] = field(default_factory=dict)
     say: Callable[[str], None] = print
     counted: set[str] = field(default_factory=set)
+    box_scores: bool = False
     examples: int = 0
     last: dict[str, TaskResult] = field(default_factory=dict)
     targets: dict[str, TargetCounter] = field(default_factory=dict)
@@ -61,7 +63,7 @@ class Validation:
     def results(self, model: PreTrainedModel, blank_images: bool = False) -> dict[str, TaskResult]:
         """Answers and scores of every dataset."""
         options: dict[str, Any] = {"batch_size": self.batch_size, "limit": self.limit, "progress": False}
-        options["num_beams"] = self.num_beams
+        options |= {"num_beams": self.num_beams, "box_scores": self.box_scores}
         return {
             name: evaluate_task(model, self.processor, data, data.task, blank_images=blank_images, **options)
             for name, data in self.datasets.items()

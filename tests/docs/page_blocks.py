@@ -28,6 +28,7 @@ TRAINING |= {"per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, 
 TRAINING |= {"eval_steps": 1, "save_steps": 1, "logging_steps": 1, "warmup_steps": 0, "eval_limit": 2}
 QUICK: dict[str, dict[str, Any]] = {
     "recipes.transfer": TRAINING | {"test_limit": 2, "task.max_new_tokens": 6, "overwrite": "true"},
+    "recipes.reward": TRAINING | {"test_limit": 2, "samples": 2, "reward_examples": 4, "task.max_new_tokens": 6},
     "recipes.pretrain": TRAINING | {"test_limit": 2},
     "recipes.contrastive": TRAINING | {"tokenizer_records": 20},
     "recipes.classification": TRAINING,

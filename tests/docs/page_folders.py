@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import synthetic_captions
+import synthetic_evaluation
 import synthetic_questions
 import torch
 from big_vision_files import save_tokenizer
@@ -140,7 +141,8 @@ def coco(path: str, images: str, count: int = 20) -> None:
 def miniature(name: str) -> None:
     """A public dataset, where its configuration looks for it."""
     known: dict[str, Callable[[Path], dict[str, Any]]]
-    known = synthetic_captions.MINIATURES | synthetic_questions.MINIATURES
+    known = synthetic_captions.MINIATURES | synthetic_questions.MINIATURES | synthetic_evaluation.MINIATURES
+    known |= {"objaverse": synthetic_evaluation.objaverse, "xm3600": synthetic_captions.xm3600}
     folder = Path("data", name)
     folder.mkdir(parents=True)
     assert known[name](folder) == {"path": str(folder)}

@@ -32,6 +32,7 @@ BEFORE: dict[str, Prepared] = {
     "conversion": [(given.released_paligemma, ("paligemma-3b-pt-224.npz", "gemma-2b"))],
     "encoders": [
         (given.names_in_36_languages, ()),
+        (given.miniature, ("xm3600",)),
         (given.siglip, ("google/siglip-base-patch16-224", "outputs/encoders/contrastive")),
         (given.classifier, ("outputs/encoders/classification",)),
         (given.jsonl, ("pairs.jsonl", 40)),
@@ -49,6 +50,8 @@ BEFORE: dict[str, Prepared] = {
         (given.miniature, ("vqav2",)),
         (given.miniature, ("coco35l",)),
         (given.miniature, ("textvqa",)),
+        (given.miniature, ("mmvp",)),
+        (given.miniature, ("objaverse",)),
         (given.metrics, ()),
     ],
     "predicting": [

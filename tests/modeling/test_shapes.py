@@ -1,5 +1,6 @@
 """Shapes in comments, such as `# [B, L, D]`, against the tensors of tiny models; their letters against the legends."""
 
+import copy
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 from tiny_mask_vqvae import blobs, tiny
+from tiny_naflex import EXAMPLES, FAMILIES
 from tiny_pali3 import IMAGE_TOKENS, VISION, tiny_batch, tiny_pali3, without
 from tiny_paligemma import IMAGES, PREFIXES, tiny_paligemma, tiny_paligemma_processor
 from tiny_paligemma import tiny_batch as paligemma_batch
 from tiny_siglip import tiny_siglip
 
+from openpali.data.collator import Collator
 from openpali.modeling import contrastive_loss
 from openpali.modeling.modeling_pali3_multimodal import Pali3ForMultimodalLM
 from openpali.modeling.modeling_siglip import SiglipForContrastiveLearning
@@ -111,6 +114,14 @@ def run_pali3(tokenizer: Any) -> None:
     Pali3ForMultimodalLM(model.config).generate(**prompt, max_new_tokens=3)
 
 
+def run_naflex(tokenizer: Any) -> None:
+    for make in FAMILIES.values():
+        model, processor = make(copy.deepcopy(tokenizer))
+        batch = dict(Collator(processor)(EXAMPLES))
+        model(**batch)
+        model.get_image_features(**{name: batch[name] for name in processor.image_input_names()})
+
+
 def run_others(tokenizer: Any) -> None:
     tiny().decode(tiny().encode(blobs(3)))
     tiny().train()(blobs(3))
@@ -125,7 +136,7 @@ def run_others(tokenizer: Any) -> None:
 
 def test_shapes_in_comments_are_those_of_the_tensors(tiny_tokenizer):
     checker = ShapeChecker()
-    runs: list[Callable[[Any], None]] = [run_paligemma, run_pali3, run_others]
+    runs: list[Callable[[Any], None]] = [run_paligemma, run_pali3, run_naflex, run_others]
     for run in runs:
         with tracing(checker):
             run(tiny_tokenizer)

@@ -153,7 +153,7 @@ def test_resumed_run_is_the_uninterrupted_one(options, tmp_path, one_thread):
         (["--decoder_heads", "3"], "width 16 cannot be split into 3 heads"),
         (["--model", "x", "--decoder_layers", "2"], "model is a whole captioner .*: decoder_layers is for a new one"),
         (["--vision_checkpoint", "nowhere/at/all"], "vision_checkpoint: there is no folder nowhere/at/all"),
-        (["--smoothing", "1"], "smoothing and decoder_dropout are at least 0 and below 1"),
+        (["--label_smoothing", "1"], "label_smoothing and decoder_dropout are at least 0 and below 1"),
     ],
 )
 def test_mistakes(options, message, tmp_path):

@@ -15,7 +15,17 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, 
 
 import openpali
 from openpali.data.files.config import CONFIGS
-from openpali.recipes import captioner, classification, contrastive, denoise, dense, mask_vqvae, pretrain, transfer
+from openpali.recipes import (
+    captioner,
+    classification,
+    contrastive,
+    denoise,
+    dense,
+    mask_vqvae,
+    pretrain,
+    reward,
+    transfer,
+)
 from openpali.recipes.training.progress import read_log
 from openpali_cli import VERBS
 
@@ -180,14 +190,17 @@ def test_mixture_mistakes(tmp_path):
 
 
 MODULES = {"contrastive": contrastive, "dense": dense, "mask_vqvae": mask_vqvae, "pretrain": pretrain}
-MODULES |= {"transfer": transfer, "denoise": denoise, "classification": classification, "captioner": captioner}
+MODULES |= {"transfer": transfer, "denoise": denoise, "classification": classification, "reward": reward}
+MODULES |= {"captioner": captioner}
 # what `--kind` takes, and what is only evaluated: tests of custom data and of the transfers run them
 BY_VERB = {"custom": "transfer", "pope": "eval"}
+# of launches, and of sets that are only evaluated (tests/recipes/configs/test_evaluation_configs.py)
+NO_STAGES = ("accelerate", "evaluation")
 
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in sorted(CONFIGS.glob("*/*.yaml")) if p.parent.name != "accelerate" and p.stem not in BY_VERB],
+    [p for p in sorted(CONFIGS.glob("*/*.yaml")) if p.parent.name not in NO_STAGES and p.stem not in BY_VERB],
     ids=lambda p: p.stem,
 )
 def test_every_shipped_configuration_opens_with_the_command_that_parses_it(path, tmp_path, monkeypatch):

@@ -27,6 +27,7 @@ from openpali.data.sources.builtin.placement import Placed, grid_position, mask_
 SPLITS = ("train", "validation", "test")
 
 _COPY = 0.3
+_LARGE = 0.64  # side of a large thing, as a share of the image
 _SMALLEST, _SMALLEST_WITH_WORDS, _MOST, _MOST_WORDS = 32, 48, 9, 5
 
 
@@ -36,7 +37,8 @@ class EmojiScenes:
     A record holds `id`, `image` (PIL RGB), `objects`, `words`, `captions` (language to text) and `absent`
     (two concepts that are not in the scene). An object holds `concept` (English name), `names` (language to name),
     `box` and `mask` (`bool[H, W]`) of its visible pixels, `visible` (their share of the drawing), `colour` (English
-    key or None) and `position` (English key).
+    key or None) and `position` (English key). `groups` has labels for scores by group: the number of `things`, and
+    `size` and `colour` of the only one.
     Objects and words come in reading order. `credits` is due wherever the images are shown.
     """
 
@@ -115,6 +117,7 @@ class EmojiScenes:
             "words": words,
             "captions": {language: caption(_counts(objects, language), language) for language in LANGUAGES},
             "absent": [_naming(self._drawing(char)) for char in rng.sample(others, 2)],
+            "groups": scene_groups(objects),
         }
 
     def rewritten(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -170,6 +173,17 @@ def word_range(words: bool | Sequence[int]) -> tuple[int, int]:
     if len(words) != 2 or not 0 <= words[0] <= words[1] <= _MOST_WORDS:
         raise ValueError(f"words={list(words)}: give fewest and most, from 0 to {_MOST_WORDS}.")
     return words[0], words[1]
+
+
+def scene_groups(objects: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Labels of a scene, for scores by group: number of things; colour and size of the only one."""
+    if len(objects) != 1:
+        return {"things": str(len(objects))}
+    (item,) = objects
+    box = item["box"]
+    size = "large" if max(box.x1 - box.x0, box.y1 - box.y0) >= _LARGE else "small"
+    colour = {"colour": item["colour"]} if item["colour"] else {}
+    return {"things": "1", "size": size} | colour
 
 
 def _describe(item: Placed) -> dict[str, Any]:

@@ -92,7 +92,8 @@ class Coco35L(PublicSource):
 class Crossmodal3600(PublicSource):
     """Crossmodal-3600 (Thapliyal et al. 2022): captions written in 36 languages, for evaluation only.
 
-    3,600 images; a record is an image with its captions in one language, since scores are by language.
+    3,600 images; a record is an image with its captions in one language, since scores are by language. With `by_image`
+    it is an image with its captions in all languages, for retrieval: every image is encoded once.
     """
 
     name = "xm3600"
@@ -107,6 +108,7 @@ class Crossmodal3600(PublicSource):
         split: str = "test",
         image_root: str | Path | None = None,
         languages: Sequence[str] | str = XM_LANGUAGES,
+        by_image: bool = False,
     ) -> None:
         """Read and check the file; see `PublicSource`.
 
@@ -115,6 +117,7 @@ class Crossmodal3600(PublicSource):
             split: `test`, the only one.
             image_root: folder of `images`; by default `path`.
             languages: codes of the languages, all 36 by default.
+            by_image: a record for each image.
 
         Raises:
             ValueError: an unknown language; see also `PublicSource`.
@@ -122,6 +125,7 @@ class Crossmodal3600(PublicSource):
         self.languages = several(languages)
         if unknown := sorted(set(self.languages) - set(XM_LANGUAGES)):
             raise ValueError(f"languages: there is no {unknown[0]!r}; there are {', '.join(XM_LANGUAGES)}")
+        self.by_image = by_image
         super().__init__(path, split, image_root)
 
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
@@ -131,15 +135,20 @@ class Crossmodal3600(PublicSource):
                 content = json_line(line)
             except BadValue:
                 content = None
-            for language in self.languages:
-                yield f"{number}-{language}", (content, language)
+            if self.by_image:
+                there = content if isinstance(content, dict) else {}
+                yield str(number), (content, [language for language in self.languages if language in there])
+            for language in () if self.by_image else self.languages:
+                yield f"{number}-{language}", (content, [language])
 
     def row(self, entry: Any) -> dict[str, Any] | None:
-        """The captions of one language."""
-        content, language = entry
+        """The captions of one language, or of all that the image has."""
+        content, languages = entry
         image = self.image(f"images/{field(content, 'image/key')}.jpg", f"{content['image/key']}.jpg")
-        captions = checked_texts(field(field(content, language, dict), "caption", list))
-        return {"captions": {language: captions}, "images": [image]}
+        if not languages:
+            raise BadValue("it has no captions in these languages", "Give other languages.")
+        texts = {one: checked_texts(field(field(content, one, dict), "caption", list)) for one in languages}
+        return {"captions": texts, "images": [image]}
 
 
 def line_starts(path: Path) -> dict[int, "array[int]"]:

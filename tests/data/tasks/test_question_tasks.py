@@ -32,6 +32,15 @@ def test_a_question_is_put_into_the_prompt():
         load_task({"name": "vqa", "target": "last"})
 
 
+def test_choices_may_have_letters():
+    task = MultipleChoice(letters=True, separator=" ", prompt="{question} {choices}")
+    example = made(task)
+    assert example.prefix == "Which {choices}? (a) milk (b) stone (c) air"
+    assert (example.suffix, example.references) == ("(b)", ("(b)",))
+    read = {"(b) stone": "(b)", "B": "(b)", "b) stone": "(b)", "c. air": "(c)", " Stone. ": "(b)", "a dog": "a dog"}
+    assert {text: task.prediction(text, example) for text in read} == read
+
+
 def test_answers_come_as_often_as_people_gave_them():
     counts = Counter(made(Vqa(), seed=seed).suffix for seed in range(3000))
     assert set(counts) == {"Red", "wine red"}

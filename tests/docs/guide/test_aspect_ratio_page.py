@@ -5,6 +5,8 @@ import pytest
 from page_blocks import QUICK, ROOT, blocks, run_command, run_python
 from transformers import AutoModel, Siglip2Model
 
+from openpali.modeling.auto import load_processor
+
 PAGE = ROOT / "docs" / "guide" / "aspect-ratio.md"
 
 
@@ -13,13 +15,16 @@ def test_what_the_page_shows_happens(tmp_path, monkeypatch):
     given.siglip("google/siglip-base-patch16-224")
     # a step on tiny data
     quick = QUICK | {"eval.encoders": {"limit": 4, "device": "cpu", "shots": 1, "tasks": "retrieval"}}
+    quick["recipes.pretrain"] = QUICK["recipes.pretrain"] | {"component_warmup": "{}", "evaluate": "caption"}
+    quick["recipes.pretrain"] |= {"best_on": "caption"}
     values, names = [], {}
     for block in blocks(PAGE):
         for command in block.commands():
             run_command(command, quick)
         if block.language == "python":
             values.append(run_python(block, names))
-    assert values == [(1, 128), [[3, 9]], 16]
+    assert values == [(1, 128), [[3, 9]], [6 * 16, 100], 16]
+    assert load_processor("outputs/what-naflex").image_seq_length == 144
     assert type(AutoModel.from_pretrained("outputs/siglip-naflex")) is Siglip2Model
     assert AutoModel.from_pretrained("outputs/flexible-12").config.vision_config.patch_size == 12
 

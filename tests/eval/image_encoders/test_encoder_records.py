@@ -1,13 +1,21 @@
 import pytest
 import torch
 from PIL import Image
+from synthetic_captions import xm3600
 from tiny_siglip import random_images, tiny_siglip
 from transformers import SiglipForImageClassification, SiglipVisionModel
 
 from openpali.data.records import BadRecord, SkipLog
+from openpali.data.sources import load_source
 from openpali.eval.image_encoders.embedding import image_features
 from openpali.eval.image_encoders.models import Encoder, load_encoder, short_names
-from openpali.eval.image_encoders.records import captions_of, class_of, encode_source, images_at
+from openpali.eval.image_encoders.records import (
+    captions_of,
+    class_of,
+    encode_source,
+    images_at,
+    one_record_an_image,
+)
 
 
 class Numbered:
@@ -146,3 +154,19 @@ def test_another_kind_of_model_is_refused(tiny_model, tmp_path):
 def test_names_of_tables():
     assert short_names(["outputs/a", "google/b"]) == ["a", "b"]
     assert short_names(["one/a", "two/a"]) == ["one/a", "two/a"]
+
+
+def test_an_image_of_crossmodal_3600_is_encoded_once_for_all_languages(tmp_path):
+    spec = one_record_an_image({"name": "xm3600", "path": str(xm3600(tmp_path)["path"])})
+    model, processor = tiny_siglip()
+    encoder = Encoder("tiny", model, processor.image_processor, processor.tokenizer, "head")
+    data = encode_source(load_source(spec), [encoder], SkipLog())
+    assert len(data.places) == 3
+    assert data.languages == ["en", "quz", "sw"]
+    # three captions in each of three languages
+    assert [data.text_image.count(image) for image in range(3)] == [9, 9, 9]
+    few = load_source(spec | {"languages": ["sw", "de"]})
+    assert list(few[0]["captions"]) == ["sw"]
+    # a table of captions keeps a record for each language
+    assert len(load_source({"name": "xm3600", "path": str(tmp_path), "languages": ["en", "sw"]})) == 6
+    assert one_record_an_image({"name": "jsonl", "path": "a"}) == {"name": "jsonl", "path": "a"}

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from openpali.eval.answering.evaluate_task import TaskResult
+from openpali.eval.groups.report import add_groups
 from openpali.eval.report.compare import compare_models, write_comparison
 from openpali.eval.report.page import write_report
 
@@ -64,6 +65,18 @@ def comparison(tmp_path_factory):
     differences = compare_models(results, "exact_match")
     path = tmp_path_factory.mktemp("comparison") / "report.html"
     return write_comparison(path, "T", results, differences, images_of(results["one"].predictions))
+
+
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory):
+    """Forty answers by two labels, one of which has a long name, and a few without one."""
+    rows = [example(i, "what", float(i % 3 > 0), prediction="dog" if i % 3 else "cat") for i in range(44)]
+    for i, row in enumerate(rows):
+        row["groups"] = {"age": ("3-9", "10-19", "70 and more")[i % 3]} | ({"a-long-label" * 4: "x"} if i < 40 else {})
+    answers = result("what", rows, "exact_match")
+    add_groups(answers, "exact_match", ["age", "a-long-label" * 4])
+    path = tmp_path_factory.mktemp("grouped") / "report.html"
+    return write_report(path, "T", [answers], images_of(rows[:60]))
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +174,25 @@ def test_without_scripts_everything_is_there(visit, report):
     assert not page.locator("form").is_visible()
 
 
-@pytest.mark.parametrize("name", ["report", "comparison"])
+def test_groups_have_a_table_for_each_label_with_whiskers_on_one_scale(visit, grouped):
+    page = visit(grouped)
+    tables = page.locator("table.bygroup")
+    assert tables.count() == 2
+    ages = tables.first.locator("tbody tr")
+    assert [ages.nth(i).locator("th").text_content().strip() for i in range(3)] == ["3-9", "10-19", "70 and more"]
+    assert "together 65.9 %" in tables.first.locator("caption").text_content()
+    assert "4 examples have no label" in tables.nth(1).locator("caption").text_content()
+    gap = page.locator("p.gap").first.text_content()
+    assert "Largest gap 100.0 points" in gap
+    assert "between 10-19 and 3-9" in gap
+    dots = [dot.bounding_box() for dot in tables.first.locator(".whisker em").all()]
+    lines = [line.bounding_box() for line in tables.first.locator(".whisker").all()]
+    # 0 % lies at the left end of the line, 100 % at the right one
+    assert dots[0]["x"] + 5 == pytest.approx(lines[0]["x"], abs=1)
+    assert dots[1]["x"] + 5 == pytest.approx(lines[1]["x"] + lines[1]["width"], abs=1)
+
+
+@pytest.mark.parametrize("name", ["report", "comparison", "grouped"])
 def test_a_phone_does_not_scroll_sideways(visit, name, request):
     page = visit(request.getfixturevalue(name), PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
@@ -203,6 +234,8 @@ def test_every_control_is_reached_by_keyboard_and_shows_it(visit, name, request)
         ("report", PHONE, "dark"),
         ("comparison", DESK, "dark"),
         ("comparison", PHONE, "light"),
+        ("grouped", DESK, "dark"),
+        ("grouped", PHONE, "light"),
     ],
 )
 def test_nothing_serious_is_found_by_axe(visit, name, size, scheme, request):

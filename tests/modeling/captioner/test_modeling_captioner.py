@@ -129,7 +129,7 @@ def test_checkpointed_layers_have_the_same_gradients():
 def test_low_precision(kind):
     exact, model = tiny(), tiny()
     if kind == "weights":
-        model = model.to(torch.bfloat16)
+        model.bfloat16()
     with torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
         inputs = pixels().to(model.dtype)
         loss = model(inputs, LABELS, parallel=torch.tensor([True, False, True])).loss

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +20,11 @@ PAD, END = 0, 1
 
 
 def config_of(tokenizer, **options) -> CaptionDecoderConfig:
-    return CaptionDecoderConfig(vocab_size=len(tokenizer), **({"max_position_embeddings": 12} | options))
+    fields: dict[str, Any] = {"max_position_embeddings": 12} | options
+    return CaptionDecoderConfig(vocab_size=len(tokenizer), **fields)
 
 
-def example(text, prefix="", task="pairs", controls="none", draw=7) -> Example:
+def example(text, prefix="", task="pairs", controls: Any = "none", draw=7) -> Example:
     return Example("1", task, (Image.new("RGB", (8, 8)),), prefix, text, controls=controls, meta={DRAW: draw})
 
 

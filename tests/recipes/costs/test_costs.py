@@ -236,7 +236,8 @@ def test_more_gpus_hold_less_and_what_does_not_fit_is_said(capsys):
 
 @pytest.mark.adapters
 def test_every_shipped_configuration_says_what_it_needs():
-    for path in sorted(CONFIGS.glob("*/*.yaml")):
+    # those of evaluation/ train nothing
+    for path in [path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.parent.name != "evaluation"]:
         line = ["--config", str(path), *(["--model", "pali3/5b"] if path.stem == "custom" else [])]
         if path.parent.name in ("accelerate", "mask_vqvae"):
             with pytest.raises(ConfigError, match="is no configuration of transfer"):

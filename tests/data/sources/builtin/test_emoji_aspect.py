@@ -41,7 +41,7 @@ def test_masks_and_boxes_fit_the_image(scenes):
 def test_objects_reach_all_parts_of_a_wide_scene(drawings):
     source = EmojiScenes(objects=(1, 1), length=60, cache_dir=drawings, aspect=(3, 3))
     places = {source[index]["objects"][0]["position"] for index in range(60)}
-    assert places == {"left", "center", "right"}
+    assert {"left", "center", "right"} <= places
     assert {source[index]["image"].size for index in range(60)} == {(111, 37)}
 
 

@@ -1,0 +1,1 @@
+"""Scores by group of examples: gaps between groups, and the toxicity of answers."""
