@@ -2,8 +2,8 @@
 
 Hidden states are gathered at the supervised positions before the LM head, the LM head is applied in chunks of the
 vocabulary, and the loss is averaged over each example's tokens before it is averaged over the batch (PaliGemma, arXiv
-2407.07726, section 3.2), so that a long answer weighs no more than a short one. What a caller may ask for beside that is
-in `loss_request.py`.
+2407.07726, section 3.2), so that a long answer weighs no more than a short one. What a caller may ask for beside that
+is in `loss_request.py`.
 
 Shapes: `B` examples (packed: rows), `L` tokens of a sequence, `T` supervised tokens, `D` width of the text model, `V`
 vocabulary, `C` tokens of a chunk of the vocabulary.
