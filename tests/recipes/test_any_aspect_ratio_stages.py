@@ -136,6 +136,23 @@ def test_cached_features_and_packed_rows_change_no_loss(stages, data, tmp_path, 
         assert [row[1] for row in packed] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.adapters
+@pytest.mark.usefixtures("losses_alone")
+@pytest.mark.parametrize("family", list(TEXT))
+def test_adapters_train_and_merge(stages, data, tmp_path, family):
+    lora = ("--peft", "lora", "--lora_rank", "2", "--image_tokens", "20")
+    losses = [row[1] for row in fine_tuned(stages[family], data, tmp_path / "lora", *lora)]
+    assert losses[-1] < losses[0]
+    openpali_cli.main(["merge", str(tmp_path / "lora"), str(tmp_path / "merged"), "--device", "cpu"])
+    adapted, merged = (load_model(str(tmp_path / name), "cpu") for name in ("lora", "merged"))
+    assert adapted[1].image_seq_length == merged[1].image_seq_length == 20
+    with torch.no_grad():
+        batch = Collator(merged[1])(EXAMPLES)
+        found = [one[0](**batch).loss for one in (merged, adapted)]
+    # weights and their changes are added before the product, not after it
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+
+
 def train(rank: int, port: int, model: Path, data: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
