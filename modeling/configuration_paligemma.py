@@ -33,14 +33,16 @@ class PaliGemmaNaflexConfig(PaliGemmaConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         # the rest of PaliGemmaConfig's, without the image size
         PreTrainedConfig.__post_init__(self, **kwargs)
-        if not is_naflex(self.vision_config):
-            raise ValueError(f"{self.model_type} needs an image encoder {NAFLEX}, not {self.vision_config.model_type}")
+        vision: Any = self.vision_config
+        text: Any = self.text_config
+        if not is_naflex(vision):
+            raise ValueError(f"{self.model_type} needs an image encoder {NAFLEX}, not {vision.model_type}")
         if getattr(self, "image_encoder", "siglip") != "siglip":
             raise ValueError("image_encoder: none reads square images: leave it out with SigLIP 2's NaFlex")
-        if self.text_config.use_bidirectional_attention is None:
-            self.text_config.use_bidirectional_attention = True
-        self.text_config.num_image_tokens = self.vision_config.num_patches
-        self.vision_config.projection_dim = self.projection_dim
+        if text.use_bidirectional_attention is None:
+            text.use_bidirectional_attention = True
+        text.num_image_tokens = vision.num_patches
+        vision.projection_dim = self.projection_dim
 
 
 # as in configuration_pali3

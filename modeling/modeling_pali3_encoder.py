@@ -161,9 +161,9 @@ class Pali3Encoder(Pali3PreTrainedModel):
             ratio float[T, D], without padding.
         """
         if is_naflex(self.config.vision_config):
-            outputs = encode_patches(self.vision_tower, pixel_values, spatial_shapes, **kwargs)
-            outputs.pooler_output = self.project_patches(outputs.last_hidden_state, spatial_shapes)
-            return outputs
+            encoded: Any = encode_patches(self.vision_tower, pixel_values, spatial_shapes, **kwargs)
+            encoded.pooler_output = self.project_patches(encoded.last_hidden_state, spatial_shapes)
+            return encoded
         images = pixel_values.flatten(0, -4)  # [N, 3, H, W]
         outputs = self.vision_tower(pixel_values=images, **kwargs)
         patch = self.config.vision_config.patch_size

@@ -265,7 +265,7 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         if expand_size > 1 and input_ids is not None and flat:
             placeholders = (input_ids == self.config.image_token_id).sum(1)
             images = repeated_images(placeholders, {name: kwargs.pop(name) for name in names}, expand_size)
-        ids, rest = super()._expand_inputs_for_generation(expand_size, *args, input_ids=input_ids, **kwargs)
+        ids, rest = super()._expand_inputs_for_generation(expand_size, *args, input_ids=input_ids, **kwargs)  # type: ignore
         return ids, rest | images
 
     def project(self, image_features: torch.Tensor) -> BaseModelOutputWithPooling:

@@ -48,7 +48,7 @@ class PaliGemmaNaflexForConditionalGeneration(PaliGemmaForConditionalGeneration)
             The image encoder's output, float[N, P, D_vision], and as `pooler_output` the tokens of all images without
             padding, float[T, D].
         """
-        outputs = encode_patches(self.model.vision_tower, pixel_values, spatial_shapes, **kwargs)
+        outputs: Any = encode_patches(self.model.vision_tower, pixel_values, spatial_shapes, **kwargs)
         flat = without_padding(outputs.last_hidden_state, spatial_shapes)  # [T, D_vision]
         outputs.pooler_output = self.model.multi_modal_projector(flat)
         return outputs

@@ -79,7 +79,7 @@ class ImageFeatures:
                 found |= zip(some, encoder(pixel_values=pixels).last_hidden_state, strict=True)  # [N, P, D]
                 continue
             shapes = prepared["spatial_shapes"]
-            rows = encode_patches(encoder, pixels, shapes.to(self.model.device)).last_hidden_state
+            rows: Any = encode_patches(encoder, pixels, shapes.to(self.model.device)).last_hidden_state
             for key, features, (height, width) in zip(some, rows, shapes.tolist(), strict=True):
                 self.shapes[key], found[key] = (height, width), features[: height * width]
         return found
