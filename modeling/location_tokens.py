@@ -135,10 +135,10 @@ def format_detections(boxes: Iterable[LocatedBox]) -> str:
     return f" {_SEPARATOR} ".join(parts)
 
 
-def with_confidences(target: str, confidence: str = SURE) -> str:
-    """The target of `format_detections` with a confidence behind each label."""
+def with_confidences(target: str, confidence: Callable[[], str] = lambda: SURE) -> str:
+    """The target of `format_detections` with a confidence behind each label, `SURE` or `UNSURE`."""
     parts = target.split(f" {_SEPARATOR} ") if target else []
-    return f" {_SEPARATOR} ".join(part + confidence for part in parts)
+    return f" {_SEPARATOR} ".join(part + confidence() for part in parts)
 
 
 def without_confidences(text: str) -> str:

@@ -60,7 +60,7 @@ def configure(line: list[str]) -> tuple[Any, ...]:
     """
     options = {word.partition("=")[0] for word in line}
     if "--config" not in options and options & {"--kind", "--data"}:
-        line = ["--config", "reward/custom", *line]
+        line = ["--config", "reward/custom" if "--kind" in options else "reward/jsonl", *line]
     line = expand_mappings(line, ("source", "task", "components"))
     defaults, overrides = custom_keys(CLASSES, line, resolution_keys(CLASSES, line))
     if "learning_rate" in defaults:
@@ -97,6 +97,8 @@ def tune(
     set_seed(run.seed)
     processor, model = load_resized(folder, args.resolution, adapters, args.dtype, run)
     fit_answer_lengths(tasks, processor, run)
+    # sampling has no dropout, and the loss is of the same probabilities
+    args.text_dropout = args.text_dropout or 0.0
     transfer.set_regularisation(model, args)
     transfer.set_attention(model, processor, args, run)
     ((name, data),) = tasks.items()

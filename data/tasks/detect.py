@@ -11,11 +11,16 @@ from openpali.data.tasks.parts.noise_boxes import noise_boxes
 from openpali.data.tasks.parts.things import ThingTask
 from openpali.modeling.location_tokens import (
     NOISE,
+    SURE,
+    UNSURE,
     format_detections,
     parse_detections,
     with_confidences,
     without_confidences,
 )
+
+# of the confidences in targets, so that a model knows how to go on behind either
+UNSURE_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -23,8 +28,8 @@ class Detect(ThingTask):
     """Boxes of the `objects` of a record, by the options of `ThingTask`.
 
     Attributes:
-        confidence: whether a confidence stands behind each label, `<loc1023>` in targets; `openpali reward` trains it
-            towards the overlap that sampled boxes reach, so that mAP ranks boxes by something learned.
+        confidence: whether a confidence stands behind each label, `<loc1023>` or `<loc0000>`; `openpali reward` trains
+            it towards the overlap that sampled boxes reach, so that mAP ranks boxes by something learned.
         noise_boxes: boxes of every target, filled up behind the true ones with boxes of the label `noise`, whose
             location tokens have no loss; 0 for true ones alone.
     """
@@ -67,7 +72,9 @@ class Detect(ThingTask):
         """The number of location tokens that have a loss, None for all; and the target."""
         noise = noise_boxes(boxes, self.noise_boxes - len(boxes), rng)
         target = format_detections(located(box) for box in (*boxes, *noise))
-        return 4 * len(boxes) if noise else None, with_confidences(target) if self.confidence else target
+        if self.confidence:
+            target = with_confidences(target, lambda: UNSURE if rng.random() < UNSURE_SHARE else SURE)
+        return 4 * len(boxes) if noise else None, target
 
     def prediction(self, text: str, example: Example) -> list[dict[str, Any]]:
         """The boxes parsed from the text, without noise boxes; any other text is ignored."""

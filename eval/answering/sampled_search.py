@@ -25,18 +25,20 @@ def uniform_numbers(names: Sequence[str], length: int) -> torch.Tensor:
     return torch.from_numpy(np.array(drawn).reshape(len(names), length))
 
 
-def picker(numbers: torch.Tensor, temperature: float = 1.0, top_k: int = 0) -> Pick:
+def picker(numbers: torch.Tensor, temperature: float = 1.0, top_k: int = 0, forbidden: Sequence[int] = ()) -> Pick:
     """The choice of tokens by numbers.
 
     Args:
         numbers: float64[B, T], in [0, 1), one for each token of each answer.
         temperature: scores are divided by it; above 1 answers differ more.
         top_k: tokens to draw from, the likeliest; 0 for all.
+        forbidden: tokens that are never drawn.
     """
 
     def pick(scores: torch.Tensor, rows: torch.Tensor, length: int) -> torch.Tensor:
         # sums of a quarter of a million probabilities: float32 would lose the last ones
         scaled = scores.double() / temperature  # [B', V]
+        scaled[:, list(forbidden)] = -torch.inf
         if top_k and top_k < scaled.shape[1]:
             least = scaled.topk(top_k).values[:, -1:]
             scaled = scaled.masked_fill(scaled < least, -torch.inf)
@@ -48,9 +50,9 @@ def picker(numbers: torch.Tensor, temperature: float = 1.0, top_k: int = 0) -> P
     return pick
 
 
-def sampled_search(numbers: torch.Tensor, temperature: float = 1.0, top_k: int = 0) -> Callable[..., Any]:
+def sampled_search(*options: Any) -> Callable[..., Any]:
     """Sampling for `generate`'s `custom_generate`, with `do_sample=False`; arguments as of `picker`."""
-    return partial(greedy_search, pick=picker(numbers, temperature, top_k))
+    return partial(greedy_search, pick=picker(*options))
 
 
 def sample_answers(
@@ -60,7 +62,7 @@ def sample_answers(
     temperature: float = 1.0,
     top_k: int = 0,
 ) -> list[list[int]]:
-    """Sample an answer to each row of prompts.
+    """Sample an answer to each row of prompts; `<image>`, which would mark a place of an image, is never drawn.
 
     Args:
         model: PaLI-3 or PaliGemma; its training mode does not change.
@@ -72,7 +74,8 @@ def sample_answers(
     Returns:
         The tokens of each answer up to its end token, which is left out where the answer is cut.
     """
-    options: dict[str, Any] = {"custom_generate": sampled_search(numbers, temperature, top_k), "do_sample": False}
+    search = sampled_search(numbers, temperature, top_k, [model.config.image_token_id])
+    options: dict[str, Any] = {"custom_generate": search, "do_sample": False}
     with eval_mode(model):
         found: Any = model.generate(**inputs, max_new_tokens=numbers.shape[1], num_beams=1, use_cache=True, **options)  # type: ignore[operator]
     start = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]

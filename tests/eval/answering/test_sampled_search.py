@@ -38,6 +38,8 @@ def test_tokens_come_as_often_as_they_are_likely():
     assert picker(numbers)(scores, rows, 0).bincount(minlength=4).tolist() == [500, 300, 200, 0]
     likeliest = picker(numbers, top_k=2)(scores, rows, 0).bincount(minlength=4)
     assert likeliest.tolist() == [625, 375, 0, 0]
+    others = picker(numbers, forbidden=[1])(scores, rows, 0).bincount(minlength=4)
+    assert others.tolist() == pytest.approx([1000 * p / 0.7 for p in (0.5, 0, 0.2, 0)], abs=1)
     cold = picker(numbers, temperature=0.5)(scores, rows, 0).bincount(minlength=4)
     assert cold.tolist() == pytest.approx([1000 * p / 0.38 for p in (0.25, 0.09, 0.04, 0)], abs=1)
 
@@ -50,6 +52,16 @@ def test_an_answer_depends_on_its_own_numbers_alone(prompts):
     assert together == apart
     assert sample_answers(model, both, uniform_numbers(["third", "fourth"], 8)) != together
     assert all(1 <= len(answer) <= 8 for answer in together)
+
+
+def test_the_mark_of_an_image_is_never_drawn(prompts):
+    model, (both, *_) = prompts
+    torch.nn.init.zeros_(model.get_output_embeddings().weight)
+    mark, vocabulary = model.config.image_token_id, model.get_output_embeddings().weight.shape[0]
+    # every token is as likely as any other, and this number falls on the mark
+    numbers = torch.full((2, 4), (mark + 0.5) / vocabulary, dtype=torch.float64)
+    answers = sample_answers(model, both, numbers)
+    assert all(len(answer) == 4 and mark not in answer for answer in answers)
 
 
 def test_nearly_no_temperature_is_greedy(prompts):

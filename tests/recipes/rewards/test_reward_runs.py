@@ -18,9 +18,9 @@ from openpali.recipes.rewards.record import SAMPLES_FILE, RewardLog
 from openpali.recipes.training.progress import read_log
 
 OPTIONS = {"use_cpu": True, "tensorboard": False, "per_device_train_batch_size": 4, "seed": 3}
-OPTIONS |= {"logging_steps": 1, "save_steps": 2, "eval_limit": 2, "samples": 3}
+OPTIONS |= {"logging_steps": 1, "save_steps": 2, "eval_steps": 0, "eval_limit": 2, "samples": 3}
 OPTIONS |= {"learning_rate": 0.01, "task": "{name: plain, max_new_tokens: 6}", "dataloader_num_workers": 0}
-OPTIONS |= {"components": "{score: 1, length: 0.5}", "schedule": "constant", "text_dropout": 0}
+OPTIONS |= {"components": "{score: 1, length: 0.5}", "schedule": "constant"}
 OPTIONS |= {"max_steps": 3}
 
 

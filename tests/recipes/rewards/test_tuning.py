@@ -1,6 +1,7 @@
 """One step of the tuning against its formula on the logits of both families; confidences of boxes."""
 
 import copy
+import random
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_the_loss_is_that_of_the_formula(parts_of_a_model, tmp_path, monkeypatch
     images = [Image.new("RGB", (20, 24), colour) for colour in ("red", "lime")]
     prompts = ["detect", "detect dog"]
     examples = [Example(text, "detect", (one,), text, boxes=(DOG,)) for text, one in zip(prompts, images)]
-    texts = [with_confidences(written(DOG)), with_confidences(written(NEAR, CAT), UNSURE), written(DOG), ""]
+    texts = [with_confidences(written(DOG)), with_confidences(written(NEAR, CAT), lambda: UNSURE), written(DOG), ""]
     end = processor.tokenizer.eos_token_id
     tokens = [[*processor.tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in texts]
     rewards = [1.0, 0.25, 0.5, 0.0]
@@ -135,6 +136,12 @@ def test_confidences_stand_behind_labels():
     assert not parse_detections(text).boxes
     task = load_task({"name": "detect", "confidence": True})
     example = Example("1", "detect", (), "detect dog")
+    record = {"id": "1", "image": Image.new("RGB", (8, 8)), "objects": [{"names": {"en": "dog"}, "box": DOG}]}
+    targets = [task.example(record, random.Random(seed)) for seed in range(200)]
+    ends = [target.suffix[-9:] for target in targets if target]
+    # most boxes are sure, and some are not, so that the model knows how to go on behind either
+    assert set(ends) == {SURE, UNSURE}
+    assert 120 < ends.count(SURE) < 180
     assert [one["label"] for one in task.prediction(text, example)] == ["dog", "cat"]
 
 
