@@ -25,6 +25,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from .checkpoints import load_checkpoint, load_tower
 from .configuration_pali3 import Pali3Config, vision_config_of
 from .image_patches import tower_class
+from .loss_request import LossKwargs, LossRequest
 from .modeling_pali3_encoder import (
     Pali3Encoder,
     Pali3EncoderOutput,
@@ -33,7 +34,7 @@ from .modeling_pali3_encoder import (
     without_return_dict,
 )
 from .modeling_pali3_outputs import Pali3ModelOutput, Pali3Seq2SeqLMOutput
-from .token_loss import IGNORE_INDEX, LossKwargs, example_losses, loss_fields, select_logits, token_fields
+from .token_loss import IGNORE_INDEX, select_logits
 from .transformers_versions import CACHE, one_cache
 
 
@@ -287,18 +288,15 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
             logits_to_keep: number of last positions to compute logits of (0: all), or these positions.
             output_logits: whether to compute logits; by default without labels, and in evaluation mode, for
                 `compute_metrics`.
-            **kwargs: see `LossKwargs` in token_loss.py.
+            **kwargs: see `LossKwargs` in loss_request.py.
 
         Returns:
-            `loss`: float[], mean over examples of the mean token loss, or see `num_items_in_batch` in `LossKwargs`;
-            `example_losses`: float[B], without gradient; `token_losses`, `second_losses`: float[B, S], where they are
-            requested; `logits`: float[B, S, V].
+            `loss`: float[], and further losses, see `LossRequest.output`; `logits`: float[B, S, V].
 
         Raises:
             ValueError: `shift_labels` are given, which are for decoder-only models.
         """
-        smoothing, items = kwargs.pop("label_smoothing", None), kwargs.pop("num_items_in_batch", None)
-        of_tokens, second_labels = kwargs.pop("token_losses", False), kwargs.pop("second_labels", None)
+        request = LossRequest.taken_from(kwargs)
         if kwargs.pop("shift_labels", None) is not None:
             raise ValueError("shift_labels are of decoder-only models: give this encoder-decoder labels")
         if labels is not None:
@@ -322,16 +320,14 @@ class Pali3ForConditionalGeneration(Pali3PreTrainedModel, GenerationMixin):
             **without_return_dict(kwargs),
         )
         hidden_states = outputs.last_hidden_state * self.output_scale  # [B, S, D]
-        losses, logits, tokens = None, None, {}
-        if labels is not None and of_tokens:
-            losses, tokens = token_fields(hidden_states, self.lm_head, labels, second_labels, self.softcap)
-        elif labels is not None:
-            smoothing = self.config.label_smoothing if smoothing is None else smoothing
-            losses = example_losses(hidden_states, self.lm_head, labels, smoothing, self.softcap)  # [B]
+        fields = {key: value for key, value in outputs.items() if key != "last_hidden_state"}
+        logits = None
+        if labels is not None:
+            smoothing = self.config.label_smoothing
+            fields |= request.output(hidden_states, self.lm_head, labels, smoothing, self.softcap)
         if output_logits or (output_logits is None and (labels is None or not self.training)):
             logits = select_logits(hidden_states, self.lm_head, logits_to_keep, self.softcap)  # [B, S, V]
-        fields = {key: value for key, value in outputs.items() if key != "last_hidden_state"}
-        return Pali3Seq2SeqLMOutput(logits=logits, **fields, **loss_fields(losses, labels, items), **tokens)
+        return Pali3Seq2SeqLMOutput(logits=logits, **fields)
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs) -> None:
         """Make caches as deep as the decoder; Transformers takes the depth of T5's encoder. T5Gemma's decoder slides

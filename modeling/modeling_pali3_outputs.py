@@ -22,7 +22,7 @@ class Pali3ModelOutput(CacheOutput, Seq2SeqModelOutput):
 class Pali3Seq2SeqLMOutput(CacheOutput, Seq2SeqLMOutput):
     """Output of [`Pali3ForConditionalGeneration`]; `example_losses` are float[B], without gradient.
 
-    `token_losses` and `second_losses`: float[B, S], where they are requested (`LossKwargs` in token_loss.py).
+    `token_losses` and `second_losses`: float[B, S], where they are requested (`LossKwargs` in loss_request.py).
     """
 
     image_hidden_states: torch.Tensor | None = None

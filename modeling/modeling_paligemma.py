@@ -35,8 +35,9 @@ from .configuration_pali3 import vision_config_of
 from .configuration_paligemma import paligemma_config
 from .dropout import FIELD, add_residual_dropout
 from .image_patches import IMAGE_INPUTS, repeated_images, tower_class
+from .loss_request import LossRequest
 from .modeling_paligemma_images import PaliGemmaProjector, RawPatches
-from .token_loss import IGNORE_INDEX, example_losses, loss_fields, select_logits, token_fields
+from .token_loss import IGNORE_INDEX, select_logits
 from .transformers_versions import CACHE, CacheOutput, image_fields, one_cache
 
 # beginnings of parameters' names in memory, and in the published checkpoints
@@ -207,12 +208,10 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             output_logits: whether to compute logits; by default without labels, and in evaluation mode, for
                 `compute_metrics`. With labels they are the loss's own, without the final soft-cap.
             image_features: float[N, P, D_vision], the image encoder's output in place of images.
-            **kwargs: see `LossKwargs` in token_loss.py.
+            **kwargs: see `LossKwargs` in loss_request.py.
 
         Returns:
-            `loss`: float[], mean over examples of the mean token loss, or see `num_items_in_batch` in `LossKwargs`;
-            `example_losses`: float[examples], without gradient; `token_losses`, `second_losses`: float[B, L], where
-            they are requested, at the positions before their tokens; `logits`: float[B, L, V].
+            `loss`: float[], and further losses, see `LossRequest.output`; `logits`: float[B, L, V].
 
         Raises:
             ValueError: labels without `token_type_ids`, or with a cache, or with an attention implementation that
@@ -221,8 +220,8 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         if pixel_values is not None and image_features is not None:
             raise ValueError("give pixel_values or image_features, not both")
         cache = one_cache(cache, past_key_values)
-        smoothing, items = kwargs.pop("label_smoothing", None), kwargs.pop("num_items_in_batch", None)
-        of_tokens, second = kwargs.pop("token_losses", False), next_tokens(kwargs.pop("second_labels", None), None)
+        request = LossRequest.taken_from(kwargs)
+        request.second_labels = next_tokens(request.second_labels, None)  # [B, L]
         targets = next_tokens(labels, kwargs.pop("shift_labels", None))  # [B, L]
         if targets is None and sequence_ids is None:
             inputs: Any = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "pixel_values": pixel_values}
@@ -236,15 +235,16 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
         text_inputs = self.text_inputs(embeds, attention_mask, position_ids, token_type_ids, sequence_ids)
         outputs = self.model.language_model(**text_inputs, use_cache=False, **kwargs)
         hidden = outputs.last_hidden_state  # [B, L, D]
-        options = (sequence_ids, smoothing, second, of_tokens)
-        losses, tokens = (None, {}) if targets is None else self.losses(hidden, targets, *options)  # [examples]
-        with_logits = losses is None or not self.training if output_logits is None else output_logits
+        with_logits = targets is None or not self.training if output_logits is None else output_logits
+        losses: dict[str, Any] = {}
+        if targets is not None:
+            smoothing = option(self.config, "label_smoothing", 0.0)
+            losses = request.output(hidden, self.lm_head, targets, smoothing, example_ids=sequence_ids)
         return PaliGemmaOutput(
-            logits=self.logits(hidden, logits_to_keep, with_softcap=losses is None) if with_logits else None,
+            logits=self.logits(hidden, logits_to_keep, with_softcap=targets is None) if with_logits else None,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            **loss_fields(losses, targets, items, sequence_ids),
-            **tokens,
+            **losses,
             **image_fields(image_outputs),
         )
 
@@ -323,24 +323,6 @@ class PaliGemmaForConditionalGeneration(stock.PaliGemmaForConditionalGeneration)
             # from 1, as in stock Transformers; only differences matter
             position_ids = 1 + torch.arange(embeds.shape[1], device=embeds.device)[None]  # [1, L]
         return {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": position_ids}
-
-    def losses(
-        self,
-        hidden: torch.Tensor,
-        targets: torch.Tensor,
-        sequence_ids: torch.Tensor | None,
-        label_smoothing: float | None,
-        second_targets: torch.Tensor | None = None,
-        of_tokens: bool = False,
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Mean token loss of each example, float[examples], and with `of_tokens` the fields of `token_fields`.
-
-        `targets`, `second_targets`: int[B, L], each predicted at its position.
-        """
-        if of_tokens:
-            return token_fields(hidden, self.lm_head, targets, second_targets)
-        epsilon = option(self.config, "label_smoothing", 0.0) if label_smoothing is None else label_smoothing
-        return example_losses(hidden, self.lm_head, targets, epsilon, example_ids=sequence_ids), {}
 
     def logits(self, hidden: torch.Tensor, logits_to_keep: int | torch.Tensor, with_softcap: bool) -> torch.Tensor:
         """float[B, L, V], or of the positions to keep."""

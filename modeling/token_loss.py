@@ -2,8 +2,8 @@
 
 Hidden states are gathered at the supervised positions before the LM head, the LM head is applied in chunks of the
 vocabulary, and the loss is averaged over each example's tokens before it is averaged over the batch (PaliGemma, arXiv
-2407.07726, section 3.2), so that a long answer weighs no more than a short one. A trainer that gives
-`num_items_in_batch`, its number of supervised tokens over all accumulation steps, gets the mean over these tokens.
+2407.07726, section 3.2), so that a long answer weighs no more than a short one. What a caller may ask for beside that
+is in `loss_request.py`.
 
 Shapes: `B` examples (packed: rows), `L` tokens of a sequence, `T` supervised tokens, `D` width of the text model, `V`
 vocabulary, `C` tokens of a chunk of the vocabulary.
@@ -14,63 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
-from transformers.utils import TransformersKwargs
 
 IGNORE_INDEX = -100
 # logits held at a time: 64 MiB in float32
 CHUNK_LOGITS = 1 << 24
-
-
-class LossKwargs(TransformersKwargs, total=False):
-    """Further options of a model's forward, beside `output_attentions`, `output_hidden_states` and `return_dict`.
-
-    They are not arguments of their own, since the Trainer takes every argument with "label" in its name for a label.
-
-    Attributes:
-        label_smoothing: ε of the loss; the configuration's, else 0, when left out.
-        shift_labels: int[B, L], in place of `labels`: position i is predicted at i. Decoder-only models alone.
-        num_items_in_batch: supervised tokens of all accumulation steps and processes. The loss is then the sum of the
-            token losses over this number, so that the sum over the steps is the mean over all tokens, as Transformers'
-            Trainer and TRL expect; without it, the mean over examples.
-        token_losses: whether to return the loss of each token, `token_losses`, with its gradient; label smoothing is
-            then left out.
-        second_labels: int[B, L], other targets of some positions of `labels`, -100 elsewhere, whose losses are
-            `second_losses`; with `token_losses` alone.
-    """
-
-    label_smoothing: float | None
-    shift_labels: torch.Tensor | None
-    num_items_in_batch: torch.Tensor | int | None
-    token_losses: bool
-    second_labels: torch.Tensor | None
-
-
-def loss_fields(
-    losses: torch.Tensor | None,
-    labels: torch.Tensor | None,
-    num_items_in_batch: torch.Tensor | int | None = None,
-    example_ids: torch.Tensor | None = None,
-) -> dict[str, Any]:
-    """Fields of a model's output.
-
-    Args:
-        losses: of each example, float[examples]; None without labels.
-        labels: see `example_losses`.
-        num_items_in_batch: see `LossKwargs`.
-        example_ids: see `example_losses`.
-
-    Returns:
-        `loss`: float[]; `example_losses`: float[examples], without gradient.
-    """
-    if losses is None or labels is None:
-        return {}
-    if num_items_in_batch is None:
-        return {"loss": losses.mean(), "example_losses": losses.detach()}
-    # of each example
-    tokens = torch.bincount(token_owners(labels, example_ids), minlength=len(losses))
-    # one number for each replica under DataParallel
-    items = torch.as_tensor(num_items_in_batch, device=losses.device).reshape(-1)[0]
-    return {"loss": (losses * tokens).sum() / items, "example_losses": losses.detach()}
 
 
 def token_owners(labels: torch.Tensor, example_ids: torch.Tensor | None) -> torch.Tensor:
@@ -130,45 +77,6 @@ def example_losses(
     examples = len(labels) if example_ids is None else int(example_ids.max()) + 1
     tokens = torch.bincount(owners, minlength=examples)[owners]  # [T], tokens of the example
     return token_losses.new_zeros(examples).index_add(0, owners, token_losses / tokens)
-
-
-def token_losses(
-    hidden_states: torch.Tensor,
-    head: torch.Tensor | nn.Module,
-    labels: torch.Tensor,
-    softcap: float | None = None,
-) -> torch.Tensor:
-    """The loss of each token, float[B, L], 0 where there is no label; arguments as of `example_losses`."""
-    supervised = labels != IGNORE_INDEX  # [B, L]
-    losses = token_cross_entropy(hidden_states[supervised], head, labels[supervised], softcap=softcap)  # [T]
-    return losses.new_zeros(labels.shape).masked_scatter(supervised, losses)
-
-
-def token_fields(
-    hidden_states: torch.Tensor,
-    head: torch.Tensor | nn.Module,
-    labels: torch.Tensor,
-    second_labels: torch.Tensor | None,
-    softcap: float | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Losses of tokens for a model's output.
-
-    Args:
-        hidden_states: see `example_losses`.
-        head: likewise.
-        labels: likewise, one example a row.
-        second_labels: see `LossKwargs`.
-        softcap: see `example_losses`.
-
-    Returns:
-        The mean token loss of each example, float[B]; and the fields `token_losses` and, with `second_labels`,
-        `second_losses`: float[B, L], both at the position that predicts.
-    """
-    losses = token_losses(hidden_states, head, labels, softcap)
-    fields = {"token_losses": losses}
-    if second_labels is not None:
-        fields["second_losses"] = token_losses(hidden_states, head, second_labels, softcap)
-    return losses.sum(1) / (labels != IGNORE_INDEX).sum(1).clamp(min=1), fields
 
 
 def token_cross_entropy(

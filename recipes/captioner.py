@@ -125,8 +125,6 @@ class CaptionerArguments:
                 f"model is a whole captioner with its own shape: {', '.join(changed) or 'vision_checkpoint'} is for a"
                 " new one"
             )
-        if not 0 <= self.label_smoothing < 1 or not 0 <= self.decoder_dropout < 1:
-            raise ConfigError("label_smoothing and decoder_dropout are at least 0 and below 1")
 
     @property
     def modes(self) -> Modes:

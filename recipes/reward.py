@@ -86,6 +86,8 @@ def tune(
         strict = not custom.train_despite_errors
         check_data(source, task, transfer.image_size(args), run, strict, limits=transfer.text_limits(args))
     checkpoint = None if custom.check_only else open_run(run, transfer.run_inputs(args, {}))
+    # once; and without later validations the start would be all that there is to keep
+    run.eval_on_start = run.eval_on_start and bool(run.eval_steps) and checkpoint is None
     tasks = transfer.load_tasks(args, mix, custom, run, {})
     folder = check_start(str(args.model))
     transfer.save_examples(tasks, folder, args, run)

@@ -23,7 +23,9 @@ NEEDED = """from transformers import AutoImageProcessor, AutoModelForImageTextTo
 from transformers import AutoModel, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedModel, ProcessorMixin
 from transformers.models.paligemma.modeling_paligemma import PaliGemmaForConditionalGeneration
 from transformers.models.paligemma.processing_paligemma import PaliGemmaProcessor
-from transformers.models.siglip.modeling_siglip import SiglipVisionModel"""
+from transformers.models.siglip.modeling_siglip import SiglipVisionModel
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
+from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionModel"""
 
 
 def imported(path: Path):

@@ -120,7 +120,8 @@ class NaFlexImageProcessor(Siglip2ImageProcessorPil):
         listed: Any = images if isinstance(images, (list, tuple)) else [images]
         for image in listed:
             _check_pixels(image)
-        return super().preprocess(images, *args, **options)
+        given: Any = images
+        return super().preprocess(given, *args, **options)
 
     def _preprocess(
         self,

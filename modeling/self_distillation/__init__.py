@@ -1,1 +1,1 @@
-"""SigLIP 2's pretraining: a SigLIP model, a text decoder on its image tokens, and a teacher for its image encoder."""
+"""SigLIP 2's pretraining: SigLIP with a text decoder, and a teacher of its image encoder."""

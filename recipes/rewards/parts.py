@@ -133,7 +133,9 @@ def part_weights(task: Task, given: dict[str, Any]) -> dict[str, float]:
     for name, weight in weights.items():
         if name not in known:
             only = " (match and duplicates are of boxes)" if name in (MATCH, DUPLICATES) else ""
-            raise ConfigError(f"components: unknown part {name!r}{nearest(name, known)}; {', '.join(known)}{only}")
+            raise ConfigError(
+                f"components: unknown part {name!r}{nearest(name, dict.fromkeys(known))}; {', '.join(known)}{only}"
+            )
         if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
             raise ConfigError(f"components: {name}: {weight!r} is no weight of 0 or more; costs are subtracted anyway")
     found = {name: float(weight) for name, weight in weights.items() if weight}

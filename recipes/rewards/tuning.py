@@ -95,8 +95,8 @@ class RewardTuning(TrainerCallback):
         trained = self.trained_answers(advantage)
         rows = repeated(prompts, features, examples, self.args.samples // self.stride)
         tokens = [answers.tokens[i] for i in trained]
-        config = plain.config
-        pad, start = self.processor.tokenizer.pad_token_id, getattr(config, "decoder_start_token_id", None)
+        config, pad = plain.config, self.processor.tokenizer.pad_token_id
+        start: Any = getattr(config, "decoder_start_token_id", None)
         rows = training_rows(rows, tokens, config.is_encoder_decoder, pad, start)
         boxes = self.box_targets(answers, tokens, trained, examples)
         start_rows = self.start_rows(plain, rows, pixels, examples)

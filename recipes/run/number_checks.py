@@ -27,7 +27,7 @@ AT_LEAST_ONE += (
     "tokenizer_records",
 )
 AT_LEAST_ONE += ("classes_records", "most_classes", "names_records", "most_names")
-AT_LEAST_ONE += ("prototypes", "head_width", "head_bottleneck", "decoder_layers")
+AT_LEAST_ONE += ("prototypes", "head_width", "head_bottleneck")
 ABOVE_ZERO = (
     "student_temperature",
     "teacher_temperature",
@@ -39,8 +39,10 @@ ABOVE_ZERO = (
 NOT_NEGATIVE = ("learning_rate", "weight_decay", "seed", "dataloader_num_workers", "eval_steps", "save_steps")
 NOT_NEGATIVE += ("logging_steps", "bad_loss_limit", "cooldown_steps", "num_train_epochs")
 NOT_NEGATIVE += ("caption_weight", "local_weight", "masked_weight", "late_weight")
-BELOW_ONE = ("adam_beta1", "adam_beta2", "label_smoothing")
+NOT_NEGATIVE += ("decoder_layers", "decoder_width", "decoder_heads", "decoder_mlp", "scored_images")
+BELOW_ONE = ("adam_beta1", "adam_beta2", "label_smoothing", "decoder_dropout")
 SHARES = ("max_bad_share", "lora_dropout", "late_share", "ema_decay", "ema_decay_end", "center_momentum")
+SHARES += ("masked_pred_prob", "masking_ratio", "located_masked_pred_prob")
 
 
 def check_numbers(values: dict[str, Any]) -> None:

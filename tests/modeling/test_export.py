@@ -66,7 +66,7 @@ def test_the_folder_holds_all_the_code_and_no_other(tiny_model, tiny_processor, 
     parts |= {f"modeling_pali3_{name}.py" for name in ("encoder", "multimodal", "outputs")}
     parts |= {f"processing_{name}.py" for name in ("chat", "offsets", "prefix_suffix", "tokenizer")}
     parts |= {"checkpoints.py", "user_errors.py", "control_tokens.py", "image_patches.py"}
-    assert code == parts | {"token_loss.py", "transformers_versions.py"}
+    assert code == parts | {"loss_request.py", "token_loss.py", "transformers_versions.py"}
     source = Path(openpali.export.__code__.co_filename).parent
     assert all((folder / name).read_text() == (source / name).read_text() for name in code)
     config = json.loads((folder / "config.json").read_text())

@@ -122,7 +122,16 @@ def test_it_goes_on_from_a_captioner(plain, tmp_path):
 
 
 def test_a_trained_encoder_learns_slowly(plain, tmp_path, capsys):
-    train(tmp_path / "lit", *NEW[2:], "--vision_checkpoint", str(plain / "encoder"), "--learning_rate", "1e-2")
+    train(
+        tmp_path / "lit",
+        *NEW[2:],
+        "--vision_checkpoint",
+        str(plain / "encoder"),
+        "--learning_rate",
+        "1e-2",
+        "--max_steps",
+        "1",
+    )
     table = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if "decay" not in line}
     assert (table["vision_model"][3], table["decoder"][3]) == ("0.001", "0.01")
 
@@ -153,7 +162,8 @@ def test_resumed_run_is_the_uninterrupted_one(options, tmp_path, one_thread):
         (["--decoder_heads", "3"], "width 16 cannot be split into 3 heads"),
         (["--model", "x", "--decoder_layers", "2"], "model is a whole captioner .*: decoder_layers is for a new one"),
         (["--vision_checkpoint", "nowhere/at/all"], "vision_checkpoint: there is no folder nowhere/at/all"),
-        (["--label_smoothing", "1"], "label_smoothing and decoder_dropout are at least 0 and below 1"),
+        (["--decoder_dropout", "1"], "decoder_dropout=1.0: it is from 0 to below 1"),
+        (["--decoder_layers", "-1"], "decoder_layers=-1: it is not negative"),
     ],
 )
 def test_mistakes(options, message, tmp_path):
@@ -172,8 +182,3 @@ def test_records_without_boxes(tmp_path):
     with pytest.raises(SystemExit, match="the task '(caption|refer)' needs '(captions|objects)'"):
         captioner.main([*argv, *LOCATED, *source])
     captioner.main([*argv, *source, "--overwrite", "true"])
-
-
-def test_texts_that_are_cut_are_told(tmp_path, capsys):
-    train(tmp_path / "short", *NEW, "--text_length", "3")
-    assert "validation texts are longer than text_length=3 tokens and are cut; the longest" in capsys.readouterr().out

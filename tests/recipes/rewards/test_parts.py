@@ -1,13 +1,18 @@
 """The reward of each kind of metric is the metric's own score, and boxes have matches and duplicates."""
 
+import random
+
+import numpy as np
 import pytest
 from PIL import Image
+from tiny_mask_vqvae import save_codec
 
 from openpali.data.example import Box, Example
 from openpali.data.files.config import ConfigError
 from openpali.data.masks.objects import located
 from openpali.data.tasks import load_task
 from openpali.eval.answering.evaluate_task import METRICS, load_metric
+from openpali.eval.answering.predictions import json_value
 from openpali.eval.scoring.detection_reward import ClassWeights, class_weights
 from openpali.modeling.location_tokens import format_detections
 from openpali.recipes.rewards.parts import RewardParts, make_parts, part_weights
@@ -116,3 +121,24 @@ def test_boxes_reach_overlaps_by_their_labels():
 def test_unknown_parts_are_named():
     with pytest.raises(ConfigError, match=r"unknown part 'macth', did you mean 'match'|unknown part 'macth'"):
         part_weights(load_task({"name": "detect"}), {"macth": 1})
+
+
+def test_masks_have_the_metrics_own_scores(tmp_path):
+    codec = save_codec(tmp_path / "codec")
+    task = load_task({"name": "segment", "codec": str(codec)})
+    mask = np.zeros((16, 16), bool)
+    mask[2:9, 3:12] = True
+    thing = {"names": {"en": "dog"}, "box": Box(3 / 16, 2 / 16, 12 / 16, 9 / 16), "mask": mask}
+    record = {"id": "1", "image": Image.new("RGB", (16, 16)), "objects": [thing]}
+    truth = task.example(record, random.Random(0))
+    assert truth is not None
+    texts = [truth.suffix, truth.suffix.replace("dog", "cat"), "nothing"]
+    found = RewardParts(task, part_weights(task, {})).of([truth] * 3, texts, [22] * 3)
+    own = load_metric("segmentation").compute(
+        predictions=[json_value(task.prediction(text, truth)) for text in texts],
+        references=[json_value(task.reference(truth))] * 3,
+        return_scores=True,
+    )
+    assert own
+    assert found["reward"] == pytest.approx(own["scores"])
+    assert found["reward"][2] == 0

@@ -18,10 +18,13 @@ from openpali.recipes.rewards.record import SAMPLES_FILE, RewardLog
 from openpali.recipes.training.progress import read_log
 
 OPTIONS = {"use_cpu": True, "tensorboard": False, "per_device_train_batch_size": 4, "seed": 3}
-OPTIONS |= {"logging_steps": 1, "save_steps": 2, "eval_on_start": False, "eval_limit": 2, "samples": 3}
+OPTIONS |= {"logging_steps": 1, "save_steps": 2, "eval_limit": 2, "samples": 3}
 OPTIONS |= {"learning_rate": 0.01, "task": "{name: plain, max_new_tokens: 6}", "dataloader_num_workers": 0}
 OPTIONS |= {"components": "{score: 1, length: 0.5}", "schedule": "constant", "text_dropout": 0}
 OPTIONS |= {"max_steps": 3}
+
+
+NAMES = ("whole", "cut")
 
 
 class PowerCut(Exception):
@@ -80,7 +83,7 @@ def curve(folder):
 @pytest.mark.parametrize(
     ("family", "options"),
     [
-        ("pali3", {"kl": 0.1, "eval_steps": 2, "eval_on_start": True}),
+        ("pali3", {"kl": 0.1, "eval_steps": 2}),
         pytest.param(
             "paligemma",
             {"peft": "lora", "lora_rank": 2, "kl": 0.1, "train_samples": "first"},
@@ -109,14 +112,20 @@ def test_cut_and_resumed_equals_uninterrupted(
     assert rewards[0] == rewards[1]
     assert [row["step"] for row in rewards[0]] == [1, 2, 3]
     assert [row["loss"] for row in whole if "loss" in row] == [row["loss"] for row in again if "loss" in row]
-    samples = [read_log(tmp_path / name / SAMPLES_FILE) for name in ("whole", "cut")]
+    samples = [read_log(tmp_path / name / SAMPLES_FILE) for name in NAMES]
     assert samples[0] == samples[1]
     assert len(samples[0]) == 3
     assert len(samples[0][0]["answers"]) == 3
-    first, second = (weights(tmp_path / name / "checkpoint-3") for name in ("whole", "cut"))
+    first, second = (weights(tmp_path / name / "checkpoint-3") for name in NAMES)
     assert all(torch.equal(weight, second[name]) for name, weight in first.items())
     half = weights(tmp_path / "whole" / "checkpoint-2")
     assert any(not torch.equal(weight, half[name]) for name, weight in first.items())
+    if "eval_steps" not in options:
+        # without validations the last weights are kept, and not the start's
+        final = weights(tmp_path / "whole")
+        assert all(torch.equal(weight, final[name]) for name, weight in first.items())
+    steps = [[row["step"] for row in read_log(tmp_path / name / "logs.jsonl") if "eval_loss" in row] for name in NAMES]
+    assert steps[0] == steps[1] == ([0, 2, 3] if "eval_steps" in options else [])
     # the start is itself at the first step, and not at the last, also after resuming
     assert rewards[1][0]["kl"] == pytest.approx(0, abs=1e-6)
     assert rewards[1][-1]["kl"] > 1e-4

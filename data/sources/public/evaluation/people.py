@@ -153,7 +153,8 @@ class LabelledTable(LabelledPeople):
 
     def entries(self, split: str) -> Iterable[tuple[str, Any]]:
         """Rows of the table, numbered as its lines."""
-        for number, row in enumerate(read_table(self.path, (self.image_column, *self.labels)), 2):
+        remedy = "Give image: COLUMN of the paths, and labels: [COLUMN, ...] as the table names them."
+        for number, row in enumerate(read_table(self.path, (self.image_column, *self.labels), remedy), 2):
             yield str(number), row
 
     def folder_row(self, entry: Any) -> dict[str, Any] | None:
@@ -166,8 +167,13 @@ class LabelledTable(LabelledPeople):
         return row | ({"answers": [entry["answer"]]} if "answer" in entry else {})
 
 
-def read_table(path: Path, columns: Sequence[str]) -> Iterable[dict[str, str]]:
+def read_table(path: Path, columns: Sequence[str], remedy: str = "Download it again.") -> Iterable[dict[str, str]]:
     """Rows of a CSV file.
+
+    Args:
+        path: the file.
+        columns: that it must have.
+        remedy: where one is missing.
 
     Raises:
         BadRecord: there is no such file, or a column is missing.
@@ -178,7 +184,7 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterable[dict[str, str]]:
     rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
     if missing := [name for name in columns if name not in rows.fieldnames]:
         known = ", ".join(rows.fieldnames) or "none"
-        raise BadRecord(str(path), 1, f"it has no column {missing[0]!r}; it has {known}", "Name its columns so.")
+        raise BadRecord(str(path), 1, f"it has no column {missing[0]!r}; it has {known}", remedy)
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
             reason = f"it has {'more' if None in row else 'fewer'} fields than the first line"

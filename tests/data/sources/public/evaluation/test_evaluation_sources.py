@@ -93,7 +93,7 @@ def test_other_columns_of_a_table_are_labels(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,age\na.png,1\n", "labels.csv:1: it has no column 'image'; it has file, age"),
+        ("file,age\na.png,1\n", "labels.csv:1: it has no column 'image'; it has file, age. Give image: COLUMN"),
         ("image,age\na.png,1,2\n", "labels.csv:2: it has more fields than the first line"),
         ("image,age\na.png\n", "labels.csv:2: it has fewer fields than the first line"),
         ("image,age,question\na.png,1,\n", "labels.csv:2: it has no question"),
