@@ -15,7 +15,7 @@ the probability of `<loc1023>`, or 1 less that of `<loc0000>` where it writes th
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -44,6 +44,11 @@ def box_confidences(tokens: Sequence[Token], boxes: Sequence[dict[str, Any]]) ->
         # each part of the text is one box, so that a box written twice has two confidences
         confidences.append(whole if match is None else parts.pop(match)[1])
     return confidences
+
+
+def answer_confidence(row: Mapping[str, Any]) -> float:
+    """The probability of a whole answer, from the tokens of its row of predictions; 1 where the row has none."""
+    return math.exp(sum(log_p for _, log_p in row.get("tokens") or ()))
 
 
 def parse_boxes(tokens: Sequence[Token]) -> list[tuple[LocatedBox, float]]:

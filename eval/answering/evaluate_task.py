@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from openpali.data.example import Example
 from openpali.data.files import renamed
 from openpali.data.tasks import Task
+from openpali.eval.answering.confidence import answer_confidence
 from openpali.eval.answering.predictions import Examples, PredictionStore, answer_examples
 from openpali.eval.scoring.detection_reward import drop_duplicates
 
@@ -30,8 +31,7 @@ class TaskResult:
             (likewise), `references` (strings), `boxes` (true ones) and `predicted_boxes` (both lists of
             `{"box": [x0, y0, x1, y1] in [0, 1], "label"}`, predicted ones perhaps with `mask` and `score`), `masks`
             (of the true boxes, where there are any), `score`; `tokens` where boxes have scores, `found` where the
-            model writes boxes and masks in a format of its own, `groups` where the record has labels,
-            `confidence` of a text whose tokens were requested.
+            model writes boxes and masks in a format of its own, `groups` where the record has labels.
         metric_key: the task's main metric, by which checkpoints are selected.
         notes: text results of a metric, such as CIDEr's tokenizer.
         blank_metrics: the blind baseline: the same metrics with blank images, where it was measured.
@@ -152,7 +152,7 @@ def score_predictions(task: Task, rows: list[dict[str, Any]]) -> TaskResult:
     metric = load_metric(task.metric)
     options = dict(getattr(task, "metric_options", {}))
     if getattr(metric, "by_confidence", False):
-        options["confidences"] = [row.get("confidence", 1.0) for row in rows]
+        options["confidences"] = [answer_confidence(row) for row in rows]
     result = metric.compute(predictions=predictions, references=references, return_scores=True, **options)
     assert result is not None
     for row, score in zip(rows, result.pop("scores"), strict=True):

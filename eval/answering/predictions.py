@@ -1,6 +1,5 @@
 """Predictions of a model for the examples of a task, by one process or several: a row of predictions.jsonl each."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -172,10 +171,7 @@ def prediction_row(index: int, example: Example, task: Task, answer: Answer) -> 
         "masks": json_value(example.masks),
         "predicted_boxes": boxes,
     }
-    if answer.tokens is not None:
-        row["tokens"] = json_value(answer.tokens)
-        if isinstance(prediction, str):
-            row["confidence"] = math.exp(sum(token.log_p for token in answer.tokens))
+    row |= {} if answer.tokens is None else {"tokens": json_value(answer.tokens)}
     row |= {"groups": example.meta["groups"]} if "groups" in example.meta else {}
     return row | ({} if answer.found is None else {"found": answer.found})
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from openpali.eval.answering.confidence import answer_confidence
 from openpali.eval.intervals.bootstrap import Ratios, Statistic, ratio
 from openpali.eval.metrics.multiview import multiview
 from openpali.eval.metrics.pair_accuracy import pair_accuracy
@@ -34,7 +35,7 @@ def view_statistics(name: str, rows: Rows) -> dict[str, Statistic]:
     """Statistics of the metric multiview."""
     references = [read_reference(row["reference"], index) for index, row in enumerate(rows)]
     objects = multiview.views([reference["type"] for reference in references])
-    texts, confidences = [row["prediction"] for row in rows], [row.get("confidence", 1.0) for row in rows]
+    texts, confidences = [row["prediction"] for row in rows], [answer_confidence(row) for row in rows]
     joined = [multiview.join(texts, own, confidences) for own in objects]
     right = match_scores(joined, [references[own[0]] for own in objects], multiview.normalise)
     values = {own[0]: value for own, value in zip(objects, right, strict=True)}

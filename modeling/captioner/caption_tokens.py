@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from openpali.modeling.captioner.configuration_captioner import CaptionDecoderConfig
-from openpali.modeling.control_tokens import Controls, special_tokens, split_control_tokens
+from openpali.modeling.control_tokens import Controls, controls_of_each, special_tokens, split_control_tokens
 
 
 class CaptionTokens:
@@ -34,8 +34,7 @@ class CaptionTokens:
         """`labels` int[N, L] and `label_weights` float[N, L], which are 0 on prompts and padding."""
         shape = len(texts), self.text_length
         labels, weights = torch.full(shape, int(self.config.pad_token_id or 0)), torch.zeros(shape)
-        free: Controls = "none"
-        kinds = controls or [free] * len(texts)
+        kinds = controls_of_each(controls or "none", len(texts))
         for row, (prompt, text, kind) in enumerate(zip(prompts, texts, kinds, strict=True)):
             ids, given = self.encode(prompt, text, kind)
             labels[row, : len(ids)] = torch.tensor(ids)

@@ -4,6 +4,7 @@ No checkpoint is downloaded: sizes of published checkpoints are presets of `mode
 earlier stage that has not run yet is planned from its shipped configuration.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -197,9 +198,10 @@ def plan_contrastive(line: list[str]) -> TrainingPlan:
     contrastive.adjust(args, run)
     earlier = None if not args.model or is_here(args.model) else shipped_plan(args.model)
     if args.model and earlier is None:
-        config: Any = SiglipConfig.from_pretrained(args.model) if is_here(args.model) else no_model(args.model)
+        config: Any = load_config(args.model) if is_here(args.model) else no_model(args.model)
     else:
         config = earlier.config if earlier else contrastive.make_config(args, counted_tokens(args.tokenizer, args))
+    config = at_most_tokens(config, args.sequence_lengths, [args.patch_size, *args.patch_sizes])
     config.token_bottleneck = args.token_bottleneck
     if args.image_size:
         config.vision_config.image_size = args.image_size
@@ -207,10 +209,31 @@ def plan_contrastive(line: list[str]) -> TrainingPlan:
     return TrainingPlan("contrastive", config, lengths, False, run)
 
 
+def at_most_tokens(config: Any, sequence_lengths: Sequence[int], patch_sizes: Sequence[int | None]) -> SiglipConfig:
+    """Square towers with as many image tokens as the longest step of flexible ones has, or a few more.
+
+    Args:
+        config: of SigLIP or SigLIP 2.
+        sequence_lengths: of NaFlex; the tower's positions when empty.
+        patch_sizes: that steps may have; None is the tower's own.
+    """
+    if config.model_type == "siglip" and not any(patch_sizes):
+        return config
+    vision = config.vision_config.to_dict()
+    if config.model_type == "siglip2":
+        vision.pop("model_type")
+        longest = max(sequence_lengths, default=vision.pop("num_patches"))
+        vision["image_size"] = math.ceil(math.sqrt(longest)) * vision["patch_size"]
+    vision["patch_size"] = min((size for size in patch_sizes if size), default=vision["patch_size"])
+    text = {key: value for key, value in config.text_config.to_dict().items() if key != "model_type"}
+    return SiglipConfig(vision_config=vision, text_config=text)
+
+
 def plan_classification(line: list[str]) -> TrainingPlan:
     """Stage 0 by classification."""
     args, run = parse(RECIPES["classification"], line)
     config = classification.make_config(args, args.classes or [str(i) for i in range(args.most_classes)])
+    config.vision_config.patch_size = min(args.patch_sizes, default=config.vision_config.patch_size)  # pyright: ignore
     return TrainingPlan("classification", config, Lengths(0, 0), False, run)
 
 

@@ -1,5 +1,7 @@
 """Pairs of questions and views of objects are drawn as a whole."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -55,7 +57,7 @@ def test_views_of_an_object_are_drawn_together():
     sure = list(RNG.random(40))
     result = result_of("multiview", predictions, references, confidences=sure)
     for row, confidence in zip(result.predictions, sure, strict=True):
-        row["confidence"] = confidence
+        row["tokens"] = [["a", math.log(confidence) / 2], ["b", math.log(confidence) / 2]]
     found = statistics("multiview", result)
     assert set(found) == {"accuracy", "view_accuracy"}
     weights = np.zeros((1, 40))

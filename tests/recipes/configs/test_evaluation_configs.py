@@ -9,6 +9,7 @@ from tiny_adapters import save_checkpoint
 
 from openpali.data.files.config import CONFIGS
 from openpali.eval import run as evaluation
+from openpali.eval.answering.confidence import answer_confidence
 
 SHIPPED = sorted(path.stem for path in (CONFIGS / "evaluation").glob("*.yaml"))
 
@@ -66,4 +67,4 @@ def test_answers_about_views_have_confidences(checkpoint, tmp_path):
     options = ["--config", "evaluation/objaverse_multiview", "--model", checkpoint, "--source", json.dumps(source)]
     evaluation.main([*options, "--output", str(output), "--device", "cpu", "--limit", "4"])
     rows = [json.loads(row) for row in (output / "predictions.jsonl").read_text().splitlines()]
-    assert all(0 < row["confidence"] <= 1 for row in rows)
+    assert all(0 < answer_confidence(row) < 1 for row in rows)

@@ -261,6 +261,8 @@ def test_every_shipped_configuration_says_what_it_needs():
     [
         (["--config", "transfers/what", "--peft", "lora"], "pali3"),
         (["--config", "siglip/nano-36"], "contrastive"),
+        (["--config", "siglip/nano-naflex"], "contrastive"),
+        (["--config", "pali3/nano-contrastive", "--patch_sizes", "4", "8"], "contrastive"),
         (["--config", "siglip/nano-36-classification"], "classification"),
         (["--config", "pali3/nano-dense"], "dense"),
         (["--config", "denoise/nano"], "denoise"),
@@ -273,6 +275,20 @@ def test_costs_of_every_recipe(line, kind, capsys):
     out = capsys.readouterr().out
     assert "examples on one GPU" in out
     assert "1 at least" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "tokens"),
+    [
+        (["--config", "siglip/nano-naflex"], 64),
+        (["--config", "siglip/nano-naflex", "--sequence_lengths", "50", "90"], 100),
+        (["--config", "pali3/nano-contrastive", "--patch_sizes", "4", "16"], 256),
+        (["--config", "pali3/nano-contrastive"], 64),
+    ],
+)
+def test_flexible_towers_are_planned_for_the_longest_step(line, tokens):
+    vision = plan_training(line).config.vision_config
+    assert (vision.image_size // vision.patch_size) ** 2 == tokens
 
 
 @pytest.mark.parametrize(
