@@ -1,11 +1,25 @@
 """Ring exchange: every process passes its tensors to the next one, until all processes have had them."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch.distributed import P2POp, ProcessGroup
+
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+
+
+@contextlib.contextmanager
+def each_process_alone() -> Iterator[None]:
+    """Context in which every ring is one of one process: where all processes evaluate the same batches."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
 
 
 @dataclass
@@ -29,7 +43,7 @@ class Ring:
         Raises:
             ValueError: a process has no rows.
         """
-        if not (dist.is_available() and dist.is_initialized()):
+        if _ALONE.get() or not (dist.is_available() and dist.is_initialized()):
             counts, rank = [rows], 0
         else:
             own = torch.tensor([rows], device=device)

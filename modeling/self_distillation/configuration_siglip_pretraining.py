@@ -3,6 +3,7 @@
 from typing import Any
 
 from transformers import PreTrainedConfig, SiglipConfig
+from transformers.configuration_utils import SubConfigSpec
 
 from openpali.modeling.captioner.configuration_captioner import CaptionDecoderConfig
 
@@ -36,7 +37,10 @@ class SiglipPretrainingConfig(PreTrainedConfig):
     """
 
     model_type = "siglip_pretraining"
-    sub_configs_defaults = {"siglip_config": SiglipConfig, "decoder_config": CaptionDecoderConfig}
+    sub_configs_defaults = {
+        "siglip_config": SubConfigSpec(config_class=SiglipConfig),
+        "decoder_config": SubConfigSpec(config_class=CaptionDecoderConfig),
+    }
 
     # given as a dict or a configuration, a configuration after construction
     siglip_config: Any = None

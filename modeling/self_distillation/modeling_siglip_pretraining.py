@@ -88,7 +88,7 @@ class SiglipForPretraining(PreTrainedModel):
     config_class = SiglipPretrainingConfig
     base_model_prefix = "siglip_pretraining"
     main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     _keep_in_fp32_modules_strict = {"logit_scale", "logit_bias"}

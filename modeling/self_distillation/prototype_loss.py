@@ -20,8 +20,8 @@ from torch.nn.functional import normalize
 
 from openpali.modeling.contrastive_loss import widen
 
-# logits of a chunk: 128 MB in float32
-MOST_LOGITS = 2**25
+# logits of a chunk: 32 MB in float32
+MOST_LOGITS = 2**23
 
 
 class PrototypeHead(nn.Module):
@@ -83,7 +83,7 @@ def prototype_loss(
         center: float[K], the mean of the teacher's logits.
         student_temperature: of the student's logits.
         teacher_temperature: of the teacher's.
-        chunk_size: teacher's features whose logits are computed at a time; by default such that a chunk has 2^25.
+        chunk_size: teacher's features whose logits are computed at a time; by default such that a chunk has 2^23.
 
     Returns:
         The loss float[] in nats, and the mean entropy of the teacher's assignments, float[], without gradient. The

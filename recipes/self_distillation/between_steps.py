@@ -10,6 +10,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from openpali.data.example import Example
+from openpali.modeling.ring_exchange import each_process_alone
 from openpali.modeling.self_distillation.modeling_siglip_pretraining import (
     ENTROPIES,
     LOSSES,
@@ -139,8 +140,10 @@ def held_out_parts(
         batch_size: examples a batch; the contrastive loss depends on it.
     """
     sums: dict[str, float] = {}
-    for size, batch in batches_of(examples, collator, batch_size, model.device):
-        output = model(**batch)
-        for name, value in {"loss": output.loss, **{f"loss_{k}": v for k, v in output.parts.items()}}.items():
-            sums[name] = sums.get(name, 0.0) + size * float(value)
+    # every process has all examples, which the contrastive loss would take for others'
+    with each_process_alone():
+        for size, batch in batches_of(examples, collator, batch_size, model.device):
+            output = model(**batch)
+            for name, value in {"loss": output.loss, **{f"loss_{k}": v for k, v in output.parts.items()}}.items():
+                sums[name] = sums.get(name, 0.0) + size * float(value)
     return {name: value / len(examples) for name, value in sums.items()}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from openpali.data.files.config import ConfigError
 from openpali.recipes.run.run_folder import BEST_FILE, BEST_FOLDER, LOG_FILE
 from openpali.recipes.training.progress import read_log
 
@@ -25,10 +26,11 @@ def best_row(step: int, metric: str, metrics: Mapping[str, float]) -> dict[str, 
         metrics: of the evaluation, as `eval_accuracy`.
 
     Raises:
-        KeyError: if the evaluation does not give the metric of the run.
+        ConfigError: the evaluation does not give the metric of the run.
     """
+    known = [key.removeprefix("eval_") for key in metrics if key.startswith("eval_") and "loss" not in key]
     if f"eval_{metric}" not in metrics:
-        raise KeyError(f"evaluation gives {', '.join(metrics)}, and not the metric {metric}")
+        raise ConfigError(f"best_metric: {metric} is not measured on this data; give one of {', '.join(known)}")
     value, loss = (none_if_nan(metrics.get(f"eval_{key}")) for key in (metric, "loss"))
     return {"step": step, "metric": metric, "value": value, "loss": loss}
 

@@ -188,7 +188,7 @@ class PaliTrainer(SafeTrainer):
         """Save the weights in `best/` if they are the first or better; see `best_weights.replaces_best`.
 
         Raises:
-            KeyError: if the evaluation does not give the metric of the run.
+            ConfigError: the evaluation does not give the metric of the run.
         """
         folder = self.run_args.folder
         row = best_row(self.state.global_step, str(self.best_metric), metrics)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from openpali.data.example import Example
+from openpali.modeling.ring_exchange import each_process_alone
 
 
 def batches_of(
@@ -28,7 +29,7 @@ def held_out_loss(
     batch_size: int,
     loss: Callable[[nn.Module, dict[str, Any]], torch.Tensor] | None = None,
 ) -> float:
-    """The mean loss over batches, weighted by their numbers of examples.
+    """The mean loss over batches, weighted by their numbers of examples; the same on any number of processes.
 
     Args:
         model: in evaluation mode.
@@ -38,7 +39,9 @@ def held_out_loss(
         loss: of model and batch; the model's own when None.
     """
     device, total, count = next(model.parameters()).device, 0.0, 0
-    for size, batch in batches_of(examples, collator, batch_size, device):
-        total += size * float(loss(model, batch) if loss else model(**batch).loss)
-        count += size
+    # every process has all examples, which the contrastive loss would take for others'
+    with each_process_alone():
+        for size, batch in batches_of(examples, collator, batch_size, device):
+            total += size * float(loss(model, batch) if loss else model(**batch).loss)
+            count += size
     return total / max(count, 1)

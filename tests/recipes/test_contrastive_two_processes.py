@@ -41,7 +41,9 @@ def test_two_processes_train_as_one(tmp_path):
     rows = []
     for processes in ("1", "2"):
         lines = map(json.loads, (tmp_path / processes / "logs.jsonl").read_text().splitlines())
-        rows.append([line for line in lines if "loss" in line])
+        rows.append([line for line in lines if "loss" in line or "eval_loss" in line])
+    evaluated = [row.pop(-1)["eval_loss"] for row in rows]
+    assert abs(evaluated[0] - evaluated[1]) < 1e-4 * evaluated[0]
     assert [row["step"] for row in rows[0]] == [1, 2, 3, 4]
     for one, two in zip(*rows, strict=True):
         for key in ("loss", "grad_norm"):

@@ -167,6 +167,8 @@ def test_what_will_not_work_is_said(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "Warning: the first 100 records have no boxes: the decoder learns captions alone" in out
     assert "Warning: local views of 16 px are 2 x 2 patches" in out
+    with pytest.raises(SystemExit, match="best_metric: naming_accuracy is not measured on this data; give one of im"):
+        train(tmp_path / "other", *NEW, *source, "--eval_steps", "1", "--best_metric", "naming_accuracy")
 
 
 @pytest.mark.parametrize(
