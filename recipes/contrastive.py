@@ -281,10 +281,7 @@ def main(argv: list[str] | None = None) -> None:
         model.stock().save_pretrained(run.folder)
     write_card(run)
     report_skipped(run)
-    if is_naflex(model):
-        run.say(f"Next: openpali encoders --model {run.folder}, with --image_tokens for another length")
-    else:
-        run.say(f"Next, stage 1: openpali pretrain with --vision_checkpoint {run.folder}")
+    run.say(f"Next, stage 1: openpali pretrain with --vision_checkpoint {run.folder}")
 
 
 if __name__ == "__main__":

@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from PIL.Image import Resampling
-from transformers import AddedToken, AutoTokenizer, Siglip2Processor, SiglipProcessor
+from transformers import AddedToken, AutoTokenizer, SiglipProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
+from openpali.data.images.naflex import NaFlexImageProcessor
 from openpali.modeling.processing_chat import take_chat_template
 from openpali.modeling.processing_paligemma import PaliGemmaProcessor
 from openpali.modeling.processing_tokenizer import IMAGE_TOKEN, LOCATION_TOKENS, SEGMENTATION_TOKENS
 
 logger = logging.getLogger(__name__)
 
-PROCESSORS = {"paligemma": PaliGemmaProcessor, "siglip": SiglipProcessor, "siglip2": Siglip2Processor}
+# not Siglip2Processor, which puts patches of 16 and 256 of them before the image processor's own settings
+PROCESSORS = {"paligemma": PaliGemmaProcessor, "siglip": SiglipProcessor, "siglip2": SiglipProcessor}
 PROCESSORS |= {"captioner": SiglipProcessor}
 
 
@@ -26,7 +27,7 @@ def make_image_processor(config: Any) -> Any:
     """
     vision = config.vision_config if config.model_type in PROCESSORS else config
     if vision.model_type == "siglip2_vision_model":
-        return Siglip2ImageProcessorPil(patch_size=vision.patch_size, max_num_patches=vision.num_patches)
+        return NaFlexImageProcessor(patch_size=vision.patch_size, max_num_patches=vision.num_patches)
     options: dict[str, Any] = {"size": {"height": vision.image_size, "width": vision.image_size}}
     if config.model_type == "paligemma":
         options["image_seq_length"] = (vision.image_size // vision.patch_size) ** 2
