@@ -17,7 +17,15 @@ from big_vision_files import (
     unstacked,
 )
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel, AutoProcessor, Siglip2VisionModel, SiglipModel
+from tokenizers import Tokenizer, models
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoProcessor,
+    PreTrainedTokenizerFast,
+    Siglip2VisionModel,
+    SiglipModel,
+)
 
 from openpali.scripts.convert_big_vision import main
 
@@ -73,9 +81,15 @@ def test_naflex_with_texts(tmp_path):
     tower = parameters("siglip2_naflex_tiny")
     both = {key: value for key, value in parameters("siglip_tiny").items() if "/img/" not in key}
     save(tmp_path / "both.npz", both | {key.replace("params/", "params/img/"): tower[key] for key in tower})
-    main([str(tmp_path / "both.npz"), str(tmp_path / "out")])
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1, "<unk>": 2, "a": 3}, unk_token="<unk>"))
+    named = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=words, **named).save_pretrained(tmp_path / "words")
+    main([str(tmp_path / "both.npz"), str(tmp_path / "out"), "--tokenizer", str(tmp_path / "words")])
     model = load(tmp_path / "out", AutoModel)
     assert model.config.model_type == "siglip2"
+    # an image of 16 x 24 pixels in patches of 4
+    made = AutoProcessor.from_pretrained(tmp_path / "out")(text="a", images=Image.new("RGB", (24, 16)))
+    assert np.shape(made["pixel_values"])[1:] == (16, 3 * 4 * 4)
     main([str(FIXTURES / "siglip2_naflex_tiny.npz"), str(tmp_path / "tower")])
     alone = load(tmp_path / "tower", AutoModel).state_dict()
     assert all(torch.equal(model.state_dict()[f"vision_model.{name}"], value) for name, value in alone.items())
