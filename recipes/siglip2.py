@@ -74,8 +74,8 @@ class Siglip2Arguments(ContrastiveArguments):
         metadata={"help": "shares of the decoder's tasks; {caption: 2, refer: 1, grounded_caption: 1} if unset"},
     )
     caption_weight: float = field(default=1.0, metadata={"help": "of the decoder's loss"})
-    decoder_layers: int = field(default=6, metadata={"help": "of the decoder, which is as wide as the encoder"})
-    decoder_config: dict | str | None = field(default=None, metadata={"help": "changes to the decoder"})
+    decoder_layers: int = field(default=6, metadata={"help": "of a new decoder, which is as wide as the encoder"})
+    decoder_config: dict | str | None = field(default=None, metadata={"help": "changes to a new decoder"})
     masked_pred_prob: float = field(default=0.5, metadata={"help": "share of captions that are predicted in parallel"})
     masking_ratio: float = field(
         default=1.0, metadata={"help": "share of the inputs that are masked in parallel prediction"}
