@@ -3,7 +3,7 @@
 A trainer that gives `num_items_in_batch`, its number of supervised tokens over all accumulation steps, gets the mean
 over these tokens in place of the mean over examples.
 
-Shapes: `B` examples (packed: rows), `L` tokens of a sequence, `D` width of the text model, `V` vocabulary.
+Shapes: `B` examples (packed: rows), `L` tokens of a sequence, `T` supervised tokens, `D` width of the text model.
 """
 
 from dataclasses import dataclass, fields

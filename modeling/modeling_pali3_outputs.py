@@ -1,6 +1,7 @@
 """Outputs of PaLI-3: Transformers' output classes, with image tokens and the loss of each example.
 
-Shapes: `B` examples, `N` images, `P` tokens of an image, `D` width of the text model.
+Shapes: `B` examples, `N` images, `P` tokens of an image, `S` target tokens,
+`D` width of the text model.
 """
 
 from dataclasses import dataclass

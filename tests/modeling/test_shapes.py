@@ -20,8 +20,10 @@ from tiny_siglip import tiny_siglip
 
 from openpali.data.collator import Collator
 from openpali.modeling import contrastive_loss
+from openpali.modeling.flexible_patches import at_patch_size, make_flexible
 from openpali.modeling.modeling_pali3_multimodal import Pali3ForMultimodalLM
 from openpali.modeling.modeling_siglip import SiglipForContrastiveLearning
+from openpali.modeling.modeling_siglip2 import resize_positions
 from openpali.modeling.resolution import set_image_size
 from openpali.modeling.token_loss import cross_entropy_of
 
@@ -105,6 +107,7 @@ def run_paligemma(tokenizer: Any) -> None:
 def run_pali3(tokenizer: Any) -> None:
     model, batch = tiny_pali3("t5", image_positions="sine", projector="mlp"), tiny_batch(examples=3)
     model(**batch, output_logits=True).loss.backward()
+    model(**batch, token_losses=True)
     prompt = without(batch, "labels")
     model(**prompt)
     embeds = model.get_input_embeddings()(batch["input_ids"])
@@ -131,7 +134,11 @@ def run_others(tokenizer: Any) -> None:
     cross_entropy_of(torch.randn(4, 7), torch.arange(4), 0.1)
     siglip = SiglipForContrastiveLearning(tiny_siglip()[0].config)
     siglip(torch.randn(2, 3, 16, 16), torch.randint(3, 20, (2, 8)))
+    make_flexible(siglip)
+    with at_patch_size(siglip, 4):
+        siglip.vision_model(torch.randn(2, 3, 16, 16))
     set_image_size(siglip, 32)
+    resize_positions(torch.randn(2, 2, 8), torch.tensor([[3, 1], [2, 4]]), max_length=8)
 
 
 def test_shapes_in_comments_are_those_of_the_tensors(tiny_tokenizer):
