@@ -35,7 +35,7 @@ def resize_positions(positions: torch.Tensor, spatial_shapes: torch.Tensor, max_
     grids, found = [tuple(shape) for shape in spatial_shapes.tolist()], {}
     for grid in dict.fromkeys(grids):
         resized = interpolate(table, size=grid, mode="bilinear", align_corners=False, antialias=True)
-        own = resized[0].flatten(1).T.to(positions.dtype)  # [patches, D]
+        own = resized[0].flatten(1).T.to(positions.dtype)  # [grid rows * columns, D]
         found[grid] = torch.cat([own, own[:1].expand(max_length - len(own), -1)])
     return torch.stack([found[grid] for grid in grids])
 
