@@ -7,8 +7,8 @@ kernel. Numbers are those of the authors' code (big_vision at 0127fb6).
 - `FlexibleVisionEmbeddings` embeds at a patch size that is set for a forward pass (`at_patch_size`);
 - `set_patch_size` converts a trained encoder for good: an ordinary SigLIP comes out.
 
-Shapes: `B` images, `H W` their height and width, `C` channels, `D` width, `p` side of a patch, `h w` rows and columns of
-patches.
+Shapes: `B` images, `H W` their height and width, `C` channels, `D` width, `p` side of a patch, `h w` rows and columns
+of patches.
 """
 
 from collections.abc import Iterator
