@@ -27,24 +27,24 @@ class PromptCollator:
         return {**self.collator(examples), EXAMPLES: list(examples)}
 
 
-def repeated(inputs: dict[str, torch.Tensor], features: torch.Tensor | None, examples: Sequence[Example], times: int):
-    """Inputs of prompts, each `times` in a row, with the features of its images.
+def repeated(
+    inputs: dict[str, torch.Tensor], images: dict[str, torch.Tensor], examples: Sequence[Example], times: int
+) -> dict[str, torch.Tensor]:
+    """Inputs of prompts, each `times` in a row, with its images as a group.
 
     Args:
         inputs: `input_ids`, `attention_mask` and so on, int[B, L].
-        features: float[images, P, D], of all examples in order; None without images.
+        images: tensors with a row for each image, of all examples in order; empty without images.
         examples: with the images.
         times: K.
 
     Returns:
-        int[B * K, L] each, and `image_features`.
+        int[B * K, L] each, and the images.
     """
     rows = {key: value.repeat_interleave(times, 0) for key, value in inputs.items()}
-    if features is not None:
-        counts = [len(example.images) for example in examples]
-        parts = [part for part in features.split(counts) for _ in range(times)]
-        rows["image_features"] = torch.cat(parts)
-    return rows
+    counts = [len(example.images) for example in examples]
+    groups = {key: value.split(counts) for key, value in images.items()}
+    return rows | {key: torch.cat([part for part in parts for _ in range(times)]) for key, parts in groups.items()}
 
 
 def training_rows(

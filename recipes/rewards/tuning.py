@@ -20,6 +20,7 @@ from openpali.eval.answering.load_model import adapter_parameters
 from openpali.eval.answering.sampled_search import sample_answers, uniform_numbers
 from openpali.eval.answering.sharded import is_sharded
 from openpali.eval.prompts.other_models import find_adapter
+from openpali.modeling.image_patches import IMAGE_INPUTS, encode_patches
 from openpali.modeling.token_loss import IGNORE_INDEX
 from openpali.recipes.features.cache import autocast_dtype
 from openpali.recipes.rewards.arguments import RewardArguments
@@ -86,9 +87,9 @@ class RewardTuning(TrainerCallback):
             raise ConfigError("rewards: FSDP and ZeRO-3 spread the weights, and sampling needs them whole: use DDP")
         prompts = dict(inputs)
         examples: list[Example] = prompts.pop(EXAMPLES)
-        pixels = prompts.pop("pixel_values", None)
-        features = self.encode(plain, pixels)
-        fixed = None if features is None else features.detach()
+        images = {name: prompts.pop(name) for name in IMAGE_INPUTS if name in prompts}
+        features = self.encode(plain, images)
+        fixed = {name: value.detach() for name, value in features.items()}
         answers = self.sample(plain, repeated(prompts, fixed, examples, self.args.samples), examples)
         rewards = torch.tensor(answers.parts["reward"]).view(len(examples), -1)  # [B, K]
         advantage = advantages(rewards, self.args.train_samples == "first").flatten()
@@ -99,7 +100,7 @@ class RewardTuning(TrainerCallback):
         start: Any = getattr(config, "decoder_start_token_id", None)
         rows = training_rows(rows, tokens, config.is_encoder_decoder, pad, start)
         boxes = self.box_targets(answers, tokens, trained, examples)
-        start_rows = self.start_rows(plain, rows, pixels, examples)
+        start_rows = self.start_rows(plain, rows, images, examples)
         loss, measured = self.loss(model, plain, rows, start_rows, advantage[trained].to(rows["labels"].device), boxes)
         self.log.add(Sampled(self.step, examples, answers.texts, answers.parts, measured), answers.tokens)
         return loss
@@ -113,14 +114,23 @@ class RewardTuning(TrainerCallback):
         """Numbers of the answers that are trained."""
         return list(range(0, len(advantage), self.stride))
 
-    def encode(self, plain: Any, pixels: torch.Tensor | None) -> torch.Tensor | None:
-        """Features of all images, float[images, P, D], with a gradient where the encoder trains."""
-        if pixels is None:
-            return None
+    def encode(self, plain: Any, images: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Encode all images; empty without any.
+
+        Returns:
+            `image_features`: float[images, P, D], with a gradient where the encoder trains; `spatial_shapes`:
+            int[images, 2], of images of any aspect ratio.
+        """
+        if not images:
+            return {}
         encoder = plain.get_encoder(modality="image")
         trains = any(parameter.requires_grad for parameter in encoder.parameters())
+        pixels, shapes = images["pixel_values"].to(plain.dtype), images.get("spatial_shapes")
         with self.autocast(), nullcontext() if trains else torch.no_grad():
-            return encoder(pixel_values=pixels.to(plain.dtype)).last_hidden_state
+            if shapes is None:
+                return {"image_features": encoder(pixel_values=pixels).last_hidden_state}
+            encoded = encode_patches(encoder, pixels, shapes)
+        return {"image_features": encoded.last_hidden_state, "spatial_shapes": shapes}
 
     def autocast(self) -> torch.autocast:
         """The context of the model's forward, for calls that the Trainer does not see."""
@@ -209,17 +219,17 @@ class RewardTuning(TrainerCallback):
         return rows | {"labels": labels, "second_labels": second}, shares
 
     def start_rows(
-        self, plain: Any, rows: dict[str, torch.Tensor], pixels: torch.Tensor | None, examples: Sequence[Example]
+        self, plain: Any, rows: dict[str, torch.Tensor], images: dict[str, torch.Tensor], examples: Sequence[Example]
     ) -> dict[str, torch.Tensor]:
         """The rows with the images as the checkpoint of the start encodes them; empty where it is not asked."""
         if not self.args.kl:
             return {}
         found = {key: value.detach() for key, value in rows.items()}
         # a frozen encoder is still that of the start
-        if pixels is not None and rows["image_features"].requires_grad:
-            start = plain if self.start is None else self.start.to(pixels.device)
+        if images and rows["image_features"].requires_grad:
+            start = plain if self.start is None else self.start.to(images["pixel_values"].device)
             with eval_mode(start), without_adapters(start, self.adapters):
-                features = self.encode(start, pixels)
+                features = self.encode(start, images)
             found |= repeated({}, features, examples, self.args.samples // self.stride)
         return found
 

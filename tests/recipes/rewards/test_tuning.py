@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 from PIL import Image
+from tiny_naflex import FAMILIES
 
 from openpali.data.collator import Collator
 from openpali.data.example import Box, Example
@@ -34,8 +35,10 @@ def written(*boxes):
     return format_detections(located(box) for box in boxes)
 
 
-@pytest.fixture(params=["pali3", "paligemma"])
+@pytest.fixture(params=["pali3", "paligemma", *(f"{family} with NaFlex" for family in FAMILIES)])
 def parts_of_a_model(request):
+    if "NaFlex" in request.param:
+        return FAMILIES[request.param.split()[0]](copy.deepcopy(request.getfixturevalue("tiny_tokenizer")))
     if request.param == "pali3":
         return request.getfixturevalue("tiny_model"), request.getfixturevalue("tiny_processor")
     return request.getfixturevalue("tiny_paligemma")
@@ -65,7 +68,7 @@ def log_p_of(model, processor, examples, answers):
 
 def test_the_loss_is_that_of_the_formula(parts_of_a_model, tmp_path, monkeypatch):
     model, processor = parts_of_a_model
-    images = [Image.new("RGB", (20, 24), colour) for colour in ("red", "lime")]
+    images = [Image.new("RGB", (20 * wide, 24), colour) for wide, colour in enumerate(("red", "lime"), 1)]
     prompts = ["detect", "detect dog"]
     examples = [Example(text, "detect", (one,), text, boxes=(DOG,)) for text, one in zip(prompts, images)]
     texts = [with_confidences(written(DOG)), with_confidences(written(NEAR, CAT), lambda: UNSURE), written(DOG), ""]
