@@ -74,7 +74,7 @@ class Siglip2Arguments(ContrastiveArguments):
         metadata={"help": "shares of the decoder's tasks; {caption: 2, refer: 1, grounded_caption: 1} if unset"},
     )
     caption_weight: float = field(default=1.0, metadata={"help": "of the decoder's loss"})
-    decoder_layers: int = field(default=6, metadata={"help": "of a new decoder, which is as wide as the encoder"})
+    decoder_layers: int = field(default=6, metadata={"help": "of a new decoder, which is as wide as the encoder; at 0 as many as its"})
     decoder_config: dict | str | None = field(default=None, metadata={"help": "changes to a new decoder"})
     masked_pred_prob: float = field(default=0.5, metadata={"help": "share of captions that are predicted in parallel"})
     masking_ratio: float = field(
@@ -171,7 +171,8 @@ def make_decoder_config(args: Siglip2Arguments, siglip: Any, tokenizer: Any) -> 
         tokenizer: of the decoder.
     """
     vision, same = siglip.vision_config, ("hidden_size", "intermediate_size", "num_attention_heads")
-    known: dict[str, Any] = {key: getattr(vision, key) for key in same} | {"num_hidden_layers": args.decoder_layers}
+    known: dict[str, Any] = {key: getattr(vision, key) for key in same}
+    known["num_hidden_layers"] = args.decoder_layers or vision.num_hidden_layers
     known |= {"vocab_size": len(tokenizer), "max_position_embeddings": siglip.text_config.max_position_embeddings}
     known |= {"pad_token_id": padding_of(tokenizer), "eos_token_id": tokenizer.eos_token_id}
     try:
