@@ -74,7 +74,7 @@ class Siglip2Arguments(ContrastiveArguments):
         metadata={"help": "shares of the decoder's tasks; {caption: 2, refer: 1, grounded_caption: 1} if unset"},
     )
     caption_weight: float = field(default=1.0, metadata={"help": "of the decoder's loss"})
-    decoder_layers: int = field(default=6, metadata={"help": "of a new decoder, which is as wide as the encoder; at 0 as many as its"})
+    decoder_layers: int = field(default=6, metadata={"help": "of a new decoder, as wide as the encoder; 0: as deep"})
     decoder_config: dict | str | None = field(default=None, metadata={"help": "changes to a new decoder"})
     masked_pred_prob: float = field(default=0.5, metadata={"help": "share of captions that are predicted in parallel"})
     masking_ratio: float = field(
