@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from openpali.eval.encoders import EncoderArguments
-from openpali.recipes import classification, contrastive, pretrain, transfer
+from openpali.recipes import captioner, classification, contrastive, pretrain, reward, siglip2, transfer
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.stages.pretrain_learning_rate import StageArguments
 from openpali.recipes.stages.pretrain_start import StartArguments
@@ -26,6 +26,9 @@ ROWS = {name: row for name, row in plan.read_rows().items() if "reason" not in r
 CLASSES = {
     "contrastive": [contrastive.ContrastiveArguments, RunArguments],
     "classification": [classification.ClassificationArguments, RunArguments],
+    "captioner": [captioner.CaptionerArguments, RunArguments],
+    "siglip2": [siglip2.Siglip2Arguments, RunArguments],
+    "reward": reward.CLASSES,
     "pretrain": [pretrain.PretrainArguments, StartArguments, StageArguments],
     "transfer": transfer.CLASSES,
     "encoders": [EncoderArguments],
