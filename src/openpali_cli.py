@@ -19,12 +19,12 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Train a model": {
         "transfer": ("openpali.recipes.transfer", "stage 3: fine-tune a checkpoint on a task or on custom data"),
-        "reward": ("openpali.recipes.reward", "tune a fine-tuned checkpoint on its task's own metric (REINFORCE)"),
+        "reward": ("openpali.recipes.reward", "tune a fine-tuned checkpoint on its task's own metric"),
         "merge": ("openpali.scripts.merge_adapter", "merge trained adapters into their base checkpoint"),
         "push": ("openpali.recipes.publishing.push", "upload a run to the Hub, with a model card"),
         "costs": ("openpali.recipes.costs.command", "memory, FLOPs and GPUs that a training needs"),
         "contrastive": ("openpali.recipes.contrastive", "stage 0: an image encoder from image-text pairs (SigLIP)"),
-        "siglip2": ("openpali.recipes.siglip2", "stage 0: the same with a decoder and self-distillation (SigLIP 2)"),
+        "siglip2": ("openpali.recipes.siglip2", "stage 0: the same by SigLIP 2's recipe, with self-distillation"),
         "classification": (
             "openpali.recipes.classification",
             "stage 0: the same from class names, a baseline",

@@ -22,7 +22,8 @@ from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.configuration_paligemma import paligemma_preset
 from openpali.modeling.image_patches import is_naflex
 from openpali.modeling.shipped import shipped
-from openpali.recipes import classification, contrastive, denoise, dense, mask_vqvae, pretrain, transfer
+from openpali.recipes import captioner, classification, contrastive, denoise, dense, mask_vqvae, pretrain, reward
+from openpali.recipes import siglip2, transfer
 from openpali.recipes.costs.forward_passes import Lengths
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.command_line import known_keys, parse, read_values, take_option
@@ -39,7 +40,12 @@ RECIPES: dict[str, list[type]] = {
     "dense": [dense.DenseArguments, dense.DenseRun],
     "denoise": [denoise.DenoiseArguments, denoise.DenoiseRun],
 }
-MASK_TOKENIZER: list[type] = [mask_vqvae.MaskVQVAEArguments, mask_vqvae.MaskVQVAERun]
+WITHOUT_COSTS: dict[str, list[type]] = {
+    "mask_vqvae": [mask_vqvae.MaskVQVAEArguments, mask_vqvae.MaskVQVAERun],
+    "captioner": [captioner.CaptionerArguments, captioner.CaptionerRun],
+    "siglip2": [siglip2.Siglip2Arguments, siglip2.Siglip2Run],
+    "reward": reward.CLASSES,
+}
 # sizes of published tokenizers, which need not be downloaded
 VOCABULARIES = {"google/siglip-base-patch16-224": 32_000, "google/mt5-base": 250_100, "google/t5-v1_1-xl": 32_100}
 SPECIAL_TOKENS = 1153  # of a tokenizer that is trained here
@@ -93,9 +99,11 @@ def recipe_of(line: list[str]) -> str:
     if name:
         content = yaml.safe_load(find_config(name).read_text(encoding="utf-8"))
         keys |= set(content) if isinstance(content, dict) else set()
-    unknown = {recipe: len(keys - set(known_keys(classes))) for recipe, classes in RECIPES.items()}
+    every = RECIPES | WITHOUT_COSTS
+    unknown = {recipe: len(keys - set(known_keys(classes))) for recipe, classes in every.items()}
+    # the first of equal ones
     best = min(unknown, key=lambda recipe: unknown[recipe])
-    if name and unknown[best] and (not keys - set(known_keys(MASK_TOKENIZER)) or unknown[best] > len(keys) / 2):
+    if name and (best in WITHOUT_COSTS or unknown[best] > len(keys) / 2):
         raise ConfigError(f"{name} is no configuration of {', '.join(RECIPES)}: only these have costs to estimate")
     return best
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from openpali.modeling import modeling_paligemma
+from openpali.modeling import loss_request
 from openpali.modeling.modeling_paligemma import PaliGemmaForConditionalGeneration
 from openpali.modeling.token_loss import example_losses
 from openpali.modeling.transformers_versions import image_tokens_of
@@ -27,7 +27,7 @@ def the_references_vocabulary(monkeypatch):
     def loss(hidden, head, *args, **kwargs):
         return example_losses(hidden, head.weight[:VOCABULARY], *args, **kwargs)
 
-    monkeypatch.setattr(modeling_paligemma, "example_losses", loss)
+    monkeypatch.setattr(loss_request, "example_losses", loss)
 
 
 @pytest.fixture(scope="module")

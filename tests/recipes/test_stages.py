@@ -24,6 +24,7 @@ from openpali.recipes import (
     mask_vqvae,
     pretrain,
     reward,
+    siglip2,
     transfer,
 )
 from openpali.recipes.training.progress import read_log
@@ -191,7 +192,7 @@ def test_mixture_mistakes(tmp_path):
 
 MODULES = {"contrastive": contrastive, "dense": dense, "mask_vqvae": mask_vqvae, "pretrain": pretrain}
 MODULES |= {"transfer": transfer, "denoise": denoise, "classification": classification, "reward": reward}
-MODULES |= {"captioner": captioner}
+MODULES |= {"captioner": captioner, "siglip2": siglip2}
 # what `--kind` takes, and what is only evaluated: tests of custom data and of the transfers run them
 BY_VERB = {"custom": "transfer", "pope": "eval"}
 # of launches, and of sets that are only evaluated (tests/recipes/configs/test_evaluation_configs.py)

@@ -44,7 +44,7 @@ def test_accelerate_reads_each_configuration(path):
 
 def test_docs_tell_a_line_for_every_stage():
     recipes = [line.split("train.s")[1].split()[1] for line in lines_of_stages()]
-    assert set(recipes) == {"contrastive", "denoise", "pretrain", "transfer"}
+    assert set(recipes) == {"captioner", "contrastive", "denoise", "pretrain", "siglip2", "transfer"}
     assert len(recipes) >= 10
 
 
