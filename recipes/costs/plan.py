@@ -15,37 +15,22 @@ import yaml
 from transformers import AutoTokenizer, PreTrainedConfig, SiglipConfig
 
 from openpali import Pali3Config
-from openpali.data.files.config import CONFIGS, ConfigError, as_dict, find_config
+from openpali.data.files.config import CONFIGS, ConfigError, as_dict
 from openpali.modeling.auto import checkpoint_config, load_processor
 from openpali.modeling.checkpoints import load_config
 from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.configuration_paligemma import paligemma_preset
 from openpali.modeling.image_patches import is_naflex
 from openpali.modeling.shipped import shipped
-from openpali.recipes import captioner, classification, contrastive, denoise, dense, mask_vqvae, pretrain, reward
-from openpali.recipes import siglip2, transfer
+from openpali.recipes import classification, contrastive, denoise
 from openpali.recipes.costs.forward_passes import Lengths
+from openpali.recipes.costs.planned_stages import RECIPES, recipe_of
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.run.command_line import known_keys, parse, read_values, take_option
-from openpali.recipes.stages.pretrain_learning_rate import StageArguments
+from openpali.recipes.run.command_line import parse, read_values
 from openpali.recipes.stages.pretrain_start import StartArguments
 from openpali.recipes.start.adapters import AdapterArguments
 from openpali.recipes.start.resized_checkpoint import resolution_keys
 
-RECIPES: dict[str, list[type]] = {
-    "transfer": transfer.CLASSES,
-    "pretrain": [pretrain.PretrainArguments, StartArguments, StageArguments],
-    "contrastive": [contrastive.ContrastiveArguments, contrastive.ContrastiveRun],
-    "classification": [classification.ClassificationArguments, classification.ClassificationRun],
-    "dense": [dense.DenseArguments, dense.DenseRun],
-    "denoise": [denoise.DenoiseArguments, denoise.DenoiseRun],
-}
-WITHOUT_COSTS: dict[str, list[type]] = {
-    "mask_vqvae": [mask_vqvae.MaskVQVAEArguments, mask_vqvae.MaskVQVAERun],
-    "captioner": [captioner.CaptionerArguments, captioner.CaptionerRun],
-    "siglip2": [siglip2.Siglip2Arguments, siglip2.Siglip2Run],
-    "reward": reward.CLASSES,
-}
 # sizes of published tokenizers, which need not be downloaded
 VOCABULARIES = {"google/siglip-base-patch16-224": 32_000, "google/mt5-base": 250_100, "google/t5-v1_1-xl": 32_100}
 SPECIAL_TOKENS = 1153  # of a tokenizer that is trained here
@@ -90,22 +75,6 @@ def plan_training(line: Sequence[str]) -> TrainingPlan:
     recipe = recipe_of(list(line))
     # the plan needs no GPU
     return PLANS[recipe]([*line, "--use_cpu", "true"])
-
-
-def recipe_of(line: list[str]) -> str:
-    """The stage that has all keys of a configuration and of the options behind it."""
-    name, rest = take_option(line, "--config")
-    keys = {word.lstrip("-").partition("=")[0].partition(".")[0] for word in rest if word.startswith("--")}
-    if name:
-        content = yaml.safe_load(find_config(name).read_text(encoding="utf-8"))
-        keys |= set(content) if isinstance(content, dict) else set()
-    every = RECIPES | WITHOUT_COSTS
-    unknown = {recipe: len(keys - set(known_keys(classes))) for recipe, classes in every.items()}
-    # the first of equal ones
-    best = min(unknown, key=lambda recipe: unknown[recipe])
-    if name and (best in WITHOUT_COSTS or unknown[best] > len(keys) / 2):
-        raise ConfigError(f"{name} is no configuration of {', '.join(RECIPES)}: only these have costs to estimate")
-    return best
 
 
 def plan_transfer(line: list[str]) -> TrainingPlan:
