@@ -127,10 +127,9 @@ class RewardTuning(TrainerCallback):
         trains = any(parameter.requires_grad for parameter in encoder.parameters())
         pixels, shapes = images["pixel_values"].to(plain.dtype), images.get("spatial_shapes")
         with self.autocast(), nullcontext() if trains else torch.no_grad():
-            if shapes is None:
-                return {"image_features": encoder(pixel_values=pixels).last_hidden_state}
-            encoded = encode_patches(encoder, pixels, shapes)
-        return {"image_features": encoded.last_hidden_state, "spatial_shapes": shapes}
+            encoded = encoder(pixel_values=pixels) if shapes is None else encode_patches(encoder, pixels, shapes)
+        features: dict[str, torch.Tensor] = {"image_features": encoded.last_hidden_state}
+        return features if shapes is None else features | {"spatial_shapes": shapes}
 
     def autocast(self) -> torch.autocast:
         """The context of the model's forward, for calls that the Trainer does not see."""
