@@ -127,7 +127,7 @@ class RewardTuning(TrainerCallback):
         trains = any(parameter.requires_grad for parameter in encoder.parameters())
         pixels, shapes = images["pixel_values"].to(plain.dtype), images.get("spatial_shapes")
         with self.autocast(), nullcontext() if trains else torch.no_grad():
-            encoded = encoder(pixel_values=pixels) if shapes is None else encode_patches(encoder, pixels, shapes)
+            encoded: Any = encoder(pixel_values=pixels) if shapes is None else encode_patches(encoder, pixels, shapes)
         features: dict[str, torch.Tensor] = {"image_features": encoded.last_hidden_state}
         return features if shapes is None else features | {"spatial_shapes": shapes}
 

@@ -61,9 +61,18 @@ def opened(address: str, **options: Any) -> Iterator[Any]:
             browser.close()
 
 
+# ends when all animations that end have done so
+FADED = """Promise.all(document.getAnimations()
+    .filter(one => one.effect.getTiming().iterations !== Infinity)
+    .map(one => one.finished.catch(() => null))).then(() => true)"""
+
+
 def violations(page: Any) -> list[str]:
     """Serious and critical faults that axe-core finds, each with the first element."""
     from axe_playwright_python.sync_playwright import Axe
 
+    # text that fades in has less contrast on its way; Gradio dims an output that it waits for
+    page.wait_for_function("!document.querySelector('.pending')")
+    page.evaluate(FADED)
     found = Axe().run(page).response["violations"]
     return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")]
