@@ -63,8 +63,9 @@ def resize_to_grid(table: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     if len(table) == grid[0] * grid[1]:
         return table
     side = round(len(table) ** 0.5)
-    # antialiasing in float32 only
+    # antialiasing in float32 only; PyTorch is wrong on a CPU where a grid has one column and channels come first
     square = table.reshape(1, side, side, -1).permute(0, 3, 1, 2).float()  # [1, D, side, side]
+    square = square.contiguous(memory_format=torch.channels_last)  # [1, D, side, side]
     resized = interpolate(square, size=grid, mode="bilinear", antialias=True, align_corners=False)
     return resized[0].flatten(1).T.to(table.dtype)
 

@@ -30,8 +30,9 @@ def resize_positions(positions: torch.Tensor, spatial_shapes: torch.Tensor, max_
     Returns:
         float[N, S, D]; padding has the embedding of the first patch, as in Transformers.
     """
-    # antialiasing in float32 only
+    # antialiasing in float32 only; PyTorch is wrong on a CPU where a grid has one column and channels come first
     table = positions.permute(2, 0, 1)[None].float()  # [1, D, rows, columns]
+    table = table.contiguous(memory_format=torch.channels_last)  # [1, D, rows, columns]
     grids, found = [tuple(shape) for shape in spatial_shapes.tolist()], {}
     for grid in dict.fromkeys(grids):
         resized = interpolate(table, size=grid, mode="bilinear", align_corners=False, antialias=True)

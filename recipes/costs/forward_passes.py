@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from openpali.modeling.image_patches import is_naflex, most_image_tokens
@@ -41,9 +40,14 @@ def image_features(tower: Any, vision: Any, examples: int) -> torch.Tensor:
     tokens = most_image_tokens(vision)
     patches = torch.empty(examples, tokens, vision.num_channels * vision.patch_size**2)
     mask = torch.zeros(examples, 1, tokens, tokens, dtype=torch.bool)
-    # the encoder reads the numbers, which a tensor without memory has not
-    shapes: Any = np.array([[1, tokens]] * examples)
-    return tower(pixel_values=patches, pixel_attention_mask=mask, spatial_shapes=shapes).last_hidden_state
+    # the encoder would read the shapes' numbers, which a tensor without memory has not
+    tower.embeddings.resize_positional_embeddings = empty_positions
+    return tower(pixel_values=patches, pixel_attention_mask=mask, spatial_shapes=patches).last_hidden_state
+
+
+def empty_positions(positional_embeddings: torch.Tensor, patches: torch.Tensor, max_length: int) -> torch.Tensor:
+    """float[examples, tokens, D], the place of position embeddings resized to each image."""
+    return positional_embeddings.new_empty(len(patches), max_length, positional_embeddings.shape[-1])
 
 
 def token_ids(examples: int, length: int) -> torch.Tensor:
