@@ -50,6 +50,24 @@ def resample_kernel(kernel: torch.Tensor, size: tuple[int, int]) -> torch.Tensor
     return rows @ kernel @ columns.T
 
 
+@lru_cache(maxsize=1024)
+def antialiased_axis(old: int, new: int) -> torch.Tensor:
+    """float32[new, old], which resizes an axis: bilinear, half-pixel centres, antialiased when shrinking."""
+    scale = old / new
+    centres = (torch.arange(new, dtype=torch.float64)[:, None] + 0.5) * scale - 0.5  # [new, 1]
+    weights = (1 - (torch.arange(old) - centres).abs() / max(scale, 1)).clamp(min=0)  # [new, old]
+    return (weights / weights.sum(1, keepdim=True)).float()
+
+
+def resize_square(table: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Resize position embeddings, float[rows, columns, D] to float[h, w, D], by `antialiased_axis`.
+
+    Not by PyTorch's `interpolate`, which is wrong on a CPU where the grid has one column.
+    """
+    rows, columns = (antialiased_axis(old, new).to(table.device) for old, new in zip(table.shape[:2], grid))
+    return torch.einsum("hr,rcd,wc->hwd", rows, table.float(), columns).to(table.dtype)
+
+
 def resize_to_grid(table: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     """Resize position embeddings to a grid of patches: bilinear, half-pixel centres, antialiased when shrinking.
 
@@ -63,11 +81,7 @@ def resize_to_grid(table: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     if len(table) == grid[0] * grid[1]:
         return table
     side = round(len(table) ** 0.5)
-    # antialiasing in float32 only; PyTorch is wrong on a CPU where a grid has one column and channels come first
-    square = table.reshape(1, side, side, -1).permute(0, 3, 1, 2).float()  # [1, D, side, side]
-    square = square.contiguous(memory_format=torch.channels_last)  # [1, D, side, side]
-    resized = interpolate(square, size=grid, mode="bilinear", antialias=True, align_corners=False)
-    return resized[0].flatten(1).T.to(table.dtype)
+    return resize_square(table.reshape(side, side, -1), grid).flatten(0, 1)
 
 
 class FlexibleVisionEmbeddings(SiglipVisionEmbeddings):

@@ -11,11 +11,11 @@ Shapes: `N` images, `S` tokens of their sequences, `M` texts, `L` tokens of a te
 from typing import Any
 
 import torch
-from torch.nn.functional import interpolate
 from transformers import Siglip2Config, Siglip2Model, SiglipModel
 from transformers.models.siglip.modeling_siglip import SiglipOutput
 from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
 
+from .flexible_patches import resize_square
 from .modeling_siglip import ContrastiveTowers
 
 
@@ -30,13 +30,9 @@ def resize_positions(positions: torch.Tensor, spatial_shapes: torch.Tensor, max_
     Returns:
         float[N, S, D]; padding has the embedding of the first patch, as in Transformers.
     """
-    # antialiasing in float32 only; PyTorch is wrong on a CPU where a grid has one column and channels come first
-    table = positions.permute(2, 0, 1)[None].float()  # [1, D, rows, columns]
-    table = table.contiguous(memory_format=torch.channels_last)  # [1, D, rows, columns]
     grids, found = [tuple(shape) for shape in spatial_shapes.tolist()], {}
     for grid in dict.fromkeys(grids):
-        resized = interpolate(table, size=grid, mode="bilinear", align_corners=False, antialias=True)
-        own = resized[0].flatten(1).T.to(positions.dtype)  # [grid rows * columns, D]
+        own = resize_square(positions, grid).flatten(0, 1)  # [grid rows * columns, D]
         found[grid] = torch.cat([own, own[:1].expand(max_length - len(own), -1)])
     return torch.stack([found[grid] for grid in grids])
 

@@ -71,7 +71,7 @@ def resized_by_hand(table, shapes, length):
 @pytest.mark.parametrize("reference", [Siglip2VisionEmbeddings.resize_positional_embeddings, resized_by_hand])
 def test_positions_are_those_of_the_reference_with_their_gradients(reference):
     shapes = [[2, 5], [3, 3], [2, 5], [1, 10]]
-    # one column, of which Transformers 5.23 computes other numbers (PyTorch's fault, see `resize_positions`)
+    # one column, of which Transformers 5.23 computes other numbers (PyTorch's fault, see `resize_square`)
     shapes = torch.tensor(shapes + [[6, 1]] * (reference is resized_by_hand))
     results = []
     for resize in (reference, resize_positions):

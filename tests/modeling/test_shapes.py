@@ -20,7 +20,7 @@ from tiny_siglip import tiny_siglip
 
 from openpali.data.collator import Collator
 from openpali.modeling import contrastive_loss
-from openpali.modeling.flexible_patches import at_patch_size, axis_matrix, make_flexible
+from openpali.modeling.flexible_patches import antialiased_axis, at_patch_size, axis_matrix, make_flexible
 from openpali.modeling.modeling_pali3_multimodal import Pali3ForMultimodalLM
 from openpali.modeling.modeling_siglip import SiglipForContrastiveLearning
 from openpali.modeling.modeling_siglip2 import resize_positions
@@ -136,6 +136,7 @@ def run_others(tokenizer: Any) -> None:
     siglip(torch.randn(2, 3, 16, 16), torch.randint(3, 20, (2, 8)))
     make_flexible(siglip)
     axis_matrix.cache_clear()
+    antialiased_axis.cache_clear()
     with at_patch_size(siglip, 4):
         siglip.vision_model(torch.randn(2, 3, 16, 16))
     set_image_size(siglip, 32)
