@@ -78,8 +78,9 @@ ten-kills: .venv/ready
 	.venv-latest/bin/pip install --quiet --upgrade --no-deps pillow
 	touch $@
 
+# benchmarks measure the pinned releases
 test-latest: .venv-latest/ready
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv-latest/bin/python -m pytest -n $(JOBS) -q -rs tests
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv-latest/bin/python -m pytest -n $(JOBS) -q -rs --ignore=tests/benchmarks tests
 
 # the oldest releases that setup.cfg admits, the same way
 .venv-oldest/ready: setup.cfg pyproject.toml constraints.txt tests/oldest.py

@@ -23,7 +23,9 @@ from transformers import PreTrainedModel
 from transformers.models.siglip.modeling_siglip import SiglipVisionEmbeddings
 
 
+# tensors that were made in inference mode could not be used in training afterwards
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)
 def axis_matrix(old: int, new: int) -> torch.Tensor:
     """float64[new, old], which resamples one axis of a kernel: the pseudo-inverse of the transposed resize matrix.
 
@@ -51,6 +53,7 @@ def resample_kernel(kernel: torch.Tensor, size: tuple[int, int]) -> torch.Tensor
 
 
 @lru_cache(maxsize=1024)
+@torch.inference_mode(False)
 def antialiased_axis(old: int, new: int) -> torch.Tensor:
     """float32[new, old], which resizes an axis: bilinear, half-pixel centres, antialiased when shrinking."""
     scale = old / new

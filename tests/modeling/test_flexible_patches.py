@@ -9,7 +9,9 @@ from tiny_siglip import random_images, tiny_siglip
 from transformers import SiglipModel, SiglipVisionConfig, SiglipVisionModel
 
 from openpali.modeling.flexible_patches import (
+    antialiased_axis,
     at_patch_size,
+    axis_matrix,
     make_flexible,
     resample_kernel,
     resize_to_grid,
@@ -156,3 +158,14 @@ def test_mistakes():
         set_patch_size(model, 17)
     with pytest.raises(ValueError, match="SiglipTextModel has no SigLIP image encoder"):
         set_patch_size(model.text_model, 4)
+
+
+def test_weights_of_a_validation_can_be_trained_with(model):
+    axis_matrix.cache_clear()
+    antialiased_axis.cache_clear()
+    pixels = torch.randn(1, 3, 24, 24)
+    with torch.inference_mode(), at_patch_size(model, 6):
+        model(pixels)
+    with at_patch_size(model, 6):
+        model(pixels).last_hidden_state.sum().backward()
+    model.zero_grad()
