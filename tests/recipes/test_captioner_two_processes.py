@@ -1,12 +1,9 @@
 """A captioner on two processes is one on one process with batches twice as large: losses, gradient norms, weights."""
 
 import json
-import os
-import socket
-from pathlib import Path
 
 import torch
-import torch.multiprocessing as mp
+from one_and_two import train_on_one_and_two
 from safetensors.torch import load_file
 
 from openpali.recipes import captioner
@@ -20,24 +17,8 @@ ARGV += ["--decoder_layers", "1", "--text_length", "32", "--masked_pred_prob", "
 ARGV += ["--location_tasks", "{caption: 1, refer: 1}", "--scored_images", "1", "--save_strategy", "no"]
 
 
-def train(rank: int, processes: int, port: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    if processes > 1:
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {key: str(value) for key, value in place.items()}
-    options = ["--ddp_backend", "gloo"] if processes > 1 else []
-    batch = ["--per_device_train_batch_size", str(8 // processes)]
-    captioner.main(["--output_dir", str(folder), *batch, *ARGV, *options])
-
-
 def test_two_processes_caption_as_one(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    for processes in (1, 2):
-        # forked: each would otherwise import the libraries again
-        mp.start_processes(train, (processes, port, tmp_path / str(processes)), processes, start_method="fork")  # pyright: ignore
+    train_on_one_and_two(captioner.main, ARGV, tmp_path)
     rows = []
     for processes in ("1", "2"):
         lines = list(map(json.loads, (tmp_path / processes / "logs.jsonl").read_text().splitlines()))

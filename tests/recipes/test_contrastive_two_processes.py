@@ -1,12 +1,9 @@
 """Stage 0 on two processes is stage 0 on one with batches twice as large: losses, gradient norms and weights."""
 
 import json
-import os
-import socket
-from pathlib import Path
 
 import torch
-import torch.multiprocessing as mp
+from one_and_two import train_on_one_and_two
 from safetensors.torch import load_file
 
 from openpali.recipes import contrastive
@@ -20,24 +17,8 @@ ARGV[-1] += " image_size: 32, patch_size: 16}"
 ARGV += ["--text_config", "{hidden_size: 12, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2}"]
 
 
-def train(rank: int, processes: int, port: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    if processes > 1:
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {key: str(value) for key, value in place.items()}
-    options = ["--ddp_backend", "gloo"] if processes > 1 else []
-    batch = ["--per_device_train_batch_size", str(8 // processes)]
-    contrastive.main(["--output_dir", str(folder), *batch, *ARGV, *options])
-
-
 def test_two_processes_train_as_one(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    for processes in (1, 2):
-        # forked: each would otherwise import the libraries again
-        mp.start_processes(train, (processes, port, tmp_path / str(processes)), processes, start_method="fork")  # pyright: ignore
+    train_on_one_and_two(contrastive.main, ARGV, tmp_path)
     rows = []
     for processes in ("1", "2"):
         lines = map(json.loads, (tmp_path / processes / "logs.jsonl").read_text().splitlines())
