@@ -74,7 +74,7 @@ ten-kills: .venv/ready
 	.venv-latest/bin/pip install --quiet --upgrade pip
 	.venv-latest/bin/pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	.venv-latest/bin/pip install --quiet --upgrade --upgrade-strategy eager "$$(grep '^torch==' constraints.txt)" -e ".[dev]"
-	# Gradio holds Pillow back; without the extra `web` users have the newest one
+	# Gradio holds Pillow back; without the extra `page` users have the newest one
 	.venv-latest/bin/pip install --quiet --upgrade --no-deps pillow
 	touch $@
 

@@ -37,7 +37,7 @@ def test_a_missing_gradio_is_told_before_the_model_loads(model, monkeypatch):
     monkeypatch.setattr(web_demo, "load_model", lambda *_: pytest.fail("it was loaded"))
     monkeypatch.delitem(sys.modules, "openpali.eval.web.page", raising=False)
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(SystemExit, match=r'^openpali demo: .*gradio.*: pip install "openpali\[web\]"$'):
+    with pytest.raises(SystemExit, match=r'^openpali demo: .*gradio.*: pip install "openpali\[page\]"$'):
         demo([str(model)])
 
 
