@@ -3,9 +3,8 @@
     openpali web --config web/nano --input 'raw/*.tar' --output outputs/web --workers 2
     openpali web --config web/webli-like --input 's3://raw/{00000..99999}.tar' --ray_address auto
 
-A configuration lists the steps. Each writes a table for each shard, so that a stopped run goes on at the shard
-where it was. The shards that are made are in OUTPUT/shards, and `source: {name: webdataset, path: OUTPUT/shards}` trains
-on them.
+A configuration lists the steps. Each writes a table for each shard, so that a stopped run goes on at the shard where
+it was. The shards that are made are in OUTPUT/shards; `source: {name: webdataset, path: OUTPUT/shards}` reads them.
 """
 
 import shutil
