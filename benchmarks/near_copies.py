@@ -77,9 +77,8 @@ def search(images: int, folder: Path) -> dict[str, Any]:
     shards = images // SHARD
     parts = max(1, -(-images * (DISTANCE + 1) // ROWS_A_PART))
     begin = time.monotonic()
-    rows = ray.data.range(shards, override_num_blocks=shards).map_batches(
-        partial(synthetic, parts=parts, folder=folder), batch_size=1, batch_format="numpy"
-    )
+    made: Any = partial(synthetic, parts=parts, folder=folder)
+    rows = ray.data.range(shards, override_num_blocks=shards).map_batches(made, batch_size=1, batch_format="numpy")
     stars = connected(grouped(rows, "part", parts, partial(find, folder=folder)), parts)
     found = sum(int(row["count"]) for row in counted(stars))
     seconds = time.monotonic() - begin
