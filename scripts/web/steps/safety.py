@@ -1,0 +1,114 @@
+"""Drops unsafe images and captions by the probabilities of classifiers that the user chooses."""
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+from openpali.data.tasks.parts.captions import captions_in
+from openpali.eval.groups.toxicity import check_label, label_probabilities, text_classifier
+from openpali.modeling.checkpoints import load_checkpoint, reading
+from openpali.modeling.dtypes import requested_dtype
+from openpali.scripts.web.samples import Verdict, WebSample
+
+# more than any classifier has
+_EVERY_LABEL = 1_000_000
+
+
+@dataclass(frozen=True)
+class Safety:
+    """Drops images, and removes captions; a sample that had captions and keeps none goes.
+
+    Attributes:
+        image_model: folder or Hub name of an image classifier.
+        image_labels: the probability of a label from which an image goes, as in `{nsfw: 0.5}`.
+        text_model: folder or Hub name of a text classifier.
+        text_labels: the same for captions, as in `{toxic: 0.8}`.
+        dtype: of the weights: auto (the checkpoint's own), float32, bfloat16 or float16.
+    """
+
+    image_model: str = ""
+    image_labels: dict[str, float] = field(default_factory=dict)
+    text_model: str = ""
+    text_labels: dict[str, float] = field(default_factory=dict)
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        requested_dtype(self.dtype)
+        if not self.image_model and not self.text_model:
+            raise ValueError("give image_model with image_labels, text_model with text_labels, or both")
+        for medium in ("image", "text"):
+            model, labels = getattr(self, f"{medium}_model"), getattr(self, f"{medium}_labels")
+            if bool(model) != bool(labels):
+                raise ValueError(f"{medium}_model and {medium}_labels belong together")
+            for label, least in labels.items():
+                if isinstance(least, bool) or not isinstance(least, int | float) or not 0 < least <= 1:
+                    raise ValueError(f"{medium}_labels: {label}: {least!r} is no probability above 0")
+            spelled = {check_label(model, str(label), f"{medium}_labels"): labels[label] for label in labels}
+            object.__setattr__(self, f"{medium}_labels", spelled)
+
+    def __call__(self, batch: list[WebSample]) -> list[Verdict]:
+        """The largest probability of each label, and what follows from it."""
+        images: list[dict[str, float]] = [{} for _ in batch]
+        if self.image_model:
+            found = image_classifier(self.image_model, self.dtype)(
+                [sample.image for sample in batch], top_k=_EVERY_LABEL
+            )
+            images = [{one["label"]: one["score"] for one in row} for row in found]
+        texts = [_texts(sample) for sample in batch]
+        flat = [text for own in texts for _, text in own]
+        scores = iter(
+            label_probabilities(caption_classifier(self.text_model, self.dtype), flat) if self.text_model else []
+        )
+        verdicts = []
+        for image, own in zip(images, texts, strict=True):
+            captions = [(language, text, next(scores)) for language, text in own] if self.text_model else []
+            verdicts.append(self.verdict(image, captions))
+        return verdicts
+
+    def verdict(self, image: dict[str, float], captions: list[tuple[str, str, dict[str, float]]]) -> Verdict:
+        """What follows from the probabilities of an image's labels, and of its captions'."""
+        values: dict[str, Any] = {f"image_{label}": image[label] for label in self.image_labels}
+        for label in self.text_labels if captions else ():
+            values[f"text_{label}"] = max(row[label] for _, _, row in captions)
+        if unsafe := _first(image, self.image_labels):
+            return Verdict(f"image is {unsafe}", values=values)
+        safe = [(language, text) for language, text, row in captions if not _first(row, self.text_labels)]
+        if captions and not safe:
+            return Verdict(f"caption is {_first(captions[0][2], self.text_labels)}", values=values)
+        if len(safe) == len(captions):
+            return Verdict(values=values)
+        kept = {language: [text for own, text in safe if own == language] for language in dict(safe)}
+        return Verdict(labels={"captions": kept}, values=values)
+
+
+def _first(scores: dict[str, float], labels: dict[str, float]) -> str:
+    """The first label with a probability that is too large."""
+    return next((label for label, least in labels.items() if scores[label] >= least), "")
+
+
+def _texts(sample: WebSample) -> list[tuple[str, str]]:
+    """Language and text of every caption."""
+    captions = sample.record.get("captions") or {}
+    return [(language, text) for language in captions for text in captions_in({"captions": captions}, language)]
+
+
+@functools.cache
+def image_classifier(name: str, dtype: str) -> Any:
+    """The pipeline of an image classifier, loaded once in each process. Raises CheckpointError."""
+    model: Any = load_checkpoint(AutoModelForImageClassification, name, dtype=requested_dtype(dtype))
+    with reading(name):
+        processor = AutoImageProcessor.from_pretrained(name)
+    return pipeline("image-classification", model=model, image_processor=processor, device=_device(), batch_size=64)
+
+
+@functools.cache
+def caption_classifier(name: str, dtype: str) -> Any:
+    """The pipeline of a text classifier, loaded once in each process. Raises CheckpointError."""
+    return text_classifier(name, _device(), dtype=requested_dtype(dtype))
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
