@@ -9,7 +9,7 @@ from openpali.data.tasks.parts.captions import captions_in
 from openpali.eval.scoring.text_overlap import token_f1
 from openpali.modeling.dtypes import requested_dtype
 from openpali.scripts.web.samples import Verdict, WebSample
-from openpali.scripts.web.seq2seq import generated
+from openpali.scripts.web.steps.seq2seq import generated
 
 LANGUAGE = "en"
 Pair = tuple[int, str, str, str]

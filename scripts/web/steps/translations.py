@@ -7,7 +7,7 @@ from openpali.data.tasks.parts.captions import captions_in
 from openpali.eval.scoring.text_overlap import chrf
 from openpali.modeling.dtypes import requested_dtype
 from openpali.scripts.web.samples import Verdict, WebSample
-from openpali.scripts.web.seq2seq import generated, has_languages, language_token
+from openpali.scripts.web.steps.seq2seq import generated, has_languages, language_token
 
 
 @dataclass(frozen=True)

@@ -90,16 +90,6 @@ def test_boxes_serve_detection(tmp_path):
     assert (example.boxes[0].y0, example.boxes[0].x1) == (0.5, 1)
 
 
-def test_questions_serve_vq2a_without_captions(tmp_path):
-    own = {"questions": [{"question": "who?", "answer": "a man", "language": "en"}]}
-    write_shard(tmp_path / "a.tar", [("1", {"png": image_bytes(1), "json": json.dumps(own).encode()})])
-    ((record,), _) = good_and_bad(tmp_path / "a.tar")
-    example = load_task({"name": "vq2a"}).example(record, random.Random(0))
-    assert example is not None
-    assert (example.prefix, example.suffix) == ("answer en who?", "a man")
-    assert load_task({"name": "question"}).example(record, random.Random(0)).suffix == "who?"
-
-
 def test_several_images_and_folders_in_names(tmp_path):
     members = {"1.png": image_bytes(1), "0.webp": image_bytes(0, "WEBP"), "txt": b"two"}
     write_shard(tmp_path / "a.tar", [("deep/one", members), ("deep/two", {"png": image_bytes(2), "txt": b"t"})])
@@ -127,10 +117,6 @@ MALFORMED = {
     "box in pixels": (
         {"png": image_bytes(1), "json": b'{"objects": [{"names": {"en": "cup"}, "box": [2, 3, 8, 6]}]}'},
         "the box .* is not",
-    ),
-    "questions alone": (
-        {"png": image_bytes(1), "json": b'{"questions": [{"question": "who?", "language": "en"}]}'},
-        'its "questions" are not questions with answers',
     ),
     "objects of words": ({"png": image_bytes(1), "json": b'{"objects": ["cup"]}'}, 'its "objects" are not a list'),
 }

@@ -8,8 +8,8 @@ from PIL import Image
 from tiny_seq2seq import taught_nllb, taught_t5
 from transformers import M2M100Tokenizer
 
-from openpali.scripts.web import seq2seq
 from openpali.scripts.web.samples import WebSample, merged
+from openpali.scripts.web.steps import seq2seq
 from openpali.scripts.web.steps.translations import Translations
 
 CODES = {"de": "deu_Latn", "fr": "fra_Latn"}
