@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from openpali._version import __version__
 from openpali.data.tasks.parts.caption_questions import answer_candidates, caption_questions
@@ -45,7 +46,8 @@ class Questions:
 
     def __post_init__(self) -> None:
         # YAML reads yes and no as true and false
-        words = [{True: "yes", False: "no"}.get(one, str(one)) for one in self.further_answers]
+        given: list[Any] = self.further_answers
+        words = [("no", "yes")[one] if isinstance(one, bool) else str(one) for one in given]
         object.__setattr__(self, "further_answers", words)
         templates = {"prompt": ("answer", "context"), "answer_prompt": ("question", "context")}
         for option, places in templates.items():

@@ -11,7 +11,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from openpali.modeling.checkpoints import load_checkpoint, reading
 from openpali.modeling.dtypes import requested_dtype
 
-_AT_ONCE = 128
+AT_ONCE = 128
 _MOST_TOKENS = 512
 """Tokens of a prompt; a longer one is cut, as most of these models were trained."""
 
@@ -43,11 +43,11 @@ def language_token(name: str, code: str) -> int:
     """
     tokenizer = load_tokenizer(name)
     # M2M100 writes `__de__`, NLLB and mBART the code itself
-    known = getattr(tokenizer, "lang_code_to_id", None) or dict.fromkeys(tokenizer.all_special_tokens)
+    known: Any = getattr(tokenizer, "lang_code_to_id", None) or tokenizer.all_special_tokens
     if code not in known:
         near = difflib.get_close_matches(code, known, 3, 0.3) or list(known)[-3:]
         raise ValueError(f"{name} has no language {code!r}: did you mean {', '.join(near)}?")
-    return int(known[code] if known[code] is not None else tokenizer.convert_tokens_to_ids(code))
+    return int(known[code] if isinstance(known, dict) else tokenizer.convert_tokens_to_ids(code))
 
 
 def generated(
@@ -69,8 +69,8 @@ def generated(
     # of similar length together, for little padding; equal lengths in the order of the alphabet
     distinct = sorted(set(prompts), key=lambda text: (len(text), text))
     found: dict[str, str] = {}
-    for start in range(0, len(distinct), _AT_ONCE):
-        some = distinct[start : start + _AT_ONCE]
+    for start in range(0, len(distinct), AT_ONCE):
+        some = distinct[start : start + AT_ONCE]
         found |= zip(some, _batch(name, some, most, dtype, languages), strict=True)
     return [found[prompt] for prompt in prompts]
 
