@@ -16,6 +16,7 @@ import yaml
 
 from openpali.modeling.user_errors import CheckpointError, UserError
 from openpali.scripts.web.model_costs import CAPTION_TOKENS, GPUS, LAYER_SECONDS, core_seconds, gpu_seconds, model_uses
+from openpali.scripts.web.steps.seq2seq import AT_ONCE
 
 RATES = Path(__file__).with_name("rates.yaml")
 SAMPLE_BYTES = 2500
@@ -128,7 +129,7 @@ def plan_lines(steps: Sequence[PlannedStep], args: PlanArguments) -> list[str]:
     table = [HEADER, *(row.cells() for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(_aligned(cells, widths)).rstrip() for cells in table]
-    machines = f"{args.nodes} machines of {args.node_cpus} cores"
+    machines = f"{args.nodes} machine{'s' * (args.nodes > 1)} of {args.node_cpus} cores"
     machines += f" and {args.node_gpus} {args.gpu}" if args.node_gpus else ""
     return [
         f"{args.pairs:,.0f} pairs of {args.pair_kilobytes:g} kB on {machines}",
@@ -147,7 +148,7 @@ def plan_rows(
     raw = args.pairs * args.pair_kilobytes * 1e3
     for own in passes(steps):
         if not own[0].is_whole:
-            yield timed(Row("reading", pairs, cpu=pairs * rates["read"], read=raw), args)
+            yield timed(Row("reading", pairs, cpu=pairs * rates["read"], read=raw), args, own[0])
         for plan in own:
             yield timed(step_row(plan, pairs, args, rates, notes), args, plan)
             pairs *= keeps[plan.folder]
@@ -184,19 +185,21 @@ def step_row(plan: PlannedStep, pairs: float, args: PlanArguments, rates: dict[s
 
 
 def timed(row: Row, args: PlanArguments, plan: PlannedStep | None = None) -> Row:
-    """The row with its wall time: that of the slowest of cores, GPUs and disks.
+    """The row with its wall time, where each actor computes on its cores and then on its GPU.
 
     Raises:
         UserError: it wants GPUs that the machines do not have.
     """
-    cores, gpus = float(args.nodes * args.node_cpus), float(args.nodes * args.node_gpus)
-    if plan and plan.actors:
-        cores, gpus = min(cores, plan.actors * max(plan.cpus, 1)), min(gpus, plan.actors * plan.gpus)
-    if row.gpu and not gpus:
+    cpus, gpus = (plan.cpus, plan.gpus) if plan else (1.0, 0.0)
+    if gpus and not args.node_gpus:
         raise UserError(f"{row.name} has gpus in its configuration, and the machines have none: give --node_gpus")
+    room = [args.nodes * has / needs for has, needs in ((args.node_cpus, cpus), (args.node_gpus, gpus)) if needs]
+    actors = min([*room, plan.actors] if plan and plan.actors else room or [args.nodes * args.node_cpus])
+    # images are prepared for a GPU by one thread
+    at_once = actors if gpus else actors * max(cpus, 1)
     moved = (row.read + row.written + row.shuffled) / (args.nodes * args.node_gigabytes * 1e9)
-    wall = max(row.cpu / cores, row.gpu / gpus if row.gpu else 0.0, moved)
-    return replace(row, wall=wall)
+    on_gpus = row.gpu / (args.nodes * args.node_gpus) if row.gpu else 0.0
+    return replace(row, wall=max((row.cpu + row.gpu) / at_once, on_gpus, moved))
 
 
 def kept_shares(steps: Sequence[PlannedStep], counts: str) -> dict[str, float]:
@@ -242,8 +245,9 @@ def _aligned(cells: Iterable[str], widths: list[int]) -> list[str]:
 def _notes(args: PlanArguments, rates: dict[str, Any]) -> list[str]:
     lines = [f"measured: on one core of {rates['machine']}, images of {rates['side']} px, by {rates['command']}"]
     lines.append(
-        f"computed: FLOPs at 40 % of the peak of one {args.gpu}, or a core's rate without gpus, for captions of"
-        f" {CAPTION_TOKENS} tokens; a written token takes at least {LAYER_SECONDS * 1000:g} ms for each decoder layer"
+        f"computed: FLOPs at 40 % of the peak of one {args.gpu}, or at a core's rate without gpus; captions are taken"
+        f" to have {CAPTION_TOKENS} tokens, and a token written by a batch of {AT_ONCE} to need"
+        f" {LAYER_SECONDS * 1000:g} ms for each decoder layer"
     )
     if not args.counts:
         lines.append(

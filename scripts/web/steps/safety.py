@@ -1,17 +1,13 @@
 """Drops unsafe images and captions by the probabilities of classifiers that the user chooses."""
 
-import functools
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
-
 from openpali.data.tasks.parts.captions import captions_in
-from openpali.eval.groups.toxicity import check_label, label_probabilities, text_classifier
-from openpali.modeling.checkpoints import load_checkpoint, reading
+from openpali.eval.groups.toxicity import check_label, label_probabilities
 from openpali.modeling.dtypes import requested_dtype
 from openpali.scripts.web.samples import Verdict, WebSample
+from openpali.scripts.web.steps.classifiers import caption_classifier, image_classifier
 
 # more than any classifier has
 _EVERY_LABEL = 1_000_000
@@ -93,22 +89,3 @@ def _texts(sample: WebSample) -> list[tuple[str, str]]:
     """Language and text of every caption."""
     captions = sample.record.get("captions") or {}
     return [(language, text) for language in captions for text in captions_in({"captions": captions}, language)]
-
-
-@functools.cache
-def image_classifier(name: str, dtype: str) -> Any:
-    """The pipeline of an image classifier, loaded once in each process. Raises CheckpointError."""
-    model: Any = load_checkpoint(AutoModelForImageClassification, name, dtype=requested_dtype(dtype))
-    with reading(name):
-        processor = AutoImageProcessor.from_pretrained(name)
-    return pipeline("image-classification", model=model, image_processor=processor, device=_device(), batch_size=64)
-
-
-@functools.cache
-def caption_classifier(name: str, dtype: str) -> Any:
-    """The pipeline of a text classifier, loaded once in each process. Raises CheckpointError."""
-    return text_classifier(name, _device(), dtype=requested_dtype(dtype))
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

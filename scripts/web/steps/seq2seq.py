@@ -27,6 +27,9 @@ def load_tokenizer(name: str) -> Any:
 def load_model(name: str, dtype: str) -> Any:
     """An encoder-decoder on the process's GPU, or the CPU without one, loaded once. Raises CheckpointError."""
     model: Any = load_checkpoint(AutoModelForSeq2SeqLM, name, dtype=requested_dtype(dtype))
+    # greedy, and never with an end that is forced on a text that has used up its tokens
+    model.generation_config.update(num_beams=1, do_sample=False, early_stopping=False, length_penalty=1.0)
+    model.generation_config.update(max_length=None, forced_eos_token_id=None)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
@@ -78,7 +81,7 @@ def generated(
 @torch.inference_mode()
 def _batch(name: str, prompts: list[str], most: int, dtype: str, languages: tuple[str, str] | None) -> list[str]:
     model, tokenizer = load_model(name, dtype), load_tokenizer(name)
-    options: dict[str, Any] = {"max_new_tokens": most, "do_sample": False, "num_beams": 1, "early_stopping": False}
+    options: dict[str, Any] = {"max_new_tokens": most}
     if languages:
         tokenizer.src_lang = languages[0]
         options["forced_bos_token_id"] = language_token(name, languages[1])

@@ -52,6 +52,8 @@ def taught_nllb(folder: Path, pairs: dict[tuple[str, str, str], str]) -> str:
     size |= {"activation_dropout": 0.0, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}
     config = M2M100Config(vocab_size=len(tokenizer), max_position_embeddings=64, **size)
     model = M2M100ForConditionalGeneration(config)
+    # as published models have it: beams, and an end that is forced where the length is used up
+    model.generation_config.update(num_beams=5, early_stopping=True, max_length=200, forced_eos_token_id=2)
     rows = []
     for (source, target, text), translation in pairs.items():
         tokenizer.src_lang, tokenizer.tgt_lang = source, target

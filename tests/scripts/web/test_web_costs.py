@@ -127,6 +127,8 @@ def test_each_step_has_the_pairs_that_reach_it(siglip):
     assert rows["hashes"].wall == pytest.approx(rows["hashes"].cpu / 20)
     assert rows["similarity"].gpu > 0
     assert rows["similarity"].cpu == pytest.approx(1e6 * read_rates()["prepare"])
+    # there is room for 20 actors of one core, or for 32 of a quarter of a GPU
+    assert rows["similarity"].wall == pytest.approx((rows["similarity"].cpu + rows["similarity"].gpu) / 20)
     assert (rows["similarity"].source, rows["hashes"].source) == ("computed", "measured")
     # every pass reads all shards
     assert (rows["reading"].read, rows["reading"].pairs) == (25e9, 250_000)
