@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openpali.data.tasks.parts.captions import captions_in
-from openpali.eval.groups.toxicity import check_label, label_probabilities
+from openpali.eval.groups.toxicity import label_probabilities
 from openpali.modeling.dtypes import requested_dtype
 from openpali.scripts.web.samples import Verdict, WebSample
-from openpali.scripts.web.steps.classifiers import caption_classifier, image_classifier
+from openpali.scripts.web.steps.checkpoints import caption_classifier, image_classifier, label_of, unless_offline
 
 # more than any classifier has
 _EVERY_LABEL = 1_000_000
@@ -42,38 +42,37 @@ class Safety:
             for label, least in labels.items():
                 if isinstance(least, bool) or not isinstance(least, int | float) or not 0 < least <= 1:
                     raise ValueError(f"{medium}_labels: {label}: {least!r} is no probability above 0")
-            spelled = {check_label(model, str(label), f"{medium}_labels"): labels[label] for label in labels}
-            object.__setattr__(self, f"{medium}_labels", spelled)
+            with unless_offline(model):
+                self.limits(medium)
+
+    def limits(self, medium: str) -> dict[str, float]:
+        """The labels of `image` or `text` as their classifier spells them, with their limits."""
+        model, labels = getattr(self, f"{medium}_model"), getattr(self, f"{medium}_labels")
+        return {label_of(model, str(label), f"{medium}_labels"): least for label, least in labels.items()}
 
     def __call__(self, batch: list[WebSample]) -> list[Verdict]:
         """The largest probability of each label, and what follows from it."""
         images: list[dict[str, float]] = [{} for _ in batch]
         if self.image_model:
-            found = image_classifier(self.image_model, self.dtype)(
-                [sample.image for sample in batch], top_k=_EVERY_LABEL
-            )
+            classify = image_classifier(self.image_model, self.dtype)
+            found = classify([sample.image for sample in batch], top_k=_EVERY_LABEL)
             images = [{one["label"]: one["score"] for one in row} for row in found]
-        texts = [_texts(sample) for sample in batch]
+        texts = [_texts(sample) if self.text_model else [] for sample in batch]
         flat = [text for own in texts for _, text in own]
-        scores = iter(
-            label_probabilities(caption_classifier(self.text_model, self.dtype), flat) if self.text_model else []
-        )
-        verdicts = []
-        for image, own in zip(images, texts, strict=True):
-            captions = [(language, text, next(scores)) for language, text in own] if self.text_model else []
-            verdicts.append(self.verdict(image, captions))
-        return verdicts
+        scores = iter(label_probabilities(caption_classifier(self.text_model, self.dtype), flat) if flat else [])
+        captions = [[(language, text, next(scores)) for language, text in own] for own in texts]
+        return [self.verdict(*one) for one in zip(images, captions, strict=True)]
 
     def verdict(self, image: dict[str, float], captions: list[tuple[str, str, dict[str, float]]]) -> Verdict:
         """What follows from the probabilities of an image's labels, and of its captions'."""
-        values: dict[str, Any] = {f"image_{label}": image[label] for label in self.image_labels}
-        for label in self.text_labels if captions else ():
-            values[f"text_{label}"] = max(row[label] for _, _, row in captions)
-        if unsafe := _first(image, self.image_labels):
+        of_images, of_texts = self.limits("image"), self.limits("text")
+        values: dict[str, Any] = {f"image_{label}": image[label] for label in of_images}
+        values |= {f"text_{label}": max(row[label] for _, _, row in captions) for label in of_texts if captions}
+        if unsafe := _first(image, of_images):
             return Verdict(f"image is {unsafe}", values=values)
-        safe = [(language, text) for language, text, row in captions if not _first(row, self.text_labels)]
+        safe = [(language, text) for language, text, row in captions if not _first(row, of_texts)]
         if captions and not safe:
-            return Verdict(f"caption is {_first(captions[0][2], self.text_labels)}", values=values)
+            return Verdict(f"caption is {_first(captions[0][2], of_texts)}", values=values)
         if len(safe) == len(captions):
             return Verdict(values=values)
         kept = {language: [text for own, text in safe if own == language] for language in dict(safe)}

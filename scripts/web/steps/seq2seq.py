@@ -10,6 +10,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from openpali.modeling.checkpoints import load_checkpoint, reading
 from openpali.modeling.dtypes import requested_dtype
+from openpali.scripts.web.steps.checkpoints import OptionError
 
 AT_ONCE = 128
 _MOST_TOKENS = 512
@@ -42,14 +43,14 @@ def language_token(name: str, code: str) -> int:
     """The token of a language.
 
     Raises:
-        ValueError: the model has no such language; the message names similar ones.
+        OptionError: the model has no such language; the message names similar ones.
     """
     tokenizer = load_tokenizer(name)
     # M2M100 writes `__de__`, NLLB and mBART the code itself
     known: Any = getattr(tokenizer, "lang_code_to_id", None) or tokenizer.all_special_tokens
     if code not in known:
         near = difflib.get_close_matches(code, known, 3, 0.3) or list(known)[-3:]
-        raise ValueError(f"{name} has no language {code!r}: did you mean {', '.join(near)}?")
+        raise OptionError(f"{name} has no language {code!r}: did you mean {', '.join(near)}?")
     return int(known[code] if isinstance(known, dict) else tokenizer.convert_tokens_to_ids(code))
 
 
@@ -67,7 +68,7 @@ def generated(
 
     Raises:
         CheckpointError: it cannot be loaded.
-        ValueError: it has no such language.
+        OptionError: it has no such language.
     """
     # of similar length together, for little padding; equal lengths in the order of the alphabet
     distinct = sorted(set(prompts), key=lambda text: (len(text), text))

@@ -7,6 +7,7 @@ from openpali.data.tasks.parts.captions import captions_in
 from openpali.eval.scoring.text_overlap import chrf
 from openpali.modeling.dtypes import requested_dtype
 from openpali.scripts.web.samples import Verdict, WebSample
+from openpali.scripts.web.steps.checkpoints import unless_offline
 from openpali.scripts.web.steps.seq2seq import generated, has_languages, language_token
 
 
@@ -59,17 +60,20 @@ class Translations:
 
     def check_languages(self) -> None:
         """Raise ValueError where a model does not know a language, or is not told which one to write."""
-        codes = [self.source_code or self.source, *self.languages.values()]
-        for model in filter(has_languages, dict.fromkeys([self.model, self.back_model or self.model])):
-            for code in codes:
-                language_token(model, code)
-        if has_languages(self.model) or "{language}" in self.prompt:
-            return
-        if len(self.languages) > 1:
-            remedy = "give a prompt with {language}, or a step for each language"
-            raise ValueError(f"{self.model} is not told which language to write: {remedy}")
-        if self.least_chrf and not self.back_model:
-            raise ValueError(f"{self.model} cannot translate back: give back_model, or least_chrf: 0")
+        for model in dict.fromkeys([self.model, self.back_model or self.model]):
+            with unless_offline(model):
+                for code in (
+                    (self.source_code or self.source, *self.languages.values()) if has_languages(model) else ()
+                ):
+                    language_token(model, code)
+        with unless_offline(self.model):
+            if has_languages(self.model) or "{language}" in self.prompt:
+                return
+            if len(self.languages) > 1:
+                remedy = "give a prompt with {language}, or a step for each language"
+                raise ValueError(f"{self.model} is not told which language to write: {remedy}")
+            if self.least_chrf and not self.back_model:
+                raise ValueError(f"{self.model} cannot translate back: give back_model, or least_chrf: 0")
 
     def __call__(self, batch: list[WebSample]) -> list[Verdict]:
         """The captions of each sample with its translations, and the mean chrF of what was translated back."""

@@ -203,7 +203,7 @@ def test_options_that_cannot_be_are_refused(options, message):
 
 
 def test_uses_of_models_follow_the_options(monkeypatch):
-    monkeypatch.setattr("openpali.scripts.web.steps.safety.check_label", lambda model, label, option: label)
+    monkeypatch.setattr("openpali.scripts.web.steps.safety.label_of", lambda model, label, option: label)
     both = Safety("images", {"nsfw": 0.5}, "texts", {"toxic": 0.5})
     assert [(use.model, use.kind) for use in model_uses("safety", both)] == [("images", "image"), ("texts", "text")]
     asked = Questions(model="t5", further_answers=["yes", "no"], answer_model="qa")

@@ -105,6 +105,10 @@ def test_an_unknown_label_is_named_before_anything_runs(images, texts):
         Safety(text_model=texts, text_labels={"rude": 0.5})
     with pytest.raises(CheckpointError, match="no folder outputs/nowhere"):
         Safety(image_model="outputs/nowhere", image_labels={"nsfw": 0.5})
+    # where the Hub is switched off, a configuration that names it can be read and planned
+    step = Safety(image_model="someone/classifier", image_labels={"nsfw": 0.5})
+    with pytest.raises(CheckpointError, match="there is no folder someone/classifier here, and the Hub cannot be"):
+        step([sample("red")])
 
 
 @pytest.mark.parametrize(
@@ -118,6 +122,6 @@ def test_an_unknown_label_is_named_before_anything_runs(images, texts):
     ],
 )
 def test_options_that_cannot_be_are_refused(options, message, monkeypatch):
-    monkeypatch.setattr("openpali.scripts.web.steps.safety.check_label", lambda model, label, option: label)
+    monkeypatch.setattr("openpali.scripts.web.steps.safety.label_of", lambda model, label, option: label)
     with pytest.raises(ValueError, match=message):
         Safety(**options)

@@ -8,6 +8,7 @@ from PIL import Image
 from tiny_seq2seq import taught_nllb, taught_t5
 from transformers import M2M100Tokenizer
 
+from openpali.modeling.user_errors import CheckpointError
 from openpali.scripts.web.samples import WebSample, merged
 from openpali.scripts.web.steps import seq2seq
 from openpali.scripts.web.steps.translations import Translations
@@ -84,6 +85,12 @@ def test_an_unknown_language_is_named_with_similar_ones(nllb):
         Translations(model=nllb, languages={"de": "de"}, source_code="eng_Latn")
     with pytest.raises(ValueError, match="has no language 'en': did you mean"):
         Translations(model=nllb, languages=CODES)
+    with pytest.raises(CheckpointError, match="no folder outputs/nowhere"):
+        Translations(model="outputs/nowhere", languages=CODES)
+    # where the Hub is switched off, a configuration that names it can be read and planned
+    step = Translations(model="someone/nllb", languages=CODES)
+    with pytest.raises(CheckpointError, match="no folder someone/nllb here, and the Hub cannot be reached"):
+        step([sample(en="a dog")])
     # YAML reads the code of Norwegian as false
     assert Translations(nllb, {False: "nob_Latn"}, source_code="eng_Latn").languages == {"no": "nob_Latn"}
 
@@ -114,6 +121,7 @@ def test_codes_of_m2m100_are_those_of_its_tokenizer(tmp_path):
         ({"model": "m"}, "give model and languages"),
         ({"model": "m", "languages": {"en": "en"}}, "languages has en, the source"),
         ({"model": "m", "languages": {"de": "de"}, "prompt": "translate"}, "no place for {text}"),
+        ({"model": "m", "languages": {"de": "de"}, "back_prompt": "x"}, "no place for {text}"),
         ({"model": "m", "languages": {"de": "de"}, "least_chrf": 101}, "least_chrf is in 0..100"),
     ],
 )
