@@ -23,7 +23,7 @@ CANDIDATES = 6
 """Answers that `questions` asks for, of a caption."""
 QUESTION_TOKENS, ANSWER_TOKENS, TRANSLATION_TOKENS = 12, 4, 32
 LAYER_SECONDS = 1e-3
-"""Of a decoder layer for one token of a batch in Transformers: launches, and no computation, take this time."""
+"""Of a decoder layer for one token of a batch, assumed: in Transformers launches take longer than the computation."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Questions:
         answer_model: folder or Hub name of an encoder-decoder that answers questions on a text. A pair stays if its
             answer agrees; empty keeps every pair.
         answer_prompt: of that model, with the places {question} and {context}.
-        least_f1: of the words of both answers after VQAv2's normalisation; 0.54 is VQ2A's.
+        least_f1: of the words of both answers, after VQAv2's normalisation, for a pair to stay.
         most: pairs of a sample; the first ones, shared by its captions in their order.
         max_new_tokens: of a question or an answer; a longer one is left out.
         dtype: of the weights: auto (the checkpoint's own), float32, bfloat16 or float16.
@@ -39,7 +39,7 @@ class Questions:
     further_answers: list[str] = field(default_factory=list)
     answer_model: str = ""
     answer_prompt: str = "question: {question} context: {context}"
-    least_f1: float = 0.54
+    least_f1: float = 0.5
     most: int = 8
     max_new_tokens: int = 48
     dtype: str = "auto"
