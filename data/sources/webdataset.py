@@ -16,7 +16,7 @@ from openpali.data.images.open_image import BadImage, load_image
 from openpali.data.records import BadRecord
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
-TEXTS = ("captions", "keywords", "objects", "prefix", "suffix", "concept")
+TEXTS = ("captions", "keywords", "objects", "prefix", "suffix", "concept", "questions")
 _OURS = ("id", "image", "images")
 
 
@@ -207,6 +207,9 @@ def _check(sample: Sample, record: dict[str, Any], text_required: bool) -> None:
     for key in ("prefix", "suffix", "concept"):
         if key in record and not isinstance(record[key], str):
             raise _bad(sample, f'its "{key}" is not text', "Give text, or leave it out.")
+    if not _are_questions(record.get("questions", [])):
+        remedy = 'Write "questions": [{"question": "...", "answer": "...", "language": "en"}].'
+        raise _bad(sample, 'its "questions" are not questions with answers', remedy)
     objects = record.get("objects", [])
     if not isinstance(objects, list) or not all(isinstance(item, dict) for item in objects):
         raise _bad(sample, 'its "objects" are not a list of objects', "Fix or leave them out.")
@@ -250,3 +253,10 @@ def _are_texts_by_language(value: Any) -> bool:
         return False
     texts = [text for own in value.values() for text in (own if isinstance(own, list) else [own])]
     return all(isinstance(text, str) and text for text in texts)
+
+
+def _are_questions(value: Any) -> bool:
+    keys = ("question", "answer", "language")
+    return isinstance(value, list) and all(
+        isinstance(one, dict) and all(isinstance(one.get(key), str) and one[key] for key in keys) for one in value
+    )

@@ -1,4 +1,4 @@
-"""`answer {lang} {question}`, with pairs generated from captions by rules (VQ2A), also across languages."""
+"""`answer {lang} {question}`, with pairs of the record, or generated from captions by rules (VQ2A)."""
 
 import random
 from dataclasses import dataclass
@@ -10,18 +10,22 @@ from openpali.data.tasks.parts.caption_questions import caption_questions
 from openpali.data.tasks.parts.captions import captions_in, counted
 from openpali.data.tasks.parts.questions import QuestionAnswer, QuestionTask, object_phrases, object_question
 
-KINDS = (*ENGLISH_KINDS, "presence", "besides")
+STORED = "stored"
+KINDS = (*ENGLISH_KINDS, "presence", "besides", STORED)
 
 _Pair = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
 class Vq2a(QuestionTask):
-    """Questions that a caption answers, for records that have `captions`.
+    """Questions of records that have `captions`, which answer them, or `questions` of their own.
 
     Captions in the form of the built-in images are parsed in 14 languages: the question comes from the caption in one
     language, the answer from that in another. Other captions are parsed in English only, by `caption_questions`, for
     questions and answers in English.
+
+    A record's `questions` (`[{"question", "answer", "language"}]`), as a language model makes them in advance, are one
+    kind beside those of the rules: `stored`.
 
     Attributes:
         kinds: of questions.
@@ -39,7 +43,7 @@ class Vq2a(QuestionTask):
         self.check_options(KINDS, object_phrases)
 
     def draw_question(self, record: dict[str, Any], rng: random.Random) -> QuestionAnswer | None:
-        """A question of a random kind among those that a caption answers."""
+        """A question of a random kind among those that a caption answers and those of the record."""
         for language in rng.sample(self.languages, len(self.languages)):
             reply = self.answer_language or language
             pairs = [pair for pair in self._pairs(record, language, reply, rng) if pair[0] in self.kinds]
@@ -50,7 +54,11 @@ class Vq2a(QuestionTask):
         return None
 
     def _pairs(self, record: dict[str, Any], language: str, reply: str, rng: random.Random) -> list[_Pair]:
-        """Pairs of the first caption with any, in random order of the captions."""
+        """Pairs of the record, and of the first caption with any, in random order of the captions."""
+        stored = _stored(record, language, reply)
+        return stored if stored and not record.get("captions") else stored + self._ruled(record, language, reply, rng)
+
+    def _ruled(self, record: dict[str, Any], language: str, reply: str, rng: random.Random) -> list[_Pair]:
         answers = _counts(record, reply)
         for text in rng.sample(found := captions_in(record, language), len(found)):
             counts = _read(record, text, language)
@@ -60,6 +68,12 @@ class Vq2a(QuestionTask):
             if pairs:
                 return [(pair.kind, pair.question, pair.answer) for pair in pairs]
         return []
+
+
+def _stored(record: dict[str, Any], language: str, reply: str) -> list[_Pair]:
+    """The record's own pairs; question and answer are in one language."""
+    own = record.get("questions") or ()
+    return [(STORED, one["question"], one["answer"]) for one in own if one["language"] == language == reply]
 
 
 def _read(record: dict[str, Any], text: str, language: str) -> list[tuple[str, int]] | None:

@@ -30,23 +30,43 @@ def toxic_probabilities(classifier: str, label: str, texts: Sequence[str], devic
         OSError: there is no such classifier.
     """
     counted = check_label(classifier, label)
-    model: Any = load_checkpoint(AutoModelForSequenceClassification, classifier)
+    scores = label_probabilities(text_classifier(classifier, device or "cpu"), texts)
+    return [row.get(counted, 0.0) for row in scores]
+
+
+def text_classifier(classifier: str, device: str, **options: Any) -> Any:
+    """The pipeline of a text classifier; `options` are of `from_pretrained`.
+
+    Raises:
+        OSError: there is no such classifier.
+    """
+    model: Any = load_checkpoint(AutoModelForSequenceClassification, classifier, **options)
     with reading(classifier):
         tokenizer = AutoTokenizer.from_pretrained(classifier)
+    return pipeline("text-classification", model=model, tokenizer=tokenizer, device=device)
+
+
+def label_probabilities(classify: Any, texts: Sequence[str]) -> list[dict[str, float]]:
+    """The probability of every label for each text; none for an empty one.
+
+    Args:
+        classify: of `text_classifier`.
+        texts: equal ones are classified once.
+    """
     distinct = [text for text in dict.fromkeys(texts) if text.strip()]
-    classify: Any = pipeline("text-classification", model=model, tokenizer=tokenizer, device=device or "cpu")
-    # every label with its own probability; answers are short, a longer one is cut
-    options = {"top_k": None, "truncation": True, "max_length": most_tokens(model, tokenizer), "batch_size": 32}
+    # every label with its own probability; texts are short, a longer one is cut
+    longest = most_tokens(classify.model, classify.tokenizer)
+    options = {"top_k": None, "truncation": True, "max_length": longest, "batch_size": 32}
     found = classify(distinct, **options) if distinct else []
-    scores = {
-        text: next(one["score"] for one in row if one["label"] == counted)
+    rows = {
+        text: {str(one["label"]): float(one["score"]) for one in row}
         for text, row in zip(distinct, found, strict=True)
     }
-    return [float(scores.get(text, 0.0)) for text in texts]
+    return [rows.get(text, {}) for text in texts]
 
 
-def check_label(classifier: str, label: str) -> str:
-    """The label as the classifier spells it.
+def check_label(classifier: str, label: str, option: str = "--toxicity_label") -> str:
+    """The label as the classifier, of texts or images, spells it; `option` begins the message.
 
     Raises:
         ValueError: it has no such label; the message names those that it has.
@@ -56,5 +76,5 @@ def check_label(classifier: str, label: str) -> str:
         labels: Any = AutoConfig.from_pretrained(classifier).id2label
     known = {str(name).lower(): str(name) for name in labels.values()}
     if label.lower() not in known:
-        raise ValueError(f"--toxicity_label: {classifier} has no label {label!r}; it has {', '.join(known.values())}")
+        raise ValueError(f"{option}: {classifier} has no label {label!r}; it has {', '.join(known.values())}")
     return known[label.lower()]

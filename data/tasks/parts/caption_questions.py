@@ -67,6 +67,30 @@ def caption_questions(caption: str) -> list[CaptionQuestion]:
     return [*_what(words), *_counts(words), *_colours(words), *_actions(words), *_where(words)]
 
 
+def answer_candidates(caption: str) -> list[str]:
+    """Parts of a caption that may be answers, for a model that asks for them: numbers, colours, things and actions.
+
+    VQ2A takes them from a parser. Here they are runs of at most three words between function words, participles and
+    punctuation, and the last word of a run.
+
+    >>> answer_candidates("Two dogs chasing a red ball in Paris")
+    ['two', 'dogs', 'chasing', 'red ball', 'ball', 'red', 'Paris']
+    """
+    found: list[str] = []
+    run: list[str] = []
+    for word in [*_words(caption), "."]:
+        alone = word.isdigit() or word.lower() in _NUMBERS or (word.islower() and _verbal(word))
+        if not alone and word[0].isalnum() and word.lower() not in _STOP:
+            run.append(word)
+            continue
+        # "group" alone answers nothing
+        if run and run[-1] not in _VAGUE:
+            found += [" ".join(run[-3:]), run[-1], *(colour for colour in run[:-1] if colour in _COLOURS)]
+        found += [word] * alone
+        run = []
+    return list(dict.fromkeys(found))
+
+
 def _words(caption: str) -> list[str]:
     """Words and punctuation, without a final full stop and an opening such as "an image of"; the first word lower."""
     text = " ".join(caption.split()).rstrip(".! ")

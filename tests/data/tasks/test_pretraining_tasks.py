@@ -192,6 +192,26 @@ def test_pairs_from_captions_of_any_source():
     assert load_task({"name": "vq2a", "kinds": "where"}).example(data, random.Random(0)) is None
 
 
+def test_pairs_of_the_record_stand_beside_those_of_the_rules():
+    own = [
+        {"question": "who rides?", "answer": "a man", "language": "en"},
+        {"question": "wer reitet?", "answer": "ein mann", "language": "de"},
+    ]
+    ruled = {("answer en which colour is the horse?", "white")}
+    data = record(captions={"en": "on a white horse"}, questions=own)
+    assert made({"name": "vq2a"}, data) == ruled | {("answer en who rides?", "a man")}
+    assert made({"name": "vq2a", "kinds": "stored"}, data) == {("answer en who rides?", "a man")}
+    assert made({"name": "vq2a", "kinds": "colour"}, data) == ruled
+    assert made({"name": "question", "kinds": "stored"}, data) == {("question en a man", "who rides?")}
+    # question and answer are in one language
+    same = {"name": "vq2a", "languages": ["de"], "answer_language": None}
+    assert made(same, data) == {("answer de wer reitet?", "ein mann")}
+    assert load_task({"name": "vq2a", "languages": "de"}).example(data, random.Random(0)) is None
+    # without captions, and without pairs
+    assert made({"name": "vq2a"}, record(questions=own)) == {("answer en who rides?", "a man")}
+    assert load_task({"name": "vq2a", "kinds": "stored"}).example(SCENE, random.Random(0)) is None
+
+
 def test_questions_are_those_of_another_task_turned_round():
     assert ("question en two dogs", "what is there besides cat?") in made({"name": "question"}, SCENE)
     assert ("question zh yes", "有狗吗？") in made({"name": "question", "languages": ["zh"]}, SCENE)

@@ -1,6 +1,6 @@
 import pytest
 
-from openpali.data.tasks.parts.caption_questions import KINDS, caption_questions
+from openpali.data.tasks.parts.caption_questions import KINDS, answer_candidates, caption_questions
 
 
 def asked(caption):
@@ -77,3 +77,17 @@ def test_every_kind_is_named():
     captions = ("a dog", "two dogs", "a man on a red sofa", "a man eating a pizza")
     kinds = {found.kind for caption in captions for found in caption_questions(caption)}
     assert kinds == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("caption", "candidates"),
+    [
+        ("Two dogs chasing a red ball in Paris", ["two", "dogs", "chasing", "red ball", "ball", "red", "Paris"]),
+        ("1967 Ford Mustang fastback - front view", ["1967", "Ford Mustang fastback", "fastback"]),
+        ("a group of 12 people", ["12", "people"]),
+        ("...", []),
+        ("", []),
+    ],
+)
+def test_candidates_for_answers_are_parts_of_the_caption(caption, candidates):
+    assert answer_candidates(caption) == candidates
