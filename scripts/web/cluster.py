@@ -5,12 +5,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from openpali.data.files.config import ConfigError
-from openpali.modeling.user_errors import UserError
+from openpali.modeling.user_errors import TRACEBACK, UserError, explain
 
 
 @contextmanager
@@ -19,14 +21,13 @@ def cluster(address: str | None, workers: int | None) -> Iterator[None]:
 
     Raises:
         ConfigError: there is no cluster at the address.
-        UserError: what a function on a worker has raised for its user.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # steps without a GPU see none
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
     from ray.data.context import ShuffleStrategy
-    from ray.exceptions import RayError
 
     given: dict[str, Any] = {"address": address} if address else {"num_cpus": workers or os.cpu_count() or 1}
     try:
@@ -42,8 +43,6 @@ def cluster(address: str | None, workers: int | None) -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield
-    except RayError as error:
-        raise users_error(error) from error
     finally:
         ray.shutdown()
 
@@ -62,14 +61,14 @@ def silent() -> Iterator[None]:
         os.close(nowhere)
 
 
-def users_error(error: BaseException) -> BaseException:
-    """The error of a user that a worker's error comes from, or the error itself."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, UserError | OSError | ImportError) and not type(found).__module__.startswith("ray."):
-            return found
-        found = getattr(found, "cause", None) or found.__cause__
-    return error
+def told(row: dict[str, Any], function: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """What a function gives, and in `error` the line for its user, since Ray would wrap an exception in its own."""
+    try:
+        return function(row) | {"error": ""}
+    except (UserError, OSError, ImportError, torch.OutOfMemoryError) as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        return row | {"error": explain(error)}
 
 
 def over_shards(
@@ -92,6 +91,9 @@ def over_shards(
         cpus: of each worker.
         gpus: of each worker.
         actors: workers at a time, at most; None for as many as there is room for.
+
+    Raises:
+        UserError: the function has raised an error of the user.
     """
     import ray
 
@@ -99,16 +101,18 @@ def over_shards(
         return []
     most, options = most_actors(cpus, gpus), {"num_cpus": cpus}
     size = min(actors or len(shards), len(shards), most)
+    function = partial(told, function=function)
     if gpus:
-        options |= {
-            "num_gpus": gpus,
-            "fn_constructor_args": (function,),
-            "compute": ray.data.ActorPoolStrategy(size=size),
-        }
+        pool = ray.data.ActorPoolStrategy(size=size)
+        options |= {"num_gpus": gpus, "fn_constructor_args": (function,), "compute": pool}
     elif size < most:
         options |= {"compute": ray.data.TaskPoolStrategy(size=size)}
     done = shard_rows(shards).map(Actor if gpus else function, **options)
-    found = list(tqdm(done.iter_rows(), desc=what, total=len(shards), unit="shard"))
+    found = []
+    for row in tqdm(done.iter_rows(), desc=what, total=len(shards), unit="shard"):
+        if row["error"]:
+            raise UserError(row["error"])
+        found.append(row)
     order = {place: at for at, place in enumerate(shards)}
     return sorted(found, key=lambda row: order[row["shard"]])
 
@@ -142,6 +146,13 @@ def grouped(rows: Any, key: str, parts: int, function: Callable[[dict[str, Any]]
         function: from columns as NumPy arrays to columns as NumPy arrays.
     """
     return rows.groupby(key, num_partitions=parts).map_groups(function, batch_format="numpy")
+
+
+def gpus_here() -> float:
+    """GPUs of the cluster."""
+    import ray
+
+    return ray.cluster_resources().get("GPU", 0)
 
 
 def most_actors(cpus: float, gpus: float) -> int:

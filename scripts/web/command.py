@@ -17,10 +17,11 @@ from typing import Any
 from openpali.data.files.config import ConfigError
 from openpali.recipes.run.command_line import command, read_values, set_nested, take_nested
 from openpali.scripts.shards.parallel import claim, write_json, written_aside
-from openpali.scripts.web.cluster import cluster, over_shards
+from openpali.scripts.web.cluster import cluster, gpus_here, over_shards
+from openpali.scripts.web.costs import PlanArguments, plan_lines
 from openpali.scripts.web.counts import count_run
 from openpali.scripts.web.passes import ATTEMPTS, steps_on_shard
-from openpali.scripts.web.plan import StepPlan, WebArguments, WebRun, plan_run
+from openpali.scripts.web.plan import StepPlan, WebArguments, WebRun, plan_run, plan_step
 from openpali.scripts.web.tables import read_unusable
 from openpali.scripts.web.write import write_kept
 
@@ -28,7 +29,10 @@ from openpali.scripts.web.write import write_kept
 @command
 def main(argv: list[str] | None = None) -> None:
     """Run the pipeline, or go on with it, and print what was kept."""
-    args = read_arguments(argv)
+    args, planned = read_arguments(argv)
+    if planned.plan:
+        print("\n".join(plan_lines([plan_step(place, spec) for place, spec in enumerate(args.steps, 1)], planned)))
+        return
     run = plan_run(args)
     claim(run.output, {"shards": run.names, "language": run.language, "steps": [settings(plan) for plan in run.steps]})
     with cluster(args.ray_address, args.workers):
@@ -37,15 +41,15 @@ def main(argv: list[str] | None = None) -> None:
     print(f"Shards: {run.output / 'shards'}. Counts: {run.output / 'counts.json'}")
 
 
-def read_arguments(argv: list[str] | None) -> WebArguments:
+def read_arguments(argv: list[str] | None) -> tuple[WebArguments, PlanArguments]:
     """The options of a configuration and of the command line; `--steps.NAME.OPTION VALUE` changes one of a step.
 
     Raises:
         ConfigError: an option is unknown or has a wrong type, or there is no step of that name.
     """
     changes, rest = take_nested(list(sys.argv[1:] if argv is None else argv), {"steps": None})
-    values = read_values((WebArguments,), rest)
-    args: WebArguments = values.parser.parse_dict(values.values)[0]
+    values = read_values((WebArguments, PlanArguments), rest)
+    args, planned = values.parser.parse_dict(values.values)[:2]
     for _, path, value in changes:
         named = [spec["name"] if isinstance(spec, dict) else spec for spec in args.steps]
         if path[0] not in named:
@@ -53,7 +57,7 @@ def read_arguments(argv: list[str] | None) -> WebArguments:
             raise ConfigError(known)
         as_mappings = [spec if isinstance(spec, dict) else {"name": spec} for spec in args.steps]
         args.steps = [set_nested(s, path[1:], value) if s["name"] == path[0] else s for s in as_mappings]
-    return args
+    return args, planned
 
 
 def settings(plan: StepPlan) -> dict[str, Any]:
@@ -73,6 +77,8 @@ def run_steps(run: WebRun) -> Any:
             continue
         plans = tuple(prepared(run, plan) if missing else plan for plan in plans)
         one = plans[0]
+        if missing and not one.gpus and gpus_here() and any(hasattr(plan.step, "dtype") for plan in plans):
+            print(f"{title}: on CPUs, since these steps ask for no GPU (gpus: 1)")
         steps = partial(steps_on_shard, run=run, plans=plans)
         over_shards(missing, steps, title, one.cpus, one.gpus, one.actors)
     missing = [place for place, name in enumerate(run.names) if not run.index(name).exists()]

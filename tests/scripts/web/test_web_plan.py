@@ -60,7 +60,7 @@ def test_missing_shards_are_one_line(tmp_path):
 
 
 def test_the_command_line_changes_options_of_a_step(raw, tmp_path):
-    args = read_arguments(["--config", written(tmp_path), "--input", raw, "--steps.image_rules.least_side", "16"])
+    args, _ = read_arguments(["--config", written(tmp_path), "--input", raw, "--steps.image_rules.least_side", "16"])
     assert plan_run(args).steps[1].step.least_side == 16
     with pytest.raises(
         ValueError, match=r"^steps: there is no step 'ocr' in this configuration, but hashes, image_rules$"
