@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_mask_vqvae import save_codec
 
 from openpali import MaskVQVAE
 from openpali.data.example import Box
@@ -18,11 +17,6 @@ from openpali.data.tasks import load_task
 from openpali.modeling.segmentation_tokens import parse_segmentations
 
 OTHER = list(range(100, 116))
-
-
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory) -> str:
-    return str(save_codec(tmp_path_factory.mktemp("codec")))
 
 
 def disc(height: int = 48, width: int = 64) -> np.ndarray:
