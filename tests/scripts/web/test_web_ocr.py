@@ -54,7 +54,7 @@ def wrong_engine(image: Image.Image) -> list[str]:
 def test_the_words_of_a_page_become_an_example_of_ocr():
     (verdict,) = step_class("ocr")()([sample(page())])
     record = merged({}, verdict)
-    assert [word["text"] for word in record["words"]] == "The quick brown fox reads fine print".split()
+    assert [word["text"] for word in record["words"]] == ["The", "quick", "brown", "fox", "reads", "fine", "print"]
     assert record["label_models"] == {"words": rapid_ocr.model_name()}
     assert record["label_models"]["words"].startswith("RapidOCR 3.")
     assert verdict.values == {"words": 7}
