@@ -3,9 +3,11 @@
 import functools
 from collections.abc import Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
-from transformers import AutoModelForMaskGeneration, AutoModelForZeroShotObjectDetection, AutoProcessor
+import torch
+from transformers import AutoModelForMaskGeneration, AutoModelForZeroShotObjectDetection, AutoProcessor, Sam2Processor
 
 from openpali.eval.answering.load_model import first_device, warn_slow
 from openpali.modeling.checkpoints import load_checkpoint, load_config, reading
@@ -15,7 +17,7 @@ from openpali.modeling.user_errors import CheckpointError
 KINDS: dict[str, Any] = {"boxes": AutoModelForZeroShotObjectDetection, "masks": AutoModelForMaskGeneration}
 TYPES = {
     "boxes": ("owlv2", "owlvit", "grounding-dino", "mm-grounding-dino"),
-    "masks": ("sam", "sam_hq", "sam2", "sam2_video", "edgetam", "sam3_tracker"),
+    "masks": ("sam", "sam_hq", "sam2", "sam2_video"),
 }
 # of older releases, which newer ones compute
 _BESIDE = (r"position_ids$",)
@@ -31,6 +33,7 @@ def check_label_model(labels: str, name: str) -> None:
     Raises:
         ValueError: no name is given.
         CheckpointError: it cannot be read, or is another kind of model.
+        ModuleNotFoundError: it needs a package that is missing.
     """
     if not name:
         raise ValueError(f"model: give the folder or Hub name of one of the types {', '.join(TYPES[labels])}")
@@ -39,6 +42,8 @@ def check_label_model(labels: str, name: str) -> None:
         raise CheckpointError(
             f"{name} is a model of the type {found}, and {labels} are made by {', '.join(TYPES[labels])}"
         )
+    if found.startswith("sam2") and find_spec("torchvision") is None:
+        raise ModuleNotFoundError(f"{name} prepares images by torchvision, which is missing", name="torchvision")
 
 
 @functools.cache
@@ -46,8 +51,10 @@ def load_label_model(labels: str, name: str, dtype: str) -> tuple[Any, Any]:
     """A model and its processor. Raises CheckpointError where it cannot be read, or has other weights."""
     device = first_device()
     loaded: Any = load_checkpoint(KINDS[labels], name, beside=_BESIDE, dtype=requested_dtype(dtype))
+    # those of SAM 2 name a processor of videos
+    kind: Any = Sam2Processor if loaded.config.model_type.startswith("sam2") else AutoProcessor
     with reading(name):
-        processor = AutoProcessor.from_pretrained(name)
+        processor = kind.from_pretrained(name)
     if dtype == "auto":
         warn_slow(name, loaded, device)
     return loaded.to(device).eval(), processor
@@ -61,9 +68,8 @@ def label_model_name(name: str) -> str:
 
 
 def to_model(inputs: Any, model: Any, keys: Sequence[str] = ()) -> dict[str, Any]:
-    """Inputs on the model's device, floats in its type; those of some keys alone where these are given."""
-    wanted = {key: value for key, value in inputs.items() if not keys or key in keys}
-    return {
-        key: value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
-        for key, value in wanted.items()
-    }
+    """Inputs on the model's device, pixels in its type; those of some keys alone where these are given."""
+    wanted = {key: value.to(model.device) for key, value in inputs.items() if not keys or key in keys}
+    # places in pixels would be too coarse in 16 bits
+    floats = {key: model.dtype if key == "pixel_values" else torch.float32 for key in wanted}
+    return {key: value.to(floats[key]) if value.is_floating_point() else value for key, value in wanted.items()}

@@ -72,12 +72,13 @@ def tiny_grounding_dino(folder: Path) -> Path:
 
 
 def tiny_sam(folder: Path) -> Path:
-    """A SAM of images of 64 px."""
+    """A SAM of images of 64 px, which is rather sure of its masks."""
     torch.manual_seed(0)
     config = SamConfig(
         vision_config={
             "hidden_size": 16, "output_channels": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
             "image_size": 64, "patch_size": 8, "mlp_dim": 16, "window_size": 4, "global_attn_indexes": [0],
+            "num_pos_feats": 8,
         },
         prompt_encoder_config={
             "hidden_size": 16, "image_size": 64, "patch_size": 8, "mask_input_channels": 4, "image_embedding_size": 8,
@@ -87,7 +88,10 @@ def tiny_sam(folder: Path) -> Path:
             "iou_head_hidden_dim": 16,
         },
     )  # fmt: skip
-    SamModel(config).save_pretrained(folder)
+    model = SamModel(config)
+    with torch.no_grad():
+        model.mask_decoder.iou_prediction_head.proj_out.bias += 0.9
+    model.save_pretrained(folder)
     processor = SamImageProcessorPil(
         size={"longest_edge": 64}, mask_size={"longest_edge": 32},
         pad_size={"height": 64, "width": 64}, mask_pad_size={"height": 32, "width": 32},
@@ -98,3 +102,29 @@ def tiny_sam(folder: Path) -> Path:
 
 def model_type(folder: Path) -> str:
     return json.loads((folder / "config.json").read_text())["model_type"]
+
+
+def tiny_sam2(folder: Path) -> Path:
+    """A SAM 2 of images of 64 px; torchvision prepares them."""
+    from transformers import Sam2Config, Sam2HieraDetConfig, Sam2Model, Sam2Processor, Sam2VisionConfig
+    from transformers.models.sam2.image_processing_sam2 import Sam2ImageProcessor
+
+    torch.manual_seed(0)
+    backbone = Sam2HieraDetConfig(
+        hidden_size=8, image_size=[64, 64], num_attention_heads=1, blocks_per_stage=[1, 1, 2, 1],
+        embed_dim_per_stage=[8, 16, 32, 64], num_attention_heads_per_stage=[1, 1, 1, 1],
+        window_size_per_stage=[8, 4, 4, 2], global_attention_blocks=[3], num_query_pool_stages=3,
+        window_positional_embedding_background_size=[4, 4],
+    )  # fmt: skip
+    vision = Sam2VisionConfig(
+        backbone_config=backbone, backbone_channel_list=[64, 32, 16, 8], fpn_hidden_size=32,
+        backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
+    )  # fmt: skip
+    prompts = {"hidden_size": 32, "image_size": 64, "patch_size": 16, "mask_input_channels": 4}
+    decoder = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1, "mlp_dim": 16}
+    decoder |= {"iou_head_hidden_dim": 16}
+    config = Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+    Sam2Model(config).save_pretrained(folder)
+    processor = Sam2ImageProcessor(size={"height": 64, "width": 64}, mask_size={"height": 16, "width": 16})
+    Sam2Processor(processor).save_pretrained(folder)
+    return folder
