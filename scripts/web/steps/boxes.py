@@ -104,7 +104,8 @@ class Boxes:
             for one in best_boxes(found, given, self.most_overlap, self.most_boxes)
         ]
         # a label without a model is a person's
-        models = {"objects": model} if names and (new or not objects) else {}
+        made_by = model if earlier in (None, model) else f"{earlier}, {model}"
+        models = {"objects": made_by} if names and (new or not objects) else {}
         return Verdict(labels={"objects": objects + new}, models=models, values={"objects": len(new)})
 
 

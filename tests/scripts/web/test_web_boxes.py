@@ -134,8 +134,10 @@ def test_what_a_record_has_stays_and_is_not_found_again(folders):
     assert verdict.labels["objects"][0] == person
     assert all(item["box"] != person["box"] for item in verdict.labels["objects"][1:])
     # objects of a model that only the record names keep its name beside those of another
-    (verdict,) = first(samples(objects=[person], label_models={"objects": "other"})[:1])
-    assert verdict.labels["objects"][0]["model"] == "other"
+    cup = {"names": {"en": "cup"}, "box": found[0]["box"]}
+    (verdict,) = first(samples(objects=[cup], label_models={"objects": "other"})[:1])
+    assert [item["model"] for item in verdict.labels["objects"]] == ["other", found[0]["model"]]
+    assert verdict.models == {"objects": f"other, {found[0]['model']}"}
 
 
 def test_overlapping_boxes_of_a_name_go_and_those_of_another_stay():
