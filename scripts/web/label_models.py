@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import AutoModelForMaskGeneration, AutoModelForZeroShotObjectDetection, AutoProcessor, Sam2Processor
 
 from openpali.eval.answering.load_model import first_device, warn_slow
@@ -19,6 +20,8 @@ TYPES = {
     "boxes": ("owlv2", "owlvit", "grounding-dino", "mm-grounding-dino"),
     "masks": ("sam", "sam_hq", "sam2", "sam2_video"),
 }
+MOST_ASPECT = 20
+"""Longer images are not labelled: the image processors would make them less than a pixel wide."""
 # of older releases, which newer ones compute
 _BESIDE = (r"position_ids$",)
 
@@ -65,6 +68,11 @@ def label_model_name(name: str) -> str:
     """Name of a checkpoint, its revision where it is the Hub's, and the release of Transformers that ran it."""
     revision = getattr(load_config(name), "_commit_hash", None)
     return f"{name}{f'@{revision[:12]}' if revision else ''} (transformers {version('transformers')})"
+
+
+def can_be_labelled(image: Image.Image) -> bool:
+    """Whether a model's image processor can shrink an image."""
+    return max(image.size) <= MOST_ASPECT * min(image.size)
 
 
 def to_model(inputs: Any, model: Any, keys: Sequence[str] = ()) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from openpali.data.tasks.parts.caption_questions import caption_things
 from openpali.modeling.dtypes import CHOICES
 from openpali.scripts.web.detectors import Found, best_boxes, candidates
-from openpali.scripts.web.label_models import check_label_model, label_model_name
+from openpali.scripts.web.label_models import can_be_labelled, check_label_model, label_model_name
 from openpali.scripts.web.samples import Verdict, WebSample
 
 
@@ -67,6 +67,8 @@ class Boxes:
 
     def names(self, sample: WebSample) -> list[str]:
         """What to look for on an image."""
+        if not can_be_labelled(sample.image):
+            return []
         if self.things:
             return list(self.things)
         captions = sample.record.get("captions", {}).get("en", [])
@@ -93,11 +95,8 @@ class Boxes:
         objects = list(sample.record.get("objects", []))
         if earlier and not any("model" in item for item in objects):
             objects = [item | {"model": earlier} for item in objects]
-        given = [
-            Found(item["names"]["en"], item["box"], 1)
-            for item in objects
-            if "en" in item.get("names", {}) and "box" in item
-        ]
+        named = [item for item in objects if isinstance(item.get("names"), dict) and "box" in item]
+        given = [Found(item["names"]["en"], item["box"], 1) for item in named if "en" in item["names"]]
         model = label_model_name(self.model)
         new = [
             {"names": {"en": one.name}, "box": one.box, "score": one.score, "model": model}

@@ -11,7 +11,13 @@ from openpali.data.example import Box
 from openpali.data.masks.mask_tokenizer import codec_name, load_codec, mask_tokens, stored_tokens
 from openpali.data.masks.rle import encode_rle, mask_array
 from openpali.modeling.dtypes import CHOICES
-from openpali.scripts.web.label_models import check_label_model, label_model_name, load_label_model, to_model
+from openpali.scripts.web.label_models import (
+    can_be_labelled,
+    check_label_model,
+    label_model_name,
+    load_label_model,
+    to_model,
+)
 from openpali.scripts.web.samples import Verdict, WebSample
 
 Object = dict[str, Any]
@@ -50,7 +56,8 @@ class Masks:
     def verdict(self, sample: WebSample) -> Verdict:
         """Masks of the objects of an image."""
         before: list[Object] = sample.record.get("objects", [])
-        objects, bare = list(before), [n for n, item in enumerate(before) if _is_bare(item)][: self.most_objects]
+        objects, fits = list(before), can_be_labelled(sample.image)
+        bare = [n for n, item in enumerate(before) if fits and _is_bare(item)][: self.most_objects]
         model, count = label_model_name(self.model), 0
         masks = box_masks(self.model, self.dtype, sample.image, [before[n]["box"] for n in bare]) if bare else []
         for place, (mask, iou) in zip(bare, masks):

@@ -193,3 +193,11 @@ def test_names_that_are_too_long_for_the_model_are_told(folders):
     step = Boxes(model=folders["dino"], things=tuple(f"{letter} thing" for letter in "abcdefghij"))
     with pytest.raises(UserError, match=r"reads 40 tokens, and the names have \d+: lower things_at_once"):
         step(samples())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 2), (16, 320)])
+@pytest.mark.parametrize("kind", ["owlv2", "dino"])
+def test_images_of_any_size(kind, size, folders):
+    sample = replace(samples()[0], image=image(*size))
+    (verdict,) = Boxes(model=folders[kind], things=THINGS, least_score=0.0)([sample])
+    assert len(verdict.labels["objects"]) == verdict.values["objects"]

@@ -142,3 +142,10 @@ def test_sam_2(tmp_path):
     step = Masks(model=str(tiny_sam2(tmp_path / "sam2")), least_iou=0.0)
     (verdict,) = step([sample(thing("cup", LEFT), thing("cat", RIGHT))])
     assert [mask_array(item["mask"]).shape for item in verdict.labels["objects"]] == [(40, 60)] * 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 2), (16, 320)])
+def test_images_of_any_size(size, folders):
+    one = WebSample("s", 0, "0", Image.new("RGB", size), {"objects": [thing("cup", RIGHT)]})
+    (verdict,) = Masks(model=folders["sam"], codec=folders["codec"], least_iou=0.0)([one])
+    assert verdict.values["masks"] <= 1
