@@ -3,8 +3,8 @@
 Shapes: `B` images, `Q` candidates of an image, `N` names, `T` tokens.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ def candidates(
         stop = processor.tokenizer.convert_tokens_to_ids(".")
         scored = zip(outputs.logits.float().sigmoid().cpu(), inputs["input_ids"].tolist(), names)
         scores = [name_scores(own, ids, stop, len(asked)) for own, ids, asked in scored]
-    boxes = center_to_corners_format(outputs.pred_boxes.float().cpu())
+    boxes: Any = center_to_corners_format(outputs.pred_boxes.float().cpu())
     return [(_within(own, image, kind), score) for own, image, score in zip(boxes, images, scores)]
 
 
@@ -86,7 +86,7 @@ def name_scores(scores: torch.Tensor, ids: list[int], stop: int, count: int) -> 
     return torch.stack([scores[:, start:end].amax(dim=1) for start, end in zip(starts, stops, strict=True)], dim=1)
 
 
-def best_boxes(found: Iterator[Found], given: Sequence[Found], most_overlap: float, most_boxes: int) -> list[Found]:
+def best_boxes(found: Sequence[Found], given: Sequence[Found], most_overlap: float, most_boxes: int) -> list[Found]:
     """Those of found things that overlap no better one of their name, the best first.
 
     Args:
