@@ -254,7 +254,9 @@ class TaskStream(ExampleStream):
     def digest(self) -> str:
         """A hash of everything that determines the order."""
         source = self.source
-        options = [source.shuffle, source.open_shards, sorted(source.reserved.items())]
+        options: list[Any] = [source.shuffle, source.open_shards, sorted(source.reserved.items())]
+        # positions that were saved before there was this option stay valid
+        options += [] if source.label_models is None else [source.label_models]
         return _digest(["shards", source.names, options, self.task.name, self.seed])
 
 

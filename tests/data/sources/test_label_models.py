@@ -149,3 +149,11 @@ def test_two_entries_of_a_mixture_take_the_labels_of_two_models(tmp_path):
         assert len(examples) == count
     records = WebDataset(path, label_models=[]).records()
     assert [own["captions"] for own in records] == [{"en": "a"}] * 4
+
+
+def test_a_position_belongs_to_the_labels_that_were_chosen(tmp_path):
+    path = shard(tmp_path, LABELLED)
+    digests = [stream(WebDataset(path, label_models=own), name="ocr").digest() for own in (None, None, [], ["a"], "a")]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+    assert digests[3] == digests[4]
