@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from openpali.data.example import Example
 from openpali.data.records import BadRecord, SkipLog, too_many_bad
 from openpali.data.sources import Augmented, CheckedSource, Source, load_source
+from openpali.data.sources.label_models import was_left_out
 from openpali.data.tasks import Task, load_task
 
 _MIN_RECORDS = 10
@@ -91,6 +92,8 @@ class TaskDataset(Dataset[Example]):
                 self._note(position, bad)
                 continue
             except KeyError as error:
+                if was_left_out(record, error):
+                    continue
                 raise ValueError(
                     f"the task {self.task.name!r} needs {error}, which the records of the source "
                     f"{self.source.name!r} do not have; the task 'plain' takes prefix and suffix as they are"

@@ -203,9 +203,23 @@ class MaskVQVAE(PreTrainedModel):
         if boxes is None:
             boxes = [mask_box(mask) for mask in masks]
         named = [box._replace(label=label) for box, label in zip(boxes, labels or [""] * len(masks), strict=True)]
-        squares = [crop_mask(mask, box, self.config.image_size) for mask, box in zip(masks, named, strict=True)]
-        codes = self.encode(torch.stack(squares).to(self.device, self.dtype)).tolist() if squares else []
+        codes = self.encode_located(masks, named)
         return format_segmentations(LocatedMask(box, tuple(row)) for box, row in zip(named, codes))
+
+    def encode_located(
+        self, masks: Sequence[torch.Tensor] | torch.Tensor, boxes: Sequence[LocatedBox]
+    ) -> list[list[int]]:
+        """The codes of masks in their boxes, 16 integers each.
+
+        Args:
+            masks: bool[H, W] each.
+            boxes: of each mask.
+
+        Raises:
+            ValueError: a box without a pixel.
+        """
+        squares = [crop_mask(mask, box, self.config.image_size) for mask, box in zip(masks, boxes, strict=True)]
+        return self.encode(torch.stack(squares).to(self.device, self.dtype)).tolist() if squares else []
 
     def read(self, text: str, height: int, width: int, round_edges: bool = False) -> ReadMasks:
         """Read the masks of a model's text for an image of that size in pixels. No text raises an error.

@@ -202,8 +202,8 @@ def _moved(item: Record, window: Window, size: tuple[int, int]) -> Record:
 
 
 def _unplaced(item: Record) -> Record:
-    """The object without `position`, which a `TextRewritingSource` sets again."""
-    return {key: value for key, value in item.items() if key != "position"}
+    """The object without `position`, which a `TextRewritingSource` sets again, and without tokens of its old mask."""
+    return {key: value for key, value in item.items() if key not in ("position", "mask_tokens", "mask_codec")}
 
 
 def _less_visible(item: Record, share: float) -> Record:

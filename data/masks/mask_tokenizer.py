@@ -5,6 +5,7 @@ folder `mask_vqvae` beside its weights.
 """
 
 import functools
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from openpali.data.masks.rle import encode_rle, mask_array, mask_box
 from openpali.modeling.checkpoints import load_checkpoint
 from openpali.modeling.location_tokens import LocatedBox
 from openpali.modeling.modeling_mask_vqvae import MaskVQVAE
+from openpali.modeling.segmentation_tokens import LocatedMask, format_segmentations
 from openpali.modeling.shipped import shipped
 
 DEFAULT_CODEC = "outputs/mask-vqvae"
@@ -90,16 +92,54 @@ def write_masks(codec: str, items: Objects, boxes: list[Box]) -> tuple[str, tupl
 
     Args:
         codec: folder or Hub name.
-        items: objects whose masks have a pixel.
+        items: objects whose masks have a pixel. The `mask_tokens` of those whose `mask_codec` is the name of this
+            mask tokenizer are written as they are.
         boxes: one for each, with the label to write, which may be empty.
     """
     if not items:
         return "", ()
     masks = [mask_array(item["mask"]) for item in items]
     places = [_place(box, mask) for box, mask in zip(boxes, masks, strict=True)]
-    stacked = torch.from_numpy(np.stack(masks))
-    text = load_codec(codec).write(stacked, [box.label for box in boxes], places)
+    stored = [stored_tokens(codec, item) for item in items]
+    new = [n for n, codes in enumerate(stored) if codes is None]
+    encoded = dict(zip(new, _codes(codec, [masks[n] for n in new], [places[n] for n in new]), strict=True))
+    codes = [encoded[n] if own is None else own for n, own in enumerate(stored)]
+    named = [place._replace(label=box.label) for place, box in zip(places, boxes)]
+    text = format_segmentations(LocatedMask(box, tuple(own)) for box, own in zip(named, codes))
     return text, tuple(encode_rle(mask) for mask in masks)
+
+
+def mask_tokens(codec: str, masks: list[np.ndarray], boxes: list[Box]) -> list[list[int]]:
+    """The sixteen codes of each mask, as `write_masks` writes them.
+
+    Args:
+        codec: folder or Hub name.
+        masks: bool[H, W] with a pixel.
+        boxes: of the objects.
+    """
+    return _codes(codec, masks, [_place(box, mask) for box, mask in zip(boxes, masks, strict=True)])
+
+
+def stored_tokens(codec: str, item: dict[str, Any]) -> list[int] | None:
+    """The tokens that an object has of a mask tokenizer; None where it has none, or those of another one."""
+    tokens = item.get("mask_tokens")
+    return tokens if tokens is not None and item.get("mask_codec") == codec_name(codec) else None
+
+
+def codec_name(codec: str) -> str:
+    """The name that stored tokens have of a mask tokenizer: a hash of its weights, wherever it lies."""
+    return _weights_name(load_codec(codec))
+
+
+@functools.cache
+def _weights_name(codec: MaskVQVAE) -> str:
+    weights = sorted(codec.state_dict().items())
+    digest = hashlib.sha256(b"".join(value.numpy().tobytes() for _, value in weights))
+    return f"mask-vqvae {digest.hexdigest()[:16]}"
+
+
+def _codes(codec: str, masks: list[np.ndarray], places: list[LocatedBox]) -> list[list[int]]:
+    return load_codec(codec).encode_located([torch.from_numpy(mask) for mask in masks], places)
 
 
 def _place(box: Box, mask: np.ndarray) -> LocatedBox:

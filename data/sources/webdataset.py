@@ -13,10 +13,14 @@ from openpali.data.example import Box
 from openpali.data.files.shard_files import find_shards
 from openpali.data.files.tar_shards import START, Place, Sample, read_samples
 from openpali.data.images.open_image import BadImage, load_image
+from openpali.data.masks.rle import checked_runs
 from openpali.data.records import BadRecord
+from openpali.data.sources import several
+from openpali.data.sources.label_models import with_labels_of
+from openpali.modeling.segmentation_tokens import format_codes
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
-TEXTS = ("captions", "keywords", "objects", "prefix", "suffix", "concept", "questions")
+TEXTS = ("captions", "keywords", "objects", "words", "questions", "prefix", "suffix", "concept")
 _OURS = ("id", "image", "images")
 
 
@@ -25,7 +29,7 @@ class WebDataset:
 
     A sample holds an image (jpg, png, webp, ...; several ones as `x.0.jpg`, `x.1.jpg`), and text: `txt` is a caption
     in `language`; `json` is an object with keys of the record: `captions` ({language: text or texts}, or texts in
-    `language`; also `caption` and `text`), `keywords`, `objects`, `prefix`, `suffix`, ...
+    `language`; also `caption` and `text`), `keywords`, `objects`, `words`, `prefix`, `suffix`, ...
 
     Attributes:
         urls: addresses of the shards.
@@ -44,6 +48,7 @@ class WebDataset:
         length: int | None = None,
         open_shards: int = 4,
         shuffle: int = 512,
+        label_models: str | list[str] | None = None,
     ) -> None:
         """Find the shards; none is opened yet.
 
@@ -55,6 +60,8 @@ class WebDataset:
             length: total number of records, if known; it defines an epoch.
             open_shards: shards that a loader worker reads in turn, so that neighbouring samples differ.
             shuffle: undecoded samples in the shuffle buffer of a loader worker. More need more memory.
+            label_models: models whose automatic labels are used, as patterns such as `RapidOCR*`; those of all models
+                by default, of none when empty. A record's own `label_models` says which model made a label.
 
         Raises:
             ValueError: there are no shards, or an option is invalid.
@@ -65,6 +72,7 @@ class WebDataset:
         self.language, self.length = language, length
         self.validation_path, self.validation_size = validation_path, validation_size
         self.open_shards, self.shuffle = open_shards, shuffle
+        self.label_models = None if label_models is None else several(label_models)
         self.reserved: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -97,7 +105,7 @@ class WebDataset:
         Raises:
             BadRecord: it cannot be used.
         """
-        return record_of(sample, self.language)
+        return with_labels_of(record_of(sample, self.language), self.label_models)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """All usable training records once, shard after shard."""
@@ -210,14 +218,36 @@ def _check(sample: Sample, record: dict[str, Any], text_required: bool) -> None:
     if not _are_questions(record.get("questions", [])):
         remedy = 'Write "questions": [{"question": "...", "answer": "...", "language": "en"}].'
         raise _bad(sample, 'its "questions" are not questions with answers', remedy)
-    objects = record.get("objects", [])
-    if not isinstance(objects, list) or not all(isinstance(item, dict) for item in objects):
-        raise _bad(sample, 'its "objects" are not a list of objects', "Fix or leave them out.")
-    for item in objects:
-        if "box" in item:
-            item["box"] = _box(sample, item["box"])
+    for key in ("objects", "words"):
+        items = record.get(key, [])
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise _bad(sample, f'its "{key}" are not a list of objects', "Fix or leave them out.")
+        for item in items:
+            if "box" in item:
+                item["box"] = _box(sample, item["box"])
+    if not all(isinstance(word.get("text"), str) for word in record.get("words", [])):
+        raise _bad(sample, 'one of its "words" has no text', 'Write "words": [{"text": "...", "box": [...]}].')
+    for item in record.get("objects", []):
+        _check_mask(sample, item)
     if text_required and not any(record.get(key) for key in TEXTS):
         raise _bad(sample, "it has no text", f"Give a .txt, or a .json with one of {', '.join(TEXTS)}.")
+    models = record.get("label_models", {})
+    if not isinstance(models, dict) or not all(isinstance(model, str) for model in models.values()):
+        raise _bad(sample, 'its "label_models" are not names by label', 'Write "label_models": {"words": "..."}.')
+
+
+def _check_mask(sample: Sample, item: dict[str, Any]) -> None:
+    """Raise BadRecord for a mask, or tokens of one, in another form than tasks need."""
+    if item.get("mask") is not None:
+        try:
+            checked_runs(item["mask"])
+        except (AttributeError, ValueError) as error:
+            raise _bad(sample, f"a mask is not COCO's RLE ({error})", "Fix or leave it out.") from error
+    if "mask_tokens" in item:
+        try:
+            format_codes(item["mask_tokens"])
+        except (TypeError, ValueError) as error:
+            raise _bad(sample, f"mask_tokens: {error}", "Fix or leave them out.") from error
 
 
 def images_of(sample: Sample) -> dict[str, Any]:

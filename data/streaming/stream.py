@@ -19,6 +19,7 @@ from openpali.data.files.tar_shards import Sample
 from openpali.data.mixture import MixtureRow, TaskDataset, shares
 from openpali.data.records import BadRecord, SkipLog, too_many_bad
 from openpali.data.sources import Augmented
+from openpali.data.sources.label_models import was_left_out
 from openpali.data.sources.webdataset import WebDataset
 from openpali.data.streaming.positions import Cursor, IndexCursor, Reader, ShardCursor
 from openpali.data.tasks import Task
@@ -87,6 +88,8 @@ class TaskCursor:
         try:
             return self.stream.task.example(record, rng)
         except KeyError as error:
+            if was_left_out(record, error):
+                return None
             reason = f"the task {self.stream.task.name!r} needs {error}, which it does not have"
             raise BadRecord(f"{sample.shard}.tar", sample.key, reason, "Add it, or choose another task.") from error
 
@@ -251,7 +254,9 @@ class TaskStream(ExampleStream):
     def digest(self) -> str:
         """A hash of everything that determines the order."""
         source = self.source
-        options = [source.shuffle, source.open_shards, sorted(source.reserved.items())]
+        options: list[Any] = [source.shuffle, source.open_shards, sorted(source.reserved.items())]
+        # positions that were saved before there was this option stay valid
+        options += [] if source.label_models is None else [source.label_models]
         return _digest(["shards", source.names, options, self.task.name, self.seed])
 
 

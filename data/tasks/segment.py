@@ -15,7 +15,7 @@ class Segment(ThingTask):
     """Masks of the `objects` of a record, by the options of `ThingTask`; a thing needs a mask for each of its objects.
 
     Attributes:
-        codec: folder or Hub name of the mask tokenizer.
+        codec: folder or Hub name of the mask tokenizer. Objects with `mask_tokens` of it are not encoded again.
     """
 
     codec: str = DEFAULT_CODEC

@@ -248,3 +248,87 @@ def _where(words: list[str]) -> list[CaptionQuestion]:
                 continue
             return [CaptionQuestion("where", f"where is the {' '.join(words[1:end])}?", " ".join(words[at:]))]
     return []
+
+
+_SINGULARS = {
+    "people": "person",
+    "men": "man",
+    "women": "woman",
+    "children": "child",
+    "mice": "mouse",
+    "geese": "goose",
+}
+_SINGULARS |= {
+    "teeth": "tooth",
+    "policemen": "policeman",
+    "firemen": "fireman",
+    "fishermen": "fisherman",
+    "oxen": "ox",
+}
+_SINGULARS |= {"knives": "knife", "leaves": "leaf", "loaves": "loaf", "shelves": "shelf", "wolves": "wolf"}
+_SINGULARS |= {"potatoes": "potato", "tomatoes": "tomato", "buses": "bus", "movies": "movie", "cookies": "cookie"}
+_ALWAYS_PLURAL = _set(
+    "glasses sunglasses scissors jeans pants trousers shorts goggles binoculars pliers tongs clothes"
+)
+_DETERMINERS = _set("a an the this that these those some any each every several many his her its their my your our")
+_BEFORE_BARE = _set(
+    "and or of on in at with by from onto into under over beside near behind between inside above below"
+)
+_DESCRIBING = _set(
+    "big small large little tiny huge old young new tall short long cute beautiful happy sunny dark bright"
+)
+_NO_THINGS = (
+    _VAGUE
+    | _COLOURS
+    | _DESCRIBING
+    | _UNITS
+    | _set("morning evening day night time way middle end distance foreground front")
+)
+_NO_THINGS |= _set("air outdoors indoors left right center centre inside outside other another sale love")
+
+
+def caption_things(caption: str) -> list[str]:
+    """The things that an English caption names, each once, in the singular and without colours.
+
+    Capitalised words are taken for names and left out. What is no thing after all is harmless where a detector looks
+    for it.
+
+    >>> caption_things("two dogs and a cat on a red sofa, in the morning")
+    ['dog', 'cat', 'sofa']
+    """
+    words, found = _words(caption), []
+    for at, word in enumerate(words):
+        before = words[at - 1].lower() if at else ","
+        numbered = before in _NUMBERS or before.isdigit()
+        begins = numbered or before in _DETERMINERS | _BEFORE_BARE or not before[0].isalnum()
+        if not _plain(word) or not (begins or _verbal(before)) or (_verbal(word) and before not in _DETERMINERS):
+            continue
+        # "wearing glasses", but not "playing tennis"
+        end = _thing_end(words, at, before) if begins else _things(words, at)
+        phrase = words[at:end] if end is not None else []
+        while phrase and phrase[0] in _COLOURS | _DESCRIBING:
+            phrase = phrase[1:]
+        if phrase and phrase[-1] not in _NO_THINGS and len(phrase[-1]) > 1:
+            found.append(" ".join([*phrase[:-1], _singular(phrase[-1])]))
+    return list(dict.fromkeys(found))
+
+
+def _thing_end(words: list[str], start: int, before: str) -> int | None:
+    """The end of the noun phrase after a determiner, a preposition or nothing; None where it is not clear."""
+    plural = _things(words, start)
+    if before not in ("a", "an", "the", "this", "that", "each", "every"):
+        return plural or _noun(words, start, 3)
+    end = _noun(words, start, 3)
+    # "a dog chases a ball"
+    return plural - 1 if end is None and before in ("a", "an") and plural and plural - start > 1 else end
+
+
+def _singular(word: str) -> str:
+    """The singular of a noun, by its ending."""
+    if word in _SINGULARS:
+        return _SINGULARS[word]
+    if word in _ALWAYS_PLURAL or not _plural(word):
+        return word
+    if word.endswith("ies") and len(word) > 4:
+        return f"{word[:-3]}y"
+    return word[:-2] if word.endswith(("sses", "shes", "ches", "xes")) else word.removesuffix("s")

@@ -1,6 +1,11 @@
 import pytest
 
-from openpali.data.tasks.parts.caption_questions import KINDS, answer_candidates, caption_questions
+from openpali.data.tasks.parts.caption_questions import (
+    KINDS,
+    answer_candidates,
+    caption_questions,
+    caption_things,
+)
 
 
 def asked(caption):
@@ -91,3 +96,23 @@ def test_every_kind_is_named():
 )
 def test_candidates_for_answers_are_parts_of_the_caption(caption, candidates):
     assert answer_candidates(caption) == candidates
+
+
+@pytest.mark.parametrize(
+    ("caption", "things"),
+    [
+        ("A man riding a wave on top of a surfboard.", ["man", "wave", "surfboard"]),
+        ("a dog chases a ball in the park", ["dog", "ball", "park"]),
+        ("a group of people standing around a table with plates", ["person", "table", "plate"]),
+        ("three buses parked near two red cars, four boxes and some cherries", ["bus", "car", "box", "cherry"]),
+        ("A woman wearing sunglasses is holding scissors", ["woman", "sunglasses", "scissors"]),
+        ("cat on sofa and a cat on a small blue sofa", ["cat", "sofa"]),
+        ("a photo of a church", ["church"]),
+        ("Vintage Ford Mustang 1967 - For Sale", []),
+        ("wearing red shoes", ["shoe"]),
+        ("", []),
+        ("...", []),
+    ],
+)
+def test_the_things_of_a_caption(caption, things):
+    assert caption_things(caption) == things
