@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from measuring import cpu_seconds, machine, resident_gigabytes, versions
 
-from openpali.scripts.web.cluster import cluster, grouped
-from openpali.scripts.web.components import connected
-from openpali.scripts.web.near_pairs import band_rows, near_pairs
+from openpali.scripts.web.copies.components import connected
+from openpali.scripts.web.copies.near_pairs import band_rows, near_pairs
+from openpali.scripts.web.running.cluster import cluster, grouped
 from openpali.scripts.web.steps.duplicates import ROWS_A_PART, THUMBNAIL_BYTES
 
 DISTANCE, COPY_EVERY, FLIPPED = 6, 10, 3

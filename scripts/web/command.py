@@ -16,13 +16,13 @@ from typing import Any
 
 from openpali.data.files.config import ConfigError
 from openpali.recipes.run.command_line import command, read_values, set_nested, take_nested
-from openpali.scripts.shards.parallel import claim, write_json, written_aside
-from openpali.scripts.web.cluster import cluster, gpus_here, over_shards
 from openpali.scripts.web.costs import PlanArguments, plan_lines
 from openpali.scripts.web.counts import count_run
 from openpali.scripts.web.passes import ATTEMPTS, steps_on_shard
-from openpali.scripts.web.plan import StepPlan, WebArguments, WebRun, plan_run, plan_step
-from openpali.scripts.web.tables import read_unusable
+from openpali.scripts.web.running.cluster import cluster, gpus_here, over_shards
+from openpali.scripts.web.running.files import claim, write_json, written_aside
+from openpali.scripts.web.running.plan import StepPlan, WebArguments, WebRun, plan_run, plan_step
+from openpali.scripts.web.running.tables import read_unusable
 from openpali.scripts.web.write import write_kept
 
 

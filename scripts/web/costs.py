@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import yaml
 
 from openpali.modeling.user_errors import CheckpointError, UserError
+from openpali.scripts.web.labelling.seq2seq import AT_ONCE
 from openpali.scripts.web.model_costs import CAPTION_TOKENS, GPUS, LAYER_SECONDS, core_seconds, gpu_seconds, model_uses
-from openpali.scripts.web.steps.seq2seq import AT_ONCE
 
 RATES = Path(__file__).with_name("rates.yaml")
 SAMPLE_BYTES = 2500

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from openpali.scripts.web.cluster import over_shards
-from openpali.scripts.web.plan import WebRun
-from openpali.scripts.web.tables import read_table, read_unusable, survivors
+from openpali.scripts.web.running.cluster import over_shards
+from openpali.scripts.web.running.plan import WebRun
+from openpali.scripts.web.running.tables import read_table, read_unusable, survivors
 
 
 @dataclass

@@ -16,7 +16,7 @@ from transformers import (
 
 from openpali.modeling.checkpoints import load_config
 from openpali.recipes.costs.stage_costs import UTILISATION
-from openpali.scripts.web.steps.seq2seq import AT_ONCE
+from openpali.scripts.web.labelling.seq2seq import AT_ONCE
 
 CAPTION_TOKENS = 24
 CANDIDATES = 6

@@ -10,9 +10,9 @@ from openpali.data.files.tar_shards import Sample, read_samples
 from openpali.data.records import BadRecord
 from openpali.data.sources.webdataset import record_of
 from openpali.modeling.user_errors import UserError
-from openpali.scripts.web.plan import StepPlan, WebRun
-from openpali.scripts.web.samples import KEEP, WebSample, merged
-from openpali.scripts.web.tables import Row, Survivor, survivors, write_table, write_unusable
+from openpali.scripts.web.running.plan import StepPlan, WebRun
+from openpali.scripts.web.running.samples import KEEP, WebSample, merged
+from openpali.scripts.web.running.tables import Row, Survivor, survivors, write_table, write_unusable
 
 ATTEMPTS = "attempts"
 MOST_ATTEMPTS = 5

@@ -30,10 +30,10 @@ from openpali.data.sources.builtin.emoji import EmojiScenes
 from openpali.data.sources.webdataset import record_of
 from openpali.modeling.user_errors import UserError, at_least
 from openpali.recipes.run.command_line import command
-from openpali.scripts.shards.parallel import write_shard, written_aside
 from openpali.scripts.web.model_costs import config_size, model_uses
-from openpali.scripts.web.samples import UNKNOWN, Verdict, WebSample, merged
-from openpali.scripts.web.steps import step_class
+from openpali.scripts.web.running.files import write_shard, written_aside
+from openpali.scripts.web.running.registry import step_class
+from openpali.scripts.web.running.samples import UNKNOWN, Verdict, WebSample, merged
 
 RESOURCES = ("name", "batch_size", "cpus", "gpus", "actors")
 BATCH = 64

@@ -9,10 +9,10 @@ from pyarrow import parquet
 
 from openpali.data.files.tar_shards import Sample, read_samples
 from openpali.data.sources.webdataset import IMAGES, texts_of
-from openpali.scripts.shards.parallel import write_shard, written_aside
 from openpali.scripts.web.passes import as_json
-from openpali.scripts.web.plan import WebRun
-from openpali.scripts.web.tables import Survivor, survivors
+from openpali.scripts.web.running.files import write_shard, written_aside
+from openpali.scripts.web.running.plan import WebRun
+from openpali.scripts.web.running.tables import Survivor, survivors
 
 INDEX = pyarrow.schema(
     [

@@ -28,7 +28,7 @@ from openpali import MaskVQVAE
 from openpali.data.sources.builtin.emoji36_folder import default_folder
 from openpali.data.tokenizer import train_tokenizer
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
-from openpali.scripts.shards.parallel import write_shard
+from openpali.scripts.web.running.files import write_shard
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["dog", "cat"]

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from openpali.scripts.shards.parallel import write_json
-from openpali.scripts.web.cluster import over_shards
-from openpali.scripts.web.plan import StepPlan, WebRun
-from openpali.scripts.web.samples import KEEP, Verdict
-from openpali.scripts.web.tables import Row, survivors, write_table
+from openpali.scripts.web.running.cluster import over_shards
+from openpali.scripts.web.running.files import write_json
+from openpali.scripts.web.running.plan import StepPlan, WebRun
+from openpali.scripts.web.running.samples import KEEP, Verdict
+from openpali.scripts.web.running.tables import Row, survivors, write_table
 
 ALL = "all"
 

@@ -1,16 +1,12 @@
 """`boxes`: things on an image and where they are, by an open-vocabulary detector, for `detect` and other tasks."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-
-import torch
 
 from openpali.data.tasks.parts.caption_questions import caption_things
 from openpali.modeling.dtypes import CHOICES
-from openpali.scripts.web.detectors import Found, best_boxes, candidates
-from openpali.scripts.web.label_models import can_be_labelled, check_label_model, label_model_name
-from openpali.scripts.web.samples import Verdict, WebSample
+from openpali.scripts.web.labelling.detectors import Found, best_boxes, candidates, good_candidates, read_things
+from openpali.scripts.web.labelling.label_models import can_be_labelled, check_label_model, label_model_name
+from openpali.scripts.web.running.samples import Verdict, WebSample
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class Boxes:
             images = [batch[place].image for place, _ in part]
             results = candidates(self.model, self.dtype, images, [own for _, own in part])
             for (place, own), (boxes, scores) in zip(part, results):
-                found[place] += self.good(boxes, scores, own)
+                found[place] += good_candidates(boxes, scores, own, self.least_score)
         return [self.verdict(*row) for row in zip(batch, names, found)]
 
     def names(self, sample: WebSample) -> list[str]:
@@ -74,20 +70,6 @@ class Boxes:
         captions = sample.record.get("captions", {}).get("en", [])
         texts = [captions] if isinstance(captions, str) else captions
         return list(dict.fromkeys(name for text in texts for name in caption_things(text)))[: self.most_things]
-
-    def good(self, boxes: torch.Tensor, scores: torch.Tensor, names: list[str]) -> Iterator[Found]:
-        """Candidates with a good score and a box of some size, each with its best name.
-
-        Args:
-            boxes: float[Q, 4] of the candidates.
-            scores: float[Q, N] of the names.
-            names: N names.
-        """
-        best = scores.max(dim=1)
-        for box, score, place in zip(boxes.tolist(), best.values.tolist(), best.indices.tolist()):
-            x0, y0, x1, y1 = (round(edge, 4) for edge in box)
-            if score >= self.least_score and x0 < x1 and y0 < y1:
-                yield Found(names[place], [x0, y0, x1, y1], round(score, 4))
 
     def verdict(self, sample: WebSample, names: list[str], found: list[Found]) -> Verdict:
         """The objects of a record and those that are found."""
@@ -106,21 +88,3 @@ class Boxes:
         made_by = model if earlier in (None, model) else f"{earlier}, {model}"
         models = {"objects": made_by} if names and (new or not objects) else {}
         return Verdict(labels={"objects": objects + new}, models=models, values={"objects": len(new)})
-
-
-def read_things(given: tuple[str, ...]) -> tuple[str, ...]:
-    """Names, or the lines of a text file where there is one name, that of such a file.
-
-    Raises:
-        ValueError: there is no such file, or it has no names.
-    """
-    if len(given) != 1 or not given[0].endswith(".txt"):
-        return tuple(dict.fromkeys(given))
-    try:
-        lines = Path(given[0]).read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"things: {given[0]} cannot be read ({error})") from error
-    names = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    if not names:
-        raise ValueError(f"things: {given[0]} has no names")
-    return names

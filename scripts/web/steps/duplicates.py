@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from openpali.scripts.shards.image_hashes import THUMBNAIL
-from openpali.scripts.web.cluster import grouped, over_shards, shard_rows
-from openpali.scripts.web.components import connected
-from openpali.scripts.web.near_pairs import SHARD_BITS, band_rows, near_pairs
-from openpali.scripts.web.plan import StepPlan, WebRun
-from openpali.scripts.web.samples import KEEP, Verdict
-from openpali.scripts.web.tables import Row, survivors, write_table
+from openpali.scripts.web.copies.components import connected
+from openpali.scripts.web.copies.image_hashes import THUMBNAIL
+from openpali.scripts.web.copies.near_pairs import SHARD_BITS, band_rows, near_pairs
+from openpali.scripts.web.running.cluster import grouped, over_shards, shard_rows
+from openpali.scripts.web.running.plan import StepPlan, WebRun
+from openpali.scripts.web.running.samples import KEEP, Verdict
+from openpali.scripts.web.running.tables import Row, survivors, write_table
 
 THUMBNAIL_BYTES = THUMBNAIL * THUMBNAIL * 3
 ROWS_A_PART = 1_000_000
@@ -89,14 +89,7 @@ def write_group(group: dict[str, np.ndarray], run: WebRun, plan: StepPlan) -> di
 def write_copies(
     row: dict[str, Any], run: WebRun, plan: StepPlan, copies: Mapping[int, str] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """Write the table of a shard.
-
-    Args:
-        row: the shard.
-        run: whose shard it is.
-        plan: of the step.
-        copies: number of each copy to the image that stays, as shard and number.
-    """
+    """Write the table of a shard; `copies` has the number of each copy, and the shard and number of what stays."""
     name = run.names[int(row["shard"])]
     verdicts = {number: Verdict(drop="copy", values={"of": of}) for number, of in copies.items()}
     rows = [Row(one.number, one.key, verdicts.get(one.number, KEEP)) for one in survivors(run, name, plan) or ()]

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from openpali.modeling.user_errors import UserError
-from openpali.scripts.shards.image_hashes import THUMBNAIL, HashImages, ImageHashes, set_rows
-from openpali.scripts.shards.near_duplicates import Duplicate, duplicates_of, evaluation_hashes
-from openpali.scripts.shards.parallel import in_parallel
-from openpali.scripts.web.plan import WebRun
-from openpali.scripts.web.samples import KEEP, Verdict, WebSample
+from openpali.scripts.web.copies.image_hashes import THUMBNAIL, HashImages, ImageHashes, set_rows
+from openpali.scripts.web.copies.near_duplicates import Duplicate, duplicates_of, evaluation_hashes
+from openpali.scripts.web.running.files import in_parallel
+from openpali.scripts.web.running.plan import WebRun
+from openpali.scripts.web.running.samples import KEEP, Verdict, WebSample
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from openpali.scripts.shards.image_hashes import hash_image
-from openpali.scripts.web.samples import Verdict, WebSample
+from openpali.scripts.web.copies.image_hashes import hash_image
+from openpali.scripts.web.running.samples import Verdict, WebSample
 
 
 @dataclass(frozen=True)

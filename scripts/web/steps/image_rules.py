@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from openpali.scripts.web.samples import KEEP, Verdict, WebSample
+from openpali.scripts.web.running.samples import KEEP, Verdict, WebSample
 
 
 @dataclass(frozen=True)

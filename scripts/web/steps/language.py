@@ -4,7 +4,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from openpali.scripts.web.samples import UNKNOWN, Verdict, WebSample
+from openpali.scripts.web.running.samples import UNKNOWN, Verdict, WebSample
 
 LINGUA = "lingua"
 

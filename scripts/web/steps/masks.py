@@ -3,22 +3,17 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-
 from openpali.data.example import Box
 from openpali.data.masks.mask_tokenizer import codec_name, load_codec, mask_tokens, stored_tokens
 from openpali.data.masks.rle import encode_rle, mask_array
 from openpali.modeling.dtypes import CHOICES
-from openpali.scripts.web.label_models import (
+from openpali.scripts.web.labelling.label_models import (
     can_be_labelled,
     check_label_model,
     label_model_name,
-    load_label_model,
-    to_model,
 )
-from openpali.scripts.web.samples import Verdict, WebSample
+from openpali.scripts.web.labelling.segmenters import box_masks
+from openpali.scripts.web.running.samples import Verdict, WebSample
 
 Object = dict[str, Any]
 
@@ -79,30 +74,6 @@ class Masks:
     def lacks_tokens(self, item: Object) -> bool:
         """Whether an object has a mask without its tokens of this codec."""
         return item.get("mask") is not None and "box" in item and stored_tokens(self.codec, item) is None
-
-
-@torch.no_grad()
-def box_masks(model: str, dtype: str, image: Image.Image, boxes: list[list[float]]) -> list[tuple[np.ndarray, float]]:
-    """The mask in each box, bool[H, W] of the image, and the IoU that the model predicts for it.
-
-    Args:
-        model: folder or Hub name.
-        dtype: of its weights.
-        image: RGB.
-        boxes: `[x0, y0, x1, y1]` in [0, 1], at least one.
-    """
-    loaded, processor = load_label_model("masks", model, dtype)
-    pixels = (np.array(boxes) * (image.size * 2)).tolist()
-    inputs = processor(images=image, input_boxes=[pixels], return_tensors="pt")
-    outputs = loaded(**to_model(inputs, loaded, ("pixel_values", "input_boxes")), multimask_output=False)
-    sizes = {key: inputs[key] for key in ("original_sizes", "reshaped_input_sizes") if key in inputs}
-    ious = outputs.iou_scores[0, :, 0].float().tolist()
-    # one at a time: all of a large image would need gigabytes
-    logits = outputs.pred_masks[0].float().cpu().split(1)
-    return [
-        (processor.post_process_masks([own], **sizes)[0][0, 0].numpy(), iou)
-        for own, iou in zip(logits, ious, strict=True)
-    ]
 
 
 def _is_bare(item: Object) -> bool:

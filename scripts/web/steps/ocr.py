@@ -1,12 +1,7 @@
 """`ocr`: the words on an image and where they are, for the task `ocr`."""
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,24 +10,9 @@ from PIL import Image
 from openpali.data.example import Box
 from openpali.data.tasks.ocr import raster_order
 from openpali.modeling.user_errors import UserError
-from openpali.scripts.web.rapid_ocr import model_name, read_words
-from openpali.scripts.web.samples import Verdict, WebSample
-
-OWN = "rapidocr"
-
-
-@functools.cache
-def load_engine(name: str) -> Callable[[Image.Image], Any]:
-    """The function that `package.module:function` names.
-
-    Raises:
-        ValueError: there is no such module or function.
-    """
-    module, _, function = name.partition(":")
-    try:
-        return getattr(import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"engine: {name} cannot be imported ({error})") from error
+from openpali.scripts.web.labelling.ocr_engines import OWN, engine_name, load_engine
+from openpali.scripts.web.labelling.rapid_ocr import read_words
+from openpali.scripts.web.running.samples import Verdict, WebSample
 
 
 @dataclass(frozen=True)
@@ -77,7 +57,9 @@ class Ocr:
         surest = sorted(high, key=lambda own: -own[2])[: self.most_words]
         words = raster_order([{"text": text, "box": _box(corners, sample.image)} for text, corners, _ in surest])
         listed = [{"text": word["text"], "box": _edges(word["box"])} for word in words]
-        return Verdict(labels={"words": listed}, models={"words": self.model}, values={"words": len(listed)})
+        return Verdict(
+            labels={"words": listed}, models={"words": engine_name(self.engine)}, values={"words": len(listed)}
+        )
 
     def readings(self, sample: WebSample) -> list[tuple[str, np.ndarray, float]]:
         """Texts, corners in pixels and scores of an image. Raises UserError for others of an engine."""
@@ -92,16 +74,6 @@ class Ocr:
             wanted = "(text, box, score), with boxes [x0, y0, x1, y1] or four corners in pixels"
             raise UserError(f"{sample.shard}.tar:{sample.key}: {self.engine} gives no list of {wanted}") from error
         return [row for row in rows if row[0]]
-
-    @property
-    def model(self) -> str:
-        """Name and version of the engine."""
-        if self.engine == OWN:
-            return model_name()
-        try:
-            return f"{self.engine} {version(self.engine.split('.')[0].split(':')[0])}"
-        except PackageNotFoundError:
-            return self.engine
 
 
 def _box(corners: np.ndarray, image: Image.Image) -> Box:

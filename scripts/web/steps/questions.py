@@ -5,16 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openpali._version import __version__
-from openpali.data.tasks.parts.caption_questions import answer_candidates, caption_questions
-from openpali.data.tasks.parts.captions import captions_in
+from openpali.data.tasks.parts.caption_questions import answer_candidates
 from openpali.eval.scoring.text_overlap import token_f1
 from openpali.modeling.dtypes import requested_dtype
-from openpali.scripts.web.samples import Verdict, WebSample
-from openpali.scripts.web.steps.seq2seq import generated
-
-LANGUAGE = "en"
-Pair = tuple[int, str, str, str]
-"""Place of the sample in the batch, caption, question, answer."""
+from openpali.scripts.web.labelling.rule_questions import LANGUAGE, Pair, captions_to_ask, ruled_pairs
+from openpali.scripts.web.labelling.seq2seq import generated
+from openpali.scripts.web.running.samples import Verdict, WebSample
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class Questions:
 
     def __call__(self, batch: list[WebSample]) -> list[Verdict]:
         """The pairs of each sample; no label where there are none."""
-        pairs = self.asked(batch) if self.model else _ruled(batch)
+        pairs = self.asked(batch) if self.model else ruled_pairs(batch)
         checked = self.checked(pairs)
         maker = self.model or f"openpali {__version__}"
         maker += f", checked by {self.answer_model}" if self.answer_model else ""
@@ -80,7 +76,7 @@ class Questions:
     def asked(self, batch: list[WebSample]) -> list[Pair]:
         """The generator's question for each part of each caption that may be an answer."""
         asked = []
-        for place, caption in _captions(batch):
+        for place, caption in captions_to_ask(batch):
             answers = dict.fromkeys([*answer_candidates(caption), *self.further_answers])
             asked += [(place, caption, answer) for answer in answers]
         prompts = [self.prompt.replace("{answer}", answer).replace("{context}", text) for _, text, answer in asked]
@@ -96,16 +92,3 @@ class Questions:
         answers = generated(self.answer_model, prompts, self.max_new_tokens, self.dtype)
         agree = (token_f1(given, pair[3]) >= self.least_f1 for given, pair in zip(answers, pairs, strict=True))
         return [pair for pair, agrees in zip(pairs, agree, strict=True) if agrees]
-
-
-def _captions(batch: list[WebSample]) -> list[tuple[int, str]]:
-    """Place of the sample and English caption, of samples without questions."""
-    records = [(place, sample.record) for place, sample in enumerate(batch) if not sample.record.get("questions")]
-    return [
-        (place, text) for place, record in records if "captions" in record for text in captions_in(record, LANGUAGE)
-    ]
-
-
-def _ruled(batch: list[WebSample]) -> list[Pair]:
-    found = ((place, text, pair) for place, text in _captions(batch) for pair in caption_questions(text))
-    return [(place, text, pair.question, pair.answer) for place, text, pair in found]

@@ -6,8 +6,8 @@ from typing import Any
 from openpali.data.tasks.parts.captions import captions_in
 from openpali.eval.groups.toxicity import label_probabilities
 from openpali.modeling.dtypes import requested_dtype
-from openpali.scripts.web.samples import Verdict, WebSample
-from openpali.scripts.web.steps.checkpoints import caption_classifier, image_classifier, label_of, unless_offline
+from openpali.scripts.web.labelling.checkpoints import caption_classifier, image_classifier, label_of, unless_offline
+from openpali.scripts.web.running.samples import Verdict, WebSample
 
 # more than any classifier has
 _EVERY_LABEL = 1_000_000

@@ -12,7 +12,7 @@ from openpali.eval.answering.load_model import warn_slow
 from openpali.eval.image_encoders.embedding import embed_images, embed_texts
 from openpali.modeling.checkpoints import load_any, reading
 from openpali.modeling.dtypes import CHOICES, requested_dtype
-from openpali.scripts.web.samples import KEEP, Verdict, WebSample
+from openpali.scripts.web.running.samples import KEEP, Verdict, WebSample
 
 REDUCE: dict[str, Callable[[list[float]], float]] = {
     "best": max,

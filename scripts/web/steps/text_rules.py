@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from openpali.scripts.web.samples import KEEP, Verdict, WebSample
+from openpali.scripts.web.running.samples import KEEP, Verdict, WebSample
 
 _ADDRESS = re.compile(r"(?:https?://|www\.)\S+|\b[\w.-]+@[\w-]+\.\w+", re.IGNORECASE)
 _FILE_NAME = re.compile(

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from openpali.data.tasks.parts.captions import captions_in
 from openpali.eval.scoring.text_overlap import chrf
 from openpali.modeling.dtypes import requested_dtype
-from openpali.scripts.web.samples import Verdict, WebSample
-from openpali.scripts.web.steps.checkpoints import unless_offline
-from openpali.scripts.web.steps.seq2seq import generated, has_languages, language_token
+from openpali.scripts.web.labelling.seq2seq import check_languages, generated, has_languages
+from openpali.scripts.web.running.samples import Verdict, WebSample
 
 
 @dataclass(frozen=True)
@@ -56,24 +55,8 @@ class Translations:
         if not 0 <= self.least_chrf <= 100 or self.most < 1 or self.max_new_tokens < 1:
             raise ValueError("least_chrf is in 0..100, most and max_new_tokens are at least 1")
         requested_dtype(self.dtype)
-        self.check_languages()
-
-    def check_languages(self) -> None:
-        """Raise ValueError where a model does not know a language, or is not told which one to write."""
-        for model in dict.fromkeys([self.model, self.back_model or self.model]):
-            with unless_offline(model):
-                for code in (
-                    (self.source_code or self.source, *self.languages.values()) if has_languages(model) else ()
-                ):
-                    language_token(model, code)
-        with unless_offline(self.model):
-            if has_languages(self.model) or "{language}" in self.prompt:
-                return
-            if len(self.languages) > 1:
-                remedy = "give a prompt with {language}, or a step for each language"
-                raise ValueError(f"{self.model} is not told which language to write: {remedy}")
-            if self.least_chrf and not self.back_model:
-                raise ValueError(f"{self.model} cannot translate back: give back_model, or least_chrf: 0")
+        spoken = (self.source_code or self.source, *codes.values())
+        check_languages(self.model, self.back_model, self.prompt, spoken, translates_back=self.least_chrf > 0)
 
     def __call__(self, batch: list[WebSample]) -> list[Verdict]:
         """The captions of each sample with its translations, and the mean chrF of what was translated back."""

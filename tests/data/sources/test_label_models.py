@@ -14,7 +14,7 @@ from openpali.data.sources.label_models import with_labels_of
 from openpali.data.sources.webdataset import WebDataset, record_of
 from openpali.data.streaming.stream import TaskStream
 from openpali.data.tasks import load_task
-from openpali.scripts.shards.parallel import write_shard
+from openpali.scripts.web.running.files import write_shard
 
 OCR, OWL, SAM = "RapidOCR 3.10.0", "google/owlv2-base", "facebook/sam-vit-base"
 RLE = {"size": [6, 8], "counts": "0`1"}

@@ -21,7 +21,7 @@ from openpali.data.records import BadRecord
 from openpali.data.sources import load_source
 from openpali.data.sources.webdataset import WebDataset
 from openpali.data.tasks import load_task
-from openpali.scripts.shards.parallel import write_shard
+from openpali.scripts.web.running.files import write_shard
 
 
 def image_bytes(number: int, kind: str = "PNG") -> bytes:

@@ -11,7 +11,7 @@ from PIL import Image
 from openpali.data.records import BadRecord
 from openpali.data.sources.webdataset import WebDataset
 from openpali.data.tasks import load_task
-from openpali.scripts.shards.parallel import write_shard
+from openpali.scripts.web.running.files import write_shard
 
 PAIR = {"question": "who?", "answer": "a man", "language": "en"}
 

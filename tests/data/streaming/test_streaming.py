@@ -20,7 +20,7 @@ from openpali.data.sources.webdataset import WebDataset
 from openpali.data.streaming.positions import Reader
 from openpali.data.streaming.stream import Examples, ExampleStream, StateMismatch, StreamMixture, TaskStream
 from openpali.data.tasks import load_task
-from openpali.scripts.shards.parallel import write_shard
+from openpali.scripts.web.running.files import write_shard
 
 FILE = io.BytesIO()
 Image.new("RGB", (8, 8)).save(FILE, "PNG")

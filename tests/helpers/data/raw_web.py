@@ -9,7 +9,7 @@ import numpy as np
 from image_bytes import encoded
 from PIL import Image
 
-from openpali.scripts.shards.parallel import write_shard
+from openpali.scripts.web.running.files import write_shard
 
 COLOURS = ("red", "blue", "white", "black", "yellow")
 

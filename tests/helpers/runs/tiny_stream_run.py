@@ -21,7 +21,7 @@ from openpali.recipes.run.command_line import parse
 from openpali.recipes.run.datasets import load_splits, make_dataset, mix_datasets
 from openpali.recipes.run.resume import open_run
 from openpali.recipes.training.trainer import PaliTrainer, run_training
-from openpali.scripts.shards.parallel import write_shard
+from openpali.scripts.web.running.files import write_shard
 
 
 class Numbered:

@@ -11,12 +11,12 @@ from PIL import Image, ImageFilter
 from raw_web import scene
 
 from openpali.modeling.user_errors import UserError
-from openpali.scripts.shards.image_hashes import ImageHashes, hash_image
-from openpali.scripts.shards.near_duplicates import duplicates_of, hash_pieces
-from openpali.scripts.shards.parallel import write_shard
-from openpali.scripts.web.near_pairs import band_rows, near_pairs
-from openpali.scripts.web.plan import WebRun
-from openpali.scripts.web.samples import WebSample
+from openpali.scripts.web.copies.image_hashes import ImageHashes, hash_image
+from openpali.scripts.web.copies.near_duplicates import duplicates_of, hash_pieces
+from openpali.scripts.web.copies.near_pairs import band_rows, near_pairs
+from openpali.scripts.web.running.files import write_shard
+from openpali.scripts.web.running.plan import WebRun
+from openpali.scripts.web.running.samples import WebSample
 from openpali.scripts.web.steps.evaluation_images import EvaluationImages
 
 

@@ -14,9 +14,9 @@ from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 from openpali.data.example import Box
 from openpali.data.tasks import load_task
 from openpali.modeling.user_errors import CheckpointError, UserError
-from openpali.scripts.web.detectors import Found, best_boxes, candidates, name_scores
-from openpali.scripts.web.samples import WebSample, merged
-from openpali.scripts.web.steps import step_class
+from openpali.scripts.web.labelling.detectors import Found, best_boxes, candidates, name_scores
+from openpali.scripts.web.running.registry import step_class
+from openpali.scripts.web.running.samples import WebSample, merged
 from openpali.scripts.web.steps.boxes import Boxes
 
 THINGS = ("dog", "red cat", "bus")

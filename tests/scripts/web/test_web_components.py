@@ -5,9 +5,9 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from openpali.scripts.shards.image_hashes import ImageHashes
-from openpali.scripts.web.components import both_ways, large_star, part_of, small_star, stars_within
-from openpali.scripts.web.near_pairs import band_rows, near_pairs
+from openpali.scripts.web.copies.components import both_ways, large_star, part_of, small_star, stars_within
+from openpali.scripts.web.copies.image_hashes import ImageHashes
+from openpali.scripts.web.copies.near_pairs import band_rows, near_pairs
 
 
 def expected(pairs: np.ndarray) -> set[tuple[int, int]]:

@@ -16,9 +16,9 @@ from openpali.modeling.segmentation_tokens import parse_segmentations
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.command_line import parse
 from openpali.recipes.run.datasets import load_splits, make_dataset
-from openpali.scripts.shards.parallel import write_shard
 from openpali.scripts.web.passes import steps_on_shard
-from openpali.scripts.web.plan import WebArguments, plan_run
+from openpali.scripts.web.running.files import write_shard
+from openpali.scripts.web.running.plan import WebArguments, plan_run
 from openpali.scripts.web.write import write_kept
 
 pytest.importorskip("rapidocr")

@@ -19,8 +19,8 @@ from openpali.data.masks.rle import encode_rle, mask_array
 from openpali.data.tasks import load_task
 from openpali.modeling.segmentation_tokens import parse_segmentations
 from openpali.modeling.user_errors import CheckpointError, explain
-from openpali.scripts.web.samples import WebSample, merged
-from openpali.scripts.web.steps import step_class
+from openpali.scripts.web.running.registry import step_class
+from openpali.scripts.web.running.samples import WebSample, merged
 from openpali.scripts.web.steps.masks import Masks, box_masks
 
 
@@ -127,7 +127,7 @@ def test_mistakes_are_told_before_a_shard_is_read(tmp_path, folders, monkeypatch
         with pytest.raises(ValueError, match="least_iou is 0 to 1"):
             Masks(model=folders["sam"], **options)
     (tmp_path / "config.json").write_text('{"model_type": "sam2"}')
-    monkeypatch.setattr("openpali.scripts.web.label_models.find_spec", lambda name: None)
+    monkeypatch.setattr("openpali.scripts.web.labelling.label_models.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError) as error:
         Masks(model=str(tmp_path))
     assert explain(error.value).endswith(

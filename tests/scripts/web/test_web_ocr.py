@@ -11,10 +11,10 @@ from openpali.data.example import Box
 from openpali.data.sources import load_source
 from openpali.data.tasks import load_task
 from openpali.modeling.user_errors import UserError, explain
-from openpali.scripts.web import rapid_ocr
-from openpali.scripts.web.rapid_ocr import read_words, words_of_line
-from openpali.scripts.web.samples import WebSample, merged
-from openpali.scripts.web.steps import step_class
+from openpali.scripts.web.labelling import rapid_ocr
+from openpali.scripts.web.labelling.rapid_ocr import read_words, words_of_line
+from openpali.scripts.web.running.registry import step_class
+from openpali.scripts.web.running.samples import WebSample, merged
 from openpali.scripts.web.steps.ocr import Ocr
 
 pytest.importorskip("rapidocr")

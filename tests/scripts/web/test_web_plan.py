@@ -7,7 +7,7 @@ from raw_web import scene, write_raw_web
 
 from openpali.scripts.web.command import main, read_arguments
 from openpali.scripts.web.passes import MOST_ATTEMPTS, note_attempt
-from openpali.scripts.web.plan import WebArguments, plan_run
+from openpali.scripts.web.running.plan import WebArguments, plan_run
 
 
 @pytest.fixture(scope="module")

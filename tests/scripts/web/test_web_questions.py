@@ -7,7 +7,7 @@ from PIL import Image
 from tiny_seq2seq import taught_t5
 
 from openpali.modeling.user_errors import CheckpointError
-from openpali.scripts.web.samples import WebSample, merged
+from openpali.scripts.web.running.samples import WebSample, merged
 from openpali.scripts.web.steps.questions import Questions
 
 CAPTION = "a red car in Paris"

@@ -7,14 +7,14 @@ from raw_web import scene
 from tiny_siglip import tiny_siglip
 
 from openpali.eval.image_encoders.embedding import embed_images, embed_texts
-from openpali.scripts.web.plan import StepPlan, WebRun
-from openpali.scripts.web.samples import KEEP, WebSample, merged
+from openpali.scripts.web.running.plan import StepPlan, WebRun
+from openpali.scripts.web.running.samples import KEEP, WebSample, merged
+from openpali.scripts.web.running.tables import Row, Verdict, write_table
 from openpali.scripts.web.steps.best_share import BestShare, sketch_shard
 from openpali.scripts.web.steps.image_rules import ImageRules
 from openpali.scripts.web.steps.language import Language
 from openpali.scripts.web.steps.similarity import Similarity
 from openpali.scripts.web.steps.text_rules import TextRules
-from openpali.scripts.web.tables import Row, Verdict, write_table
 
 
 def sample(captions=None, image: Image.Image | None = None, number: int = 0) -> WebSample:

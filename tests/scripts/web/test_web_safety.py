@@ -9,7 +9,7 @@ from transformers import BertConfig, BertForSequenceClassification, ViTConfig, V
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from openpali.modeling.user_errors import CheckpointError
-from openpali.scripts.web.samples import WebSample
+from openpali.scripts.web.running.samples import WebSample
 from openpali.scripts.web.steps.safety import Safety
 
 SIZE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

@@ -9,8 +9,8 @@ from tiny_seq2seq import taught_nllb, taught_t5
 from transformers import M2M100Tokenizer
 
 from openpali.modeling.user_errors import CheckpointError
-from openpali.scripts.web.samples import WebSample, merged
-from openpali.scripts.web.steps import seq2seq
+from openpali.scripts.web.labelling import seq2seq
+from openpali.scripts.web.running.samples import WebSample, merged
 from openpali.scripts.web.steps.translations import Translations
 
 CODES = {"de": "deu_Latn", "fr": "fra_Latn"}

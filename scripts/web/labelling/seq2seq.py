@@ -10,7 +10,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from openpali.modeling.checkpoints import load_checkpoint, reading
 from openpali.modeling.dtypes import requested_dtype
-from openpali.scripts.web.steps.checkpoints import OptionError
+from openpali.scripts.web.labelling.checkpoints import OptionError, unless_offline
 
 AT_ONCE = 128
 _MOST_TOKENS = 512
@@ -95,3 +95,30 @@ def _batch(name: str, prompts: list[str], most: int, dtype: str, languages: tupl
     ended = torch.isin(ids, ends).any(1).tolist()
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     return [text.strip() if end else "" for text, end in zip(texts, ended, strict=True)]
+
+
+def check_languages(model: str, back_model: str, prompt: str, codes: tuple[str, ...], translates_back: bool) -> None:
+    """Check that models of translation know their languages, and are told which one to write.
+
+    Args:
+        model: folder or Hub name.
+        back_model: the one that translates back; empty for the same.
+        prompt: of the first.
+        codes: the models' codes of the source and of the languages to write.
+        translates_back: whether translations are translated back.
+
+    Raises:
+        ValueError: a model does not know a language, or is not told which one to write.
+    """
+    for name in dict.fromkeys([model, back_model or model]):
+        with unless_offline(name):
+            for code in codes if has_languages(name) else ():
+                language_token(name, code)
+    with unless_offline(model):
+        if has_languages(model) or "{language}" in prompt:
+            return
+        if len(codes) > 2:
+            remedy = "give a prompt with {language}, or a step for each language"
+            raise ValueError(f"{model} is not told which language to write: {remedy}")
+        if translates_back and not back_model:
+            raise ValueError(f"{model} cannot translate back: give back_model, or least_chrf: 0")

@@ -20,7 +20,7 @@ from openpali.data.images.open_image import BadImage, load_image
 from openpali.data.records import BadRecord, SkipLog
 from openpali.data.sources import Source, load_source
 from openpali.data.sources.webdataset import IMAGES, WebDataset, images_of
-from openpali.scripts.shards.parallel import read_table, write_table
+from openpali.scripts.web.running.files import read_table, write_table
 
 THUMBNAIL = 8
 _AT_ONCE = 1000

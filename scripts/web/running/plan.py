@@ -8,8 +8,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from openpali.data.files.config import ConfigError, coerce, nearest
 from openpali.data.files.shard_files import find_shards
-from openpali.scripts.web.samples import UNKNOWN
-from openpali.scripts.web.steps import step_class
+from openpali.scripts.web.running.registry import step_class
+from openpali.scripts.web.running.samples import UNKNOWN
 
 RESOURCES: dict[str, Any] = {"batch_size": 64, "cpus": 1.0, "gpus": 0.0, "actors": None}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from openpali.scripts.shards.image_hashes import ImageHashes, read_hashes
+from openpali.scripts.web.copies.image_hashes import ImageHashes, read_hashes
 
 MOST_DIFFERENCE = 16.0
 """Largest mean difference of the thumbnails of one image, in 0..255."""

@@ -8,9 +8,9 @@ import pyarrow
 from pyarrow import parquet
 
 from openpali.data.records import BadRecord
-from openpali.scripts.shards.parallel import written_aside
-from openpali.scripts.web.plan import StepPlan, WebRun
-from openpali.scripts.web.samples import Verdict, merged
+from openpali.scripts.web.running.files import written_aside
+from openpali.scripts.web.running.plan import StepPlan, WebRun
+from openpali.scripts.web.running.samples import Verdict, merged
 
 FIXED = ("number", "key", "drop", "labels", "models")
 _TEXT = pyarrow.string()

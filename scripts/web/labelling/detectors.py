@@ -3,7 +3,8 @@
 Shapes: `B` images, `Q` candidates of an image, `N` names, `T` tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from transformers.image_transforms import center_to_corners_format
 
 from openpali.modeling.user_errors import UserError
-from openpali.scripts.web.label_models import load_label_model, to_model
+from openpali.scripts.web.labelling.label_models import load_label_model, to_model
 
 PHRASE = {"owlvit": "a photo of a {}", "owlv2": "a photo of a {}"}
 """What OWL models were asked in their training; other ones take the names."""
@@ -121,3 +122,39 @@ def _within(boxes: torch.Tensor, image: Image.Image, kind: str) -> torch.Tensor:
     if kind == "owlv2":
         boxes = boxes * max(image.size) / torch.tensor(image.size * 2)
     return boxes.clamp(0, 1)
+
+
+def good_candidates(
+    boxes: torch.Tensor, scores: torch.Tensor, names: list[str], least_score: float
+) -> Iterator[Found]:
+    """Candidates with a good score and a box of some size, each with its best name.
+
+    Args:
+        boxes: float[Q, 4] of the candidates.
+        scores: float[Q, N] of the names.
+        names: N names.
+        least_score: of a candidate.
+    """
+    best = scores.max(dim=1)
+    for box, score, place in zip(boxes.tolist(), best.values.tolist(), best.indices.tolist()):
+        x0, y0, x1, y1 = (round(edge, 4) for edge in box)
+        if score >= least_score and x0 < x1 and y0 < y1:
+            yield Found(names[place], [x0, y0, x1, y1], round(score, 4))
+
+
+def read_things(given: tuple[str, ...]) -> tuple[str, ...]:
+    """Names, or the lines of a text file where there is one name, that of such a file.
+
+    Raises:
+        ValueError: there is no such file, or it has no names.
+    """
+    if len(given) != 1 or not given[0].endswith(".txt"):
+        return tuple(dict.fromkeys(given))
+    try:
+        lines = Path(given[0]).read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"things: {given[0]} cannot be read ({error})") from error
+    names = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not names:
+        raise ValueError(f"things: {given[0]} has no names")
+    return names

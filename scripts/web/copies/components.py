@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from openpali.scripts.web.cluster import grouped
+from openpali.scripts.web.running.cluster import grouped
 
 MOST_ROUNDS = 60
 _MIX = np.uint64(0x9E3779B97F4A7C15)

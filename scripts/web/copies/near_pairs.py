@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from openpali.scripts.shards.near_duplicates import MOST_DIFFERENCE, hash_pieces
-from openpali.scripts.web.components import stars_within
+from openpali.scripts.web.copies.components import stars_within
+from openpali.scripts.web.copies.near_duplicates import MOST_DIFFERENCE, hash_pieces
 
 SHARD_BITS = 32
 """An image's number: the place of its shard in the upper bits, that of the sample in its shard in the lower ones."""

@@ -1,1 +1,0 @@
-"""What `openpali web` does with files: hashes of images, tables, tar shards, processes."""
