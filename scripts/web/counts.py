@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from pyarrow import parquet
+
 from openpali.scripts.web.running.cluster import over_shards
 from openpali.scripts.web.running.plan import WebRun
 from openpali.scripts.web.running.tables import read_table, read_unusable, survivors
@@ -18,6 +20,7 @@ class Counts:
     Attributes:
         samples: in the raw shards.
         unusable: of them, that cannot be decoded.
+        bare: of them, that all steps keep, but that have neither text nor label to learn from.
         kept: of them, in the shards that were made.
         reached: of each step.
         dropped: of each step, by reason.
@@ -25,6 +28,7 @@ class Counts:
 
     samples: int = 0
     unusable: int = 0
+    bare: int = 0
     kept: int = 0
     reached: Counter[str] = field(default_factory=Counter)
     dropped: dict[str, Counter[str]] = field(default_factory=dict)
@@ -35,7 +39,8 @@ class Counts:
             {"step": step, "reached": self.reached[step], "dropped": dict(reasons.most_common())}
             for step, reasons in self.dropped.items()
         ]
-        return {"samples": self.samples, "unusable": self.unusable, "steps": steps, "kept": self.kept}
+        end = {"bare": self.bare, "kept": self.kept}
+        return {"samples": self.samples, "unusable": self.unusable, "steps": steps} | end
 
     def lines(self) -> list[str]:
         """As text, a line for each step and reason."""
@@ -43,6 +48,8 @@ class Counts:
         for step, reasons in self.dropped.items():
             lines.append(f"{step}: {reasons.total():,} of {self.reached[step]:,} dropped")
             lines += [f"  {count:,} {reason}" for reason, count in reasons.most_common()]
+        if self.bare:
+            lines.append(f"{self.bare:,} without text and label left out")
         return [*lines, f"{self.kept:,} samples kept"]
 
 
@@ -55,7 +62,8 @@ def count_shard(row: dict[str, Any], run: WebRun) -> dict[str, Any]:
         counts.reached[plan.folder] = len(rows)
         counts.dropped[plan.folder] = Counter(row.verdict.drop for row in rows if row.verdict.drop)
     counts.samples = counts.unusable + counts.reached[run.steps[0].folder]
-    counts.kept = len(survivors(run, name) or ())
+    counts.kept = parquet.read_metadata(run.index(name)).num_rows
+    counts.bare = len(survivors(run, name) or ()) - counts.kept
     return {"shard": row["shard"], "counts": json.dumps(counts.content())}
 
 
@@ -66,6 +74,7 @@ def count_run(run: WebRun) -> Counts:
         own = json.loads(row["counts"])
         total.samples += own["samples"]
         total.unusable += own["unusable"]
+        total.bare += own["bare"]
         total.kept += own["kept"]
         for step in own["steps"]:
             total.reached[step["step"]] += step["reached"]

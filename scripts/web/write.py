@@ -8,7 +8,7 @@ import pyarrow
 from pyarrow import parquet
 
 from openpali.data.files.tar_shards import Sample, read_samples
-from openpali.data.sources.webdataset import IMAGES, texts_of
+from openpali.data.sources.webdataset import IMAGES, TEXTS, texts_of
 from openpali.scripts.web.passes import as_json
 from openpali.scripts.web.running.files import write_shard, written_aside
 from openpali.scripts.web.running.plan import WebRun
@@ -45,9 +45,11 @@ def write_kept(row: dict[str, Any], run: WebRun) -> dict[str, Any]:
 def members(
     run: WebRun, samples: Iterator[Sample], kept: dict[int, Survivor], lines: list[dict[str, Any]]
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and files of each kept sample; its line of the index goes to `lines`."""
+    """Key and files of each kept sample with texts or labels; its line of the index goes to `lines`."""
     for sample in samples:
         record = kept[sample.place.number].merged(as_json(texts_of(sample, run.language, required=False)))
+        if not any(record.get(key) for key in TEXTS):
+            continue
         lines.append(index_line(sample, record))
         image = next(name for name in IMAGES if name in sample.members)
         content = json.dumps(record, ensure_ascii=False, sort_keys=True).encode()

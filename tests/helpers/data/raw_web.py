@@ -47,6 +47,7 @@ def write_raw_web(folder: Path, shards: int = 4, size: int = 20) -> tuple[set[st
             samples.append((f"{number:04d}", members))
         samples[8][1]["json"] = json.dumps({"caption": "https://example.com/image.jpg"}).encode()
         samples[9][1]["jpg"] = b""
+        samples[11][1]["json"] = b"{}"
         write_shard(folder / "raw" / f"{shard:04d}.tar", samples)
     damage(folder / "raw")
     return copies, leaks

@@ -104,6 +104,9 @@ def test_what_was_planted_is_found_and_the_rest_is_kept(web, made):
     assert counts["unusable"] == len(skipped)
     lost = sum(sum(step["dropped"].values()) for step in counts["steps"])
     assert counts["samples"] == counts["unusable"] + lost + counts["kept"]
+    assert {name for name, why in dropped(output, "06-similarity").items() if why == "no caption to score"} == {
+        f"{shard:04d}:0011" for shard in range(4)
+    }
     assert f"{counts['kept']:,} samples kept" in text
 
 
@@ -123,7 +126,8 @@ def test_half_of_the_pairs_are_the_best_half(made):
     output, _ = made
     scores = {}
     for path in sorted((output / "tables" / "06-similarity").glob("*.parquet")):
-        scores |= {f"{path.stem}:{row['key']}": row["score"] for row in parquet.read_table(path).to_pylist()}
+        rows = [row for row in parquet.read_table(path).to_pylist() if not row["drop"]]
+        scores |= {f"{path.stem}:{row['key']}": row["score"] for row in rows}
     lost = {name for name in scores if name not in kept_by(output, "07-best_share")}
     assert abs(len(lost) - len(scores) / 2) <= 1
     threshold = json.loads((output / "tables" / "07-best_share" / "thresholds.json").read_text())["thresholds"]["en"]
