@@ -1,9 +1,7 @@
 """SigLIP 2 with NaFlex for pretraining: `Siglip2Model`, which takes images of any aspect ratio, cut into patches.
 
 The loss is that of `modeling_siglip.py`, and so are the options of the configuration. Each image has its own position
-embeddings, resized to its grid, and no token attends to padding, as in the stock class. The stock class resizes them
-for every image and writes them into one tensor, whose gradient is copied as often; this one resizes once for all
-images of a grid. That took a fortieth of the time for 64 images of B/16 at 256 tokens, forward and backward on a CPU.
+embeddings, resized to its grid (`image_patches.py`), and no token attends to padding, as in the stock class.
 
 Shapes: `N` images, `S` tokens of their sequences, `M` texts, `L` tokens of a text, `K` keys of an image, `D` width.
 """
@@ -13,34 +11,9 @@ from typing import Any
 import torch
 from transformers import Siglip2Config, Siglip2Model, SiglipModel
 from transformers.models.siglip.modeling_siglip import SiglipOutput
-from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
 
-from .flexible_patches import resize_square
+from .image_patches import NaFlexVisionEmbeddings
 from .modeling_siglip import ContrastiveTowers
-
-
-def resize_positions(positions: torch.Tensor, spatial_shapes: torch.Tensor, max_length: int) -> torch.Tensor:
-    """Position embeddings of each image: bilinear, antialiased, with half-pixel centres.
-
-    Args:
-        positions: float[rows, columns, D] of the table.
-        spatial_shapes: int[N, 2], rows and columns of each image.
-        max_length: S, length of the sequences.
-
-    Returns:
-        float[N, S, D]; padding has the embedding of the first patch, as in Transformers.
-    """
-    grids, found = [tuple(shape) for shape in spatial_shapes.tolist()], {}
-    for grid in dict.fromkeys(grids):
-        own = resize_square(positions, grid).flatten(0, 1)  # [grid rows * columns, D]
-        found[grid] = torch.cat([own, own[:1].expand(max_length - len(own), -1)])
-    return torch.stack([found[grid] for grid in grids])
-
-
-class NaFlexVisionEmbeddings(Siglip2VisionEmbeddings):
-    """The stock embeddings, with positions that are resized once for all images of a grid."""
-
-    resize_positional_embeddings: Any = staticmethod(resize_positions)
 
 
 class Siglip2ForContrastiveLearning(ContrastiveTowers, Siglip2Model):  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -10,12 +10,8 @@ from transformers import AutoModel, Siglip2Model
 from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
 
 from openpali.data.images.naflex import NaFlexImageProcessor
-from openpali.modeling.modeling_siglip2 import (
-    Siglip2ForContrastiveLearning,
-    naflex_config,
-    resize_positions,
-    to_naflex,
-)
+from openpali.modeling.image_patches import encode_patches, resize_positions
+from openpali.modeling.modeling_siglip2 import Siglip2ForContrastiveLearning, naflex_config, to_naflex
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +59,8 @@ def triangles(old, new):
 def resized_by_hand(table, shapes, length):
     rows = []
     for height, width in shapes.tolist():
-        own = torch.einsum("hr,rcd,wc->hwd", triangles(4, height), table, triangles(4, width)).flatten(0, 1)
+        sides = (triangles(old, new) for old, new in zip(table.shape, (height, width)))
+        own = torch.einsum("hr,wc,rcd->hwd", *sides, table).flatten(0, 1)
         rows.append(torch.cat([own, own[:1].expand(length - len(own), -1)]))
     return torch.stack(rows)
 
@@ -81,6 +78,17 @@ def test_positions_are_those_of_the_reference_with_their_gradients(reference):
         results.append((found, table.grad))
     for found, wanted in zip(results[1], results[0]):
         assert_same_but_rounding(found, wanted)
+
+
+def test_vision_language_models_embed_images_one_patch_wide_rightly(square):
+    tower = to_naflex(square[0]).vision_model
+    patches, shapes = torch.randn(2, 6, 3 * PATCH**2), torch.tensor([[6, 1], [2, 3]])
+    table = tower.embeddings.position_embedding.weight.detach().reshape(2, 2, -1)
+    with torch.no_grad():
+        wanted = tower.embeddings.patch_embedding(patches)
+        wanted = wanted + resized_by_hand(table, shapes, 6)
+        found = encode_patches(tower, patches, shapes, output_hidden_states=True).hidden_states[0]
+    assert_same_but_rounding(found, wanted)
 
 
 def test_the_loss_is_the_stock_one(square):
