@@ -22,6 +22,8 @@ from torch.nn.functional import conv2d, interpolate
 from transformers import PreTrainedModel
 from transformers.models.siglip.modeling_siglip import SiglipVisionEmbeddings
 
+from .image_patches import resize_square
+
 
 # tensors that were made in inference mode could not be used in training afterwards
 @lru_cache(maxsize=256)
@@ -50,25 +52,6 @@ def resample_kernel(kernel: torch.Tensor, size: tuple[int, int]) -> torch.Tensor
         return kernel
     rows, columns = (axis_matrix(old, new).to(kernel) for old, new in zip(kernel.shape[2:], size))
     return rows @ kernel @ columns.T
-
-
-@lru_cache(maxsize=1024)
-@torch.inference_mode(False)
-def antialiased_axis(old: int, new: int) -> torch.Tensor:
-    """float32[new, old], which resizes an axis: bilinear, half-pixel centres, antialiased when shrinking."""
-    scale = old / new
-    centres = (torch.arange(new, dtype=torch.float64)[:, None] + 0.5) * scale - 0.5  # [new, 1]
-    weights = (1 - (torch.arange(old) - centres).abs() / max(scale, 1)).clamp(min=0)  # [new, old]
-    return (weights / weights.sum(1, keepdim=True)).float()
-
-
-def resize_square(table: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Resize position embeddings, float[rows, columns, D] to float[h, w, D], by `antialiased_axis`.
-
-    Not by PyTorch's `interpolate`, which is wrong on a CPU where the grid has one column.
-    """
-    rows, columns = (antialiased_axis(old, new).to(table.device) for old, new in zip(table.shape[:2], grid))
-    return torch.einsum("hr,rcd,wc->hwd", rows, table.float(), columns).to(table.dtype)
 
 
 def resize_to_grid(table: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:

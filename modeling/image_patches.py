@@ -5,10 +5,11 @@ Such an encoder takes `pixel_values`: float[N, P, 3 * patch_size**2], patches pa
 placeholder in the text, is attended to by no patch, and never reaches the text model.
 
 Shapes: `B` examples, `N` images, `P` patches of the longest one, padding included, `S` tokens of their sequences,
-`T` patches of all images together, `D` width.
+`T` patches of all images together, `D` width, `h w` rows and columns of patches.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -17,8 +18,6 @@ from transformers import Siglip2VisionModel, SiglipVisionModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.siglip2.image_processing_pil_siglip2 import get_image_size_for_max_num_patches
 from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
-
-from .flexible_patches import resize_square
 
 NAFLEX = "siglip2_vision_model"
 # inputs of a model that have a row for each image
@@ -98,6 +97,25 @@ def repeated_images(placeholders: torch.Tensor, inputs: Mapping[str, Any], times
     ends = list(accumulate(images_of_rows(placeholders, inputs)))
     order = [i for first, end in zip([0, *ends], ends) for i in [*range(first, end)] * times]
     return {name: inputs[name][order] for name in IMAGE_INPUTS if inputs.get(name) is not None}
+
+
+@lru_cache(maxsize=1024)
+@torch.inference_mode(False)
+def antialiased_axis(old: int, new: int) -> torch.Tensor:
+    """float32[new, old], which resizes an axis: bilinear, half-pixel centres, antialiased when shrinking."""
+    scale = old / new
+    centres = (torch.arange(new, dtype=torch.float64)[:, None] + 0.5) * scale - 0.5  # [new, 1]
+    weights = (1 - (torch.arange(old) - centres).abs() / max(scale, 1)).clamp(min=0)  # [new, old]
+    return (weights / weights.sum(1, keepdim=True)).float()
+
+
+def resize_square(table: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Resize position embeddings, float[rows, columns, D] to float[h, w, D], by `antialiased_axis`.
+
+    Not by PyTorch's `interpolate`, which is wrong on a CPU where the grid has one column.
+    """
+    rows, columns = (antialiased_axis(old, new).to(table.device) for old, new in zip(table.shape[:2], grid))
+    return torch.einsum("hr,rcd,wc->hwd", rows, table.float(), columns).to(table.dtype)
 
 
 def resize_positions(positions: torch.Tensor, spatial_shapes: torch.Tensor, max_length: int) -> torch.Tensor:

@@ -9,7 +9,6 @@ from tiny_siglip import random_images, tiny_siglip
 from transformers import SiglipModel, SiglipVisionConfig, SiglipVisionModel
 
 from openpali.modeling.flexible_patches import (
-    antialiased_axis,
     at_patch_size,
     axis_matrix,
     make_flexible,
@@ -17,6 +16,7 @@ from openpali.modeling.flexible_patches import (
     resize_to_grid,
     set_patch_size,
 )
+from openpali.modeling.image_patches import antialiased_axis
 from openpali.modeling.resolution import set_image_size
 
 WIDTH, HEADS = 32, 4

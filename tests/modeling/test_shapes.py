@@ -20,10 +20,10 @@ from tiny_siglip import tiny_siglip
 
 from openpali.data.collator import Collator
 from openpali.modeling import contrastive_loss
-from openpali.modeling.flexible_patches import antialiased_axis, at_patch_size, axis_matrix, make_flexible
+from openpali.modeling.flexible_patches import at_patch_size, axis_matrix, make_flexible
+from openpali.modeling.image_patches import antialiased_axis, resize_positions
 from openpali.modeling.modeling_pali3_multimodal import Pali3ForMultimodalLM
 from openpali.modeling.modeling_siglip import SiglipForContrastiveLearning
-from openpali.modeling.image_patches import resize_positions
 from openpali.modeling.resolution import set_image_size
 from openpali.modeling.token_loss import cross_entropy_of
 
