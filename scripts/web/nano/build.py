@@ -1,6 +1,6 @@
 """A nano web: raw image-text shards from the built-in drawings, with the noise of a real one, and the truth about it.
 
-    python -m openpali.scripts.web.nano_web --output outputs/web/raw
+    python -m openpali.scripts.web.nano.build --output outputs/web/raw
 
 It writes `shards/` (what a crawl gives: an image and an alternative text, some with a json), `evaluation/` (images for
 evaluation, some of which are hidden among the shards), `elsewhere/` (clean pairs for the model that filters), and
@@ -20,9 +20,9 @@ from typing import Any
 
 from openpali.modeling.user_errors import at_least, command
 from openpali.scripts.shards.parallel import write_shard, written_aside
-from openpali.scripts.web.nano_captions import WANTED
-from openpali.scripts.web.nano_images import TEST, EmojiScenes, Pictures, encoded
-from openpali.scripts.web.nano_samples import SHARES, Member, RawSample, SampleMaker
+from openpali.scripts.web.nano.captions import WANTED
+from openpali.scripts.web.nano.images import TEST, EmojiScenes, Pictures, encoded
+from openpali.scripts.web.nano.samples import SHARES, Member, RawSample, SampleMaker
 
 TRUNCATED = 3  # number of the shard that ends too early
 
@@ -147,7 +147,7 @@ def clean_pair(pictures: Pictures, number: int) -> tuple[str, dict[str, bytes]]:
 @command("error", FileExistsError)
 def main(argv: list[str] | None = None) -> None:
     """Build a nano web and print what is in it."""
-    parser = argparse.ArgumentParser(prog="nano_web", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="nano.build", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="an empty or new folder")
     parser.add_argument("--samples", type=at_least(50), default=NanoWeb.samples, help="in all shards")
     parser.add_argument("--shards", type=at_least(2), default=NanoWeb.shards, help="number of shards")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from openpali.scripts.web.nano_captions import BOILERPLATE, UNWANTED, WANTED, sentence
-from openpali.scripts.web.nano_images import (
+from openpali.scripts.web.nano.captions import BOILERPLATE, UNWANTED, WANTED, sentence
+from openpali.scripts.web.nano.images import (
     READABLE,
     TEST,
     EmojiScenes,
