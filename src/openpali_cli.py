@@ -38,6 +38,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Tar shards and conversion": {
         "filter_pairs": ("openpali.scripts.filter_pairs", "keep the best share of image-text pairs"),
         "deduplicate": ("openpali.scripts.deduplicate", "remove duplicates of evaluation images"),
+        "web": ("openpali.scripts.web.command", "from raw image-text shards to the input of stage 1, on Ray"),
         "convert": ("openpali.scripts.convert_big_vision", "convert a big_vision .npz checkpoint into a folder"),
     },
 }

@@ -148,18 +148,24 @@ class HeldOut:
         return self.source.record(self.kept[index])
 
 
-def record_of(sample: Sample, language: str = "en") -> dict[str, Any]:
-    """Decode a sample; `language` is that of texts without one.
+def record_of(sample: Sample, language: str = "en", texts_required: bool = True) -> dict[str, Any]:
+    """Decode a sample.
+
+    Args:
+        sample: undecoded.
+        language: of texts without one.
+        texts_required: whether an image without text is an error.
 
     Raises:
         BadRecord: it cannot be used.
     """
     if sample.problem is not None:
         raise _bad(sample, *sample.problem)
-    return {"id": f"{sample.shard}:{sample.key}"} | _texts(sample, language) | images_of(sample)
+    return {"id": f"{sample.shard}:{sample.key}"} | texts_of(sample, language, texts_required) | images_of(sample)
 
 
-def _texts(sample: Sample, language: str) -> dict[str, Any]:
+def texts_of(sample: Sample, language: str, required: bool = True) -> dict[str, Any]:
+    """The record of a sample without its image: captions and labels. Raises BadRecord."""
     record = _json(sample)
     captions = record.pop("captions", None) or record.pop("caption", None) or record.pop("text", None)
     if isinstance(captions, str | list):
@@ -170,7 +176,7 @@ def _texts(sample: Sample, language: str) -> dict[str, Any]:
         captions = captions | ({language: text} if text else {})
     if captions:
         record["captions"] = captions
-    _check(sample, record)
+    _check(sample, record, required)
     return record
 
 
@@ -193,7 +199,7 @@ def _decoded(sample: Sample, extension: str) -> str:
         raise _bad(sample, f"its {extension} is not UTF-8 ({error})", "Convert it.") from error
 
 
-def _check(sample: Sample, record: dict[str, Any]) -> None:
+def _check(sample: Sample, record: dict[str, Any], text_required: bool) -> None:
     """Raise BadRecord for values in another form than tasks need."""
     for key in ("captions", "keywords"):
         if key in record and not _are_texts_by_language(record[key]):
@@ -207,7 +213,7 @@ def _check(sample: Sample, record: dict[str, Any]) -> None:
     for item in objects:
         if "box" in item:
             item["box"] = _box(sample, item["box"])
-    if not any(record.get(key) for key in TEXTS):
+    if text_required and not any(record.get(key) for key in TEXTS):
         raise _bad(sample, "it has no text", f"Give a .txt, or a .json with one of {', '.join(TEXTS)}.")
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 import pyarrow
 from datasets import Dataset
@@ -24,7 +25,8 @@ from openpali.data.files.tar_shards import read_samples
 def written_aside(path: Path) -> Iterator[Path]:
     """A temporary name in the same folder to write to; the file gets its own name when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{os.getpid()}-{path.name}")
+    # processes of two machines may have one number
+    aside = path.with_name(f".{uuid4().hex[:12]}-{path.name}")
     try:
         yield aside
         aside.replace(path)

@@ -23,6 +23,7 @@ class WebSample:
         key: of the sample in its shard.
         image: RGB, upright.
         record: its texts and labels so far, as JSON.
+        values: what earlier steps have put in their tables, such as its hashes.
     """
 
     shard: str
@@ -30,6 +31,7 @@ class WebSample:
     key: str
     image: Image.Image
     record: dict[str, Any]
+    values: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Verdict:
             sample without a reason stays.
         labels: keys that replace those of the record; None removes one.
         models: label to the model that made it, as in `{"words": "RapidOCR 3.10", "captions.de": "..."}`.
-        values: numbers and texts for the step's table alone, such as a score.
+        values: numbers and texts for the step's table, a column each, such as a score; the same for each sample.
     """
 
     drop: str = ""

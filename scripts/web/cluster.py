@@ -1,0 +1,140 @@
+"""Ray, as `openpali web` uses it: started or joined, a function mapped over shards, and errors in one line."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm import tqdm
+
+from openpali.data.files.config import ConfigError
+from openpali.modeling.user_errors import UserError
+
+
+@contextmanager
+def cluster(address: str | None, workers: int | None) -> Iterator[None]:
+    """Ray on this machine with `workers` CPUs, or the cluster at an address; left at the end.
+
+    Raises:
+        ConfigError: there is no cluster at the address.
+        UserError: what a function on a worker has raised for its user.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    import ray
+    from ray.exceptions import RayError
+
+    given: dict[str, Any] = {"address": address} if address else {"num_cpus": workers or os.cpu_count() or 1}
+    try:
+        with silent():
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False, **given)
+    except ConnectionError as error:
+        raise ConfigError(f"ray_address: there is no Ray cluster at {address}: start one with `ray start`") from error
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield
+    except RayError as error:
+        raise users_error(error) from error
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Hide what Ray's own libraries print while it starts, such as its log level; its errors are exceptions."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def users_error(error: BaseException) -> BaseException:
+    """The error of a user that a worker's error comes from, or the error itself."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, UserError | OSError | ImportError) and not type(found).__module__.startswith("ray."):
+            return found
+        found = getattr(found, "cause", None) or found.__cause__
+    return error
+
+
+def over_shards(
+    shards: Sequence[int],
+    function: Callable[[dict[str, Any]], dict[str, Any]] | type,
+    what: str,
+    constructor: tuple[Any, ...] = (),
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    actors: int | None = None,
+) -> list[dict[str, Any]]:
+    """What a function gives for each shard, in the order of the shards.
+
+    Args:
+        shards: their places.
+        function: from `{"shard": place}` to a row with the same `shard`; or a class of such functions, of which each
+            actor has one. An actor takes seconds to start, so functions that load nothing are no classes.
+        what: title of the progress bar.
+        constructor: arguments of the class.
+        cpus: of each task or actor.
+        gpus: of each task or actor.
+        actors: at most at a time; None for as many as there is room for.
+    """
+    import ray
+
+    if not shards:
+        return []
+    options: dict[str, Any] = {"num_cpus": cpus} | ({"num_gpus": gpus} if gpus else {})
+    if isinstance(function, type):
+        size = min(actors or len(shards), len(shards), most_actors(cpus, gpus))
+        options |= {"fn_constructor_args": constructor, "compute": ray.data.ActorPoolStrategy(size=size)}
+    done = shard_rows(shards).map(function, **options)
+    found = list(tqdm(done.iter_rows(), desc=what, total=len(shards), unit="shard"))
+    order = {place: at for at, place in enumerate(shards)}
+    return sorted(found, key=lambda row: order[row["shard"]])
+
+
+def shard_rows(shards: Sequence[int]) -> Any:
+    """A Ray dataset with a block for each shard."""
+    import ray
+
+    return ray.data.from_items([{"shard": place} for place in shards], override_num_blocks=len(shards))
+
+
+def grouped(rows: Any, key: str, parts: int, function: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """A Ray dataset through a function on all rows of a key.
+
+    Args:
+        rows: the dataset.
+        key: a column.
+        parts: among which the keys are divided; a worker holds one part at a time.
+        function: from columns as NumPy arrays to columns as NumPy arrays.
+    """
+    return rows.groupby(key, num_partitions=parts).map_groups(function, batch_format="numpy")
+
+
+def most_actors(cpus: float, gpus: float) -> int:
+    """How many actors the cluster has room for.
+
+    Raises:
+        ConfigError: it has no room for one.
+    """
+    import ray
+
+    has = ray.cluster_resources()
+    room = [has.get(name, 0) / need for name, need in (("CPU", cpus), ("GPU", gpus)) if need]
+    if room and min(room) < 1:
+        raise ConfigError(
+            f"steps: an actor with cpus {cpus:g} and gpus {gpus:g} has no room in this cluster, which has"
+            f" {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs"
+        )
+    return int(min(room, default=1))

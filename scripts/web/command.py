@@ -1,0 +1,81 @@
+"""From raw image-text shards to the input of stage 1: filter, deduplicate and label them, on Ray.
+
+    openpali web --config web/nano --input 'raw/*.tar' --output outputs/web --workers 2
+    openpali web --config web/webli-like --input 's3://raw/{00000..99999}.tar' --ray_address auto
+
+A configuration lists the steps. Each writes a table for each shard, so that a stopped run goes on at the shard where
+it was. The shards that are made are in OUTPUT/shards; `source: {name: webdataset, path: OUTPUT/shards}` reads them.
+"""
+
+import shutil
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from openpali.recipes.run.command_line import command, read_values
+from openpali.scripts.shards.parallel import claim, write_json, written_aside
+from openpali.scripts.web.cluster import cluster, over_shards
+from openpali.scripts.web.counts import count_run
+from openpali.scripts.web.passes import ATTEMPTS, StepsOnShard
+from openpali.scripts.web.plan import StepPlan, WebArguments, WebRun, plan_run
+from openpali.scripts.web.tables import read_unusable
+from openpali.scripts.web.write import write_kept
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Run the pipeline, or go on with it, and print what was kept."""
+    values = read_values((WebArguments,), argv)
+    args: WebArguments = values.parser.parse_dict(values.values)[0]
+    run = plan_run(args)
+    claim(run.output, {"shards": run.names, "language": run.language, "steps": [settings(plan) for plan in run.steps]})
+    with cluster(args.ray_address, args.workers):
+        counts = run_steps(run)
+    print("\n".join(counts.lines()))
+    print(f"Shards: {run.output / 'shards'}. Counts: {run.output / 'counts.json'}")
+
+
+def settings(plan: StepPlan) -> dict[str, Any]:
+    """What decides over a step's tables: its options and its batch size, without its resources."""
+    return {"name": plan.name, "batch_size": plan.batch_size} | asdict(plan.step)
+
+
+def run_steps(run: WebRun) -> Any:
+    """All steps, and the shards that come out; returns the counts."""
+    remove_leftovers(run.output)
+    for plans in run.passes():
+        missing = [place for place, name in enumerate(run.names) if not run.table(plans[-1], name).exists()]
+        title = ", ".join(plan.name for plan in plans)
+        if plans[0].is_whole:
+            if missing:
+                plans[0].step.decide(run, plans[0])
+            continue
+        plans = tuple(prepared(run, plan) if missing else plan for plan in plans)
+        one = plans[0]
+        over_shards(missing, StepsOnShard, title, (run, plans), one.cpus, one.gpus, one.actors)
+    missing = [place for place, name in enumerate(run.names) if not run.index(name).exists()]
+    over_shards(missing, partial(write_kept, run=run), "writing shards")
+    counts = count_run(run)
+    write_json(run.output / "counts.json", counts.content())
+    with written_aside(run.output / "skipped_records.jsonl") as aside:
+        lines = [bad.to_json() for name in run.names for bad in read_unusable(run.unusable(name))]
+        aside.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    return counts
+
+
+def prepared(run: WebRun, plan: StepPlan) -> StepPlan:
+    """A step that has done what is to be done once, before the first shard."""
+    return replace(plan, step=plan.step.prepare(run)) if hasattr(plan.step, "prepare") else plan
+
+
+def remove_leftovers(output: Path) -> None:
+    """Remove what killed workers had begun to write."""
+    for folder in ("tables", "shards", "index"):
+        for path in (output / folder).rglob(".*"):
+            path.unlink()
+    shutil.rmtree(output / ATTEMPTS, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
