@@ -20,7 +20,7 @@ from typing import Any
 
 from openpali.modeling.user_errors import at_least, command
 from openpali.scripts.shards.parallel import write_shard, written_aside
-from openpali.scripts.web.nano.captions import WANTED
+from openpali.scripts.web.nano.captions import WANTED, sentences
 from openpali.scripts.web.nano.images import TEST, EmojiScenes, Pictures, encoded
 from openpali.scripts.web.nano.samples import SHARES, Member, RawSample, SampleMaker
 
@@ -135,12 +135,10 @@ def write_elsewhere(folder: Path, web: NanoWeb) -> None:
 
 
 def clean_pair(pictures: Pictures, number: int) -> tuple[str, dict[str, bytes]]:
-    """Key and members of a pair for training the model that filters."""
+    """Key and members of a pair for training the model that filters: an image with all its captions."""
     record = pictures.scene(number).record
-    rng = random.Random(f"openpali web/elsewhere/{number}")
-    captions = {language: SampleMaker.caption(record, language, rng) for language in WANTED}
-    content = {"captions": captions, "concept": " and ".join(sorted({item["concept"] for item in record["objects"]}))}
-    text = json.dumps(content, ensure_ascii=False).encode()
+    captions = {language: sentences(record, language) for language in WANTED}
+    text = json.dumps({"captions": captions}, ensure_ascii=False).encode()
     return f"{number:07d}", {"jpg": encoded(record["image"], "jpeg", quality=90), "json": text}
 
 

@@ -51,10 +51,10 @@ _TAGS = (
 _FILLER = tuple(_TAGS.split())
 
 
-def sentence(record: dict[str, Any], language: str, rng: random.Random) -> str:
-    """A caption of a scene in a language, in one of its forms."""
+def sentences(record: dict[str, Any], language: str) -> list[str]:
+    """The captions of a scene in a language, in all forms."""
     things = english(record["objects"]) if language == "en" else record["captions"][language]
-    return rng.choice(SENTENCES[language]).replace("{x}", things)
+    return [form.replace("{x}", things) for form in SENTENCES[language]]
 
 
 def english(objects: Sequence[dict[str, Any]]) -> str:

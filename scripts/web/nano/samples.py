@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from openpali.scripts.web.nano.captions import BOILERPLATE, UNWANTED, WANTED, sentence
+from openpali.scripts.web.nano.captions import BOILERPLATE, UNWANTED, WANTED, sentences
 from openpali.scripts.web.nano.images import (
     READABLE,
     TEST,
@@ -102,11 +102,6 @@ class SampleMaker:
             members, truth["key"], truth["detail"] = hostile(members, key, rng)
         return RawSample(members, truth)
 
-    @staticmethod
-    def caption(record: dict[str, Any], language: str, rng: random.Random) -> str:
-        """A right caption of a scene."""
-        return sentence(record, language, rng)
-
     def _rng(self, place: int, what: str) -> random.Random:
         return random.Random(f"openpali web/{self.seed}/{place}/{what}")
 
@@ -158,7 +153,7 @@ class SampleMaker:
         if kind == "wrong caption":
             others = (self._pictures.scene(rng.randrange(500_000, 1_000_000)) for _ in range(1000))
             record = next(other.record for other in others if not other.things & picture.things)
-        return self.caption(record, language, rng), language, ""
+        return rng.choice(sentences(record, language)), language, ""
 
 
 def _moved(word: dict[str, Any], picture: Picture, how: dict[str, float]) -> dict[str, Any]:
