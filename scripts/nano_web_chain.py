@@ -1,10 +1,10 @@
-"""`make web`: a nano web through `openpali web`, scored against the truth, and stage 1 on what is kept and on what was not.
+"""`make web`: a nano web through `openpali web`, scored, and stage 1 on what was kept and on the raw shards.
 
     python -m openpali.scripts.nano_web_chain --seeds 3
 
-It builds raw shards with planted noise, trains a small SigLIP on clean pairs, filters, deduplicates and labels the shards
-on two workers, and prints what was found and what was lost. Then it trains stage 1 on the made set and, at equal steps, on
-the raw one, and prints how many test scenes either names. Started again after a stop, it resumes.
+It builds raw shards with planted noise, trains a small SigLIP on clean pairs, filters, deduplicates and labels the
+shards on two workers, and prints what was found and what was lost. Then it trains stage 1 on the made set and, for as many
+steps, on the raw one, and prints how many test scenes either names. Started again after a stop, it resumes.
 """
 
 import argparse

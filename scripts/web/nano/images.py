@@ -56,6 +56,15 @@ class Pictures:
         options = SCENES | {"objects": (1, 1), "words": (1, 2)}
         return EmojiScenes(size=WITH_WORDS, seed=2000 + self.seed, **options)
 
+    @cached_property
+    def _single(self) -> EmojiScenes:
+        return EmojiScenes(size=SIDES[0], seed=3000 + self.seed, **SCENES | {"objects": (1, 1)})
+
+    def single(self, number: int) -> Picture:
+        """A scene of one thing, without words."""
+        record = self._single[number]
+        return Picture(record["image"], record)
+
     def scene(self, number: int) -> Picture:
         """A scene without words."""
         record = self._plain[SIDES[number % len(SIDES)]][number]

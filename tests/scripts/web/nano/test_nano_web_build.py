@@ -42,7 +42,9 @@ def test_every_kind_of_noise_is_there(truth):
     kinds = Counter(row["kind"] for row in truth.values())
     assert set(kinds) == {*SHARES, "right"}
     assert sum(kinds.values()) == TINY.samples
-    assert {"truncated shard", "empty image", "broken json", "hostile name"} <= {row["damage"] for row in truth.values()}
+    assert {"truncated shard", "empty image", "broken json", "hostile name"} <= {
+        row["damage"] for row in truth.values()
+    }
 
 
 def test_samples_lie_where_the_truth_says(samples, truth):
@@ -53,7 +55,8 @@ def test_samples_lie_where_the_truth_says(samples, truth):
         if sample.problem is None and not row["damage"]:
             assert sample.members["txt"].decode() == row["caption"]
     lost = set(truth) - set(samples)
-    assert lost and {truth[place]["damage"] for place in lost} == {"truncated shard"}
+    assert lost
+    assert {truth[place]["damage"] for place in lost} == {"truncated shard"}
 
 
 def test_what_is_damaged_cannot_be_used_and_the_rest_can(samples, truth):
@@ -121,7 +124,9 @@ def test_the_same_seed_gives_the_same_files_and_another_one_others(raw, tmp_path
     assert f"{TINY.samples} samples" in capsys.readouterr().out
     main(["--output", str(tmp_path / "other"), *options, "--seed", "1"])
     files = sorted(path.relative_to(raw) for path in raw.rglob("*") if path.is_file())
-    assert files == sorted(path.relative_to(tmp_path / "same") for path in (tmp_path / "same").rglob("*") if path.is_file())
+    assert files == sorted(
+        path.relative_to(tmp_path / "same") for path in (tmp_path / "same").rglob("*") if path.is_file()
+    )
     for path in files:
         assert (raw / path).read_bytes() == (tmp_path / "same" / path).read_bytes()
     assert (raw / "truth.jsonl").read_text() != (tmp_path / "other" / "truth.jsonl").read_text()

@@ -1,0 +1,90 @@
+"""`make web`: every part starts from the one before, in the folder of the chain. The parts have tests of their own."""
+
+import json
+
+import pytest
+import yaml
+
+from openpali.data.files.config import find_config
+from openpali.scripts import nano_web_chain
+from openpali.scripts.nano_web_chain import CONFIG, DEFAULT, names_only, spread
+
+CONCEPTS = [
+    {"concept": "car", "names": {"en": "car", "es": "coche"}},
+    {"concept": "house", "names": {"en": "house", "es": "casa"}},
+]
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    calls = []
+
+    def note(name):
+        return lambda *args: calls.append((name, args))
+
+    for module in ("contrastive", "pretrain", "web"):
+        monkeypatch.setattr(getattr(nano_web_chain, module), "main", note(module))
+    for name in ("build", "write_pages"):
+        monkeypatch.setattr(nano_web_chain, name, note(name))
+    monkeypatch.setattr(nano_web_chain, "naming", lambda folder: {"English": 0.25 * (1 + ("made" in folder.name))})
+    return calls
+
+
+def test_every_part_starts_from_the_one_before(ran, tmp_path, capsys):
+    folder = tmp_path / "chain"
+    nano_web_chain.main(["--folder", str(folder), "--seeds", "2", "--workers", "3"])
+    assert [name for name, _ in ran] == ["build", "contrastive", "web", "write_pages", *["pretrain"] * 4]
+    assert ran[0][1][0] == folder / "raw"
+    options = [
+        dict(zip(args[0][::2], args[0][1::2])) for name, args in ran if name in ("contrastive", "web", "pretrain")
+    ]
+    assert options[0]["--output_dir"] == str(folder / "siglip")
+    assert yaml.safe_load(options[0]["--source"])["path"] == str(folder / "raw" / "elsewhere")
+    assert options[1]["--workers"] == "3"
+    trainings = options[2:]
+    assert {one["--vision_checkpoint"] for one in trainings} == {str(folder / "siglip")}
+    assert len({one["--output_dir"] for one in trainings}) == 4
+    read = [(yaml.safe_load(one["--source"])["path"], one["--seed"]) for one in trainings]
+    made, raw = (str(folder / name / "shards") for name in ("made", "raw"))
+    assert read == [(made, "0"), (raw, "0"), (made, "1"), (raw, "1")]
+    assert all(find_config(one["--config"]).is_file() for one in options)
+    assert "trained on the made set: English 50.0 % (± 0.0, 2 seeds)" in capsys.readouterr().out
+    assert json.loads((folder / "naming.json").read_text())["raw"] == [{"English": 0.25}] * 2
+
+
+def test_the_pipelines_configuration_stays_in_the_folder_of_the_chain(ran, tmp_path):
+    nano_web_chain.run_pipeline(tmp_path, 2)
+    own = yaml.safe_load((tmp_path / "web.yaml").read_text())
+    shipped = find_config(CONFIG).read_text()
+    assert DEFAULT in shipped
+    assert own["output"] == str(tmp_path / "made")
+    assert f"{DEFAULT}/" not in (tmp_path / "web.yaml").read_text().split("steps:")[1]
+    steps = {step["name"]: step for step in own["steps"]}
+    assert steps["similarity"]["model"] == str(tmp_path / "siglip")
+    assert steps["evaluation_images"]["against"] == [str(tmp_path / "raw" / "evaluation")]
+
+
+def test_raw_shards_that_are_there_are_kept(ran, tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "truth.jsonl").touch()
+    nano_web_chain.build_raw(tmp_path, 100)
+    assert ran == []
+
+
+@pytest.mark.parametrize(
+    ("text", "languages", "named"),
+    [
+        ("a picture of a car", ("en",), True),
+        ("esta foto muestra: coche", ("en",), False),
+        ("esta foto muestra: coche", ("en", "es"), True),
+        ("a car and a house", ("en",), False),
+        ("a card", ("en",), False),
+        ("", ("en",), False),
+    ],
+)
+def test_a_thing_is_named_where_nothing_else_is(text, languages, named):
+    assert names_only(text, "car", CONCEPTS, languages) == named
+
+
+def test_one_value_has_no_deviation():
+    assert spread([0.5]) == "50.0 %"
