@@ -3,8 +3,8 @@
     python -m openpali.scripts.nano_web_chain --seeds 3
 
 It builds raw shards with planted noise, trains a small SigLIP on clean pairs, filters, deduplicates and labels the
-shards on two workers, and prints what was found and what was lost. Then it trains stage 1 on the made set and, for as many
-steps, on the raw one, and prints how many test scenes either names. Started again after a stop, it resumes.
+shards on two workers, and prints what was found and what was lost. Then it trains stage 1 on the made set and, for as
+many steps, on the raw one, and prints how many test scenes either names. Started again after a stop, it resumes.
 """
 
 import argparse
@@ -14,7 +14,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import openpali
+from openpali import Pali3ForConditionalGeneration
 from openpali.data.files.config import find_config
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import load_source
@@ -22,6 +25,7 @@ from openpali.data.sources.builtin.drawings import CREDITS
 from openpali.data.tasks import load_task
 from openpali.eval.answering.evaluate_task import evaluate_task
 from openpali.eval.answering.load_model import load_model
+from openpali.modeling.shipped import shipped
 from openpali.modeling.user_errors import at_least, command
 from openpali.recipes import contrastive, pretrain
 from openpali.scripts.chains.step_timer import StepTimer
@@ -52,9 +56,14 @@ def build_raw(folder: Path, samples: int) -> None:
 
 
 def train_filter(folder: Path) -> None:
-    """Train the SigLIP on clean pairs."""
+    """Train the SigLIP on clean pairs, from the image encoder of a shipped checkpoint."""
+    encoder = folder / "encoder"
+    if not encoder.exists():
+        start = Pali3ForConditionalGeneration.from_pretrained(shipped("pali3-nano"), dtype=torch.float32)
+        start.model.encoder.vision_tower.save_pretrained(encoder)
     source = f"{{name: webdataset, path: {json.dumps(str(folder / 'raw' / 'elsewhere'))}}}"
-    contrastive.main(["--config", "siglip/nano-web", "--output_dir", str(folder / "siglip"), "--source", source])
+    argv = ["--config", "siglip/nano-web", "--output_dir", str(folder / "siglip"), "--source", source]
+    contrastive.main([*argv, "--vision_checkpoint", str(encoder)])
 
 
 def run_pipeline(folder: Path, workers: int) -> None:

@@ -1,9 +1,11 @@
 """`make web`: every part starts from the one before, in the folder of the chain. The parts have tests of their own."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from openpali.data.files.config import find_config
 from openpali.scripts import nano_web_chain
@@ -24,6 +26,10 @@ def ran(monkeypatch):
 
     for module in ("contrastive", "pretrain", "web"):
         monkeypatch.setattr(getattr(nano_web_chain, module), "main", note(module))
+    encoder = SiglipVisionModel(SiglipVisionConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1))
+    start = SimpleNamespace(model=SimpleNamespace(encoder=SimpleNamespace(vision_tower=encoder)))
+    pali3 = SimpleNamespace(from_pretrained=lambda name, dtype: start)
+    monkeypatch.setattr(nano_web_chain, "Pali3ForConditionalGeneration", pali3)
     for name in ("build", "write_pages"):
         monkeypatch.setattr(nano_web_chain, name, note(name))
     monkeypatch.setattr(nano_web_chain, "naming", lambda folder: {"English": 0.25 * (1 + ("made" in folder.name))})
@@ -40,6 +46,8 @@ def test_every_part_starts_from_the_one_before(ran, tmp_path, capsys):
     ]
     assert options[0]["--output_dir"] == str(folder / "siglip")
     assert yaml.safe_load(options[0]["--source"])["path"] == str(folder / "raw" / "elsewhere")
+    assert options[0]["--vision_checkpoint"] == str(folder / "encoder")
+    assert SiglipVisionModel.from_pretrained(folder / "encoder").config.hidden_size == 8
     assert options[1]["--workers"] == "3"
     trainings = options[2:]
     assert {one["--vision_checkpoint"] for one in trainings} == {str(folder / "siglip")}
