@@ -5,7 +5,6 @@ A script started again skips the shards that it has finished; with other setting
 
 import io
 import json
-import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

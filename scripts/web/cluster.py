@@ -32,9 +32,11 @@ def cluster(address: str | None, workers: int | None) -> Iterator[None]:
         with silent():
             ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False, **given)
     except ConnectionError as error:
-        raise ConfigError(f"ray_address: there is no Ray cluster at {address}: start one with `ray start`") from error
+        remedy = "start one with `ray start`; where it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        raise ConfigError(f"ray_address: no Ray cluster answers at {address}: {remedy}") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.shuffle_strategy = ray.data.context.ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield
@@ -70,37 +72,55 @@ def users_error(error: BaseException) -> BaseException:
 
 def over_shards(
     shards: Sequence[int],
-    function: Callable[[dict[str, Any]], dict[str, Any]] | type,
+    function: Callable[[dict[str, Any]], dict[str, Any]],
     what: str,
-    constructor: tuple[Any, ...] = (),
     cpus: float = 1.0,
     gpus: float = 0.0,
     actors: int | None = None,
 ) -> list[dict[str, Any]]:
     """What a function gives for each shard, in the order of the shards.
 
+    Workers keep what a function has loaded (`functools.cache`): those with a GPU are actors of their own, since a GPU
+    belongs to an actor, others are Ray's pool of processes, which start once for all steps.
+
     Args:
         shards: their places.
-        function: from `{"shard": place}` to a row with the same `shard`; or a class of such functions, of which each
-            actor has one. An actor takes seconds to start, so functions that load nothing are no classes.
+        function: from `{"shard": place}` to a row with the same `shard`.
         what: title of the progress bar.
-        constructor: arguments of the class.
-        cpus: of each task or actor.
-        gpus: of each task or actor.
-        actors: at most at a time; None for as many as there is room for.
+        cpus: of each worker.
+        gpus: of each worker.
+        actors: workers at a time, at most; None for as many as there is room for.
     """
     import ray
 
     if not shards:
         return []
-    options: dict[str, Any] = {"num_cpus": cpus} | ({"num_gpus": gpus} if gpus else {})
-    if isinstance(function, type):
-        size = min(actors or len(shards), len(shards), most_actors(cpus, gpus))
-        options |= {"fn_constructor_args": constructor, "compute": ray.data.ActorPoolStrategy(size=size)}
-    done = shard_rows(shards).map(function, **options)
+    most, options = most_actors(cpus, gpus), {"num_cpus": cpus}
+    size = min(actors or len(shards), len(shards), most)
+    if gpus:
+        options |= {
+            "num_gpus": gpus,
+            "fn_constructor_args": (function,),
+            "compute": ray.data.ActorPoolStrategy(size=size),
+        }
+    elif size < most:
+        options |= {"compute": ray.data.TaskPoolStrategy(size=size)}
+    done = shard_rows(shards).map(Actor if gpus else function, **options)
     found = list(tqdm(done.iter_rows(), desc=what, total=len(shards), unit="shard"))
     order = {place: at for at, place in enumerate(shards)}
     return sorted(found, key=lambda row: order[row["shard"]])
+
+
+class Actor:
+    """A function as Ray's actors want it."""
+
+    def __init__(self, function: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Store the function."""
+        self.function = function
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Call it."""
+        return self.function(row)
 
 
 def shard_rows(shards: Sequence[int]) -> Any:

@@ -8,16 +8,18 @@ it was. The shards that are made are in OUTPUT/shards; `source: {name: webdatase
 """
 
 import shutil
+import sys
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from openpali.recipes.run.command_line import command, read_values
+from openpali.data.files.config import ConfigError
+from openpali.recipes.run.command_line import command, read_values, set_nested, take_nested
 from openpali.scripts.shards.parallel import claim, write_json, written_aside
 from openpali.scripts.web.cluster import cluster, over_shards
 from openpali.scripts.web.counts import count_run
-from openpali.scripts.web.passes import ATTEMPTS, StepsOnShard
+from openpali.scripts.web.passes import ATTEMPTS, steps_on_shard
 from openpali.scripts.web.plan import StepPlan, WebArguments, WebRun, plan_run
 from openpali.scripts.web.tables import read_unusable
 from openpali.scripts.web.write import write_kept
@@ -26,14 +28,32 @@ from openpali.scripts.web.write import write_kept
 @command
 def main(argv: list[str] | None = None) -> None:
     """Run the pipeline, or go on with it, and print what was kept."""
-    values = read_values((WebArguments,), argv)
-    args: WebArguments = values.parser.parse_dict(values.values)[0]
+    args = read_arguments(argv)
     run = plan_run(args)
     claim(run.output, {"shards": run.names, "language": run.language, "steps": [settings(plan) for plan in run.steps]})
     with cluster(args.ray_address, args.workers):
         counts = run_steps(run)
     print("\n".join(counts.lines()))
     print(f"Shards: {run.output / 'shards'}. Counts: {run.output / 'counts.json'}")
+
+
+def read_arguments(argv: list[str] | None) -> WebArguments:
+    """The options of a configuration and of the command line; `--steps.NAME.OPTION VALUE` changes one of a step.
+
+    Raises:
+        ConfigError: an option is unknown or has a wrong type, or there is no step of that name.
+    """
+    changes, rest = take_nested(list(sys.argv[1:] if argv is None else argv), {"steps": None})
+    values = read_values((WebArguments,), rest)
+    args: WebArguments = values.parser.parse_dict(values.values)[0]
+    for _, path, value in changes:
+        named = [spec["name"] if isinstance(spec, dict) else spec for spec in args.steps]
+        if path[0] not in named:
+            known = f"steps: there is no step {path[0]!r} in this configuration, but {', '.join(map(str, named))}"
+            raise ConfigError(known)
+        as_mappings = [spec if isinstance(spec, dict) else {"name": spec} for spec in args.steps]
+        args.steps = [set_nested(s, path[1:], value) if s["name"] == path[0] else s for s in as_mappings]
+    return args
 
 
 def settings(plan: StepPlan) -> dict[str, Any]:
@@ -53,7 +73,8 @@ def run_steps(run: WebRun) -> Any:
             continue
         plans = tuple(prepared(run, plan) if missing else plan for plan in plans)
         one = plans[0]
-        over_shards(missing, StepsOnShard, title, (run, plans), one.cpus, one.gpus, one.actors)
+        steps = partial(steps_on_shard, run=run, plans=plans)
+        over_shards(missing, steps, title, one.cpus, one.gpus, one.actors)
     missing = [place for place, name in enumerate(run.names) if not run.index(name).exists()]
     over_shards(missing, partial(write_kept, run=run), "writing shards")
     counts = count_run(run)

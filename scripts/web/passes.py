@@ -18,30 +18,23 @@ ATTEMPTS = "attempts"
 MOST_ATTEMPTS = 5
 
 
-class StepsOnShard:
-    """Calls the steps of a pass on a shard, and writes their tables. Each actor of Ray has one."""
-
-    def __init__(self, run: WebRun, plans: tuple[StepPlan, ...]) -> None:
-        """Store the run and the steps of the pass; models are loaded at the first call of their step."""
-        self.run, self.plans = run, plans
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Write the tables of a shard, the last step's last."""
-        place = int(row["shard"])
-        shard, bad = self.run.names[place], list[BadRecord]()
-        note_attempt(self.run.output / ATTEMPTS / self.plans[0].folder / shard)
-        kept = survivors(self.run, shard, before=self.plans[0])
-        samples = usable_samples(self.run, place, kept, bad)
-        tables: dict[int, list[Row]] = {plan.place: [] for plan in self.plans}
-        size = max(plan.batch_size for plan in self.plans)
-        while chunk := list(itertools.islice(samples, size)):
-            for plan in self.plans:
-                chunk = call_step(plan, chunk, tables[plan.place])
-        if kept is None:
-            write_unusable(self.run.unusable(shard), bad)
-        for plan in self.plans:
-            write_table(self.run.table(plan, shard), tables[plan.place])
-        return {"shard": place}
+def steps_on_shard(row: dict[str, Any], run: WebRun, plans: tuple[StepPlan, ...]) -> dict[str, Any]:
+    """Call the steps of a pass on a shard, and write their tables, the last step's last."""
+    place = int(row["shard"])
+    shard, bad = run.names[place], list[BadRecord]()
+    note_attempt(run.output / ATTEMPTS / plans[0].folder / shard)
+    kept = survivors(run, shard, before=plans[0])
+    samples = usable_samples(run, place, kept, bad)
+    tables: dict[int, list[Row]] = {plan.place: [] for plan in plans}
+    size = max(plan.batch_size for plan in plans)
+    while chunk := list(itertools.islice(samples, size)):
+        for plan in plans:
+            chunk = call_step(plan, chunk, tables[plan.place])
+    if kept is None:
+        write_unusable(run.unusable(shard), bad)
+    for plan in plans:
+        write_table(run.table(plan, shard), tables[plan.place])
+    return {"shard": place}
 
 
 def note_attempt(path: Path) -> None:
