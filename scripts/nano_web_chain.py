@@ -18,7 +18,6 @@ import torch
 
 import openpali
 from openpali import Pali3ForConditionalGeneration
-from openpali.data.files.config import find_config
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import load_source
 from openpali.data.sources.builtin.drawings import CREDITS
@@ -44,9 +43,6 @@ PLAN = {"raw shards": 30, "the SigLIP that filters": 240, "openpali web": 240, "
 STAGE_1, NAMING = 120, 10
 SETS = {"made": "made/shards", "raw": "raw/shards"}
 TEST_SCENES = 400
-CONFIG = "web/nano"
-# the folder that the configurations name
-DEFAULT = "outputs/web"
 
 
 def build_raw(folder: Path, samples: int) -> None:
@@ -67,10 +63,10 @@ def train_filter(folder: Path) -> None:
 
 
 def run_pipeline(folder: Path, workers: int) -> None:
-    """Run `openpali web`, with the configuration's paths in the folder of this chain."""
-    own = folder / "web.yaml"
-    own.write_text(find_config(CONFIG).read_text("utf-8").replace(DEFAULT, folder.as_posix()), "utf-8")
-    web.main(["--config", str(own), "--workers", str(workers)])
+    """Run `openpali web` on the raw shards."""
+    argv = ["--config", "web/nano", "--input", str(folder / "raw" / "shards"), "--output", str(folder / "made")]
+    argv += ["--steps.evaluation_images.against", json.dumps([str(folder / "raw" / "evaluation")])]
+    web.main([*argv, "--steps.similarity.model", str(folder / "siglip"), "--workers", str(workers)])
 
 
 def write_pages(folder: Path) -> None:
@@ -138,7 +134,7 @@ def spread(values: list[float]) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Run the chain."""
     parser = argparse.ArgumentParser(prog="make web", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--folder", type=Path, default=Path(DEFAULT), help="output folder")
+    parser.add_argument("--folder", type=Path, default=Path("outputs/web"), help="output folder")
     parser.add_argument("--samples", type=at_least(50), default=NanoWeb.samples, help="of the raw set")
     parser.add_argument("--workers", type=at_least(1), default=2, help="processes of openpali web")
     parser.add_argument("--seeds", type=at_least(1), default=1, help="trainings on each set")

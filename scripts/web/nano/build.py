@@ -39,9 +39,9 @@ class NanoWeb:
         seed: of everything random.
     """
 
-    samples: int = 8000
-    shards: int = 14
-    evaluation: int = 200
+    samples: int = 6000
+    shards: int = 12
+    evaluation: int = 150
     elsewhere: int = 6000
     seed: int = 0
 

@@ -15,10 +15,9 @@ TINY = NanoWeb(samples=66, shards=3, evaluation=6, elsewhere=3)
 LANGUAGES = ["en", "es", "fr", "it", "de", "pt", "tr", "id", "ru", "ja", "ar"]
 
 
-def in_process(shards, function, what, constructor=(), cpus=1.0, gpus=0.0, actors=None):
+def in_process(shards, function, what, *resources):
     """As `over_shards`, one shard after the other."""
-    call = function(*constructor) if isinstance(function, type) else function
-    return [call({"shard": place}) for place in shards]
+    return [function({"shard": place}) for place in shards]
 
 
 def make_web(folder: Path) -> tuple[Path, Path]:
