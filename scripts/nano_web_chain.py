@@ -82,7 +82,7 @@ def train_stage_1(folder: Path, name: str, seed: int, steps: int) -> None:
     source = f"{{name: webdataset, path: {json.dumps(str(folder / SETS[name]))}}}"
     argv = ["--config", "pali3/nano-web", "--output_dir", str(run_folder(folder, name, seed)), "--source", source]
     argv += ["--vision_checkpoint", str(folder / "siglip"), "--seed", str(seed), "--max_steps", str(steps)]
-    pretrain.main(argv)
+    pretrain.main([*argv, "--tokenizer", shipped("pali3-nano")])
 
 
 def run_folder(folder: Path, name: str, seed: int) -> Path:

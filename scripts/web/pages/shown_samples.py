@@ -16,6 +16,8 @@ from openpali.scripts.web.pages.made_set import MadeSet
 
 SIDE = 240  # pixels of a picture on the page
 LONGEST = 60  # letters of a value on the page; hashes are longer, and say nothing
+NAMES = {"of": "repeats"}
+"""Of values, in words."""
 KEPT = ("", "")
 """In place of step and reason, of samples that all steps have kept."""
 
@@ -95,12 +97,14 @@ def make_card(name: str, record: dict[str, Any], shown: Shown) -> dict[str, Any]
         for text in ([texts] if isinstance(texts, str) else texts)
     ]
     asked = [f"{one['question']} {one['answer']}" for one in shown.labels.get("questions") or ()]
-    values = {key: short(value) for key, value in shown.values.items() if len(short(value)) <= LONGEST}
+    shorts = {NAMES.get(key, key): short(value) for key, value in shown.values.items()}
+    values = {key: value for key, value in shorts.items() if len(value) <= LONGEST}
     origin = {key: cut(str(record[key])) for key in ("license", "source") if record.get(key)}
     models = dict(sorted(shown.models.items()))
     texts = [name, *(one["text"] for one in captions), *asked, *values.values(), *origin.values(), *models.values()]
     return {
         "id": name,
+        "step": shown.step,
         "drawing": drawing,
         "size_in_pixels": f"{record['image'].width} × {record['image'].height}",
         "captions": captions,
