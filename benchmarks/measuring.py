@@ -29,7 +29,7 @@ def cpu_seconds() -> float:
 
 
 def resident_gigabytes(field: str) -> float:
-    """`VmRSS`, or since the last reset `VmHWM`, of this process, in GiB."""
+    """`VmRSS`, `RssAnon`, or since the last reset `VmHWM`, of this process, in GiB."""
     found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) / 2**20

@@ -91,7 +91,7 @@ def run_folder(folder: Path, name: str, seed: int) -> Path:
 
 
 def naming(checkpoint: Path) -> dict[str, float]:
-    """Share of test scenes of one thing whose caption names it and nothing else, in each language that it is asked in."""
+    """Share of test scenes of one thing whose caption names it and nothing else, for prompts in each language."""
     model, processor = load_model(str(checkpoint))
     source: Any = load_source({"name": "emoji"} | TEST | {"length": TEST_SCENES})
     found = {}

@@ -36,9 +36,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "mask_vqvae": ("openpali.recipes.mask_vqvae", "the mask tokenizer behind segmentation tokens"),
     },
     "Tar shards and conversion": {
-        "filter_pairs": ("openpali.scripts.filter_pairs", "keep the best share of image-text pairs"),
-        "deduplicate": ("openpali.scripts.deduplicate", "remove duplicates of evaluation images"),
-        "web": ("openpali.scripts.web.command", "from raw image-text shards to the input of stage 1, on Ray"),
+        "web": ("openpali.scripts.web.command", "filter, deduplicate and label raw image-text shards, on Ray"),
         "convert": ("openpali.scripts.convert_big_vision", "convert a big_vision .npz checkpoint into a folder"),
     },
 }

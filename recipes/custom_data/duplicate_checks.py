@@ -1,6 +1,6 @@
 """Exact duplicates of custom images: within a split, with different labels, and as train/validation leakage.
 
-Equal pixels count as one image. `scripts/deduplicate.py` finds resized and compressed near-duplicates in tar shards.
+Equal pixels count as one image. `openpali web` finds resized and compressed near-duplicates in tar shards.
 """
 
 from collections import defaultdict

@@ -1,1 +1,1 @@
-"""What scripts over tar shards share."""
+"""What `openpali web` does with files: hashes of images, tables, tar shards, processes."""

@@ -8,7 +8,6 @@ import json
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
@@ -16,8 +15,6 @@ from uuid import uuid4
 import pyarrow
 from datasets import Dataset
 from pyarrow import parquet
-
-from openpali.data.files.tar_shards import read_samples
 
 
 @contextmanager
@@ -114,22 +111,3 @@ def write_json(path: Path, content: Any) -> None:
     """Write a JSON file atomically."""
     with written_aside(path) as aside:
         aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
-
-
-@dataclass(frozen=True)
-class WriteKept:
-    """Writes shards with the kept samples alone.
-
-    A row has the `url` and `name` of a shard, and `keep`, the numbers of its kept samples.
-    """
-
-    folder: str
-
-    def __call__(self, row: dict[str, Any], process: int | None) -> dict[str, Any]:
-        """Write a shard unless it exists; returns its name and number of kept samples."""
-        path = Path(self.folder) / f"{row['name']}.tar"
-        keep = set(row["keep"])
-        if not path.exists():
-            samples = read_samples(row["url"], row["name"], wanted=keep.__contains__)
-            write_shard(path, ((own.key, own.members) for own in samples if own.problem is None))
-        return {"name": row["name"], "kept": len(keep)}

@@ -25,6 +25,7 @@ def cluster(address: str | None, workers: int | None) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
+    from ray.data.context import ShuffleStrategy
     from ray.exceptions import RayError
 
     given: dict[str, Any] = {"address": address} if address else {"num_cpus": workers or os.cpu_count() or 1}
@@ -36,7 +37,8 @@ def cluster(address: str | None, workers: int | None) -> Iterator[None]:
         raise ConfigError(f"ray_address: no Ray cluster answers at {address}: {remedy}") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.shuffle_strategy = ray.data.context.ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
+    # the tasks of this shuffle run in the pool of processes; actors of the default one take seconds to start
+    context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield

@@ -28,8 +28,8 @@ def band_rows(images: np.ndarray, perceptual: np.ndarray, thumbnails: np.ndarray
         parts: groups among which the bands are divided.
 
     Returns:
-        Columns `part` (int64), `band` (int64, of band and bits), `image`, `perceptual` (int64), `thumbnail`
-        (uint8[n, t]).
+        Columns of int64[n * bands], which Arrow sorts without copies to Python: `part`, `band` (of band and bits),
+        `image`, `perceptual`, and `thumbnail_00` and so on, eight values each.
     """
     bands, parts_of = [], []
     for place, piece in enumerate(hash_pieces(distance)):
@@ -40,13 +40,14 @@ def band_rows(images: np.ndarray, perceptual: np.ndarray, thumbnails: np.ndarray
         bands.append(mixed.view(np.int64))
         parts_of.append(((mixed >> np.uint64(33)) % np.uint64(parts)).astype(np.int64))
     times = len(bands)
-    return {
+    words = np.ascontiguousarray(thumbnails).view(np.int64)
+    columns = {
         "part": np.concatenate(parts_of),
         "band": np.concatenate(bands),
         "image": np.tile(images, times),
         "perceptual": np.tile(perceptual.view(np.int64), times),
-        "thumbnail": np.tile(thumbnails, (times, 1)),
     }
+    return columns | {f"thumbnail_{at:02d}": np.tile(words[:, at], times) for at in range(words.shape[1])}
 
 
 def near_pairs(rows: dict[str, np.ndarray], distance: int) -> dict[str, np.ndarray]:
@@ -56,16 +57,17 @@ def near_pairs(rows: dict[str, np.ndarray], distance: int) -> dict[str, np.ndarr
         rows: columns of `band_rows`, all rows of a part.
         distance: bits in which hashes of copies may differ.
     """
-    thumbnails = np.ascontiguousarray(np.stack(list(rows["thumbnail"])) if len(rows["image"]) else rows["thumbnail"])
     order = np.lexsort((rows["image"], rows["band"]))
     bands, images = rows["band"][order], rows["image"][order]
-    perceptual, thumbnails = rows["perceptual"][order].view(np.uint64), thumbnails[order]
+    perceptual = rows["perceptual"][order].view(np.uint64)
+    names = sorted(name for name in rows if name.startswith("thumbnail_"))
     starts = np.flatnonzero(np.r_[True, bands[1:] != bands[:-1]]) if len(bands) else np.zeros(0, int)
     ends = np.r_[starts[1:], len(bands)] if len(bands) else starts
     found: list[np.ndarray] = []
     for start, end in zip(starts[ends - starts > 1].tolist(), ends[ends - starts > 1].tolist()):
-        own = slice(start, end)
-        found.append(pairs_in_group(images[own], perceptual[own], thumbnails[own], distance))
+        own = order[start:end]
+        thumbnails = np.stack([rows[name][own] for name in names], axis=1).view(np.uint8)
+        found.append(pairs_in_group(images[start:end], perceptual[start:end], thumbnails, distance))
     pairs = np.concatenate(found) if found else np.zeros((0, 2), np.int64)
     stars = stars_within(pairs)
     return {"image": stars[:, 0], "of": stars[:, 1]}

@@ -40,8 +40,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "eval.predict": {"max_new_tokens": 6, "device": "cpu"},
     "eval.web_demo": {"device": "cpu"},
     "eval.encoders": {"limit": 40, "device": "cpu"},
-    "scripts.filter_pairs": {"processes": 1},
-    "scripts.deduplicate": {"processes": 1},
+    "scripts.web.command": {"workers": 1},
 }
 
 RUN_ALL = "import json, sys\nfor code in json.load(sys.stdin):\n    exec(compile(code, 'block', 'exec'), {})\n"

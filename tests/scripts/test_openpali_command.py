@@ -13,7 +13,7 @@ def test_help_has_three_titled_groups_in_the_order_of_use(capsys):
     titles = [group.partition("\n")[0] for group in groups]
     assert titles == ["Use a model:", "Train a model:", "Tar shards and conversion:"]
     verbs = [re.findall(r"^  (\w+) +\w", group, re.MULTILINE) for group in groups]
-    assert [group[0] for group in verbs] == ["predict", "transfer", "filter_pairs"]
+    assert [group[0] for group in verbs] == ["predict", "transfer", "web"]
     assert [verb for group in verbs for verb in group] == list(openpali_cli.VERBS)
 
 

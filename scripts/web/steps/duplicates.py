@@ -18,7 +18,7 @@ from openpali.scripts.web.samples import KEEP, Verdict
 from openpali.scripts.web.tables import Row, survivors, write_table
 
 THUMBNAIL_BYTES = THUMBNAIL * THUMBNAIL * 3
-_ROWS_A_PART = 1_000_000
+ROWS_A_PART = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Duplicates:
         """Find the copies, and write the tables."""
         every, own = range(len(run.names)), {"run": run, "plan": plan}
         images = sum(row["images"] for row in over_shards(every, partial(count_images, **own), "counting images"))
-        parts = self.parts or max(1, math.ceil(images * (self.distance + 1) / _ROWS_A_PART))
+        parts = self.parts or max(1, math.ceil(images * (self.distance + 1) / ROWS_A_PART))
         bands = shard_rows(every).map_batches(
             partial(read_bands, **own, parts=parts), batch_size=1, batch_format="numpy"
         )

@@ -1,14 +1,35 @@
 """`similarity`: cosine similarity of image and captions by a SigLIP; `best_share` keeps the best ones."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from transformers import AutoProcessor
 
+from openpali.eval.answering.load_model import warn_slow
 from openpali.eval.image_encoders.embedding import embed_images, embed_texts
-from openpali.modeling.dtypes import CHOICES
-from openpali.scripts.shards.pair_scores import REDUCE, load
+from openpali.modeling.checkpoints import load_any, reading
+from openpali.modeling.dtypes import CHOICES, requested_dtype
 from openpali.scripts.web.samples import KEEP, Verdict, WebSample
+
+REDUCE: dict[str, Callable[[list[float]], float]] = {
+    "best": max,
+    "worst": min,
+    "mean": lambda values: sum(values) / len(values),
+}
+
+
+@functools.cache
+def load(name: str, device: str, dtype: str) -> tuple[Any, Any]:
+    """A model and its processor, loaded once in each process."""
+    loaded: Any = load_any(name, dtype=requested_dtype(dtype))
+    with reading(name):
+        processor = AutoProcessor.from_pretrained(name)
+    if dtype == "auto":
+        warn_slow(name, loaded, device)
+    return loaded.to(device).eval(), processor
 
 
 @dataclass(frozen=True)

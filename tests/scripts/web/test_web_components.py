@@ -6,7 +6,6 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from openpali.scripts.shards.image_hashes import ImageHashes
-from openpali.scripts.shards.near_duplicates import duplicates_within
 from openpali.scripts.web.components import both_ways, large_star, part_of, small_star, stars_within
 from openpali.scripts.web.near_pairs import band_rows, near_pairs
 
@@ -67,7 +66,7 @@ def test_nothing_has_no_components():
     assert small_star(np.zeros((0, 2), np.int64)).shape == (0, 2)
 
 
-def copies(seed: int, distance: int, shuffled: bool = True) -> ImageHashes:
+def copies(seed: int, distance: int) -> ImageHashes:
     """Random hashes, a third of them a few flipped bits away from another one, some with another thumbnail."""
     rng = np.random.default_rng(seed)
     perceptual = rng.integers(0, 2**64, 400, np.uint64)
@@ -80,7 +79,7 @@ def copies(seed: int, distance: int, shuffled: bool = True) -> ImageHashes:
     # images of one colour have one hash, and thumbnails that differ
     perceptual[300:330] = 0
     thumbnails[300:330] = (np.arange(30) // 3 * 25)[:, None]
-    order = rng.permutation(400) if shuffled else np.arange(400)
+    order = rng.permutation(400)
     digests = [str(index) for index in range(400)]
     return ImageHashes(digests, digests, perceptual[order], thumbnails[order], np.arange(400))
 
@@ -100,12 +99,3 @@ def test_bands_find_the_pairs_that_comparing_all_finds(distance, parts):
     later, earlier = np.nonzero(np.tril(close & alike, -1))
     assert len(later) > 50
     assert expected(stars) == expected(np.stack([later, earlier], axis=1))
-
-
-def test_what_fits_one_process_is_found_as_before():
-    # the images come first and their copies later, so that no two copies resemble each other through a later image
-    images = copies(3, 6, shuffled=False)
-    before = {duplicate.index for duplicate in duplicates_within(images, 6)}
-    pairs = near_pairs(band_rows(np.arange(400), images.perceptual, images.thumbnails, 6, 1), 6)
-    assert {index for index, _ in expected(np.stack([pairs["image"], pairs["of"]], axis=1))} == before
-    assert len(before) > 100
