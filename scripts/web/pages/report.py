@@ -113,6 +113,7 @@ def write_web_report(
         parts=step_parts(made, shown),
         histograms=score_histograms(made),
         kept=shown.get(KEPT, []),
+        models=models_of(shown.get(KEPT, [])),
         first=FIRST,
         credits=credits,
     )
@@ -126,6 +127,12 @@ def step_parts(made: MadeSet, cards: dict[tuple[str, str], list[dict[str, Any]]]
         own = [Reason(text, count, cards.get((row["step"], text), [])) for text, count in reasons]
         parts.append(StepPart(row["step"], row["reached"], own))
     return parts
+
+
+def models_of(cards: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """The models behind each label of some cards."""
+    labels = sorted({label for card in cards for label in card["models"]})
+    return {label: sorted({card["models"][label] for card in cards if label in card["models"]}) for label in labels}
 
 
 def urls_of(given: list[str]) -> dict[str, str]:

@@ -35,7 +35,6 @@ def make_web(folder: Path) -> tuple[Path, Path]:
         {"name": "evaluation_images", "against": [str(raw / "evaluation")]},
         {"name": "similarity", "model": str(folder / "siglip")},
         {"name": "best_share", "share": 0.7},
-        # {"name": "questions"},
     ]
     run = plan_run(WebArguments(input=[str(raw / "shards")], output=str(made), steps=steps, workers=1))
     settings = {"shards": run.names, "language": run.language, "steps": [command.settings(one) for one in run.steps]}

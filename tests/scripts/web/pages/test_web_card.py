@@ -45,7 +45,6 @@ def test_every_step_is_on_the_card(made, card):
 
 def test_models_are_named_with_their_labels(card):
     assert "| lingua | language |" in card
-    assert "| questions |" in card
 
 
 def test_pictures_lie_beside_the_card(made, card):
