@@ -39,7 +39,12 @@ from openpali.scripts.web.pages.made_set import MadeSet
 from openpali.scripts.web.pages.report import urls_of, write_web_report
 
 # seconds on two idle cores
-PLAN = {"raw shards": 30, "the SigLIP that filters": 240, "openpali web": 240, "scores and pages": 10}
+PLAN: dict[str, float] = {
+    "raw shards": 30,
+    "the SigLIP that filters": 240,
+    "openpali web": 240,
+    "scores and pages": 10,
+}
 STAGE_1, NAMING = 120, 20
 SETS = {"made": "made/shards", "raw": "raw/shards"}
 TEST_SCENES = 200
@@ -140,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     print(f"openpali {openpali.__version__}: a nano web through `openpali web`, into {folder}")
     trainings = [(name, seed) for seed in range(args.seeds) for name in SETS]
-    plan = PLAN | {f"stage 1 on the {name} set, seed {seed}": STAGE_1 for name, seed in trainings}
+    plan: dict[str, float] = PLAN | {f"stage 1 on the {name} set, seed {seed}": STAGE_1 for name, seed in trainings}
     timer = StepTimer(plan | {"naming": NAMING * len(trainings)})
     timer.run("raw shards", lambda: build_raw(folder, args.samples))
     timer.run("the SigLIP that filters", lambda: train_filter(folder))

@@ -14,6 +14,7 @@ from openpali.data.sources.builtin.written_words import WORDS
 SIDES = (64, 80, 96)
 WITH_WORDS = 96
 SCENES: dict[str, Any] = {"concepts": 16, "objects": (1, 2), "length": 1_000_000}
+SINGLE: dict[str, Any] = SCENES | {"objects": (1, 1)}
 TEST: dict[str, Any] = {"split": "test", "size": 64, "concepts": 16, "objects": (1, 1), "length": 2_000}
 """Scenes on which stage 1 is evaluated; the first of them are the evaluation images."""
 READABLE = 10
@@ -53,12 +54,11 @@ class Pictures:
 
     @cached_property
     def _written(self) -> EmojiScenes:
-        options = SCENES | {"objects": (1, 1), "words": (1, 2)}
-        return EmojiScenes(size=WITH_WORDS, seed=2000 + self.seed, **options)
+        return EmojiScenes(size=WITH_WORDS, seed=2000 + self.seed, words=(1, 2), **SINGLE)
 
     @cached_property
     def _single(self) -> EmojiScenes:
-        return EmojiScenes(size=SIDES[0], seed=3000 + self.seed, **SCENES | {"objects": (1, 1)})
+        return EmojiScenes(size=SIDES[0], seed=3000 + self.seed, **SINGLE)
 
     def single(self, number: int) -> Picture:
         """A scene of one thing, without words."""
