@@ -12,6 +12,7 @@ from openpali.scripts.web.pages.made_set import MadeSet
 BINS = 40
 MOST = 12  # languages with a histogram, the most frequent ones
 ALL = "all"
+FINE = 4000  # bins between -1 and 1 in which scores are counted
 
 
 @dataclass(frozen=True)
@@ -57,31 +58,52 @@ class Histogram:
         return self.place is None or (bar + 0.5) / len(self.counts) >= self.place
 
 
+@dataclass
+class Tally:
+    """Scores of a language, counted shard by shard: a set of any size takes the same memory."""
+
+    fine: np.ndarray
+    kept: int = 0
+
+    def add(self, scores: np.ndarray, threshold: float | None) -> None:
+        """Count more scores, cosines in [-1, 1]."""
+        self.fine += np.histogram(np.clip(scores, -1, 1), FINE, (-1, 1))[0]
+        self.kept += 0 if threshold is None else int((scores >= threshold).sum())
+
+
 def score_histograms(made: MadeSet) -> list[Histogram]:
     """A histogram for each language that has a threshold of its own; empty without the step `similarity`."""
     step, limits = made.step("similarity"), thresholds(made)
     if step is None:
         return []
-    by_language = ALL not in limits
-    found: dict[str, list[float]] = {}
+    found: dict[str, Tally] = {}
     for shard in made.shards:
-        table = parquet.read_table(made.folder / "tables" / step / f"{shard}.parquet").to_pydict()
-        for drop, score, language in zip(table["drop"], table.get("score", ()), table.get("score_language", ())):
-            if not drop:
-                found.setdefault(language if by_language else ALL, []).append(score)
-    frequent = sorted(found, key=lambda language: (-len(found[language]), language))[:MOST]
-    edges = [min(map(min, found.values()), default=0.0), max(map(max, found.values()), default=0.0)]
-    return [histogram(language, found[language], edges, limits.get(language)) for language in frequent]
+        for language, scores in scores_of(made, step, shard, by_language=ALL not in limits).items():
+            found.setdefault(language, Tally(np.zeros(FINE, int))).add(scores, limits.get(language))
+    frequent = sorted(found, key=lambda language: (-int(found[language].fine.sum()), language))[:MOST]
+    filled = np.flatnonzero(sum(found[language].fine for language in frequent)) if frequent else [0]
+    first, wide = int(filled[0]), -(-(int(filled[-1]) - int(filled[0]) + 1) // BINS)
+    return [histogram(language, found[language], first, wide, limits.get(language)) for language in frequent]
 
 
-def histogram(language: str, values: list[float], edges: list[float], threshold: float | None) -> Histogram:
-    """The histogram of the scores of a language between two edges."""
-    least, most = edges[0], edges[1] if edges[1] > edges[0] else edges[0] + 1e-6
-    scores = np.asarray(values, float)
-    counts, _ = np.histogram(scores, BINS, (least, most))
-    kept = None if threshold is None else float((scores >= threshold).mean())
+def scores_of(made: MadeSet, step: str, shard: str, by_language: bool) -> dict[str, np.ndarray]:
+    """The scores of a shard by language, or all of them together."""
+    table = parquet.read_table(made.folder / "tables" / step / f"{shard}.parquet").to_pydict()
+    found: dict[str, list[float]] = {}
+    for drop, score, language in zip(table["drop"], table.get("score", ()), table.get("score_language", ())):
+        if not drop:
+            found.setdefault(language if by_language else ALL, []).append(score)
+    return {language: np.asarray(scores, float) for language, scores in found.items()}
+
+
+def histogram(language: str, tally: Tally, first: int, wide: int, threshold: float | None) -> Histogram:
+    """The histogram of a language, of `BINS` bins of `wide` fine ones from the `first` on."""
+    fine = np.concatenate([tally.fine[first:], np.zeros(BINS * wide, int)])[: BINS * wide]
+    least = -1 + 2 * first / FINE
+    kept = None if threshold is None else tally.kept / int(tally.fine.sum())
     name = LANGUAGE_NAMES.get(language, "all languages" if language == ALL else language)
-    return Histogram(name, tuple(counts.tolist()), least, most, threshold, kept)
+    counts = tuple(fine.reshape(BINS, wide).sum(axis=1).tolist())
+    return Histogram(name, counts, least, least + 2 * BINS * wide / FINE, threshold, kept)
 
 
 def thresholds(made: MadeSet) -> dict[str, float]:

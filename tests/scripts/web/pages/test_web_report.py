@@ -4,11 +4,12 @@ import json
 import re
 import tarfile
 
+import numpy as np
 import pytest
 from made_web import make_web
 from PIL import Image
 
-from openpali.scripts.web.pages.histogram import histogram, score_histograms, thresholds
+from openpali.scripts.web.pages.histogram import FINE, Tally, histogram, score_histograms, thresholds
 from openpali.scripts.web.pages.made_set import MadeSet, NotMade
 from openpali.scripts.web.pages.report import main, urls_of, write_web_report
 from openpali.scripts.web.pages.shown_samples import Shown, choose, make_card, within
@@ -91,14 +92,27 @@ def test_the_histogram_has_the_threshold_of_each_language(web):
     assert {one.threshold for one in found} == set(limits.values())
     reached = next(row["reached"] for row in made.counts["steps"] if row["step"].endswith("similarity"))
     assert sum(one.total for one in found) == reached
-    assert all(0.5 < one.kept <= 1 for one in found)
+    assert all(one.kept is not None and 0.5 < one.kept <= 1 for one in found)
 
 
 def test_a_histogram_of_equal_scores_has_one_bar():
-    one = histogram("en", [0.5, 0.5], [0.5, 0.5], 0.5)
-    assert one.total == 2
-    assert sorted(one.heights)[-1] == 1
-    assert one.kept == 1
+    tally = Tally(np.zeros(FINE, int))
+    tally.add(np.array([0.5, 0.5]), 0.5)
+    one = histogram("en", tally, int(tally.fine.argmax()), 1, 0.5)
+    assert (one.total, one.kept, sorted(one.heights)[-2:]) == (2, 1, [0, 1])
+    assert one.least <= 0.5 < one.most
+
+
+def test_bars_hold_the_scores_between_their_edges():
+    tally, scores = Tally(np.zeros(FINE, int)), np.random.default_rng(0).normal(0.1, 0.1, 1000)
+    tally.add(scores[:300], 0.2)
+    tally.add(scores[300:], 0.2)
+    filled = np.flatnonzero(tally.fine)
+    one = histogram("all", tally, int(filled[0]), -(-(int(filled[-1]) - int(filled[0]) + 1) // 40), 0.2)
+    assert one.name == "all languages"
+    assert one.kept == (scores >= 0.2).mean()
+    assert one.counts == tuple(np.histogram(scores, len(one.counts), (one.least, one.most))[0])
+    assert abs(one.least + one.place * (one.most - one.least) - 0.2) < 1e-9
 
 
 def test_cards_end_where_the_page_would_be_too_large():
