@@ -119,7 +119,11 @@ def value_counts(column: Any) -> Counter[str]:
 
 def host(source: str) -> str:
     """The host of an address; the source itself where it is no address."""
-    return urlsplit(source).netloc or source if "://" in source else source
+    try:
+        return urlsplit(source).netloc or source
+    except ValueError:
+        # such as an unfinished IPv6 address
+        return source
 
 
 def most_common(counts: Counter[str]) -> list[tuple[str, str]]:

@@ -1,13 +1,15 @@
 """The card of a made set: its numbers are those of the index, and captions cannot break out of their lines."""
 
 import json
+import re
 
 import pytest
 import yaml
 from made_web import make_web
 
 from openpali.data.sources.webdataset import WebDataset
-from openpali.scripts.web.pages.card import host, lines_of, main, most_common, size_category
+from openpali.scripts.web.pages import card as card_module
+from openpali.scripts.web.pages.card import host, lines_of, main, make_card, most_common, size_category
 from openpali.scripts.web.pages.made_set import MadeSet
 
 
@@ -74,6 +76,16 @@ def test_an_edited_card_is_kept(made, card, capsys):
 def test_hosts_are_counted_and_not_addresses():
     assert host("https://shop.example.com/a/b?c") == "shop.example.com"
     assert host("CommonCrawl") == "CommonCrawl"
+    assert host("http://[::1/a") == "http://[::1/a"
+
+
+def test_a_hostile_record_stays_on_its_lines(made, monkeypatch):
+    hostile = "a | b\n# <script>alert(1)</script> ![x](javascript:alert(2)) `code`"
+    monkeypatch.setattr(card_module, "lines_of", lambda record: [hostile])
+    monkeypatch.setattr(card_module, "host", lambda source: hostile)
+    text = make_card(MadeSet(made))
+    assert not re.search(r"(?<!\\)<script|!\[x|\n# \\?<", text)
+    assert r"a \| b # \<script\>alert(1)\</script\> !\[x\](javascript:alert(2)) \`code\`" in text
 
 
 def test_rare_values_are_counted_together():
