@@ -4,7 +4,7 @@ BIN := .venv/bin
 JOBS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup links test test-latest test-oldest test-cpus lint demo demo-from-scratch nano nano-release nano-scores data36 encoders test-engines ten-kills mask-vqvae located docs docs-serve bench bench-check bench-gpu bench-peers comparisons clean
+.PHONY: help setup links test test-latest test-oldest test-cpus lint demo demo-from-scratch nano web nano-release nano-scores data36 encoders test-engines ten-kills mask-vqvae located docs docs-serve bench bench-check bench-gpu bench-peers comparisons clean
 
 help:
 	@echo "make demo   ask and fine-tune the shipped PaLI-3, in three minutes"
@@ -13,6 +13,7 @@ help:
 	@echo "make mask-vqvae   train masks as tokens on them, in about ten minutes"
 	@echo "make located   boxes and masks from a small PaLI-3, in about an hour"
 	@echo "make nano   a PaLI-3 and a PaliGemma through every stage, in under an hour"
+	@echo "make web    raw shards with planted noise through openpali web, scored, and stage 1 on what is kept; SEEDS=3 repeats it"
 	@echo "make data36   1,121 things named in 36 languages, in four drawing styles (needs npm, one minute)"
 	@echo "make encoders   SigLIP and a classification baseline on them, in about forty minutes"
 	@echo "make test   run the tests          make lint   ruff and pyright"
@@ -117,6 +118,10 @@ nano-scores: .venv/ready
 # both families through stage 0, 1, 2 and a transfer, each from the last
 nano: .venv/ready
 	$(BIN)/python -m openpali.scripts.nano
+
+# raw image-text shards with planted noise, filtered, deduplicated and labelled, against the truth
+web: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m openpali.scripts.nano_web_chain $(if $(SEEDS),--seeds $(SEEDS))
 
 # images for contrastive training, into the user's cache folder
 data36: .venv/ready

@@ -73,20 +73,23 @@ def write_report(
     )
 
 
-def write_page(path: str | Path, template: str, **content: Any) -> Path:
-    """Render a template of eval/, such as `report/report.html.j2`, with all text escaped, and write it.
+def write_page(path: str | Path, template: str | Path, **content: Any) -> Path:
+    """Render a template of eval/, such as `report/report.html.j2`, or a file, with all text escaped, and write it.
 
     The page may load nothing and run nothing but `script`, whatever stands in the texts of a model.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parents[1]), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    template = Path(template)
+    # a file of eval/ may be extended by one elsewhere
+    folders = [Path(__file__).parents[1], *([template.parent] if template.is_absolute() else [])]
+    name = template.name if template.is_absolute() else template.as_posix()
+    loader = FileSystemLoader(folders)
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"value": format_value, "interval": format_interval, "metric_name": format_metric_name}
     environment.filters |= {"points": format_points}
     script = content.get("script", "")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     values = {"true_colour": TRUE_COLOUR, "predicted_colour": PREDICTED_COLOUR, "long": LONG, "digest": digest}
-    page = environment.get_template(template).render(**values, **content)
+    page = environment.get_template(name).render(**values, **content)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")

@@ -18,6 +18,9 @@ from openpali.data.files.config import ConfigError
 from openpali.recipes.run.command_line import command, read_values, set_nested, take_nested
 from openpali.scripts.web.costs import PlanArguments, plan_lines
 from openpali.scripts.web.counts import count_run
+from openpali.scripts.web.pages.card import write_card
+from openpali.scripts.web.pages.made_set import MadeSet
+from openpali.scripts.web.pages.report import write_web_report
 from openpali.scripts.web.passes import ATTEMPTS, steps_on_shard
 from openpali.scripts.web.running.cluster import cluster, gpus_here, over_shards
 from openpali.scripts.web.running.files import claim, write_json, written_aside
@@ -38,7 +41,9 @@ def main(argv: list[str] | None = None) -> None:
     with cluster(args.ray_address, args.workers):
         counts = run_steps(run)
     print("\n".join(counts.lines()))
-    print(f"Shards: {run.output / 'shards'}. Counts: {run.output / 'counts.json'}")
+    made = MadeSet(run.output)
+    report, card = write_web_report(made, dict(zip(run.names, run.urls))), write_card(made)
+    print(f"Shards: {run.output / 'shards'}. Report: {report}. Card: {card}")
 
 
 def read_arguments(argv: list[str] | None) -> tuple[WebArguments, PlanArguments]:

@@ -62,7 +62,8 @@ def index_line(sample: Sample, record: dict[str, Any]) -> dict[str, Any]:
         "shard": sample.shard,
         "key": sample.key,
         "languages": sorted(record.get("captions", {})),
-        "labels": sorted(key for key in record if key not in _ABOUT),
+        # a step that found nothing leaves an empty list
+        "labels": sorted(key for key, value in record.items() if value and key not in _ABOUT),
         "models": sorted(set(record.get("label_models", {}).values())),
         "source": str(record.get("source", "")),
         "license": str(record.get("license", record.get("licence", ""))),

@@ -8,7 +8,7 @@ import page_folders as given
 import pytest
 from page_blocks import QUICK, as_words, started
 
-from openpali.scripts import demo, demo_from_scratch, nano
+from openpali.scripts import demo, demo_from_scratch, nano, nano_web_chain
 
 SCENES = 2
 # chain: what it leaves besides its report
@@ -52,3 +52,12 @@ def test_a_chain_runs_from_its_first_stage_to_its_report(name, quick, tmp_path, 
         assert max(steps, default=1) == 1, stage
     reports = ["retrieval/report.html", "classes/report.html"] if name == "encoders" else ["report.html"]
     assert all((folder / report).is_file() for report in reports)
+
+
+def test_the_chain_of_the_nano_web_runs_from_raw_shards_to_what_stage_1_names(quick, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(nano_web_chain, "TEST_SCENES", SCENES)
+    nano_web_chain.main(["--samples", "60"])
+    folder = Path("outputs/web")
+    assert {"report.html", "README.md", "nano_scores.json"} <= {path.name for path in (folder / "made").iterdir()}
+    assert set(json.loads((folder / "naming.json").read_text())) == set(nano_web_chain.SETS)

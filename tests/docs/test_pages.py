@@ -3,11 +3,13 @@ listed here with what is looked at instead; Python is run as it stands. The guid
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import page_folders as given
 import pytest
 import torch
+from made_web import make_web
 from page_blocks import ROOT, blocks, mentioned, run_command, run_python, words
 from page_checks import begins, compiles, installs, is_known, launches, logs_in, makes
 
@@ -59,6 +61,7 @@ BEFORE: dict[str, Prepared] = {
         (given.save_images, ("photo.jpg", "photos/1.jpg", "photos/more/1.jpg")),
         (given.clip, ("clip.mp4",)),
     ],
+    "experiments": [(make_web, (Path("outputs/web"),))],
     "masks": [
         (given.pali3, ("outputs/located/refer", "MODEL")),
         (given.coco, ("instances.json", "train")),

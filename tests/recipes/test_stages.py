@@ -195,8 +195,8 @@ MODULES |= {"transfer": transfer, "denoise": denoise, "classification": classifi
 MODULES |= {"captioner": captioner, "siglip2": siglip2}
 # what `--kind` takes, and what is only evaluated: tests of custom data and of the transfers run them
 BY_VERB = {"custom": "transfer", "pope": "eval"}
-# of launches, and of sets that are only evaluated (tests/recipes/configs/test_evaluation_configs.py)
-NO_STAGES = ("accelerate", "evaluation")
+# of launches, of sets that are only evaluated and of openpali web (tests/recipes/configs has tests of both)
+NO_STAGES = ("accelerate", "evaluation", "web")
 
 
 @pytest.mark.parametrize(
