@@ -67,7 +67,8 @@ def columns(rooms: list[str], arrows: list[Arrow]) -> dict[str, int]:
 def arranged(rooms: list[str], arrows: list[Arrow]) -> dict[str, Place]:
     """Column and row of each room: the best of some hundred beginnings, each improved room by room."""
     column, rng = columns(rooms, arrows), random.Random(0)
-    rows = range(max(list(column.values()).count(number) for number in column.values()))
+    # one row more than the fullest column has, for arrows that go around
+    rows = range(1 + max(list(column.values()).count(number) for number in column.values()))
 
     def cost(row: dict[str, int]) -> float:
         places = {room: (column[room], row[room]) for room in rooms}

@@ -43,5 +43,6 @@ def make_web(folder: Path) -> tuple[Path, Path]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (command, counts, best_share):
             patch.setattr(module, "over_shards", in_process)
+        patch.setattr(command, "gpus_here", lambda: 0)
         command.run_steps(run)
     return raw, made

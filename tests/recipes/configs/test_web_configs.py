@@ -25,7 +25,7 @@ def steps_of(path: Path) -> list[dict]:
 def test_it_opens_with_the_command_that_reads_it(path):
     first = path.read_text("utf-8").splitlines()[0]
     assert first.startswith(f"# openpali web --config web/{path.stem}")
-    args = read_arguments(shlex.split(first.removeprefix("# openpali web ")))
+    args, _ = read_arguments(shlex.split(first.removeprefix("# openpali web ")))
     assert args.input
     assert args.output
 
