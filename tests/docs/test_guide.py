@@ -14,7 +14,7 @@ GUIDE = ROOT / "docs" / "guide"
 # a day in its order
 PAGES = ["install", "your-data", "checkpoint", "adapters", "report", "push", "serve"]
 # test_peers.py, and the tests in guide/ and beside this one, have these
-APART = ["trl", "groups", "reward", "aspect-ratio", "siglip2"]
+APART = ["trl", "groups", "reward", "aspect-ratio", "siglip2", "web"]
 
 # the shortest training that there is; everything else is as the page says
 QUICK = {"max_steps": 2, "use_cpu": "true", "eval_limit": 2, "test_limit": 2, "per_device_train_batch_size": 2}
