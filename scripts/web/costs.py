@@ -10,13 +10,14 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 
 from openpali.modeling.user_errors import CheckpointError, UserError
 from openpali.scripts.web.labelling.seq2seq import AT_ONCE
 from openpali.scripts.web.model_costs import CAPTION_TOKENS, GPUS, LAYER_SECONDS, core_seconds, gpu_seconds, model_uses
+from openpali.scripts.web.running.plan import StepPlan
 
 RATES = Path(__file__).with_name("rates.yaml")
 SAMPLE_BYTES = 2500
@@ -51,33 +52,6 @@ class PlanArguments:
             raise UserError("node_gigabytes and pair_kilobytes are above 0")
         if self.gpu not in GPUS:
             raise UserError(f"gpu is one of {', '.join(GPUS)}, not {self.gpu!r}")
-
-
-class PlannedStep(Protocol):
-    """A step with its resources, as the run plans it.
-
-    Attributes:
-        name: as in the configuration.
-        step: with its options.
-        cpus, gpus: of each actor.
-        actors: that call it; None for as many as there is room for.
-    """
-
-    name: str
-    step: Any
-    cpus: float
-    gpus: float
-    actors: int | None
-
-    @property
-    def folder(self) -> str:
-        """Name of the folder of its tables, as in `03-similarity`."""
-        ...
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it looks at the whole set, and not at samples."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -115,7 +89,7 @@ _SUMMED = ("cpu", "gpu", "written", "read", "shuffled", "wall")
 HEADER = ["step", "pairs", "CPU h", "GPU h", "written", "read", "shuffled", "wall h", "seconds are"]
 
 
-def plan_lines(steps: Sequence[PlannedStep], args: PlanArguments) -> list[str]:
+def plan_lines(steps: Sequence[StepPlan], args: PlanArguments) -> list[str]:
     """The costs of a configuration's steps as a table, with its assumptions below.
 
     Raises:
@@ -140,7 +114,7 @@ def plan_lines(steps: Sequence[PlannedStep], args: PlanArguments) -> list[str]:
 
 
 def plan_rows(
-    steps: Sequence[PlannedStep], args: PlanArguments, rates: dict[str, Any], notes: list[str]
+    steps: Sequence[StepPlan], args: PlanArguments, rates: dict[str, Any], notes: list[str]
 ) -> Iterator[Row]:
     """A row for each pass over the shards and for each step; what is not known is added to `notes`."""
     keeps = kept_shares(steps, args.counts)
@@ -156,14 +130,14 @@ def plan_rows(
     yield timed(Row("writing shards", pairs, cpu=args.pairs * rates["write"], written=size, read=raw), args)
 
 
-def passes(steps: Sequence[PlannedStep]) -> Iterator[tuple[PlannedStep, ...]]:
+def passes(steps: Sequence[StepPlan]) -> Iterator[tuple[StepPlan, ...]]:
     """Steps that read the images together: neighbours with equal resources, as the run has them."""
     keys = (place if plan.is_whole else (plan.cpus, plan.gpus, plan.actors) for place, plan in enumerate(steps))
     for _, group in itertools.groupby(zip(keys, steps, strict=True), lambda pair: pair[0]):
         yield tuple(plan for _, plan in group)
 
 
-def step_row(plan: PlannedStep, pairs: float, args: PlanArguments, rates: dict[str, Any], notes: list[str]) -> Row:
+def step_row(plan: StepPlan, pairs: float, args: PlanArguments, rates: dict[str, Any], notes: list[str]) -> Row:
     """The costs of one step."""
     rate = rates["steps"].get(plan.name, {})
     written = pairs * rate.get("bytes", ROW_BYTES)
@@ -184,7 +158,7 @@ def step_row(plan: PlannedStep, pairs: float, args: PlanArguments, rates: dict[s
     return Row(plan.folder, pairs, pairs * cpu, pairs * gpu, written, 0.0, shuffled, source=source)
 
 
-def timed(row: Row, args: PlanArguments, plan: PlannedStep | None = None) -> Row:
+def timed(row: Row, args: PlanArguments, plan: StepPlan | None = None) -> Row:
     """The row with its wall time, where each actor computes on its cores and then on its GPU.
 
     Raises:
@@ -202,7 +176,7 @@ def timed(row: Row, args: PlanArguments, plan: PlannedStep | None = None) -> Row
     return replace(row, wall=max((row.cpu + row.gpu) / at_once, on_gpus, moved))
 
 
-def kept_shares(steps: Sequence[PlannedStep], counts: str) -> dict[str, float]:
+def kept_shares(steps: Sequence[StepPlan], counts: str) -> dict[str, float]:
     """The share that each step keeps: of a trial run, or of `best_share`, or all.
 
     Raises:
