@@ -5,7 +5,6 @@ models are computed (`model_costs.py`). A pass reads every raw shard, but decode
 """
 
 import functools
-import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ import yaml
 from openpali.modeling.user_errors import CheckpointError, UserError
 from openpali.scripts.web.labelling.seq2seq import AT_ONCE
 from openpali.scripts.web.model_costs import CAPTION_TOKENS, GPUS, LAYER_SECONDS, core_seconds, gpu_seconds, model_uses
-from openpali.scripts.web.running.plan import StepPlan
+from openpali.scripts.web.running.plan import StepPlan, passes
 
 RATES = Path(__file__).with_name("rates.yaml")
 SAMPLE_BYTES = 2500
@@ -128,13 +127,6 @@ def plan_rows(
             pairs *= keeps[plan.folder]
     size = pairs * (args.pair_kilobytes * 1e3 + SAMPLE_BYTES)
     yield timed(Row("writing shards", pairs, cpu=args.pairs * rates["write"], written=size, read=raw), args)
-
-
-def passes(steps: Sequence[StepPlan]) -> Iterator[tuple[StepPlan, ...]]:
-    """Steps that read the images together: neighbours with equal resources, as the run has them."""
-    keys = (place if plan.is_whole else (plan.cpus, plan.gpus, plan.actors) for place, plan in enumerate(steps))
-    for _, group in itertools.groupby(zip(keys, steps, strict=True), lambda pair: pair[0]):
-        yield tuple(plan for _, plan in group)
 
 
 def step_row(plan: StepPlan, pairs: float, args: PlanArguments, rates: dict[str, Any], notes: list[str]) -> Row:

@@ -1,6 +1,6 @@
 """The configuration of `openpali web`: which shards, which steps with which options and resources, and where to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import groupby
 from pathlib import Path
@@ -97,11 +97,14 @@ class WebRun:
         return self.output / "index" / f"{shard}.parquet"
 
     def passes(self) -> Iterator[tuple[StepPlan, ...]]:
-        """Steps that read the images together: neighbours with equal resources. Steps of the whole set stand alone."""
-        for _, group in groupby(
-            self.steps, lambda plan: plan.place if plan.is_whole else (plan.cpus, plan.gpus, plan.actors)
-        ):
-            yield tuple(group)
+        """See `passes`."""
+        return passes(self.steps)
+
+
+def passes(steps: Sequence[StepPlan]) -> Iterator[tuple[StepPlan, ...]]:
+    """Steps that read the images together: neighbours with equal resources. Steps of the whole set stand alone."""
+    for _, group in groupby(steps, lambda one: one.place if one.is_whole else (one.cpus, one.gpus, one.actors)):
+        yield tuple(group)
 
 
 def plan_run(args: WebArguments) -> WebRun:
