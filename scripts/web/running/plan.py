@@ -103,7 +103,7 @@ class WebRun:
 
 def passes(steps: Sequence[StepPlan]) -> Iterator[tuple[StepPlan, ...]]:
     """Steps that read the images together: neighbours with equal resources. Steps of the whole set stand alone."""
-    for _, group in groupby(steps, lambda one: one.place if one.is_whole else (one.cpus, one.gpus, one.actors)):
+    for _, group in groupby(steps, lambda one: one.folder if one.is_whole else (one.cpus, one.gpus, one.actors)):
         yield tuple(group)
 
 

@@ -13,7 +13,7 @@ from openpali.scripts.web.running.plan import WebArguments, plan_run
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("plan")
-    write_raw_web(folder, shards=1, size=10)
+    write_raw_web(folder, shards=1, size=12)
     return str(folder / "raw")
 
 
