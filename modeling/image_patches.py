@@ -147,6 +147,13 @@ class NaFlexVisionEmbeddings(Siglip2VisionEmbeddings):
     resize_positional_embeddings: Any = staticmethod(resize_positions)
 
 
+def use_own_positions(tower: Any) -> None:
+    """Let an image encoder resize its positions by `NaFlexVisionEmbeddings`; another kind of encoder is left alone."""
+    embeddings = getattr(tower, "embeddings", None)
+    if type(embeddings) is Siglip2VisionEmbeddings:
+        embeddings.__class__ = NaFlexVisionEmbeddings
+
+
 def encode_patches(
     tower: Any, pixel_values: torch.Tensor, spatial_shapes: torch.Tensor | None, **options: Any
 ) -> BaseModelOutputWithPooling:
@@ -169,8 +176,7 @@ def encode_patches(
             "the image encoder takes images of any aspect ratio: pixel_values in patches with their spatial_shapes, as"
             " the model's own processor returns them (a processor of square images does not)"
         )
-    if type(tower.embeddings) is Siglip2VisionEmbeddings:
-        tower.embeddings.__class__ = NaFlexVisionEmbeddings
+    use_own_positions(tower)
     patches, shapes = pixel_values.flatten(0, -3), spatial_shapes.flatten(0, -2)
     mask = patch_mask(shapes, patches.shape[1])
     return tower(pixel_values=patches, pixel_attention_mask=mask, spatial_shapes=shapes, **options)

@@ -16,6 +16,8 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 from transformers import PreTrainedModel, Siglip2VisionModel, SiglipVisionModel
 
+from openpali.modeling.image_patches import use_own_positions
+
 logger = logging.getLogger(__name__)
 
 POOLINGS = ("head", "mean")
@@ -90,6 +92,7 @@ def pooled_features(
     """`image_features` with several poolings in one forward pass."""
     check_poolings(model, poolings)
     tower = image_tower(model)
+    use_own_positions(tower)
     rows: list[dict[str, torch.Tensor]] = []
     with eval_mode(model):
         for batch in tqdm(batches(images, batch_size), desc="images", unit="batch", disable=not progress):

@@ -7,7 +7,7 @@ earlier stage that has not run yet is planned from its shipped configuration.
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -177,6 +177,9 @@ def plan_contrastive(line: list[str]) -> TrainingPlan:
     if args.model and earlier is None:
         config: Any = load_config(args.model) if is_here(args.model) else no_model(args.model)
     else:
+        if args.vision_checkpoint and not is_here(args.vision_checkpoint):
+            # the preset's sizes, until that encoder is there
+            args = replace(args, vision_checkpoint=None)
         config = earlier.config if earlier else contrastive.make_config(args, counted_tokens(args.tokenizer, args))
     config = at_most_tokens(config, args.sequence_lengths, [args.patch_size, *args.patch_sizes])
     config.token_bottleneck = args.token_bottleneck

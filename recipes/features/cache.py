@@ -25,7 +25,7 @@ from openpali.data.files.config import ConfigError
 from openpali.data.images.lazy_image import ImageFiles, image_key
 from openpali.data.images.preprocess import with_fast_images
 from openpali.data.mixture import TaskDataset
-from openpali.modeling.image_patches import is_naflex, most_image_tokens
+from openpali.modeling.image_patches import is_naflex, most_image_tokens, use_own_positions
 from openpali.recipes.features.examples import CachedCollator, CachedExamples, Reading, loader_of, read_once
 from openpali.recipes.features.store import FeatureStore, RecordForm, bytes_of, format_bytes
 from openpali.recipes.run.arguments import RunArguments
@@ -206,6 +206,7 @@ def fill(store: FeatureStore, missing: MissingImages, model: PreTrainedModel, ru
         ConfigError: the disk is full.
     """
     tower = image_encoder(model)
+    use_own_positions(tower)
     home, training, dtype = next(tower.parameters()).device, tower.training, autocast_dtype(run)
     tower.to(run.device).eval()
     loader = loader_of(missing, run, run.per_device_train_batch_size, collate_images)

@@ -63,7 +63,7 @@ def test_every_part_starts_from_the_one_before(ran, tmp_path, capsys):
 
 def test_the_pipeline_works_in_the_folder_of_the_chain(ran, tmp_path):
     nano_web_chain.run_pipeline(tmp_path, 2)
-    args = read_arguments(ran[0][1][0])
+    args, _ = read_arguments(ran[0][1][0])
     steps = {step["name"]: step for step in args.steps}
     assert steps["similarity"]["model"] == str(tmp_path / "siglip")
     assert steps["evaluation_images"]["against"] == [str(tmp_path / "raw" / "evaluation")]

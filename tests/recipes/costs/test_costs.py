@@ -235,7 +235,7 @@ def test_more_gpus_hold_less_and_what_does_not_fit_is_said(capsys):
 
 
 # folders of configurations that are not planned
-NO_COSTS = ("accelerate", "mask_vqvae", "captioner", "siglip2", "reward")
+NO_COSTS = ("accelerate", "mask_vqvae", "captioner", "siglip2", "reward", "web")
 
 
 @pytest.mark.adapters
