@@ -22,38 +22,50 @@ import numpy as np
 from measuring import cpu_seconds, machine, resident_gigabytes, versions
 
 from openpali.scripts.web.copies.components import connected
-from openpali.scripts.web.copies.near_pairs import band_rows, near_pairs
+from openpali.scripts.web.copies.near_pairs import SHARD_BITS, alike_pairs, band_rows, near_pairs
 from openpali.scripts.web.running.cluster import cluster, grouped
 from openpali.scripts.web.steps.duplicates import ROWS_A_PART, THUMBNAIL_BYTES
 
 DISTANCE, COPY_EVERY, FLIPPED = 6, 10, 3
 # images whose hashes one task makes, as a shard has
 SHARD = 20_000
+# of a row of the group-by: five numbers
+COLUMN_BYTES = 5 * 8
 
 
 def synthetic(batch: dict[str, np.ndarray], parts: int, folder: Path) -> dict[str, np.ndarray]:
-    """Rows of one shard for the group-by: its images, and copies of images of the shard before it."""
-    shard = int(batch["id"][0])
-    images, perceptual, thumbnails = hashes(shard)
-    if shard:
-        _, others, small = hashes(shard - 1)
-        rng = np.random.default_rng([shard, 1])
+    """Rows of one shard for the group-by."""
+    place = int(batch["id"][0])
+    perceptual, thumbnails = hashes(place)
+    rows = band_rows(np.arange(SHARD) | (place << SHARD_BITS), perceptual, thumbnails, DISTANCE, parts)
+    note_memory(folder)
+    return rows
+
+
+def hashes(place: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes and thumbnails of a shard's images: some are copies of images of the shard before it."""
+    perceptual, thumbnails = originals(place)
+    if place:
+        others, small = originals(place - 1)
+        rng = np.random.default_rng([place, 1])
         at = np.arange(0, SHARD, COPY_EVERY)
         # of images that are no copies themselves
         of = at + 1
         bits = rng.integers(0, 64, (FLIPPED, len(at))).astype(np.uint64)
         perceptual[at] = others[of] ^ np.bitwise_or.reduce(np.uint64(1) << bits, axis=0)
         thumbnails[at] = np.clip(small[of].astype(int) + rng.integers(-8, 9, small[of].shape), 0, 255)
-    rows = band_rows(images, perceptual, thumbnails, DISTANCE, parts)
-    note_memory(folder)
-    return rows
+    return perceptual, thumbnails
 
 
-def hashes(shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Numbers, hashes and thumbnails of a shard's images."""
-    rng = np.random.default_rng([shard, 0])
-    images = np.arange(shard * SHARD, (shard + 1) * SHARD)
-    return images, rng.integers(0, 2**64, SHARD, np.uint64), rng.integers(0, 256, (SHARD, THUMBNAIL_BYTES), np.uint8)
+def originals(place: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random hashes and thumbnails."""
+    rng = np.random.default_rng([place, 0])
+    return rng.integers(0, 2**64, SHARD, np.uint64), rng.integers(0, 256, (SHARD, THUMBNAIL_BYTES), np.uint8)
+
+
+def thumbnails_of(place: int, numbers: np.ndarray) -> np.ndarray:
+    """Thumbnails of a shard, as from its table."""
+    return hashes(place)[1][numbers]
 
 
 def find(group: dict[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
@@ -79,7 +91,8 @@ def search(images: int, folder: Path) -> dict[str, Any]:
     begin = time.monotonic()
     made: Any = partial(synthetic, parts=parts, folder=folder)
     rows = ray.data.range(shards, override_num_blocks=shards).map_batches(made, batch_size=1, batch_format="numpy")
-    stars = connected(grouped(rows, "part", parts, partial(find, folder=folder)), parts)
+    near = grouped(rows, "part", parts, partial(find, folder=folder)).materialize()
+    stars = connected(alike_pairs(near, thumbnails_of, parts), parts)
     found = sum(int(row["count"]) for row in counted(stars))
     seconds = time.monotonic() - begin
     planted = (shards - 1) * (SHARD // COPY_EVERY)
@@ -90,7 +103,7 @@ def search(images: int, folder: Path) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "cpu_hours": round(sum(cpu for _, cpu in processes) / 3600, 4),
         "worker_gigabytes": round(max(memory for memory, _ in processes), 2),
-        "shuffled_gigabytes": round(images * (DISTANCE + 1) * (THUMBNAIL_BYTES + 4 * 8) / 1e9, 2),
+        "shuffled_gigabytes": round(images * (DISTANCE + 1) * COLUMN_BYTES / 1e9, 2),
         "found": round(found / planted, 5),
         "others": max(0, found - planted),
     }

@@ -23,8 +23,8 @@ SAMPLE_BYTES = 2500
 """Of a sample in a tar shard beside its image: two headers, padding, and the JSON of its record."""
 ROW_BYTES = 100
 """Of a row in a step's table where none has been measured."""
-BAND_BYTES = 224
-"""Of a row of `duplicates` in the group-by: four numbers and a thumbnail. An image has `distance` + 1 rows."""
+BAND_BYTES = 40
+"""Of a row of `duplicates` in the group-by: five numbers. An image has `distance` + 1 rows."""
 
 
 @dataclass

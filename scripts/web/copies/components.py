@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from openpali.scripts.web.running.cluster import grouped
+from openpali.scripts.web.running.cluster import grouped, mapped
 
 MOST_ROUNDS = 60
 _MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -82,7 +82,7 @@ def connected(pairs: Any, parts: int) -> Any:
     """
     before = None
     for _ in range(MOST_ROUNDS):
-        both = pairs.map_batches(both_ways, batch_format="numpy")
+        both = mapped(pairs, both_ways)
         large = _star(both, large_star, parts)
         pairs = _star(large, small_star, parts).materialize()
         after = checksum(pairs)
@@ -102,7 +102,7 @@ def _star(pairs: Any, star: Any, parts: int) -> Any:
         found = star(np.stack([group["image"], group["of"]], axis=1))
         return {"image": found[:, 0], "of": found[:, 1]}
 
-    return grouped(pairs.map_batches(divide, batch_format="numpy"), "part", parts, apply)
+    return grouped(mapped(pairs, divide), "part", parts, apply)
 
 
 def both_ways(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -127,5 +127,5 @@ def checksum(pairs: Any) -> tuple[int, int]:
         # of 40 bits each, so that the sums of the parts are exact
         return {"count": np.array([len(image)]), "sum": np.array([int((mixed >> np.uint64(24)).sum()) % 2**40])}
 
-    rows = list(pairs.map_batches(add, batch_format="numpy").iter_rows())
+    rows = list(mapped(pairs, add).iter_rows())
     return sum(int(row["count"]) for row in rows), sum(int(row["sum"]) for row in rows) % 2**40

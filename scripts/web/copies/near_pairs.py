@@ -1,23 +1,31 @@
 """Pairs of near copies among images of many shards: those whose hashes share a band meet in one group.
 
 Hashes that differ in at most `distance` of 64 bits are equal in one of `distance` + 1 bands. Each image gives a row
-for each band; Ray brings the rows of equal bands together, and no process holds more than its part of them.
+for each band; Ray brings the rows of equal bands together, and no process holds more than its part of them. Thumbnails
+stay in the tables of their shards; only those of pairs whose hashes are near are read and compared.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from openpali.scripts.web.copies.components import stars_within
 from openpali.scripts.web.copies.near_duplicates import MOST_DIFFERENCE, hash_pieces
+from openpali.scripts.web.running.cluster import grouped, mapped
 
 SHARD_BITS = 32
 """An image's number: the place of its shard in the upper bits, that of the sample in its shard in the lower ones."""
 _MIX = np.uint64(0x9E3779B97F4A7C15)
-_AT_ONCE = 2_000_000
+
+Columns = dict[str, np.ndarray]
+ReadThumbnails = Callable[[int, np.ndarray], np.ndarray]
+"""From the place of a shard and int64[n] numbers of samples in it to uint8[n, t], their thumbnails."""
 
 
-def band_rows(images: np.ndarray, perceptual: np.ndarray, thumbnails: np.ndarray, distance: int, parts: int) -> Any:
+def band_rows(
+    images: np.ndarray, perceptual: np.ndarray, thumbnails: np.ndarray, distance: int, parts: int
+) -> Columns:
     """Rows for the group-by, `distance` + 1 for each image.
 
     Args:
@@ -28,80 +36,111 @@ def band_rows(images: np.ndarray, perceptual: np.ndarray, thumbnails: np.ndarray
         parts: groups among which the bands are divided.
 
     Returns:
-        Columns of int64[n * bands], which Arrow sorts without copies to Python: `part`, `band` (of band and bits),
-        `image`, `perceptual`, and `thumbnail_00` and so on, eight values each.
+        Columns of int64[n * bands]: `part`, `band` (its place and its bits, mixed), `image`, `perceptual`, and `look`,
+        which is equal for images with equal hash and thumbnail.
     """
-    bands, parts_of = [], []
-    for place, piece in enumerate(hash_pieces(distance)):
-        # one bit pattern in two bands would be two groups
-        mixed = ((perceptual & piece) ^ np.uint64(place)) * _MIX
-        mixed ^= mixed >> np.uint64(29)
-        mixed *= _MIX
-        bands.append(mixed.view(np.int64))
-        parts_of.append(((mixed >> np.uint64(33)) % np.uint64(parts)).astype(np.int64))
-    times = len(bands)
-    words = np.ascontiguousarray(thumbnails).view(np.int64)
-    columns = {
-        "part": np.concatenate(parts_of),
-        "band": np.concatenate(bands),
+    pieces = list(enumerate(hash_pieces(distance)))
+    # one bit pattern in two bands would be two groups
+    bands = np.concatenate([mixed((perceptual & piece) ^ mixed(np.uint64(place))) for place, piece in pieces])
+    words = np.ascontiguousarray(thumbnails).view(np.uint64)
+    look = mixed(perceptual)
+    for column in words.T:
+        look = mixed(look ^ column)
+    times = len(pieces)
+    return {
+        "part": ((bands >> np.uint64(33)) % np.uint64(parts)).astype(np.int64),
+        "band": bands.view(np.int64),
         "image": np.tile(images, times),
         "perceptual": np.tile(perceptual.view(np.int64), times),
+        "look": np.tile(look.view(np.int64), times),
     }
-    return columns | {f"thumbnail_{at:02d}": np.tile(words[:, at], times) for at in range(words.shape[1])}
 
 
-def near_pairs(rows: dict[str, np.ndarray], distance: int) -> dict[str, np.ndarray]:
-    """Near copies among the rows of one part: int64[m] `image` and `of`, a star for each set of them.
+def mixed(bits: Any) -> Any:
+    """uint64 whose bits all depend on all bits of the given ones; different ones stay different."""
+    with np.errstate(over="ignore"):
+        bits = (bits ^ (bits >> np.uint64(31))) * _MIX
+        return (bits ^ (bits >> np.uint64(29))) * _MIX
+
+
+def near_pairs(rows: Columns, distance: int) -> Columns:
+    """Pairs of near hashes among the rows of one part.
 
     Args:
         rows: columns of `band_rows`, all rows of a part.
         distance: bits in which hashes of copies may differ.
+
+    Returns:
+        Columns of int64[m]: `image`, `of` (an earlier one), and `same`, 1 where the thumbnails are equal.
     """
     order = np.lexsort((rows["image"], rows["band"]))
-    bands, images = rows["band"][order], rows["image"][order]
-    perceptual = rows["perceptual"][order].view(np.uint64)
-    names = sorted(name for name in rows if name.startswith("thumbnail_"))
+    columns = [rows[name][order] for name in ("band", "image", "perceptual", "look")]
+    bands = columns[0]
     starts = np.flatnonzero(np.r_[True, bands[1:] != bands[:-1]]) if len(bands) else np.zeros(0, int)
     ends = np.r_[starts[1:], len(bands)] if len(bands) else starts
-    found: list[np.ndarray] = []
-    for start, end in zip(starts[ends - starts > 1].tolist(), ends[ends - starts > 1].tolist()):
-        own = order[start:end]
-        thumbnails = np.stack([rows[name][own] for name in names], axis=1).view(np.uint8)
-        found.append(pairs_in_group(images[start:end], perceptual[start:end], thumbnails, distance))
-    pairs = np.concatenate(found) if found else np.zeros((0, 2), np.int64)
-    stars = stars_within(pairs)
-    return {"image": stars[:, 0], "of": stars[:, 1]}
+    several = ends - starts > 1
+    found = [
+        pairs_in_group(*(column[start:end] for column in columns[1:]), distance)
+        for start, end in zip(starts[several].tolist(), ends[several].tolist())
+    ]
+    pairs = np.concatenate([np.zeros((0, 3), np.int64), *found])
+    # two images may share several bands
+    pairs = np.unique(pairs, axis=0)
+    return {"image": pairs[:, 0], "of": pairs[:, 1], "same": pairs[:, 2]}
 
 
-def pairs_in_group(images: np.ndarray, perceptual: np.ndarray, thumbnails: np.ndarray, distance: int) -> np.ndarray:
-    """int64[m, 2], later and earlier image of each pair of near copies in a group that shares a band.
+def pairs_in_group(images: np.ndarray, perceptual: np.ndarray, look: np.ndarray, distance: int) -> np.ndarray:
+    """int64[m, 3] of a group that shares a band: later and earlier image of each pair, and whether they look the same.
 
-    Images with equal hash and thumbnail, such as those of one colour, are compared with the first of them alone.
+    Images that look the same, such as those of one colour, are compared with the first of them alone.
     """
-    if len(images) == 2:
-        return (
-            images[None, ::-1]
-            if _near(perceptual[:1], thumbnails[:1], perceptual[1], thumbnails[1], distance)[0]
-            else images[:0].reshape(0, 2)
-        )
-    looks = np.concatenate([perceptual[:, None].view(np.uint8).reshape(len(images), -1), thumbnails], axis=1)
-    _, first, inverse = np.unique(looks, axis=0, return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(look, return_index=True, return_inverse=True)
     same = np.flatnonzero(first[inverse] != np.arange(len(images)))
-    pairs = [np.stack([images[same], images[first[inverse[same]]]], axis=1)]
+    pairs = [np.stack([images[same], images[first[inverse[same]]], np.ones(len(same), np.int64)], axis=1)]
     unique = np.sort(first)
+    hashes = perceptual[unique].view(np.uint64)
     for place, index in enumerate(unique[1:].tolist(), 1):
-        earlier = unique[:place]
-        near = earlier[_near(perceptual[earlier], thumbnails[earlier], perceptual[index], thumbnails[index], distance)]
-        pairs.append(np.stack([np.full(len(near), images[index]), images[near]], axis=1))
+        near = unique[:place][np.bitwise_count(hashes[:place] ^ hashes[place]) <= distance]
+        zeros = np.zeros(len(near), np.int64)
+        pairs.append(np.stack([np.full(len(near), images[index]), images[near], zeros], axis=1))
     return np.concatenate(pairs)
 
 
-def _near(
-    perceptual: np.ndarray, thumbnails: np.ndarray, other: Any, thumbnail: np.ndarray, distance: int
-) -> np.ndarray:
-    """bool[n]: whether each of n images is a near copy of another one."""
-    close = np.bitwise_count(perceptual ^ other) <= distance
-    if close.any():
-        alike = np.abs(thumbnails[close].astype(np.int16) - thumbnail).mean(axis=-1) <= MOST_DIFFERENCE
-        close[close] = alike
-    return close
+def alike_pairs(pairs: Any, read: ReadThumbnails, parts: int) -> Any:
+    """Those of a Ray dataset of pairs whose thumbnails are alike.
+
+    Args:
+        pairs: with the columns of `near_pairs`.
+        read: the thumbnails of a shard.
+        parts: groups among which the pairs are divided.
+    """
+    later = grouped(mapped(pairs, partial(add_shard, of="image")), "shard", parts, partial(add_thumbnails, read=read))
+    return grouped(mapped(later, partial(add_shard, of="of")), "shard", parts, partial(compared, read=read))
+
+
+def add_shard(pairs: Columns, of: str) -> Columns:
+    """Pairs with the place of the shard of one of their images."""
+    return pairs | {"shard": pairs[of] >> SHARD_BITS}
+
+
+def add_thumbnails(pairs: Columns, read: ReadThumbnails) -> Columns:
+    """Pairs of one shard with the thumbnails of their later images, eight values in a column."""
+    words = thumbnails_of(pairs, "image", read).view(np.int64)
+    columns = {f"thumbnail_{at:02d}": words[:, at] for at in range(words.shape[1])}
+    return {name: pairs[name] for name in ("image", "of", "same")} | columns
+
+
+def compared(pairs: Columns, read: ReadThumbnails) -> Columns:
+    """Pairs whose earlier images are of one shard: those whose thumbnails are alike."""
+    names = sorted(name for name in pairs if name.startswith("thumbnail_"))
+    later = np.stack([pairs[name] for name in names], axis=1).view(np.uint8)
+    earlier = thumbnails_of(pairs, "of", read)
+    alike = np.abs(later.astype(np.int16) - earlier).mean(axis=1) <= MOST_DIFFERENCE
+    alike |= pairs["same"] == 1
+    return {"image": pairs["image"][alike], "of": pairs["of"][alike]}
+
+
+def thumbnails_of(pairs: Columns, name: str, read: ReadThumbnails) -> np.ndarray:
+    """uint8[m, t] of one of the images of each pair, all of one shard."""
+    numbers, places = np.unique(pairs[name] & np.int64((1 << SHARD_BITS) - 1), return_inverse=True)
+    return np.ascontiguousarray(read(int(pairs["shard"][0]), numbers)[places])

@@ -136,6 +136,11 @@ def shard_rows(shards: Sequence[int]) -> Any:
     return ray.data.from_items([{"shard": place} for place in shards], override_num_blocks=len(shards))
 
 
+def mapped(rows: Any, function: Callable[[dict[str, Any]], dict[str, Any]], size: int | None = None) -> Any:
+    """A Ray dataset through a function on batches, from columns as NumPy arrays to such columns."""
+    return rows.map_batches(function, batch_size=size, batch_format="numpy")
+
+
 def grouped(rows: Any, key: str, parts: int, function: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
     """A Ray dataset through a function on all rows of a key.
 

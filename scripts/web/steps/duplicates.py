@@ -11,8 +11,8 @@ import numpy as np
 
 from openpali.scripts.web.copies.components import connected
 from openpali.scripts.web.copies.image_hashes import THUMBNAIL
-from openpali.scripts.web.copies.near_pairs import SHARD_BITS, band_rows, near_pairs
-from openpali.scripts.web.running.cluster import grouped, over_shards, shard_rows
+from openpali.scripts.web.copies.near_pairs import SHARD_BITS, Columns, add_shard, alike_pairs, band_rows, near_pairs
+from openpali.scripts.web.running.cluster import grouped, mapped, over_shards, shard_rows
 from openpali.scripts.web.running.plan import StepPlan, WebRun
 from openpali.scripts.web.running.samples import KEEP, Verdict
 from openpali.scripts.web.running.tables import Row, survivors, write_table
@@ -45,14 +45,14 @@ class Duplicates:
         every, own = range(len(run.names)), {"run": run, "plan": plan}
         images = sum(row["images"] for row in over_shards(every, partial(count_images, **own), "counting images"))
         parts = self.parts or max(1, math.ceil(images * (self.distance + 1) / ROWS_A_PART))
-        bands = shard_rows(every).map_batches(
-            partial(read_bands, **own, parts=parts), batch_size=1, batch_format="numpy"
-        )
-        stars = connected(grouped(bands, "part", parts, partial(near_pairs, distance=self.distance)), parts)
-        by_shard = grouped(
-            stars.map_batches(add_shard, batch_format="numpy"), "shard", parts, partial(write_group, **own)
-        )
-        rest = sorted(set(every) - {row["shard"] for row in by_shard.iter_rows()})
+        bands = mapped(shard_rows(every), partial(read_bands, **own, parts=parts), size=1)
+        near = grouped(bands, "part", parts, partial(near_pairs, distance=self.distance)).materialize()
+        copies = iter(())
+        if near.count():
+            stars = connected(alike_pairs(near, partial(read_thumbnails, **own), parts), parts)
+            by_shard = mapped(stars, partial(add_shard, of="image"))
+            copies = grouped(by_shard, "shard", parts, partial(write_group, **own)).iter_rows()
+        rest = sorted(set(every) - {row["shard"] for row in copies})
         over_shards(rest, partial(write_copies, **own), "shards without copies")
 
 
@@ -61,23 +61,25 @@ def count_images(row: dict[str, Any], run: WebRun, plan: StepPlan) -> dict[str, 
     return row | {"images": len(survivors(run, run.names[int(row["shard"])], plan) or ())}
 
 
-def read_bands(batch: dict[str, np.ndarray], run: WebRun, plan: StepPlan, parts: int) -> dict[str, np.ndarray]:
+def read_bands(batch: Columns, run: WebRun, plan: StepPlan, parts: int) -> Columns:
     """Rows of a shard for the group-by, from the table of the step `hashes`."""
     place = int(batch["shard"][0])
     found = survivors(run, run.names[place], plan) or []
-    numbers = np.array([one.number for one in found], np.int64) | np.int64(place << SHARD_BITS)
-    values = [one.values for one in found]
-    bits = np.frombuffer(bytes.fromhex("".join(own["perceptual"] for own in values)), ">u8").astype(np.uint64)
-    pixels = np.frombuffer(bytes.fromhex("".join(own["thumbnail"] for own in values)), np.uint8)
-    return band_rows(numbers, bits, pixels.reshape(len(found), THUMBNAIL_BYTES), plan.step.distance, parts)
+    numbers = np.array([one.number for one in found], np.int64)
+    bits = bytes.fromhex("".join(one.values["perceptual"] for one in found))
+    perceptual = np.frombuffer(bits, ">u8").astype(np.uint64)
+    thumbnails = read_thumbnails(place, numbers, run, plan)
+    return band_rows(numbers | np.int64(place << SHARD_BITS), perceptual, thumbnails, plan.step.distance, parts)
 
 
-def add_shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Pairs with the place of the shard of each image."""
-    return batch | {"shard": batch["image"] >> SHARD_BITS}
+def read_thumbnails(place: int, numbers: np.ndarray, run: WebRun, plan: StepPlan) -> np.ndarray:
+    """uint8[n, t], the thumbnails of n samples of a shard."""
+    texts = {one.number: one.values["thumbnail"] for one in survivors(run, run.names[place], plan) or ()}
+    pixels = bytes.fromhex("".join(texts[number] for number in numbers.tolist()))
+    return np.frombuffer(pixels, np.uint8).reshape(len(numbers), THUMBNAIL_BYTES)
 
 
-def write_group(group: dict[str, np.ndarray], run: WebRun, plan: StepPlan) -> dict[str, np.ndarray]:
+def write_group(group: Columns, run: WebRun, plan: StepPlan) -> Columns:
     """Write the table of a shard that has copies; the group has all of them."""
     place, mask = int(group["shard"][0]), (1 << SHARD_BITS) - 1
     first = {int(image) & mask: int(of) for image, of in zip(group["image"], group["of"])}

@@ -11,9 +11,10 @@ from PIL import Image, ImageFilter
 from raw_web import scene
 
 from openpali.modeling.user_errors import UserError
+from openpali.scripts.web.copies.components import stars_within
 from openpali.scripts.web.copies.image_hashes import ImageHashes, hash_image
 from openpali.scripts.web.copies.near_duplicates import duplicates_of, hash_pieces
-from openpali.scripts.web.copies.near_pairs import band_rows, near_pairs
+from openpali.scripts.web.copies.near_pairs import add_shard, add_thumbnails, band_rows, compared, near_pairs
 from openpali.scripts.web.running.files import write_shard
 from openpali.scripts.web.running.plan import WebRun
 from openpali.scripts.web.running.samples import WebSample
@@ -33,8 +34,15 @@ def hashes(images: list[Image.Image]) -> ImageHashes:
 def pairs(images: list[Image.Image], distance: int) -> dict[int, int]:
     """Copies among images, each with the first of its set."""
     own = hashes(images)
-    found = near_pairs(band_rows(own.numbers, own.perceptual, own.thumbnails, distance, 1), distance)
-    return dict(zip(found["image"].tolist(), found["of"].tolist()))
+    near = near_pairs(band_rows(own.numbers, own.perceptual, own.thumbnails, distance, 1), distance)
+    if not len(near["image"]):
+        return {}
+
+    def read(place, numbers):
+        return own.thumbnails[numbers]
+
+    alike = compared(add_shard(add_thumbnails(add_shard(near, "image"), read), "of"), read)
+    return dict(stars_within(np.stack([alike["image"], alike["of"]], axis=1)).tolist())
 
 
 CHANGES = {

@@ -7,7 +7,7 @@ from scipy.sparse.csgraph import connected_components
 
 from openpali.scripts.web.copies.components import both_ways, large_star, part_of, small_star, stars_within
 from openpali.scripts.web.copies.image_hashes import ImageHashes
-from openpali.scripts.web.copies.near_pairs import band_rows, near_pairs
+from openpali.scripts.web.copies.near_pairs import add_shard, add_thumbnails, band_rows, compared, near_pairs
 
 
 def expected(pairs: np.ndarray) -> set[tuple[int, int]]:
@@ -84,6 +84,19 @@ def copies(seed: int, distance: int) -> ImageHashes:
     return ImageHashes(digests, digests, perceptual[order], thumbnails[order], np.arange(400))
 
 
+def verified(pairs, images: ImageHashes) -> np.ndarray:
+    """int64[m, 2] of the pairs whose thumbnails are alike; all images are of shard 0."""
+
+    def read(place, numbers):
+        return images.thumbnails[numbers]
+
+    if not len(pairs["image"]):
+        return np.zeros((0, 2), np.int64)
+    later = add_thumbnails(add_shard(pairs, "image"), read)
+    found = compared(add_shard(later, "of"), read)
+    return np.stack([found["image"], found["of"]], axis=1)
+
+
 @pytest.mark.parametrize("distance", [0, 6, 12])
 @pytest.mark.parametrize("parts", [1, 5])
 def test_bands_find_the_pairs_that_comparing_all_finds(distance, parts):
@@ -93,7 +106,9 @@ def test_bands_find_the_pairs_that_comparing_all_finds(distance, parts):
     for part in range(parts):
         own = rows["part"] == part
         found.append(near_pairs({name: column[own] for name, column in rows.items()}, distance))
-    stars = np.concatenate([np.stack([one["image"], one["of"]], axis=1) for one in found])
+    pairs = {name: np.concatenate([one[name] for one in found]) for name in ("image", "of", "same")}
+    assert (images.perceptual[pairs["image"]] == images.perceptual[pairs["of"]])[pairs["same"] == 1].all()
+    stars = verified(pairs, images)
     close = np.bitwise_count(images.perceptual[:, None] ^ images.perceptual[None]) <= distance
     alike = np.abs(images.thumbnails[:, None].astype(int) - images.thumbnails[None]).mean(-1) <= 16
     later, earlier = np.nonzero(np.tril(close & alike, -1))

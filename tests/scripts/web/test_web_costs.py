@@ -132,7 +132,7 @@ def test_each_step_has_the_pairs_that_reach_it(siglip):
     assert (rows["similarity"].source, rows["hashes"].source) == ("computed", "measured")
     # every pass reads all shards
     assert (rows["reading"].read, rows["reading"].pairs) == (25e9, 250_000)
-    assert rows["duplicates"].shuffled == 250_000 * 7 * 224
+    assert rows["duplicates"].shuffled == 250_000 * 7 * 40
     assert rows["questions"].pairs == 250_000
     assert rows["writing shards"].written == 250_000 * (25_000 + 2500)
     assert [note.split()[0] for note in notes] == ["best_share", "duplicates"]
