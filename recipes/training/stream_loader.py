@@ -2,7 +2,8 @@
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ from openpali.data.streaming.stream import ExampleStream
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.training.bad_data import CaughtError, ErrorCatchingIterator, ErrorCatchingStream
 from openpali.recipes.training.sampling import loader_options, with_step
+
+
+@contextmanager
+def without_vital_warning() -> Iterator[None]:
+    """Hide a warning of PyTorch at torchdata, about which a user can do nothing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'set_vital' is deprecated")
+        yield
 
 
 class StreamLoader(StatefulDataLoader):
@@ -33,20 +42,20 @@ class StreamLoader(StatefulDataLoader):
                 f" this is {args.process_index} of {args.world_size}"
             )
         self.batches = args.max_steps * args.gradient_accumulation_steps
-        super().__init__(
-            SteppedStream(stream, args) if by_step else ErrorCatchingStream(stream),
-            collate_fn=collate,
-            **loader_options(args),
-            # workers' seeds would otherwise come from the model's random numbers
-            generator=torch.Generator().manual_seed(args.seed),
-        )
+        with without_vital_warning():
+            super().__init__(
+                SteppedStream(stream, args) if by_step else ErrorCatchingStream(stream),
+                collate_fn=collate,
+                **loader_options(args),
+                # workers' seeds would otherwise come from the model's random numbers
+                generator=torch.Generator().manual_seed(args.seed),
+            )
 
     def __len__(self) -> int:
         return self.batches
 
     def __iter__(self) -> Any:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "'set_vital' is deprecated")
+        with without_vital_warning():
             return super().__iter__()
 
     def close(self) -> None:

@@ -64,3 +64,11 @@ def test_steps_of_batches(workers, tmp_path):
     assert list(itertools.islice(again, 4)) == batches[5:9]
     for one in (loader, again):
         one.close()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_loader_warns_of_nothing(tmp_path):
+    run = RunArguments(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=3, max_steps=10)
+    loader = StreamLoader(Numbers(0, 1), run, lambda examples: [example.id for example in examples])
+    assert list(itertools.islice(loader, 2)) == [["0", "1", "2"], ["3", "4", "5"]]
+    loader.close()
