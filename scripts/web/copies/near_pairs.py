@@ -79,10 +79,9 @@ def near_pairs(rows: Columns, distance: int) -> Columns:
     starts = np.flatnonzero(np.r_[True, bands[1:] != bands[:-1]]) if len(bands) else np.zeros(0, int)
     ends = np.r_[starts[1:], len(bands)] if len(bands) else starts
     several = ends - starts > 1
-    found = [
-        pairs_in_group(*(column[start:end] for column in columns[1:]), distance)
-        for start, end in zip(starts[several].tolist(), ends[several].tolist())
-    ]
+    _, images, perceptual, look = columns
+    groups = [slice(start, end) for start, end in zip(starts[several].tolist(), ends[several].tolist())]
+    found = [pairs_in_group(images[own], perceptual[own], look[own], distance) for own in groups]
     pairs = np.concatenate([np.zeros((0, 3), np.int64), *found])
     # two images may share several bands
     pairs = np.unique(pairs, axis=0)
