@@ -102,6 +102,7 @@ def test_each_image_is_asked_for_its_own_names(folders):
     assert [scores.shape[1] for _, scores in together] == [1, 4, 2]
     for own, asked, (boxes, scores) in zip(IMAGES, names, together):
         ((alone, alone_scores),) = candidates(folders["owlv2"], "auto", [own], [asked])
+        # a batch is summed in another order: some last bits of coordinates in [0, 1], a few more of their logits
         torch.testing.assert_close(boxes, alone, atol=1e-5, rtol=0)
         torch.testing.assert_close(scores, alone_scores, atol=1e-4, rtol=1e-3)
 
@@ -110,6 +111,7 @@ def test_the_score_of_a_name_is_that_of_its_best_token():
     # [CLS] a . b c . [SEP] and a name in parts
     ids = [101, 7, 1012, 8, 9, 1012, 102, 0]
     scores = torch.tensor([[9.0, 0.1, 8.0, 0.2, 0.7, 8.0, 9.0, 9.0], [9.0, 0.6, 8.0, 0.5, 0.3, 8.0, 9.0, 9.0]])
+    # scores are chosen, not computed
     assert torch.equal(name_scores(scores, ids, 1012, 2), torch.tensor([[0.1, 0.7], [0.6, 0.5]]))
 
 
