@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,7 @@ from typing import Any
 from pyarrow import parquet
 
 from openpali.modeling.user_errors import UserError
-
-FIXED = ("number", "key", "drop", "labels", "models")
+from openpali.scripts.web.running.tables import read_table
 
 
 class NotMade(UserError, ValueError):
@@ -57,7 +56,7 @@ class MadeSet:
         path = self.folder / "tables" / step / f"{shard}.parquet"
         if not path.exists():
             raise NotMade(f"{path} is missing: run `openpali web` with the same configuration again")
-        return [_row(row) for row in parquet.read_table(path).to_pylist()]
+        return [{"number": row.number, "key": row.key} | asdict(row.verdict) for row in read_table(path)]
 
     def distinct(self, step: str, column: str) -> set[str]:
         """The different texts in a column of a step, on all samples."""
@@ -78,9 +77,3 @@ class MadeSet:
         if not path.exists():
             raise NotMade(f"{path} is missing: {self.folder} is not the --output of a finished `openpali web`")
         return json.loads(path.read_text("utf-8"))
-
-
-def _row(row: dict[str, Any]) -> dict[str, Any]:
-    values = {key: value for key, value in row.items() if key not in FIXED and value is not None}
-    texts = {key: json.loads(row[key]) if row[key] else {} for key in ("labels", "models")}
-    return {"number": row["number"], "key": row["key"], "drop": row["drop"], "values": values} | texts
