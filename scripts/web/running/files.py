@@ -1,20 +1,13 @@
-"""Parallel work on tar shards that can be resumed: processes, atomically written files, and settings.
-
-A script started again skips the shards that it has finished; with other settings it refuses their folder.
-"""
+"""Files of a run that can be resumed: written whole or not at all, and the settings by which its folder is known."""
 
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
-
-import pyarrow
-from datasets import Dataset
-from pyarrow import parquet
 
 
 @contextmanager
@@ -49,42 +42,6 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> 
                 archive.addfile(info, io.BytesIO(content))
             count += 1
     return count
-
-
-def write_table(path: Path, columns: dict[str, list]) -> None:
-    """Write columns as a parquet file."""
-    with written_aside(path) as aside:
-        parquet.write_table(pyarrow.table(columns), aside)
-
-
-def read_table(path: Path) -> dict[str, list[Any]]:
-    """Columns of a parquet file."""
-    return parquet.read_table(path).to_pydict()
-
-
-def in_parallel(
-    function: Callable[[dict[str, Any], int | None], dict[str, Any]],
-    rows: list[dict[str, Any]],
-    processes: int,
-    what: str,
-) -> list[dict[str, Any]]:
-    """Results of a function on rows, in several processes.
-
-    Args:
-        function: from a row and the number of its process to a row of results; must be picklable.
-        rows: one for each shard.
-        processes: to use; each loads what the function needs.
-        what: title of the progress bar.
-    """
-    if not rows:
-        return []
-    table = Dataset.from_list(rows)
-    count = min(processes, len(rows))
-    options: dict[str, Any] = {"num_proc": count} if count > 1 else {}
-    done = table.map(
-        function, with_rank=True, desc=what, load_from_cache_file=False, remove_columns=table.column_names, **options
-    )
-    return cast(list[dict[str, Any]], list(done))
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:

@@ -74,7 +74,6 @@ class WebRun:
         names: of the shards, unique.
         language: of captions whose language is not given.
         steps: in their order.
-        workers: processes at a time; None for one for each CPU.
     """
 
     output: Path
@@ -82,7 +81,6 @@ class WebRun:
     names: tuple[str, ...]
     language: str
     steps: tuple[StepPlan, ...]
-    workers: int | None = None
 
     def table(self, plan: StepPlan, shard: str) -> Path:
         """File of what a step says of a shard's samples."""
@@ -126,7 +124,7 @@ def plan_run(args: WebArguments) -> WebRun:
         needs = getattr(plan.step, "needs", None)
         if needs and needs not in [earlier.name for earlier in steps[:place]]:
             raise ConfigError(f"steps: {plan.folder} needs the step {needs} before it")
-    return WebRun(Path(args.output), tuple(urls), tuple(names), args.language, steps, args.workers)
+    return WebRun(Path(args.output), tuple(urls), tuple(names), args.language, steps)
 
 
 def plan_step(place: int, spec: Any) -> StepPlan:

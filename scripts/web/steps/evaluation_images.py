@@ -1,15 +1,15 @@
 """`evaluation_images`: drops copies and near copies of evaluation images, against leakage."""
 
-import os
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 
 from openpali.modeling.user_errors import UserError
-from openpali.scripts.web.copies.image_hashes import THUMBNAIL, HashImages, ImageHashes, set_rows
+from openpali.scripts.web.copies.evaluation_sets import hash_part, set_parts
+from openpali.scripts.web.copies.image_hashes import THUMBNAIL, ImageHashes
 from openpali.scripts.web.copies.near_duplicates import Duplicate, duplicates_of, evaluation_hashes
-from openpali.scripts.web.running.files import in_parallel
+from openpali.scripts.web.running.cluster import over_shards
 from openpali.scripts.web.running.plan import WebRun
 from openpali.scripts.web.running.samples import KEEP, Verdict, WebSample
 
@@ -19,7 +19,7 @@ class EvaluationImages:
     """Compares the hashes of each image with those of all evaluation images.
 
     Attributes:
-        against: folders of images, tar shards, or sources as JSON such as `{"name": "coco", ...}`.
+        against: folders of images, tar shards, or sources as JSON such as `{"name": "coco", ...}`; all nodes see them.
         distance: bits of 64 in which the perceptual hashes of copies may differ.
         tables: files with the hashes of the evaluation images; `prepare` makes them.
     """
@@ -41,16 +41,19 @@ class EvaluationImages:
         Raises:
             UserError: there are no such images.
         """
+        folder = run.output / "evaluation"
+        skipped = folder / "skipped.jsonl"
         try:
-            rows = [row for given in self.against for row in set_rows(given, run.output / "evaluation")]
+            parts = [part for given in self.against for part in set_parts(given, folder)]
         except ValueError as error:
             raise UserError(f"evaluation_images: against: {error}") from error
-        missing = [row for row in rows if not Path(row["path"]).exists()]
-        processes = run.workers or os.cpu_count() or 1
-        in_parallel(
-            HashImages(str(run.output / "evaluation" / "skipped.jsonl")), missing, processes, "evaluation images"
-        )
-        return replace(self, tables=tuple(row["path"] for row in rows))
+        missing = [place for place, part in enumerate(parts) if not part.table.exists()]
+        over_shards(missing, partial(hash_part, parts=parts, skip_log=skipped), "hashing evaluation images")
+        if skipped.exists():
+            # a part that was cut off is hashed again
+            count = len(set(skipped.read_text("utf-8").splitlines()))
+            print(f"evaluation_images: images that cannot be used, whose copies are not found: {count} ({skipped})")
+        return replace(self, tables=tuple(str(part.table) for part in parts))
 
     def __call__(self, batch: list[WebSample]) -> list[Verdict]:
         """A reason where an image repeats an evaluation image."""

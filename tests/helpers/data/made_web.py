@@ -9,7 +9,7 @@ from tiny_siglip import tiny_siglip
 from openpali.scripts.web import command, counts
 from openpali.scripts.web.nano.build import NanoWeb, build
 from openpali.scripts.web.running.plan import WebArguments, plan_run
-from openpali.scripts.web.steps import best_share
+from openpali.scripts.web.steps import best_share, evaluation_images
 
 TINY = NanoWeb(samples=66, shards=3, evaluation=6, elsewhere=3)
 LANGUAGES = ["en", "es", "fr", "it", "de", "pt", "tr", "id", "ru", "ja", "ar"]
@@ -36,12 +36,12 @@ def make_web(folder: Path) -> tuple[Path, Path]:
         {"name": "similarity", "model": str(folder / "siglip")},
         {"name": "best_share", "share": 0.7},
     ]
-    run = plan_run(WebArguments(input=[str(raw / "shards")], output=str(made), steps=steps, workers=1))
+    run = plan_run(WebArguments(input=[str(raw / "shards")], output=str(made), steps=steps))
     settings = {"shards": run.names, "language": run.language, "steps": [command.settings(one) for one in run.steps]}
     made.mkdir()
     (made / "settings.json").write_text(json.dumps(settings))
     with pytest.MonkeyPatch.context() as patch:
-        for module in (command, counts, best_share):
+        for module in (command, counts, best_share, evaluation_images):
             patch.setattr(module, "over_shards", in_process)
         patch.setattr(command, "gpus_here", lambda: 0)
         command.run_steps(run)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from image_bytes import encoded
+from made_web import in_process
 from PIL import Image, ImageFilter
 from raw_web import scene
 
@@ -18,6 +19,7 @@ from openpali.scripts.web.copies.near_pairs import add_shard, add_thumbnails, ba
 from openpali.scripts.web.running.files import write_shard
 from openpali.scripts.web.running.plan import WebRun
 from openpali.scripts.web.running.samples import WebSample
+from openpali.scripts.web.steps import evaluation_images
 from openpali.scripts.web.steps.evaluation_images import EvaluationImages
 
 
@@ -107,16 +109,21 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    monkeypatch.setattr(evaluation_images, "over_shards", in_process)
+
+
 def dropped(folder: Path, *against: str) -> dict[int, str]:
     """Numbers of dropped images among twenty, with the image that they repeat and the reason."""
-    run = WebRun(folder / "out", (), (), "en", (), workers=1)
+    run = WebRun(folder / "out", (), (), "en", ())
     step = EvaluationImages(against=against).prepare(run)
     batch = [WebSample("s", seed, str(seed), scene(seed), {}, hash_image(scene(seed))) for seed in range(20)]
     verdicts = enumerate(step(batch))
     return {at: f"{Path(str(own.values['of'])).name}, {own.drop}" for at, own in verdicts if own.drop}
 
 
-def test_a_folder_a_source_and_shards_are_evaluation_sets(folder):
+def test_a_folder_a_source_and_shards_are_evaluation_sets(folder, capsys):
     expected = {2: "a.jpg, evaluation image, alike", 13: "b.PNG, evaluation image, same pixels"}
     assert dropped(folder, str(folder / "test")) == expected
     source = json.dumps({"name": "jsonl", "path": str(folder / "test.jsonl")})
@@ -126,6 +133,7 @@ def test_a_folder_a_source_and_shards_are_evaluation_sets(folder):
     }
     skipped = (folder / "out" / "evaluation" / "skipped.jsonl").read_text().splitlines()
     assert ["broken.png" in line for line in skipped] == [True]
+    assert "evaluation_images: images that cannot be used, whose copies are not found: 1 (" in capsys.readouterr().out
 
 
 def test_a_folder_without_images_is_one_line(folder):
