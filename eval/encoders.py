@@ -26,9 +26,10 @@ from openpali.eval.image_encoders.embedding import embed_texts
 from openpali.eval.image_encoders.heat_map import draw_heat_map
 from openpali.eval.image_encoders.linear_probe import linear_probe
 from openpali.eval.image_encoders.models import Encoder, is_naflex, load_encoder, short_names
+from openpali.eval.image_encoders.patch_probe import probe_patches, read_patches
 from openpali.eval.image_encoders.records import EncoderData, encode_source, one_record_an_image, read_again
 from openpali.eval.image_encoders.report import write_encoder_report
-from openpali.eval.image_encoders.scores import EncoderScores, Probe
+from openpali.eval.image_encoders.scores import EncoderScores, PatchProbe, Probe
 from openpali.eval.image_encoders.tables import language_rows, write_tables
 from openpali.eval.image_encoders.zero_shot import zero_shot_per_language
 from openpali.eval.measuring.measurement import describe, read_source
@@ -38,6 +39,8 @@ from openpali.modeling.dtypes import DtypeName
 from openpali.modeling.user_errors import command
 
 TASKS = ("retrieval", "zero_shot", "probe")
+# on request: it reads the images once more
+PATCHES = "patches"
 
 
 @dataclass
@@ -50,12 +53,12 @@ class EncoderArguments:
     )
     output: str = field(metadata={"help": "folder for metrics.json, tables, heat_map.png and report.html"})
     tasks: list[str] = field(
-        default_factory=lambda: list(TASKS), metadata={"help": "some of retrieval zero_shot probe"}
+        default_factory=lambda: list(TASKS), metadata={"help": "some of retrieval zero_shot probe patches"}
     )
     languages: list[str] | None = field(default=None, metadata={"help": "of the texts; all when left out"})
     limit: int | None = field(default=None, metadata={"help": "number of records; all when left out"})
     text_length: int | None = field(default=None, metadata={"help": "tokens of a text; all of the model's positions"})
-    compare: list[str] = field(default_factory=list, metadata={"help": "other encoders for the linear probe"})
+    compare: list[str] = field(default_factory=list, metadata={"help": "other encoders for the linear probes"})
     shots: int = field(default=10, metadata={"help": "training examples per class of the linear probe"})
     seeds: int = field(default=3, metadata={"help": "draws of the shots"})
     shots_source: str | None = field(default=None, metadata={"help": "source of the shots; --source when left out"})
@@ -70,9 +73,10 @@ class EncoderArguments:
     incomplete_checkpoint: bool = field(default=False, metadata={"help": INCOMPLETE_HELP})
 
     def __post_init__(self) -> None:
-        unknown = [task for task in self.tasks if task not in TASKS]
+        known = (*TASKS, PATCHES)
+        unknown = [task for task in self.tasks if task not in known]
         if unknown or not self.tasks:
-            raise ValueError(f"tasks are some of {', '.join(TASKS)}, not {unknown or 'none'}")
+            raise ValueError(f"tasks are some of {', '.join(known)}, not {', '.join(unknown) or 'none'}")
         for key in ("limit", "text_length", "image_tokens", "batch_size", "shots", "seeds"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise ValueError(f"--{key} is at least 1, not {value}")
@@ -128,7 +132,7 @@ def load_encoders(args: EncoderArguments) -> list[Encoder]:
     Raises:
         ValueError: `--image_tokens` is given, and none of them is a NaFlex encoder.
     """
-    checkpoints = [args.model, *(args.compare if "probe" in args.tasks else ())]
+    checkpoints = [args.model, *(args.compare if {"probe", PATCHES} & set(args.tasks) else ())]
     device, incomplete = chosen_device(args.device), args.incomplete_checkpoint
     names = short_names(checkpoints)
     options = args.dtype, incomplete, args.image_tokens
@@ -154,12 +158,13 @@ def measure(args: EncoderArguments, encoders: Sequence[Encoder], data: EncoderDa
         ValueError: no task can be measured.
     """
     steps = {"retrieval": measure_retrieval, "zero_shot": measure_zero_shot, "probe": measure_probes}
-    for task in [task for task in TASKS if task in args.tasks]:
+    steps |= {PATCHES: measure_patches}
+    for task in [task for task in steps if task in args.tasks]:
         try:
             steps[task](args, encoders, data, scores)
         except ValueError as error:
             scores.notes.append(f"{task.replace('_', '-')}: not measured, {error}")
-    if not (scores.retrieval or scores.zero_shot or scores.probes):
+    if not (scores.retrieval or scores.zero_shot or scores.probes or scores.patches):
         raise ValueError("; ".join(scores.notes))
 
 
@@ -217,6 +222,15 @@ def measure_probes(
             few = shots.features[encoder.name][encoder.pooling][own]
             result = linear_probe(few, names, test=(features, labels), **options)
         scores.probes.append(Probe(encoder.name, encoder.pooling, features.shape[1], result))
+
+
+def measure_patches(
+    args: EncoderArguments, encoders: Sequence[Encoder], data: EncoderData, scores: EncoderScores
+) -> None:
+    """Measure the linear probe of every encoder's patch tokens, on the same images."""
+    for encoder in encoders:
+        patches = read_patches(data.source, encoder, args.limit, args.batch_size, progress=True)
+        scores.patches.append(PatchProbe(encoder.name, patches.tokens.shape[1], probe_patches(patches)))
 
 
 def collect_shots(args: EncoderArguments, encoders: Sequence[Encoder]) -> EncoderData | None:

@@ -41,9 +41,8 @@ def table(scores: Scores, content: dict[str, Any]) -> list[str]:
     for variant in content["variants"]:
         means = [variant_mean(scores, variant, measure) for measure in measures]
         seeds = len(scores.get(variant, {}))
-        lines.append(
-            f"| {variant} | " + " | ".join("not run" if m is None else str(m) for m in means) + f" | {seeds} |"
-        )
+        none = "none" if seeds else "not run"
+        lines.append(f"| {variant} | " + " | ".join(none if m is None else str(m) for m in means) + f" | {seeds} |")
     return lines
 
 

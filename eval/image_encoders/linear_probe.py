@@ -19,7 +19,7 @@ REGULARISATIONS = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
 """scikit-learn's C, the inverse of the strength, on standardised features."""
 FIXED = 1e-2
 """C with one shot per class, which leaves no held-out shot."""
-_MISSING = 'the linear probe needs scikit-learn: pip install "openpali[eval]"'
+MISSING = 'the linear probe needs scikit-learn: pip install "openpali[eval]"'
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def fit(
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
     except ImportError as error:
-        raise ImportError(_MISSING) from error
+        raise ImportError(MISSING) from error
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=FIXED, max_iter=1000))
     if shots > 1:
         # one fold: of ten shots per class two are held out, and the best C is trained on all ten

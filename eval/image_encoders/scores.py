@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from openpali.eval.image_encoders.linear_probe import ProbeResult
+from openpali.eval.image_encoders.patch_probe import PatchResult
 from openpali.eval.image_encoders.zero_shot import ZeroShotTable
 from openpali.eval.scoring.recall import DIRECTION_NAMES, DIRECTIONS, RetrievalTable, recall_key
 
@@ -21,6 +22,15 @@ class Probe:
     result: ProbeResult
 
 
+@dataclass(frozen=True)
+class PatchProbe:
+    """Linear probe of one encoder's patch tokens: its name, the width of a token, and the scores."""
+
+    name: str
+    width: int
+    result: PatchResult
+
+
 @dataclass
 class EncoderScores:
     """All scores of an evaluation of image encoders; None or empty where not measured, and `notes` say why.
@@ -31,6 +41,7 @@ class EncoderScores:
         retrieval: of the first encoder.
         zero_shot: likewise.
         probes: of all encoders.
+        patches: likewise.
         notes: why a task was not measured.
         image_embeds: float[n, D] of the first encoder, normalised.
         text_embeds: float[m, D], likewise.
@@ -41,6 +52,7 @@ class EncoderScores:
     retrieval: RetrievalTable | None = None
     zero_shot: ZeroShotTable | None = None
     probes: list[Probe] = field(default_factory=list)
+    patches: list[PatchProbe] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     image_embeds: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
     text_embeds: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
@@ -52,6 +64,7 @@ class EncoderScores:
             "retrieval": self.retrieval and self.retrieval.as_dict(),
             "zero_shot": self.zero_shot and self.zero_shot.as_dict(),
             "probe": probes or None,
+            "patches": {probe.name: probe.result.as_dict() for probe in self.patches} or None,
             "notes": self.notes,
         }
 
@@ -67,6 +80,11 @@ class EncoderScores:
             result = probe.result
             shots = f"{result.shots} shots, {result.classes} classes, {probe.pooling} pooling"
             lines.append(f"probe of {probe.name}: {percent(result.mean)} ± {100 * result.std:.1f} ({shots})")
+        for probe in self.patches:
+            result = probe.result
+            scores = f"IoU {percent(result.iou)} (chance {percent(result.chance_iou)})"
+            scores += f", accuracy {percent(result.accuracy)} (chance {percent(result.chance)})"
+            lines.append(f"patches of {probe.name}: {scores}, {result.classes} classes")
         return lines + self.notes
 
 
