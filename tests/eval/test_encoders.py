@@ -185,7 +185,7 @@ def test_languages_and_limit(checkpoints, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--tasks", "retrievel"], r"tasks are some of retrieval, zero_shot, probe, not \['retrievel'\]"),
+        (["--tasks", "retrievel"], r"tasks are some of retrieval, zero_shot, probe, patches, not retrievel"),
         (["--limit", "0"], "at least 1"),
         (["--languages", "en", "tlh"], "no record has texts in tlh"),
         (["--text_length", "99", "--tasks", "retrieval"], "text_length=99: the model's text tower has 1 to 8"),
