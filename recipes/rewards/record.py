@@ -1,4 +1,4 @@
-"""Rewards of a run: rows of `logs.jsonl`, sampled answers beside their rewards, and warnings of no gradient."""
+"""Rewards of a run: values of the log, sampled answers beside their rewards, and warnings of no gradient."""
 
 import json
 from collections import Counter
@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from openpali.data.example import Example
 from openpali.recipes.rewards.arguments import RewardArguments
 from openpali.recipes.rewards.parts import RewardParts
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.run.run_folder import LOG_FILE
-from openpali.recipes.training.progress import format_score, read_log
+from openpali.recipes.training.progress import LoggedValues, format_score, read_log
 from openpali.recipes.training.validation import shown
 
 SAMPLES_FILE = "samples.jsonl"
@@ -38,7 +37,7 @@ class Sampled(NamedTuple):
     measured: dict[str, float]
 
 
-class RewardLog(TrainerCallback):
+class RewardLog(LoggedValues):
     """Logs rewards over all processes since the last log line, and some answers beside their rewards.
 
     Attributes:
@@ -80,22 +79,17 @@ class RewardLog(TrainerCallback):
             kept = [row for row in read_log(path) if row["step"] <= state.global_step]
             path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), "utf-8")
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """A row whenever the Trainer logs its loss, and with every checkpoint."""
-        if not control.should_log:
-            return
+    def log_values(self, state: TrainerState) -> dict[str, float]:
+        """Means and spreads of the rewards; some answers go to `samples.jsonl` and the terminal."""
         sums = self.summed()
         self.sums.clear()
         row = self.means(sums)
         if state.is_world_process_zero:
-            with (self.run.folder / LOG_FILE).open("a") as file:
-                file.write(json.dumps({"step": state.global_step} | row) + "\n")
             with (self.run.folder / SAMPLES_FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step} | self.last, ensure_ascii=False) + "\n")
         self.show(state.global_step, row)
         self.warn(state.global_step, sums)
+        return row
 
     def summed(self) -> dict[str, float]:
         """Sums over all processes."""

@@ -1,6 +1,5 @@
 """Between the steps of SigLIP 2's pretraining: the teacher follows, and losses are logged by their names."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,8 +16,8 @@ from openpali.modeling.self_distillation.modeling_siglip_pretraining import (
     SiglipForPretraining,
 )
 from openpali.recipes.run.arguments import RunArguments
-from openpali.recipes.run.run_folder import LOG_FILE
 from openpali.recipes.self_distillation.batches import LatePhase
+from openpali.recipes.training.progress import LoggedValues
 from openpali.recipes.training.validation_loss import batches_of
 
 
@@ -73,7 +72,7 @@ class TeacherUpdates(TrainerCallback):
         return self.last_decay - (self.last_decay - self.decay) * (math.cos(math.pi * share) + 1) / 2
 
 
-class LossParts(TrainerCallback):
+class LossParts(LoggedValues):
     """Logs the mean of each loss since the last line, over all processes, as `loss_NAME`; entropies by their names.
 
     Attributes:
@@ -97,20 +96,13 @@ class LossParts(TrainerCallback):
             self.counts[name] += 1
         return output.loss
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """One JSON line and one line on the terminal whenever the Trainer logs its loss."""
-        if not control.should_log:
-            return
+    def log_values(self, state: TrainerState) -> dict[str, float]:
+        """The means, and a line on the terminal."""
         means = self.means()
         self.reset()
-        if state.is_world_process_zero and means:
-            row = {f"loss_{name}" if name in LOSSES else name: value for name, value in means.items()}
-            with (self.run.folder / LOG_FILE).open("a") as file:
-                file.write(json.dumps({"step": state.global_step} | row) + "\n")
-            shown = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in means.items())
-            self.run.say(f"step {state.global_step}/{state.max_steps}  {shown}")
+        shown = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in means.items())
+        self.run.say(f"step {state.global_step}/{state.max_steps}  {shown}")
+        return {f"loss_{name}" if name in LOSSES else name: value for name, value in means.items()}
 
     def means(self) -> dict[str, float]:
         """The mean of each part that was computed."""

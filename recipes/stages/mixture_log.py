@@ -1,6 +1,5 @@
 """Counts and losses of the examples of each entry of a mixture, for `logs.jsonl` and a table at the end."""
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from openpali.data.collator import Collator
 from openpali.data.example import Example
@@ -17,7 +16,7 @@ from openpali.data.tasks import Task
 from openpali.recipes.run.arguments import RunArguments
 from openpali.recipes.run.run_folder import LOG_FILE
 from openpali.recipes.stages.task_bases import WrappedTask
-from openpali.recipes.training.progress import read_log
+from openpali.recipes.training.progress import LoggedValues, read_log
 
 ENTRY = "entry"
 SEEN, LOSS = "seen_", "loss_"
@@ -51,7 +50,7 @@ class EntryCollator:
         return batch
 
 
-class MixtureLog(TrainerCallback):
+class MixtureLog(LoggedValues):
     """Logs examples and losses of each entry over all processes.
 
     Attributes:
@@ -87,19 +86,12 @@ class MixtureLog(TrainerCallback):
         if before:
             self.seen += torch.tensor([before[-1].get(self.key(i), 0) for i in range(len(self.rows))])
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """One JSON line whenever the Trainer logs its loss, and with every checkpoint."""
-        if not control.should_log:
-            return
+    def log_values(self, state: TrainerState) -> dict[str, float]:
+        """`seen_ENTRY`, examples so far, and `loss_ENTRY`, the mean loss since the last call."""
         seen, recent, losses = self.summed(self.seen), self.summed(self.recent), self.summed(self.losses)
         self.recent, self.losses = torch.zeros_like(self.recent), torch.zeros_like(self.losses)
-        if state.is_world_process_zero:
-            row: dict[str, Any] = {"step": state.global_step} | {self.key(i): n for i, n in enumerate(seen)}
-            row |= {LOSS + entry.name: s / n for entry, s, n in zip(self.rows, losses, recent) if n}
-            with (self.run.folder / LOG_FILE).open("a") as file:
-                file.write(json.dumps(row) + "\n")
+        values: dict[str, float] = {self.key(i): n for i, n in enumerate(seen)}
+        return values | {LOSS + entry.name: s / n for entry, s, n in zip(self.rows, losses, recent) if n}
 
     def key(self, entry: int) -> str:
         """Key of an entry's count in `logs.jsonl`."""

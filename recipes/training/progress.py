@@ -69,6 +69,14 @@ class PaddingShare:
         return share
 
 
+class LoggedValues(TrainerCallback):
+    """A callback with values of its own, which join the Trainer's in `logs.jsonl`, TensorBoard and every tracker."""
+
+    def log_values(self, state: TrainerState) -> dict[str, float]:
+        """The values since the last call; the Trainer calls it on every process whenever it logs its loss."""
+        raise NotImplementedError
+
+
 class RunLog(TrainerCallback):
     """Progress on the terminal, `logs.jsonl` and TensorBoard events in the run's folder."""
 

@@ -30,7 +30,7 @@ from openpali.recipes.training.best_weights import best_row, describe_best, read
 from openpali.recipes.training.engines import describe_engine, gathered, launch_warnings, set_fsdp_units, unshard
 from openpali.recipes.training.learning_rate import run_schedule
 from openpali.recipes.training.load_weights import load_into, load_weights
-from openpali.recipes.training.progress import PaddingShare, RunLog, StopRequest, Throughput
+from openpali.recipes.training.progress import LoggedValues, PaddingShare, RunLog, StopRequest, Throughput
 from openpali.recipes.training.safe_trainer import SafeTrainer
 from openpali.recipes.training.sampling import RunSampler, SteppedDataset, loader_options
 from openpali.recipes.training.stream_loader import StreamLoader, load_position, save_position
@@ -159,7 +159,7 @@ class PaliTrainer(SafeTrainer):
         return 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add examples per second, and the epoch by examples seen."""
+        """Add examples per second, the epoch by examples seen, and the values of the recipe."""
         step = self.state.global_step
         total = run_length(self.data) or self.run_args.max_steps * self.run_args.examples_per_step
         self.state.epoch = step * self.run_args.examples_per_step / total
@@ -167,6 +167,9 @@ class PaliTrainer(SafeTrainer):
             logs["examples_per_second"] = self.throughput.rate(step)
             if self.padding.positions:
                 logs["padding"] = self.padding.share()
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, LoggedValues):
+                    logs |= callback.log_values(self.state)
         super().log(logs, start_time)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:

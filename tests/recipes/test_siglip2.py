@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModel, AutoProcessor, SiglipModel
 
 from openpali.recipes import pretrain, siglip2
@@ -37,7 +38,7 @@ def train(folder: Path, *options: str) -> SiglipModel:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, one_thread):
     folder = tmp_path_factory.mktemp("siglip2") / "whole"
-    train(folder, *NEW, *LATE)
+    train(folder, *NEW, *LATE, "--tensorboard", "true")
     return folder
 
 
@@ -64,6 +65,11 @@ def test_phases_in_the_log_and_in_the_weights(whole):
         extra = row["loss_local"] + 0.25 * row["loss_masked"] if step > 2 else 0.0
         assert row["loss"] == pytest.approx(row["loss_contrastive"] + row["loss_caption"] + extra, abs=1e-3)
     assert {"eval_loss_contrastive", "eval_loss_caption", "eval_recall_at_1"} <= set(rows[4])
+    events = EventAccumulator(str(whole / "tensorboard"))
+    events.Reload()
+    shown = {f"train/{name}" for name in ({"loss", "loss_contrastive", "loss_caption"} | late)}
+    assert shown <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("train/loss_local")] == [3, 4]
     steps = {step: weights_of(whole, step) for step in (1, 2, 3, 4)}
     assert [int(steps[step]["late_steps"]) for step in steps] == [0, 0, 1, 2]
     name = "vision_model.encoder.layers.0.mlp.fc1.weight"
