@@ -74,6 +74,28 @@ def plot(scores: Scores, content: dict[str, Any], file: Path) -> None:
     plt.close(figure)
 
 
+def plot_curves(lines: list[dict[str, Any]], content: dict[str, Any], file: Path) -> None:
+    """A panel for each measure with a curve: every variant's seeds over the steps, and their mean."""
+    measures = content["curves"]
+    figure, panels = plt.subplots(1, len(measures), figsize=(3.2 * len(measures), 2.4), squeeze=False)
+    for panel, measure in zip(panels.flat, measures):
+        for number, variant in enumerate(content["variants"]):
+            curves = [line["curves"][measure] for line in lines if line["variant"] == variant]
+            curves = [np.array(curve) for curve in curves if len(curve) > 1]
+            for curve in curves:
+                panel.plot(*curve.T, color=f"C{number}", alpha=0.35, linewidth=1)
+            if curves:
+                panel.plot(*np.mean(curves, axis=0).T, "o-", color=f"C{number}", markersize=3, label=variant)
+        panel.set_title(measure, fontsize=8)
+        panel.set_xlabel("step", fontsize=8)
+        panel.tick_params(labelsize=7)
+        panel.grid(alpha=0.3)
+    panels[0][0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None})
+    plt.close(figure)
+
+
 def section(name: str, content: dict[str, Any], lines: list[dict[str, Any]], write_plots: bool) -> list[str]:
     """The part of the page on one row."""
     number, scores = int(name.split("-")[0]), by_variant(lines)
@@ -90,6 +112,11 @@ def section(name: str, content: dict[str, Any], lines: list[dict[str, Any]], wri
     text += [*table(scores, content), ""]
     text += [f"Lower is better for {', '.join(lower)}.", ""] if lower else []
     text += [f"![Seeds, means and intervals of every variant](../figures/{figure.name})", ""]
+    if content.get("curves"):
+        curves = FIGURES / f"comparison-{number:02}-curves.svg"
+        if write_plots:
+            plot_curves(lines, content, curves)
+        text += [f"![Every seed over the steps, and their mean](../figures/{curves.name})", ""]
     text += [f"- {verdict(claim, scores, lower)}" for claim in content["claims"]]
     hours = sum(unique_seconds(lines).values()) / 3600
     text += ["", *([content["note"].strip(), ""] if content.get("note") else [])]

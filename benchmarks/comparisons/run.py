@@ -71,12 +71,27 @@ def step_command(step: Step, folder: Path) -> list[str]:
 def found_scores(chain: Chain, content: dict[str, Any], folder: Path) -> dict[str, float]:
     """The row's measures: `STEP:KEY`, where KEY is of the step's last validation, or a path in its metrics.json."""
     scores = {}
-    for name, place in content["measures"].items():
-        step_name, key = place.split(":")
-        target = next((folder / step.key for step in chain.steps if step.name == step_name), None)
+    for name in content["measures"]:
+        target, key = measured_in(chain, content, name, folder)
         if target is not None and (value := read_score(target, key)) is not None:
             scores[name] = value
     return scores
+
+
+def found_curves(chain: Chain, content: dict[str, Any], folder: Path) -> dict[str, list[list[float]]]:
+    """Step and value at every validation, of the measures that the row lists under `curves`."""
+    curves = {}
+    for name in content.get("curves", []):
+        target, key = measured_in(chain, content, name, folder)
+        rows = read_log(target) if target is not None else []
+        curves[name] = [[row["step"], row[f"eval_{key}"]] for row in rows if f"eval_{key}" in row]
+    return curves
+
+
+def measured_in(chain: Chain, content: dict[str, Any], name: str, folder: Path) -> tuple[Path | None, str]:
+    """The folder of the step that a measure is of, None where the chain has no such step, and its key there."""
+    step_name, key = content["measures"][name].split(":")
+    return next((folder / step.key for step in chain.steps if step.name == step_name), None), key
 
 
 def read_score(folder: Path, key: str) -> float | None:
@@ -87,19 +102,26 @@ def read_score(folder: Path, key: str) -> float | None:
         metrics = next(iter(inside.values()), None) if part == "*" else inside.get(part)
     if isinstance(metrics, (int, float)):
         return float(metrics)
+    rows = reversed(read_log(folder))
+    return next((float(row[f"eval_{key}"]) for row in rows if f"eval_{key}" in row), None)
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """Lines of a step's log; none where it has none."""
     log = folder / "logs.jsonl"
-    rows = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []
-    return next((float(row[f"eval_{key}"]) for row in reversed(rows) if f"eval_{key}" in row), None)
+    return [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []
 
 
 def result_line(chain: Chain, content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The line of the results for a finished chain."""
     steps = {step.name: json.loads((folder / step.key / DONE).read_text()) for step in chain.steps}
+    curves = found_curves(chain, content, folder)
     return {
         "row": chain.row,
         "variant": chain.variant,
         "seed": chain.seed,
         "scores": found_scores(chain, content, folder),
+        **({"curves": curves} if curves else {}),
         "steps": {step.name: step.key for step in chain.steps},
         "cpu_seconds": {step.name: round(steps[step.name]["cpu_seconds"], 1) for step in chain.steps},
         "options": {step.name: {"verb": step.verb} | step.options for step in chain.steps},

@@ -40,7 +40,7 @@ def test_a_row_is_whole(name):
     row = ROWS[name]
     assert row["seeds"] >= 3
     measures, variants = row["measures"], row["variants"]
-    assert set(row.get("lower", [])) <= set(measures)
+    assert {*row.get("lower", []), *row.get("curves", [])} <= set(measures)
     for claim in row["claims"]:
         assert claim["measure"] in measures
         assert {*claim.get("equal", [claim.get("better"), claim.get("than")])} <= set(variants)
@@ -167,6 +167,21 @@ def test_scores_of_the_last_validation(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps({"probe": {"a name": {"mean": 0.7}}}))
     assert run.read_score(tmp_path, "probe.*.mean") == 0.7
     assert run.read_score(tmp_path, "probe.*.mean.more") is None
+
+
+def test_curves_of_all_validations(tmp_path):
+    own = chain("a", 1)
+    folder = tmp_path / own.steps[0].key
+    folder.mkdir()
+    rows = [{"step": 0, "eval_f1": 0.1}, {"step": 1, "loss": 2.0}, {"step": 2, "eval_f1": 0.3}]
+    (folder / "logs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    row = {"measures": {"F1": "only:f1", "CIDEr": "other:cider"}, "curves": ["F1", "CIDEr"]}
+    assert run.found_curves(own, row, tmp_path) == {"F1": [[0, 0.1], [2, 0.3]], "CIDEr": []}
+    line = {"variant": "a", "curves": {"F1": [[0, 0.1], [2, 0.3]]}}
+    shorter = line | {"curves": {"F1": [[0, 0.1]]}}
+    row = row | {"variants": {"a": {}}, "curves": ["F1"]}
+    page.plot_curves([line, line, shorter], row, tmp_path / "curves.svg")
+    assert "F1" in (tmp_path / "curves.svg").read_text()
 
 
 def test_the_page_is_that_of_the_results():
