@@ -116,6 +116,9 @@ def run_command(command: str, quick: dict[str, dict[str, Any]] = QUICK) -> None:
         main, arguments = openpali_cli.main, words(command)[1:]
     else:
         module, arguments = started(command)
+        assert not hasattr(importlib.import_module(module), "StepTimer"), (
+            f"{command} takes minutes: list it as not run"
+        )
         main = importlib.import_module(module).main
         if "--help" not in arguments:
             arguments = arguments + as_words(quick.get(module.removeprefix("openpali."), {}))

@@ -107,6 +107,10 @@ NOT_RUN: dict[str, tuple[Callable[[str], None], str]] = {
         "lmms-eval is not installed; tests/eval/test_lmms_eval_adapter.py reads this line",
     ),
     "scripts/launch/train.sh RECIPE CONFIG [--key value ...]": (is_known, "words to be replaced"),
+    "python -m openpali.scripts.nano_web_chain --seeds 3 --steps 100": (
+        is_known,
+        "a quarter of an hour; tests/docs/test_chains.py runs it with few samples and steps",
+    ),
 }
 # what a program prints, in a block without a language
 PRINTED = ("Engine: ", "Warning: ")
