@@ -38,7 +38,7 @@ BEFORE: dict[str, Prepared] = {
         (given.siglip, ("google/siglip-base-patch16-224", "outputs/encoders/contrastive")),
         (given.classifier, ("outputs/encoders/classification",)),
         (given.jsonl, ("pairs.jsonl", 40)),
-        (given.shards, ("raw/{:03}.tar", 100)),
+        (given.shards, ("raw/{:03}.tar", 5)),
         (given.save_images, ("eval_images/1.png", "eval_images/2.png")),
         (given.metrics, ()),
     ],

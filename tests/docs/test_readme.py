@@ -1,5 +1,6 @@
 """README is one page in a reader's order, its numbers are those of other pages; all links lead somewhere."""
 
+import configparser
 import re
 from pathlib import Path
 
@@ -29,6 +30,21 @@ def anchors(page: Path) -> set[str]:
     """Of the headings of a page, as GitHub names them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_extras_are_those_of_the_package():
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(ROOT / "setup.cfg", "utf-8")
+    line = re.search(r'pip install "\.\[(.+)\]"  # more extras: (.+)', section("Install"))
+    assert line
+    given, more = line[1].split(","), line[2].split(", ")
+    # what `predict --save`, the report and `openpali demo` need
+    assert {"eval", "demo", "page"} == set(given)
+    guide = (ROOT / "docs" / "guide" / "install.md").read_text("utf-8")
+    listed = [row[0].strip("`") for row in table(guide) if row[0].startswith("`")]
+    extras = set(setup["options.extras_require"]) - {"dev", "data36"}
+    assert set(listed) == extras
+    assert {*given, *more} == extras - {"docs"}
 
 
 def test_readme_is_short_and_in_order():
