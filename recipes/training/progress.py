@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,12 +70,12 @@ class PaddingShare:
         return share
 
 
-class LoggedValues(TrainerCallback):
+class LoggedValues(TrainerCallback, ABC):
     """A callback with values of its own, which join the Trainer's in `logs.jsonl`, TensorBoard and every tracker."""
 
+    @abstractmethod
     def log_values(self, state: TrainerState) -> dict[str, float]:
         """The values since the last call; the Trainer calls it on every process whenever it logs its loss."""
-        raise NotImplementedError
 
 
 class RunLog(TrainerCallback):

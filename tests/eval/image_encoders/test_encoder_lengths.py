@@ -4,13 +4,11 @@ import json
 
 import pytest
 from PIL import Image
-from tiny_siglip import PATCH, tiny_siglip
-from transformers import SiglipProcessor
+from tiny_siglip import save_square_and_naflex
 
 from openpali.data.images.naflex import NaFlexImageProcessor
 from openpali.eval import encoders
 from openpali.eval.image_encoders.models import load_encoder
-from openpali.modeling.modeling_siglip2 import to_naflex
 
 
 class Stripes:
@@ -31,13 +29,7 @@ class Stripes:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoders")
-    square, processor = tiny_siglip()
-    square.save_pretrained(folder / "square")
-    processor.save_pretrained(folder / "square")
-    model = to_naflex(square)
-    model.save_pretrained(folder / "naflex")
-    own = NaFlexImageProcessor(patch_size=PATCH, max_num_patches=12)
-    SiglipProcessor(own, processor.tokenizer).save_pretrained(folder / "naflex")
+    model, own = save_square_and_naflex(folder)
     model.vision_model.save_pretrained(folder / "tower")
     own.save_pretrained(folder / "tower")
     return folder

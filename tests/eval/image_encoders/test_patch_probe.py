@@ -5,11 +5,9 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_siglip import PATCH, tiny_siglip
-from transformers import SiglipProcessor
+from tiny_siglip import save_square_and_naflex
 
 from openpali.data.example import Box
-from openpali.data.images.naflex import NaFlexImageProcessor
 from openpali.data.masks.rle import encode_rle
 from openpali.eval import encoders
 from openpali.eval.image_encoders.models import load_encoder
@@ -23,7 +21,6 @@ from openpali.eval.image_encoders.patch_probe import (
     read_patches,
     token_grids,
 )
-from openpali.modeling.modeling_siglip2 import to_naflex
 
 
 def left_half(name, width=0.5):
@@ -112,12 +109,7 @@ class Halves:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoders")
-    square, processor = tiny_siglip()
-    square.save_pretrained(folder / "square")
-    processor.save_pretrained(folder / "square")
-    to_naflex(square).save_pretrained(folder / "naflex")
-    own = NaFlexImageProcessor(patch_size=PATCH, max_num_patches=12)
-    SiglipProcessor(own, processor.tokenizer).save_pretrained(folder / "naflex")
+    save_square_and_naflex(folder)
     return folder
 
 

@@ -5,7 +5,9 @@ from PIL import Image
 from transformers import SiglipConfig, SiglipModel, SiglipProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from openpali.data.images.naflex import NaFlexImageProcessor
 from openpali.data.tokenizer import train_tokenizer
+from openpali.modeling.modeling_siglip2 import to_naflex
 
 SIDE, PATCH, TEXT_LENGTH = 16, 8, 8
 COLOURS = {"red": "rot", "blue": "blau", "white": "weiss", "black": "schwarz", "yellow": "gelb"}
@@ -30,3 +32,14 @@ def tiny_siglip(seed=0, **vision):
 def random_images(count=5, side=20):
     """Plain ones, each of its own colour."""
     return [Image.new("RGB", (side, side), (37 * i % 256, 91 * i % 256, 53 * i % 256)) for i in range(1, count + 1)]
+
+
+def save_square_and_naflex(folder):
+    """Save a model in `folder`/square, and as NaFlex with 12 image tokens in `folder`/naflex; returns the latter."""
+    square, processor = tiny_siglip()
+    square.save_pretrained(folder / "square")
+    processor.save_pretrained(folder / "square")
+    model, own = to_naflex(square), NaFlexImageProcessor(patch_size=PATCH, max_num_patches=12)
+    model.save_pretrained(folder / "naflex")
+    SiglipProcessor(own, processor.tokenizer).save_pretrained(folder / "naflex")
+    return model, own
