@@ -5,7 +5,8 @@
 
 Each step is a command of `openpali` in a process of its own on one thread, `--workers` of them at a time. Steps that
 several variants share run once. A step that was stopped resumes at its last checkpoint, a finished one is not run
-again. The scores of each variant and seed are a line of `benchmarks/results/comparisons.jsonl`, with the CPU time,
+again; with `--missing` neither is a variant whose scores the results have of the same steps, say from another machine.
+The scores of each variant and seed are a line of `benchmarks/results/comparisons.jsonl`, with the CPU time,
 the commands and the versions; `page.py` makes the page of the docs from them. `--plan` prints what would run.
 """
 
@@ -144,6 +145,11 @@ def read_results(file: Path = RESULTS) -> dict[tuple[str, str, int], dict[str, A
     return {(line["row"], line["variant"], line["seed"]): line for line in lines}
 
 
+def has_scores(chain: Chain, lines: dict[tuple[str, str, int], dict[str, Any]]) -> bool:
+    """Whether the results have a line of the chain, of the same steps with the same options."""
+    return chain.name in lines and lines[chain.name]["steps"] == {step.name: step.key for step in chain.steps}
+
+
 def run_all(todo: list[Chain], rows: dict[str, Any], folder: Path, workers: int, results: Path) -> list[str]:
     """Run all chains; returns a line for each step that failed."""
     steps = {step.key: step for chain in todo for step in chain.steps}
@@ -187,12 +193,16 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "comparisons", help="of all runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of the scores")
     parser.add_argument("--tiny", action="store_true", help="two steps of each training, to see that all commands run")
+    parser.add_argument("--missing", action="store_true", help="run only what the results have no scores of")
     parser.add_argument("--plan", action="store_true", help="print the steps and their number, and run nothing")
     options = parser.parse_args()
     rows = read_rows(options.rows)
     if options.tiny and options.results == RESULTS:
         options.results = options.folder / RESULTS.name
     todo = [chain for name, content in rows.items() for chain in chains(name, content, options.tiny)]
+    if options.missing:
+        lines = read_results(options.results)
+        todo = [chain for chain in todo if not has_scores(chain, lines)]
     every = {step.key: step for chain in todo for step in chain.steps}
     left = [step for step in every.values() if not finished(step, options.folder)]
     print(f"{len(rows)} rows, {len(todo)} variants and seeds, {len(every)} steps, {len(left)} of them to run")

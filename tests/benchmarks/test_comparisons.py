@@ -159,6 +159,22 @@ def test_a_run_keeps_scores_and_runs_no_step_twice(folder):
     assert lines[0]["cpu_seconds"]["only"] >= 0
 
 
+def test_variants_with_scores_of_the_same_steps_are_not_missing(folder):
+    results = folder / "results.jsonl"
+    kept = chain("a", 1)
+    assert not run.run_all([kept], {"row": {"measures": {"F1": "only:f1"}}}, folder, 1, results)
+    lines = run.read_results(results)
+    assert run.has_scores(kept, lines)
+    assert not run.has_scores(chain("a", 2), lines)  # its options are others by now
+    assert not run.has_scores(chain("b", 1), lines)
+
+
+def test_the_results_are_of_the_rows_as_they_are():
+    chains = {chain.name: chain for name, row in ROWS.items() for chain in plan.chains(name, row)}
+    lines = run.read_results()
+    assert [name for name in lines if name not in chains or not run.has_scores(chains[name], lines)] == []
+
+
 def test_scores_of_the_last_validation(tmp_path):
     rows = [{"step": 1, "eval_f1": 0.1}, {"step": 2, "eval_f1": 0.3}, {"step": 2, "loss": 1.0}]
     (tmp_path / "logs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
