@@ -19,6 +19,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_pali3 import Pali3Config
 from .image_patches import encode_patches, is_naflex, tower_class, without_padding
+from .initial_weights import lecun_normal
 from .transformers_versions import CACHE_NAMES
 
 
@@ -109,7 +110,7 @@ class Pali3PreTrainedModel(PreTrainedModel):
             init.normal_(module.output.weight, std=module.output_std)
             init.zeros_(module.output.bias)
             if module.hidden is not None:
-                init.lecun_normal_(module.hidden.weight)
+                lecun_normal(module.hidden.weight)
                 init.zeros_(module.hidden.bias)
         elif isinstance(module, Pali3PreTrainedModel):
             module.init_own_weights()

@@ -27,6 +27,7 @@ from .contrastive_loss import (
     softmax_loss,
     widen,
 )
+from .initial_weights import draw_siglip
 
 PRESETS = Path(__file__).parent / "presets" / "siglip.yaml"
 
@@ -113,6 +114,7 @@ class ContrastiveTowers:
     ) -> Any:
         """Make two new towers with t' = log(temperature) and b = bias; by default the paper's."""
         model = cls(config)
+        draw_siglip(model)
         initialize_logits(model.logit_scale, model.logit_bias, temperature, bias)
         return model
 

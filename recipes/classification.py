@@ -33,6 +33,7 @@ from openpali.data.example import Example
 from openpali.data.files.config import ConfigError, as_dict
 from openpali.data.mixture import TaskDataset
 from openpali.data.sources import Source
+from openpali.modeling.initial_weights import draw_siglip
 from openpali.modeling.modeling_siglip import siglip_preset
 from openpali.recipes.flexible.images import DrawnPatches, SquareImages, at_drawn_patch_size
 from openpali.recipes.flexible.step_draw import StepDraw
@@ -172,6 +173,7 @@ def make_config(args: ClassificationArguments, classes: Sequence[str]) -> Siglip
 def make_model(args: ClassificationArguments, classes: Sequence[str]) -> SiglipForImageClassification:
     """A new encoder of the preset's size; with the sigmoid loss, each of C classes starts at a probability of 1/C."""
     model = SiglipForImageClassification(make_config(args, classes))
+    draw_siglip(model)
     if args.loss == "sigmoid":
         model.classifier.bias.data.fill_(-math.log(max(1, len(classes) - 1)))  # pyright: ignore
     set_patches(model, None, args.patch_sizes, None)

@@ -20,12 +20,11 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from openpali.modeling.captioner.configuration_captioner import CaptionDecoderConfig
+from openpali.modeling.initial_weights import lecun_normal
 from openpali.modeling.token_loss import token_cross_entropy
 
 # the smallest sum of weights that an example's loss is divided by, as in big_vision
 LEAST_WEIGHT = 2e-38
-# standard deviation of a standard normal that is cut at two
-STD_OF_CUT = 0.87962566103423978
 # text positions that are scored at a time
 SCORED_POSITIONS = 1 << 16
 
@@ -258,12 +257,6 @@ class CaptionDecoder(PreTrainedModel):
         losses = self.token_losses(hidden[kept], flat[kept]) * weights[kept]
         sums = losses.new_zeros(len(flat)).index_add(0, kept.nonzero()[:, 0], losses)
         return -sums.unflatten(0, labels.shape[:2])
-
-
-def lecun_normal(weight: torch.Tensor) -> None:
-    """Normal values of variance 1 / inputs, cut at two standard deviations; Transformers' own are cut at 2."""
-    std = weight[0].numel() ** -0.5 / STD_OF_CUT
-    init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
 def encoder_width(config: CaptionDecoderConfig) -> int:

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel, SiglipVisionModel
 from transformers.utils import ModelOutput
 
 from openpali.modeling.captioner.configuration_captioner import CaptionerConfig
-from openpali.modeling.captioner.modeling_caption_decoder import CaptionDecoder, lecun_normal
+from openpali.modeling.captioner.modeling_caption_decoder import CaptionDecoder
+from openpali.modeling.initial_weights import lecun_normal
 
 
 @dataclass
