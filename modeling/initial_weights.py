@@ -5,6 +5,8 @@ attention pooling: probe, queries, keys and values are smaller by the square roo
 another distribution.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -26,19 +28,19 @@ def draw_siglip(model: nn.Module) -> None:
     Args:
         model: a tower, or a model that has some.
     """
+    module: Any
     for module in model.modules():
         if hasattr(module, "patch_embedding"):
-            lecun_normal(module.patch_embedding.weight)  # pyright: ignore
+            lecun_normal(module.patch_embedding.weight)
         if hasattr(module, "probe"):
             draw_pooling(module)
         if hasattr(module, "final_layer_norm") and isinstance(getattr(module, "head", None), nn.Linear):
-            lecun_normal(module.head.weight)  # pyright: ignore[reportArgumentType]
+            lecun_normal(module.head.weight)
 
 
-def draw_pooling(head: nn.Module) -> None:
+def draw_pooling(head: Any) -> None:
     """Attention pooling: Xavier-uniform probe, from 1 input to D, and D x D matrices."""
-    probe, attention = head.probe, head.attention
-    bound = (6 / (1 + probe.shape[-1])) ** 0.5  # pyright: ignore
-    init.uniform_(probe, -bound, bound)  # pyright: ignore[reportArgumentType]
-    for matrix in (*attention.in_proj_weight.chunk(3), attention.out_proj.weight):  # pyright: ignore
+    bound = (6 / (1 + head.probe.shape[-1])) ** 0.5
+    init.uniform_(head.probe, -bound, bound)
+    for matrix in (*head.attention.in_proj_weight.chunk(3), head.attention.out_proj.weight):
         init.xavier_uniform_(matrix)
