@@ -23,7 +23,7 @@ help:
 	@echo "make bench  speed and memory ratios   make bench-check  that they hold   make bench-gpu  a GPU's steps and memory, in ten minutes"
 	@echo "make comparisons   what the papers found by varying one thing, at small scale, in a night"
 	@echo "make bench-peers   how other programs train PaliGemma, each in an environment of its own (about 8 GB)"
-	@echo "make test-engines   DDP, FSDP2 and ZeRO against one process   make ten-kills  a run that is killed ten times"
+	@echo "make test-engines   DDP, FSDP2 and ZeRO against one process   make ten-kills  runs that are killed and go on"
 	@echo "make clean  remove what the other targets made"
 
 .venv/ready: setup.cfg pyproject.toml constraints.txt
@@ -65,9 +65,10 @@ test-engines: .venv/engines/ready
 	$(ENGINES) OMP_NUM_THREADS=1 $(BIN)/python tests/engines/engines_table.py
 	$(ENGINES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/recipes/run/test_ways_in.py -k deepspeed
 
-# a run of two processes, killed ten times at random moments, against the same one left alone
+# a run of two processes, killed ten times at random moments, against the same one left alone; then a run of each stage
 ten-kills: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python tests/engines/ten_kills.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/engines/killed_stages.py
 
 # the newest releases that setup.cfg admits, in an environment of their own; torch stays the pinned build
 .venv-latest/ready: setup.cfg pyproject.toml constraints.txt
