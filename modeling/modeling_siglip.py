@@ -113,7 +113,7 @@ class ContrastiveTowers:
         cls, config: Any, temperature: float = INITIAL_TEMPERATURE, bias: float = INITIAL_LOGIT_BIAS
     ) -> Any:
         """Make two new towers with t' = log(temperature) and b = bias; by default the paper's."""
-        model = cls(config)
+        model: Any = cls(config)
         draw_siglip(model)
         initialize_logits(model.logit_scale, model.logit_bias, temperature, bias)
         return model
