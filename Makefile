@@ -157,7 +157,7 @@ bench: .venv/ready
 bench-check: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/check_floors.py
 
-# the papers' comparisons, a night on two cores; it resumes. ROWS="01 17" runs some
+# the papers' comparisons, a night on two cores; it resumes. ROWS="01 17" runs some, ROWS=--missing those without scores
 comparisons: .venv/ready
 	$(BIN)/python benchmarks/comparisons/run.py $(ROWS)
 	$(BIN)/python benchmarks/comparisons/page.py
