@@ -65,7 +65,7 @@ def test_the_folder_holds_all_the_code_and_no_other(tiny_model, tiny_processor, 
     parts = {f"{name}_pali3.py" for name in ("configuration", "modeling", "processing")}
     parts |= {f"modeling_pali3_{name}.py" for name in ("encoder", "multimodal", "outputs")}
     parts |= {f"processing_{name}.py" for name in ("chat", "offsets", "prefix_suffix", "tokenizer")}
-    parts |= {"checkpoints.py", "user_errors.py", "control_tokens.py", "image_patches.py"}
+    parts |= {"checkpoints.py", "user_errors.py", "control_tokens.py", "image_patches.py", "initial_weights.py"}
     assert code == parts | {"loss_request.py", "token_loss.py", "transformers_versions.py"}
     source = Path(openpali.export.__code__.co_filename).parent
     assert all((folder / name).read_text() == (source / name).read_text() for name in code)
