@@ -34,6 +34,7 @@ def draw_siglip(model: nn.Module) -> None:
             lecun_normal(module.patch_embedding.weight)
         if hasattr(module, "probe"):
             draw_pooling(module)
+        # the projection of a text tower
         if hasattr(module, "final_layer_norm") and isinstance(getattr(module, "head", None), nn.Linear):
             lecun_normal(module.head.weight)
 
