@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python tests/engines/killed_stages.py [--stages siglip2 reward] [--kills 3] [--seed 0]
 
-Log and weights must be those of the uninterrupted run, to the last bit: both do the same operations on the same numbers,
-on one machine with one thread. `ten_kills.py` does the same to two processes.
+Log and weights must be those of the uninterrupted run, to the last bit: both do the same operations on the same
+numbers, on one machine with one thread. `ten_kills.py` does the same to two processes.
 """
 
 import argparse
