@@ -58,29 +58,45 @@ def difference(scores: Scores, first: str, second: str, measure: str) -> Mean | 
     return mean_of([one[seed][measure] - other[seed][measure] for seed in shared]) if shared else None
 
 
-def verdict(claim: dict[str, Any], scores: Scores, lower: list[str]) -> str:
-    """One line: the claim, what was found, and whether they agree.
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, the difference that was found, and whether they agree.
+
+    Attributes:
+        claim: in words.
+        found: the difference over seeds; None where the row has not run.
+        word: `agrees`, `disagrees`, `not decided` or `not run`.
+    """
+
+    claim: str
+    found: Mean | None
+    word: str
+
+    def __str__(self) -> str:
+        """As in a list."""
+        if self.found is None:
+            return f"{self.claim}: {self.word}"
+        return f"{self.claim}: difference {self.found}, **{self.word}**"
+
+
+def verdict(claim: dict[str, Any], scores: Scores, lower: list[str]) -> Verdict:
+    """What the scores say of a claim.
 
     A difference is decided if its interval over seeds leaves out 0; an equality if the interval lies within the
     claim's margin.
     """
-    measure = claim["measure"]
-    if "equal" in claim:
-        first, second = claim["equal"]
-        found, margin = difference(scores, first, second, measure), float(claim["within"])
-        text = f"{measure}: {first} equals {second}, within {digits(margin)}"
-        if found is None:
-            return f"{text}: not run"
-        low, high = found.value - found.half, found.value + found.half
-        decided = (
-            "agrees" if -margin <= low and high <= margin else "disagrees" if low > margin or high < -margin else ""
-        )
+    measure, equal = claim["measure"], "equal" in claim
+    first, second = claim["equal"] if equal else (claim["better"], claim["than"])
+    margin = float(claim["within"]) if equal else 0.0
+    how = f"{first} equals {second}, within {digits(margin)}" if equal else f"{first} better than {second}"
+    found = difference(scores, first, second, measure)
+    if found is None:
+        return Verdict(f"{measure}: {how}", None, "not run")
+    low, high = found.value - found.half, found.value + found.half
+    if equal:
+        agrees, disagrees = -margin <= low and high <= margin, low > margin or high < -margin
     else:
-        first, second = claim["better"], claim["than"]
-        found = difference(scores, first, second, measure)
-        text = f"{measure}: {first} better than {second}"
-        if found is None:
-            return f"{text}: not run"
-        gain = -found.value if measure in lower else found.value
-        decided = "" if abs(gain) <= found.half else "agrees" if gain > 0 else "disagrees"
-    return f"{text}: difference {found}, **{decided or 'not decided'}**"
+        above, below = low > 0, high < 0
+        agrees, disagrees = (below, above) if measure in lower else (above, below)
+    word = "agrees" if agrees else "disagrees" if disagrees else "not decided"
+    return Verdict(f"{measure}: {how}", found, word)

@@ -3,6 +3,7 @@ and scores are read from runs."""
 
 import json
 import math
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -19,6 +20,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "comparisons"
 sys.path.insert(0, str(FOLDER))
 import page  # noqa: E402
 import plan  # noqa: E402
+import plots  # noqa: E402
 import run  # noqa: E402
 import verdicts  # noqa: E402
 
@@ -99,9 +101,9 @@ def scores(**values):
 )
 def test_a_difference_is_decided_by_its_interval(first, second, word):
     claim = {"measure": "f1", "better": "a", "than": "b"}
-    assert verdicts.verdict(claim, scores(a=first, b=second), []).endswith(f"**{word}**")
+    assert verdicts.verdict(claim, scores(a=first, b=second), []).word == word
     opposite = {"agrees": "disagrees", "disagrees": "agrees"}.get(word, word)
-    assert verdicts.verdict(claim, scores(a=first, b=second), ["f1"]).endswith(f"**{opposite}**")
+    assert verdicts.verdict(claim, scores(a=first, b=second), ["f1"]).word == opposite
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_a_difference_is_decided_by_its_interval(first, second, word):
 )
 def test_an_equality_needs_the_interval_within_the_margin(second, word):
     claim = {"measure": "f1", "equal": ["a", "b"], "within": 0.05}
-    assert verdicts.verdict(claim, scores(a=[0.5, 0.5, 0.5], b=second), []).endswith(f"**{word}**")
+    assert verdicts.verdict(claim, scores(a=[0.5, 0.5, 0.5], b=second), []).word == word
 
 
 def test_the_interval_is_students():
@@ -196,9 +198,28 @@ def test_curves_of_all_validations(tmp_path):
     line = {"variant": "a", "curves": {"F1": [[0, 0.1], [2, 0.3]]}}
     shorter = line | {"curves": {"F1": [[0, 0.1]]}}
     row = row | {"variants": {"a": {}}, "curves": ["F1"]}
-    page.plot_curves([line, line, shorter], row, tmp_path / "curves.svg")
+    plots.plot_curves([line, line, shorter], row, tmp_path / "curves.svg")
     assert "F1" in (tmp_path / "curves.svg").read_text()
 
 
-def test_the_page_is_that_of_the_results():
-    assert page.PAGE.read_text("utf-8") == page.make_page(write_plots=False), "run benchmarks/comparisons/page.py"
+def test_a_verdict_shows_its_difference():
+    claim = {"measure": "f1", "better": "a", "than": "b"}
+    text = "f1: a better than b: difference 0.200 ± 0.000, **agrees**"
+    assert str(verdicts.verdict(claim, scores(a=[0.5, 0.5, 0.5], b=[0.3, 0.3, 0.3]), [])) == text
+    assert str(verdicts.verdict(claim, scores(a=[0.5]), [])) == "f1: a better than b: not run"
+
+
+def test_the_pages_are_those_of_the_results():
+    for file, text in page.make_pages(write_plots=False).items():
+        assert file.read_text("utf-8") == text, "run benchmarks/comparisons/page.py"
+        for figure in re.findall(r"!\[.*?\]\((.*?)\)", text):
+            assert (file.parent / figure).is_file(), f"{figure}: run benchmarks/comparisons/page.py"
+
+
+def test_every_row_has_its_page():
+    rows = plan.read_rows()
+    assert {row["page"] for row in rows.values()} == set(page.PAGES)
+    first, *pages = page.make_pages(write_plots=False).values()
+    for name, row in rows.items():
+        assert first.count(f"[{page.heading(name, row)}]") == 1
+        assert sum(f"## {page.heading(name, row)}\n" in text for text in pages) == 1
