@@ -49,6 +49,19 @@ def report_rows() -> list[ReportRow]:
     ]
 
 
+def suggestions(folder: Path, tuned: str) -> list[str]:
+    """Commands that ask about saved scenes what can be seen on them; the scene of one thing is saved here."""
+    two = load_source(SCENES | TWO | {"split": "test", "objects": [2, 2]})[1]
+    one = load_source(SCENES | ONE | {"split": "test"})[3]
+    one["image"].save(folder / "one.png")
+    thing = two["objects"][0]["concept"]
+    question = load_task(answer("what", "de")).example(one, random.Random(0))
+    return [
+        f"openpali predict {MODEL} {folder / '1.png'} 'detect {thing}'",
+        f"openpali predict {tuned} {folder / 'one.png'} '{question.prefix if question else ''}'",
+    ]
+
+
 def ask(folder: Path) -> None:
     """Save held-out scenes, and answer prompts about them as `openpali predict` does."""
     folder.mkdir(exist_ok=True)
@@ -82,8 +95,8 @@ def main(argv: list[str] | None = None) -> None:
     title = "The shipped PaLI-3, and the same fine-tuned on German"
     timer.run("evaluation", lambda: report_stages(folder, report_rows(), (TRANSFER,), TEST_SCENES, title, settings))
     print(f"\nOpen {folder / 'report.html'} in a browser, or ask about an image of your own:")
-    print(f"  openpali predict {MODEL} {folder / 'images' / '1.png'} 'detect dog'")
-    print(f"  openpali predict {tuned} {folder / 'images' / '1.png'} 'answer de Was ist das?'")
+    for line in suggestions(folder / "images", tuned):
+        print(f"  {line}")
 
 
 if __name__ == "__main__":
