@@ -24,6 +24,7 @@ from openpali.scripts.chains.step_timer import StepTimer
 from openpali.scripts.nano_scores import ONE, TWO, answer, masks_of
 
 MODEL, TRANSFER, TEST_SCENES, SHOWN = "nano", "german", 100, 2
+OF_TWO = SCENES | TWO | {"split": "test", "length": 1000, "objects": [2, 2]}
 ASKED: tuple[dict[str, Any], ...] = (
     {"name": "caption"},
     {"name": "caption", "languages": ["it"]},
@@ -51,14 +52,15 @@ def report_rows() -> list[ReportRow]:
 
 def suggestions(folder: Path, tuned: str) -> list[str]:
     """Commands that ask about saved scenes what can be seen on them; the scene of one thing is saved here."""
-    two = load_source(SCENES | TWO | {"split": "test", "objects": [2, 2]})[1]
+    two = load_source(OF_TWO)[1]
     one = load_source(SCENES | ONE | {"split": "test"})[3]
     one["image"].save(folder / "one.png")
     thing = two["objects"][0]["concept"]
     question = load_task(answer("what", "de")).example(one, random.Random(0))
+    assert question is not None
     return [
         f"openpali predict {MODEL} {folder / '1.png'} 'detect {thing}'",
-        f"openpali predict {tuned} {folder / 'one.png'} '{question.prefix if question else ''}'",
+        f"openpali predict {tuned} {folder / 'one.png'} '{question.prefix}'",
     ]
 
 
@@ -66,7 +68,7 @@ def ask(folder: Path) -> None:
     """Save held-out scenes, and answer prompts about them as `openpali predict` does."""
     folder.mkdir(exist_ok=True)
     tasks = [load_task(with_codec(task, MODEL)) for task in ASKED]
-    scenes = load_source(SCENES | TWO | {"split": "test", "length": 1000, "objects": [2, 2]})
+    scenes = load_source(OF_TWO)
     for number in range(1, SHOWN + 1):
         record, path, rng = scenes[number], folder / f"{number}.png", random.Random(number)
         record["image"].save(path)

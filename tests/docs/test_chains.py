@@ -13,7 +13,6 @@ from openpali.data.sources import load_source
 from openpali.scripts import demo, demo_from_scratch, nano, nano_web_chain
 
 SCENES = 2
-SCENES_OF_TWO = demo.SCENES | demo.TWO | {"split": "test", "objects": [2, 2]}
 # chain: what it leaves besides its report
 CHAINS = {
     "demo": ["german", "images"],
@@ -59,7 +58,7 @@ def test_a_chain_runs_from_its_first_stage_to_its_report(name, quick, tmp_path, 
 
 def test_the_demo_ends_with_questions_about_what_its_images_show(tmp_path):
     first, second = (shlex.split(line) for line in demo.suggestions(tmp_path, "tuned"))
-    record = load_source(SCENES_OF_TWO)[1]
+    record = load_source(demo.OF_TWO)[1]
     assert first[-1] in {f"detect {item['concept']}" for item in record["objects"]}
     assert (tmp_path / "one.png").is_file()
     assert second[2:] == ["tuned", str(tmp_path / "one.png"), second[-1]]
