@@ -183,11 +183,19 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+SAME_SIGNAL = 3.0  # seconds
+
+
 class StopRequest(TrainerCallback):
-    """Ctrl-C and SIGTERM end the run after the current step, with a checkpoint; a second one ends it at once."""
+    """Ctrl-C and SIGTERM end the run after the current step, with a checkpoint; a second one ends it at once.
+
+    Signals within `SAME_SIGNAL` are one: a scheduler or a terminal sends it to all processes, and torchrun, which gets
+    it too, once more to its own.
+    """
 
     def __init__(self):
         self.requested = False
+        self.since = 0.0
         self.pid = os.getpid()
         self.previous: dict[int, Any] = {}
 
@@ -205,9 +213,11 @@ class StopRequest(TrainerCallback):
         """The signal handler."""
         if os.getpid() != self.pid:
             return
-        if self.requested:
+        if self.since:
+            if time.monotonic() - self.since < SAME_SIGNAL:
+                return
             raise KeyboardInterrupt
-        self.requested = True
+        self.requested, self.since = True, time.monotonic()
         print("\nStopping after this step, with a checkpoint; once more to stop at once.", flush=True)
 
     def on_step_end(

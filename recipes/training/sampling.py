@@ -17,6 +17,7 @@ from openpali.data.images.worker_memory import keep_freed_memory
 from openpali.recipes.run.arguments import RunArguments
 
 STEP = "optimizer_step"
+LAST_STEP = 300  # seconds from SIGTERM that a step may take, with its checkpoint; a worker has ended then
 
 
 class Place(NamedTuple):
@@ -95,13 +96,20 @@ def loader_options(args: RunArguments) -> dict[str, Any]:
 
 
 def quiet_worker(worker_id: int) -> None:
-    """Initialise a loader worker: ignore Ctrl-C, which the main process handles, keep freed memory for the next
-    images, and lower its priority on CPUs.
+    """Initialise a loader worker: leave Ctrl-C and SIGTERM to the main process, keep freed memory for the next images,
+    and lower its priority on CPUs.
 
-    Where the model trains on the same cores, a thread of a matrix product that waits for its core delays all others.
+    A scheduler, `timeout` and torchrun send SIGTERM to all processes of a run. The main process finishes its step, and
+    needs the batch of this worker for that. Where the model trains on the same cores, a thread of a matrix product
+    that waits for its core delays all others.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _end_later)
     keep_freed_memory()
     if not torch.accelerator.is_available():
         os.nice(15)
+
+
+def _end_later(number: int, frame: object) -> None:
+    """End after the time of the last step, for a worker that would hang."""
+    signal.alarm(LAST_STEP)

@@ -31,6 +31,9 @@ else
     command+=("${run[@]}")
 fi
 
+# seconds that torch's launcher gives its processes after SIGTERM, for the step and its checkpoint; 30 are few for a
+# checkpoint of 3B parameters, and scripts/slurm/train.sbatch gets the signal 300 before the end
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-270}
 # the run compares it with its number of processes
 export OPENPALI_PROCESSES=$processes
 if [ "${DRY_RUN:-0}" = 1 ]; then

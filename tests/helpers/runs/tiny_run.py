@@ -56,12 +56,16 @@ def tiny_model(seed=0):
 class Killer(TrainerCallback):
     """The power cut: nothing gets a chance to tidy up."""
 
-    def __init__(self, step, number):
-        self.step, self.number = step, number
+    def __init__(self, step, number, everyone=False):
+        self.step, self.number, self.everyone = step, number, everyone
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == self.step:
-            os.kill(os.getpid(), self.number)
+            if self.everyone:  # as torchrun ends a process that has got the signal from a scheduler already
+                os.killpg(0, self.number)
+                os.killpg(0, self.number)
+            else:
+                os.kill(os.getpid(), self.number)
 
 
 def validation_loss(model):
@@ -69,13 +73,15 @@ def validation_loss(model):
         return {"negative_loss": -model(**collate([Items()[i] for i in range(4)])).loss.item()}
 
 
-def tiny_run(kill_at=None, kill_with=signal.SIGKILL, evaluate=validation_loss, model=None, **options) -> PaliTrainer:
+def tiny_run(
+    kill_at=None, kill_with=signal.SIGKILL, kill_all=False, evaluate=validation_loss, model=None, **options
+) -> PaliTrainer:
     defaults = {"max_steps": 4, "per_device_train_batch_size": 4, "learning_rate": 0.02, "logging_steps": 1}
     defaults |= {"save_steps": 500, "tensorboard": False, "use_cpu": True, "warmup_steps": 2, "seed": 3}
     argv = [part for key, value in (defaults | options).items() for part in (f"--{key}", str(value))]
     (args,) = parse([RunArguments], argv)
     checkpoint = open_run(args)
-    callbacks = [Killer(kill_at, kill_with)] if kill_at else []
+    callbacks = [Killer(kill_at, kill_with, kill_all)] if kill_at else []
     processor = SimpleNamespace(save_pretrained=lambda folder: Path(folder, "processor.json").write_text("{}"))
     return run_training(
         model or tiny_model(),

@@ -67,6 +67,17 @@ def test_slurm_starts_one_launcher_a_node_with_what_slurm_says(tmp_path):
     assert args.training_script_args == ["--config", "pali3/stage1-224"]
 
 
+def test_processes_have_the_time_that_slurm_leaves_them_for_a_checkpoint(tmp_path):
+    (signal_line,) = [line for line in SLURM.read_text().splitlines() if line.startswith("#SBATCH --signal TERM@")]
+    (tmp_path / "python").write_text('#!/bin/bash\necho "$TORCH_ELASTIC_SHUTDOWN_TIMEOUT"\n')
+    (tmp_path / "python").chmod(0o755)
+    environment = os.environ | {"PYTHON": str(tmp_path / "python")}
+    environment.pop("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", None)
+    words = ["bash", str(LAUNCH), "pretrain", "pali3/stage1-224"]
+    said = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
+    assert 30 < int(said) < int(signal_line.split("@")[1])
+
+
 @pytest.fixture
 def launched_by(monkeypatch, tmp_path):
     """What is found where a process was started by a command, parted by spaces here."""

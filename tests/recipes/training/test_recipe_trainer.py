@@ -33,7 +33,7 @@ def curve(folder: Path) -> list[tuple]:
 
 def in_subprocess(**options) -> subprocess.CompletedProcess:
     command = [sys.executable, str(SCRIPT), json.dumps(options)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, start_new_session=True)
 
 
 LONG = {"max_steps": 9, "save_steps": 4, "eval_steps": 3}
@@ -63,9 +63,11 @@ def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path, worker
         assert torch.equal(tensor, finals[1][name]), name
 
 
-def test_interrupted_run_saves_says_how_to_go_on_and_does(uninterrupted, tmp_path):
-    options = {"output_dir": str(tmp_path), **LONG}
-    stopped = in_subprocess(kill_at=6, kill_with=int(signal.SIGINT), **options)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("everyone", [False, True])
+def test_interrupted_run_saves_says_how_to_go_on_and_does(uninterrupted, tmp_path, number, everyone):
+    options = {"output_dir": str(tmp_path), "dataloader_num_workers": int(everyone), **LONG}
+    stopped = in_subprocess(kill_at=6, kill_with=int(number), kill_all=everyone, **options)
     assert stopped.returncode == 130, stopped.stderr
     step = training_rows(tmp_path)[-1]["step"]
     assert step in (6, 7)
