@@ -80,11 +80,11 @@ ten-kills: .venv/ready
 	.venv-latest/bin/pip install --quiet --upgrade --no-deps pillow
 	touch $@
 
-# left out: benchmarks, which measure the pinned releases; Ray, the same one in both environments; costs, which are
-# arithmetic; the site and its notebook
+# left out: benchmarks and the chains of `make`, which run with the pinned releases; Ray, the same one in both
+# environments; costs, which are arithmetic; the site and its notebook
 test-latest: .venv-latest/ready
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv-latest/bin/python -m pytest -n $(JOBS) -q -rs \
-		$(addprefix --ignore=tests/,benchmarks scripts/web/test_web_pipeline.py recipes/costs docs/test_memory_page.py docs/site) tests
+		$(addprefix --ignore=tests/,benchmarks scripts/web/test_web_pipeline.py recipes/costs docs/test_memory_page.py docs/test_chains.py docs/site) tests
 
 # the oldest releases that setup.cfg admits, the same way
 .venv-oldest/ready: setup.cfg pyproject.toml constraints.txt tests/oldest.py
