@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from openpali.data.files.config import as_dict, find_config, number
+from openpali.data.sources import SOURCES
 from openpali.modeling.auto import checkpoint_config
 
 # characters of an option's text in messages
@@ -69,7 +70,10 @@ def read_measurement(
     """
     given = read_config(config, models) if config else {}
     if not (task or given.get("task")) or not (source or given):
-        raise ValueError("there is nothing to measure: give --config with a transfer's YAML, or --task and --source")
+        raise ValueError(
+            "there is nothing to measure: give --config with a transfer's YAML, such as the config.yaml of a run's"
+            " folder, or --task and --source"
+        )
     options = read_mapping(task_options)
     task_spec = {"name": task, **options} if task else as_dict(given["task"], "task") | options
     source_spec = read_source(source) if source else config_source(given, str(config), split or "test")
@@ -137,6 +141,11 @@ def read_source(text: str) -> dict[str, Any]:
         return {"name": "jsonl", "path": text}
     if text.endswith((".yaml", ".yml", ".json")):
         return read_source_file(text)
+    if text not in SOURCES and Path(text).is_dir():
+        raise ValueError(
+            f"{text} is a folder: say what it holds, as in --source '{{name: custom, path: {text}, kind: detect,"
+            " split: test}', or give --config with the config.yaml of the run that was trained on it"
+        )
     return {"name": text} if text.isidentifier() else read_mapping(text)
 
 

@@ -125,6 +125,7 @@ def test_a_larger_limit_goes_on_from_a_smaller_one(checkpoint, records, tmp_path
         (["--task_options", "[1]"], "expected options such as"),
         (["--task_options", "{a: b: c}"], "neither JSON nor YAML"),
         (["--source", "nowhere.yaml"], "nowhere.yaml"),
+        (["--source", "."], ". is a folder: say what it holds, as in --source '{name: custom, path: ., kind: detect"),
         (["--source", '{"name": "jsonl", "root": "x"}'], "no option 'root'"),
         (["--model", "./no-such-folder"], "no-such-folder"),
         (["--batch_size", "0"], "--batch_size is at least 1, not 0"),

@@ -95,7 +95,7 @@ def test_shipped_configurations_are_found_by_name():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "give --config with a transfer's YAML, or --task and --source"),
+        ({}, "give --config with a transfer's YAML, such as the config.yaml"),
         ({"task": "plain"}, "give --config"),
         ({"source": "emoji"}, "give --config"),
         ({"config": "transfers/vqav3"}, "did you mean 'transfers/vqav2'"),
