@@ -1,5 +1,6 @@
 """Source, task and decoding of an evaluation, from the command line or from a transfer's YAML."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,7 @@ def read_source(text: str) -> dict[str, Any]:
         return {"name": "jsonl", "path": text}
     if text.endswith((".yaml", ".yml", ".json")):
         return read_source_file(text)
-    if text not in SOURCES and Path(text).is_dir():
+    if text not in SOURCES and os.path.isdir(text):
         raise ValueError(
             f"{text} is a folder: say what it holds, as in --source '{{name: custom, path: {text}, kind: detect,"
             " split: test}', or give --config with the config.yaml of the run that was trained on it"

@@ -85,6 +85,12 @@ def test_without_a_configuration_things_are_as_they_are_given():
     }
 
 
+def test_options_longer_than_a_path_may_be_are_no_path():
+    path = "/".join(["folder"] * 1000)
+    measurement = read_measurement(["model"], task="plain", source=f'{{"name": "jsonl", "path": "{path}"}}')
+    assert measurement.source == {"name": "jsonl", "path": path}
+
+
 def test_shipped_configurations_are_found_by_name():
     measured = read_measurement(["other"], "transfers/vqav2")
     assert measured.source["name"] == "vqav2"
