@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, PreTrainedModel, SiglipProcessor
 from transformers.utils import find_adapter_config_file
 
 from .checkpoints import load_checkpoint, load_config, reading
@@ -20,6 +20,7 @@ from .processing_pali3 import Pali3Processor
 from .processing_paligemma import PaliGemmaProcessor
 from .processing_paligemma_naflex import PaliGemmaNaflexProcessor
 from .processing_prefix_suffix import PrefixSuffixProcessor
+from .processing_tokenizer import load_tokenizer
 from .shipped import shipped
 from .user_errors import CheckpointError
 
@@ -77,7 +78,10 @@ def load_processor(name: str | Path, base: str | Path | None = None) -> Any:
     kind = PROCESSORS.get(checkpoint_config(base).model_type, AutoProcessor)
     has_own = Path(name, "processor_config.json").exists() or Path(name, "preprocessor_config.json").exists()
     with reading(name if has_own else base):
-        return kind.from_pretrained(name if has_own else base)
+        processor = kind.from_pretrained(name if has_own else base)
+        if type(processor) is SiglipProcessor:
+            processor.tokenizer = load_tokenizer(name if has_own else base)
+        return processor
 
 
 def check_tokens(name: str | Path, model: PreTrainedModel, processor: Any) -> None:

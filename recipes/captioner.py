@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
 from transformers import (
-    AutoTokenizer,
     PreTrainedModel,
     SiglipImageProcessorPil,
     SiglipProcessor,
@@ -33,7 +32,7 @@ from openpali.modeling.captioner.modeling_captioner import Captioner
 from openpali.modeling.checkpoints import check_kind, load_checkpoint, load_tower, reading
 from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.modeling_siglip import siglip_preset
-from openpali.modeling.processing_tokenizer import LOCATION_TOKENS
+from openpali.modeling.processing_tokenizer import LOCATION_TOKENS, load_tokenizer
 from openpali.modeling.resolution import set_image_size
 from openpali.recipes.captioning.batches import CAUSAL, CaptionCollator, CaptionInputs, DrawnTask, Modes
 from openpali.recipes.captioning.scores import box_accuracy, naming_accuracy, validation_scores
@@ -158,7 +157,7 @@ def make_tokenizer(args: CaptionerArguments, source: Source) -> Any:
     """
     if args.tokenizer:
         with reading(args.tokenizer):
-            tokenizer: Any = AutoTokenizer.from_pretrained(args.tokenizer)
+            tokenizer: Any = load_tokenizer(args.tokenizer)
     else:
         tasks: list[Any] = [*args.tasks.values()]
         if source.name == "emoji":

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from transformers import (
-    AutoTokenizer,
     PreTrainedModel,
     Siglip2Config,
     SiglipConfig,
@@ -37,6 +36,7 @@ from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.contrastive_loss import INITIAL_LOGIT_BIAS, INITIAL_TEMPERATURE
 from openpali.modeling.modeling_siglip import siglip_preset
 from openpali.modeling.modeling_siglip2 import naflex_config
+from openpali.modeling.processing_tokenizer import load_tokenizer
 from openpali.modeling.resolution import set_image_size
 from openpali.recipes.flexible.images import DrawnPatches, NaFlexImages, SquareImages, at_drawn_patch_size
 from openpali.recipes.flexible.step_draw import StepDraw
@@ -150,7 +150,7 @@ def make_tokenizer(args: ContrastiveArguments, source: Source) -> Any:
     """Load the tokenizer, or train one on the texts of this stage and of the tasks of later stages."""
     if args.tokenizer:
         with reading(args.tokenizer):
-            tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
+            tokenizer = load_tokenizer(args.tokenizer)
     else:
         tasks: list[Any] = [args.task]
         if source.name == "emoji":

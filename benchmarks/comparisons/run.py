@@ -65,7 +65,12 @@ def step_command(step: Step, folder: Path) -> list[str]:
         file = folder / step.key / CONFIG
         file.write_text(yaml.safe_dump(options, sort_keys=False), "utf-8")
         return [sys.executable, openpali, step.verb, "--config", str(file)]
-    given = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]
+    given: list[str] = []
+    for name, value in options.items():
+        if isinstance(value, list):  # of words
+            given += [f"--{name}", *map(str, value)]
+        else:
+            given.append(f"--{name}={value if isinstance(value, str) else json.dumps(value)}")
     return [sys.executable, openpali, step.verb, *given]
 
 

@@ -10,7 +10,6 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
-    AutoTokenizer,
     PreTrainedModel,
 )
 
@@ -20,6 +19,7 @@ from openpali.eval.image_encoders.embedding import POOLINGS, has_head
 from openpali.modeling.captioner.modeling_captioner import Captioner
 from openpali.modeling.checkpoints import load_checkpoint, load_config, reading
 from openpali.modeling.dtypes import requested_dtype
+from openpali.modeling.processing_tokenizer import load_tokenizer
 
 TWO_TOWERS = ("siglip", "siglip2")
 IMAGE_TOWERS = ("siglip_vision_model", "siglip2_vision_model")
@@ -109,7 +109,7 @@ def load_encoder(
     with reading(checkpoint):
         image_processor = AutoImageProcessor.from_pretrained(checkpoint)
         reads = texts or config.model_type in CAPTIONERS
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint) if reads else None
+        tokenizer = load_tokenizer(checkpoint) if reads else None
     if is_naflex(config):
         image_processor = NaFlexImageProcessor.of(image_processor)
         image_processor.patch_size = getattr(config, "vision_config", config).patch_size

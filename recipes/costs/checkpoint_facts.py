@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig
+from transformers import AutoImageProcessor, PreTrainedConfig
 
 from openpali.eval.answering.load_model import ADAPTER_CONFIG, find_base
 from openpali.modeling.auto import MODELS
@@ -14,7 +14,7 @@ from openpali.modeling.checkpoints import load_config, reading
 from openpali.modeling.configuration_mask_vqvae import MaskVQVAEConfig
 from openpali.modeling.four_bit import read_quantization
 from openpali.modeling.image_patches import is_naflex, most_image_tokens
-from openpali.modeling.processing_tokenizer import IMAGE_TOKEN
+from openpali.modeling.processing_tokenizer import IMAGE_TOKEN, load_tokenizer
 from openpali.modeling.transformers_versions import peft_refusal
 from openpali.modeling.user_errors import CheckpointError
 from openpali.recipes.costs.plan import plan_training
@@ -193,7 +193,7 @@ def tokenizer_of(name: str, base: str, model_type: str) -> Any:
     """The tokenizer of a checkpoint, of an adapter folder its own; None without one."""
     has_own = Path(name, "tokenizer_config.json").exists()
     try:
-        return AutoTokenizer.from_pretrained(name if has_own else base)
+        return load_tokenizer(name if has_own else base)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

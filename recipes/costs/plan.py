@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from transformers import AutoTokenizer, PreTrainedConfig, SiglipConfig
+from transformers import PreTrainedConfig, SiglipConfig
 
 from openpali import Pali3Config
 from openpali.data.files.config import CONFIGS, ConfigError, as_dict
@@ -21,6 +21,7 @@ from openpali.modeling.checkpoints import load_config
 from openpali.modeling.configuration_pali3 import vision_config_of
 from openpali.modeling.configuration_paligemma import paligemma_preset
 from openpali.modeling.image_patches import is_naflex
+from openpali.modeling.processing_tokenizer import load_tokenizer
 from openpali.modeling.shipped import shipped
 from openpali.recipes import classification, contrastive, denoise
 from openpali.recipes.costs.forward_passes import Lengths
@@ -269,7 +270,7 @@ def counted_tokens(name: str | None, args: Any, more: int = 0) -> CountedTokens:
     if name in VOCABULARIES:
         return CountedTokens(VOCABULARIES[name] + SPECIAL_TOKENS * (more > 0))
     try:
-        return CountedTokens(len(cast(Any, AutoTokenizer.from_pretrained(name))))
+        return CountedTokens(len(cast(Any, load_tokenizer(name))))
     except (OSError, ValueError) as error:
         raise ConfigError(f"tokenizer: there is none at {name}, so the size of its table is not known") from error
 

@@ -60,12 +60,14 @@ class Facts:
         config: the run's resolved configuration; empty where there is none.
         model_type: of the checkpoint, or of the base of adapters; empty where it cannot be read.
         classes: names of the model's classes in its configuration.
+        text_length: tokens of a text tower's input; None without one.
     """
 
     folder: Path
     config: dict[str, Any]
     model_type: str
     classes: tuple[str, ...]
+    text_length: int | None = None
 
     @property
     def adapters(self) -> bool:
@@ -170,7 +172,8 @@ def read_facts(folder: Path, config: Mapping[str, Any] | None = None) -> Facts:
     except CheckpointError:
         # the base of adapters has moved
         return Facts(folder, values, "", ())
-    return Facts(folder, values, found.model_type, tuple(found.architectures or ()))
+    length = getattr(getattr(found, "text_config", None), "max_position_embeddings", None)
+    return Facts(folder, values, found.model_type, tuple(found.architectures or ()), length)
 
 
 def mappings(config: Any, keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:

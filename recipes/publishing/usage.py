@@ -43,10 +43,10 @@ def usage(facts: Facts, prompt: str, max_new_tokens: int) -> Usage:
     task = hub_task(facts)
     if task == "image-text-to-text":
         return answering(facts, prompt or "caption en", max_new_tokens)
-    if task in ("image-classification", "zero-shot-image-classification"):
-        labels = ', candidate_labels=["a dog", "a cat"]' if task.startswith("zero") else ""
-        call = f'classify("photo.jpg"{labels})'
-        return Usage(pipeline_code(task, "classify", call))
+    if task == "image-classification":
+        return Usage(pipeline_code(task, "classify", 'classify("photo.jpg")'))
+    if task == "zero-shot-image-classification":
+        return Usage(zero_shot_code(facts))
     if facts.model_type == "mask_vqvae":
         code = f'from transformers import AutoModel\n\nmodel = AutoModel.from_pretrained("{PLACEHOLDER}"{REMOTE})'
         return Usage(code, f'openpali predict MODEL photo.jpg "segment dog" --codec {PLACEHOLDER}', REMARK)
@@ -79,6 +79,31 @@ def answering(facts: Facts, prompt: str, max_new_tokens: int) -> Usage:
     call = f'ask(images="photo.jpg", text={prompt!r}, max_new_tokens={max_new_tokens}, return_full_text=False)'
     code = pipeline_code("image-text-to-text", "ask", f'{call}[0]["generated_text"]', REMOTE if own else "")
     return Usage(code, command, REMARK if own else "")
+
+
+PIPELINE_TEXT_LENGTH = 64  # what Transformers' pipeline pads the labels of any SigLIP to
+
+
+def zero_shot_code(facts: Facts) -> str:
+    """A few lines that choose among labels, with the tokenizer and the text length of the training."""
+    if facts.model_type == "siglip" and facts.text_length in (None, PIPELINE_TEXT_LENGTH):
+        call = 'classify("photo.jpg", candidate_labels=["a dog", "a cat"])'
+        return pipeline_code("zero-shot-image-classification", "classify", call)
+    # AutoTokenizer makes a tokenizer of its own for every Siglip2Model
+    tokenizer = "PreTrainedTokenizerFast" if facts.model_type == "siglip2" else "AutoTokenizer"
+    kinds = {"model": "AutoModel", "images": "AutoImageProcessor", "texts": tokenizer}
+    loaded = [f'{name} = {kind}.from_pretrained("{PLACEHOLDER}")' for name, kind in kinds.items()]
+    lines = [
+        "from PIL import Image",
+        f"from transformers import {', '.join(sorted(kinds.values()))}",
+        "",
+        *loaded,
+        'inputs = texts(["a dog", "a cat"], padding="max_length", truncation=True,'
+        f' max_length={facts.text_length or PIPELINE_TEXT_LENGTH}, return_tensors="pt")',
+        'inputs |= images(Image.open("photo.jpg"), return_tensors="pt")',
+        "print(model(**inputs).logits_per_image.softmax(-1))",
+    ]
+    return "\n".join(lines)
 
 
 def pipeline_code(task: str, name: str, call: str, options: str = "") -> str:

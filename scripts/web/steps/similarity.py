@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from transformers import AutoProcessor
 
 from openpali.eval.answering.load_model import warn_slow
 from openpali.eval.image_encoders.embedding import embed_images, embed_texts
-from openpali.modeling.checkpoints import load_any, reading
+from openpali.modeling.auto import load_processor
+from openpali.modeling.checkpoints import load_any
 from openpali.modeling.dtypes import CHOICES, requested_dtype
 from openpali.scripts.web.running.samples import KEEP, Verdict, WebSample
 
@@ -25,8 +25,7 @@ REDUCE: dict[str, Callable[[list[float]], float]] = {
 def load(name: str, device: str, dtype: str) -> tuple[Any, Any]:
     """A model and its processor, loaded once in each process."""
     loaded: Any = load_any(name, dtype=requested_dtype(dtype))
-    with reading(name):
-        processor = AutoProcessor.from_pretrained(name)
+    processor = load_processor(name)
     if dtype == "auto":
         warn_slow(name, loaded, device)
     return loaded.to(device).eval(), processor
