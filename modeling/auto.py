@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, PreTrainedModel, SiglipProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
 from .checkpoints import load_checkpoint, load_config, reading
@@ -79,7 +79,7 @@ def load_processor(name: str | Path, base: str | Path | None = None) -> Any:
     has_own = Path(name, "processor_config.json").exists() or Path(name, "preprocessor_config.json").exists()
     with reading(name if has_own else base):
         processor = kind.from_pretrained(name if has_own else base)
-        if type(processor) is SiglipProcessor:
+        if type(processor).__name__ == "SiglipProcessor":  # its module takes time to import
             processor.tokenizer = load_tokenizer(name if has_own else base)
         return processor
 
